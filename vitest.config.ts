@@ -1,0 +1,14 @@
+import { configDefaults, defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    globalSetup: ["test/postgres-server.ts"],
+    include: ["test/**/*.test.ts"],
+    exclude: [...configDefaults.exclude, "test/crash/**", "test/bench/**"],
+    // Processes, because better-sqlite3 is native code and some tests watch their own memory and sockets.
+    pool: "forks",
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 30_000,
+  },
+});

@@ -1,0 +1,36 @@
+import type { Logger } from "pino";
+import type { Adapters } from "./bus/adapter.ts";
+import type { SchemaCache } from "./bus/schema.ts";
+import type { Clock } from "./clock.ts";
+import type { Config } from "./config.ts";
+import type { Db } from "./db/db.ts";
+import type { Egress } from "./egress/egress.ts";
+import type { KeyUse } from "./federation/key-use.ts";
+import type { Ids } from "./ids.ts";
+import type { Metrics } from "./ops/metrics.ts";
+import type { Cursors } from "./rpc/cursor.ts";
+import type { Vault } from "./vault/sealed.ts";
+
+/** Everything a handler may reach beside its request. Nothing else reads the clock, makes an id or opens a socket. */
+export type App = {
+  readonly config: Config;
+  readonly db: Db;
+  readonly clock: Clock;
+  readonly ids: Ids;
+  readonly egress: Egress;
+  readonly vault: Vault;
+  readonly cursors: Cursors;
+  readonly keyUse: KeyUse;
+  readonly adapters: Adapters;
+  readonly schemas: SchemaCache;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  /** This process among the replicas: `srv_…`. */
+  readonly serverId: string;
+  /** The organisation that the operator acts in when it names none. */
+  readonly homeOrgId: string;
+  /** Aborts when the server begins to stop: streams end, nothing new is begun. */
+  readonly stopping: AbortSignal;
+  /** Aborts when the time to finish is over: calls that still wait for a task are answered, tasks under way are let go. */
+  readonly ending: AbortSignal;
+};

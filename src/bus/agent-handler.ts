@@ -1,0 +1,157 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { type Endpoint, TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
+import type { App } from "../app.ts";
+import { EgressError } from "../egress/error.ts";
+import { badField, Fault, notFound } from "../errors.ts";
+import { revokeAgentKeys } from "../federation/api-key-store.ts";
+import { checkMetadata, checkRevision, maskedFields } from "../rpc/change.ts";
+import { command } from "../rpc/command.ts";
+import { keyTopic } from "../rpc/feed.ts";
+import { readPage } from "../rpc/page.ts";
+import { query } from "../rpc/query.ts";
+import {
+  type AgentRow,
+  agentNameTaken,
+  countAgents,
+  deleteAgent,
+  endpointText,
+  findAgent,
+  insertAgent,
+  listAgents,
+  lockAgent,
+  toAgent,
+  updateAgent,
+} from "./agent-store.ts";
+
+const maxAgentsPerOrg = 10_000;
+const changeable = [
+  "name",
+  "description",
+  "trust_tier",
+  "capabilities",
+  "allowed_tools",
+  "endpoint",
+  "metadata",
+  "disabled",
+] as const;
+const taken = (name: string) =>
+  new Fault("ALREADY_EXISTS", `the name ${name} is taken`, { resource: "agent", id: name, field: "name" });
+
+export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
+  registerAgent: afterEndpointCheck(
+    app,
+    (req) => req.endpoint,
+    "endpoint.http.url",
+    command(app, async (req, { tx, orgId, now }) => {
+      if ((await countAgents(tx, orgId, maxAgentsPerOrg)) >= maxAgentsPerOrg) {
+        throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
+          resource: "agents",
+          limit: String(maxAgentsPerOrg),
+        });
+      }
+      const row: AgentRow = {
+        org_id: orgId,
+        agent_id: app.ids.next("agt"),
+        name: req.name,
+        description: req.description,
+        trust_tier: req.trustTier || TrustTier.INTERNAL_RESTRICTED,
+        capabilities: JSON.stringify(req.capabilities),
+        allowed_tools: JSON.stringify(req.allowedTools),
+        endpoint: endpointText(req.endpoint),
+        metadata: checkMetadata(req.metadata),
+        disabled: 0,
+        create_ms: now,
+        update_ms: now,
+        revision: 1,
+      };
+      if ((await insertAgent(tx, row)) === 0) throw taken(req.name);
+      return { agent: toAgent(row) };
+    }),
+  ),
+
+  getAgent: query(app, async (req, { db, orgId }) => {
+    const row = await findAgent(db, orgId, req.agentId);
+    if (!row) throw notFound("agent", req.agentId);
+    return { agent: toAgent(row) };
+  }),
+
+  listAgents: query(app, async (req, { db, orgId }) => {
+    const scope = ["ListAgents", orgId, req.capability, req.name];
+    const page = await readPage(
+      app.cursors,
+      scope,
+      req,
+      (after, limit) => listAgents(db, orgId, req, after, limit),
+      (row) => [row.agent_id],
+    );
+    return { agents: page.rows.map(toAgent), nextPageToken: page.nextPageToken };
+  }),
+
+  updateAgent: afterEndpointCheck(
+    app,
+    (req) => req.change?.endpoint,
+    "change.endpoint.http.url",
+    command(app, async (req, { tx, orgId, now }) => {
+      const mask = maskedFields(req.updateMask, changeable);
+      const row = await lockAgent(tx, orgId, req.agentId);
+      if (!row) throw notFound("agent", req.agentId);
+      checkRevision(req.ifRevision, row.revision);
+      const change = req.change!;
+      if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
+      if (mask.has("trust_tier") && change.trustTier === TrustTier.UNSPECIFIED)
+        throw badField("change.trust_tier", "must not be empty");
+      if (mask.has("name") && (await agentNameTaken(tx, orgId, change.name, row.agent_id))) throw taken(change.name);
+      const next: AgentRow = {
+        ...row,
+        ...(mask.has("name") && { name: change.name }),
+        ...(mask.has("description") && { description: change.description }),
+        ...(mask.has("trust_tier") && { trust_tier: change.trustTier }),
+        ...(mask.has("capabilities") && { capabilities: JSON.stringify(change.capabilities) }),
+        ...(mask.has("allowed_tools") && { allowed_tools: JSON.stringify(change.allowedTools) }),
+        ...(mask.has("endpoint") && { endpoint: endpointText(change.endpoint) }),
+        ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata, "change.metadata") }),
+        ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
+        update_ms: now,
+        revision: row.revision + 1,
+      };
+      await updateAgent(tx, next);
+      return { agent: toAgent(next) };
+    }),
+  ),
+
+  deleteAgent: command(app, async (req, { tx, orgId, now }) => {
+    if ((await deleteAgent(tx, orgId, req.agentId)) === 0) throw notFound("agent", req.agentId);
+    const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
+    for (const keyId of revoked) tx.ring(keyTopic(keyId));
+    return { revokedApiKeys: revoked.length };
+  }),
+});
+
+/** Looks at the endpoint before the transaction begins, since a name has to be resolved for it: ENDPOINT_REFUSED. */
+function afterEndpointCheck<Request, Reply>(
+  app: App,
+  endpointOf: (request: Request) => Endpoint | undefined,
+  field: string,
+  run: (request: Request, context: HandlerContext) => Promise<Reply>,
+) {
+  return async (request: Request, context: HandlerContext): Promise<Reply> => {
+    const kind = endpointOf(request)?.kind;
+    if (kind?.case === "http") {
+      try {
+        await app.egress.check(kind.value.url);
+      } catch (error) {
+        if (!(error instanceof EgressError)) throw error;
+        const fix =
+          "it must be an http or https URL of a public address, or one that the operator allows with MOLTWIRE_EGRESS_ALLOW";
+        throw new Fault(
+          "ENDPOINT_REFUSED",
+          `${field}: ${error.message}; ${fix}`,
+          { field },
+          { fields: [{ field, description: error.message }], cause: error },
+        );
+      }
+    }
+    return run(request, context);
+  };
+}

@@ -1,0 +1,147 @@
+import type { JsonObject } from "@bufbuild/protobuf";
+import { fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { type AgentSchema, type Endpoint, EndpointSchema, type TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import { type Queryable, sql, type Tx } from "../db/db.ts";
+import type { Position } from "../rpc/cursor.ts";
+
+/** An agent as it is stored: lists, endpoint and metadata are JSON; `trust_tier` is the number of TrustTier. */
+export type AgentRow = {
+  readonly org_id: string;
+  readonly agent_id: string;
+  readonly name: string;
+  readonly description: string;
+  readonly trust_tier: number;
+  readonly capabilities: string;
+  readonly allowed_tools: string;
+  readonly endpoint: string | null;
+  readonly metadata: string;
+  readonly disabled: number;
+  readonly create_ms: number;
+  readonly update_ms: number;
+  readonly revision: number;
+};
+
+const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision`;
+const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision`;
+
+/** Adds an agent; 0 when its name is taken. */
+export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
+  const added = await tx.run(sql`
+    insert into agent (${columns})
+    values (${row.org_id}, ${row.agent_id}, ${row.name}, ${row.description}, ${row.trust_tier}, ${row.capabilities}, ${row.allowed_tools}, ${row.endpoint},
+      ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision})
+    on conflict do nothing`);
+  if (added === 1) await putCapabilities(tx, row);
+  return added;
+}
+
+/** Replaces what is stored of an agent. */
+export async function updateAgent(tx: Tx, row: AgentRow): Promise<void> {
+  await tx.run(sql`
+    update agent set name = ${row.name}, description = ${row.description}, trust_tier = ${row.trust_tier}, capabilities = ${row.capabilities},
+      allowed_tools = ${row.allowed_tools}, endpoint = ${row.endpoint}, metadata = ${row.metadata}, disabled = ${row.disabled},
+      update_ms = ${row.update_ms}, revision = ${row.revision}
+    where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
+  await tx.run(sql`delete from agent_capability where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
+  await putCapabilities(tx, row);
+}
+
+/** One row a capability, so that routing finds its candidates by an index. */
+async function putCapabilities(tx: Tx, row: AgentRow): Promise<void> {
+  for (const capability of JSON.parse(row.capabilities) as string[]) {
+    await tx.run(
+      sql`insert into agent_capability (org_id, capability, agent_id) values (${row.org_id}, ${capability}, ${row.agent_id}) on conflict do nothing`,
+    );
+  }
+}
+
+export async function deleteAgent(tx: Tx, orgId: string, agentId: string): Promise<number> {
+  await tx.run(sql`delete from agent_capability where org_id = ${orgId} and agent_id = ${agentId}`);
+  return tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
+}
+
+export const findAgent = (db: Queryable, orgId: string, agentId: string): Promise<AgentRow | undefined> =>
+  db.one<AgentRow>(sql`select ${columns} from agent where org_id = ${orgId} and agent_id = ${agentId}`);
+
+export const lockAgent = (tx: Tx, orgId: string, agentId: string): Promise<AgentRow | undefined> =>
+  tx.one<AgentRow>(
+    sql`select ${columns} from agent where org_id = ${orgId} and agent_id = ${agentId} ${tx.dialect.forUpdate}`,
+  );
+
+/** Whether another agent of the organisation has the name. */
+export const agentNameTaken = async (
+  db: Queryable,
+  orgId: string,
+  name: string,
+  exceptAgentId: string,
+): Promise<boolean> =>
+  (await db.one(
+    sql`select 1 as found from agent where org_id = ${orgId} and name = ${name} and agent_id <> ${exceptAgentId}`,
+  )) !== undefined;
+
+/** How many agents an organisation has, counted up to a bound. */
+export async function countAgents(db: Queryable, orgId: string, bound: number): Promise<number> {
+  const row = await db.one<{ n: number }>(
+    sql`select count(*) as n from (select 1 as one from agent where org_id = ${orgId} limit ${bound}) counted`,
+  );
+  return row?.n ?? 0;
+}
+
+/** Those that have the capability, in the order of their ids; by the index on (org, capability). */
+export const agentsWithCapability = (
+  db: Queryable,
+  orgId: string,
+  capability: string,
+  limit: number,
+): Promise<AgentRow[]> =>
+  db.all<AgentRow>(sql`
+    select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
+    where c.org_id = ${orgId} and c.capability = ${capability} order by c.agent_id limit ${limit}`);
+
+export type AgentFilter = { readonly capability: string; readonly name: string };
+
+/** Oldest first: ids sort by time. With a capability the walk is along its index. */
+export function listAgents(
+  db: Queryable,
+  orgId: string,
+  filter: AgentFilter,
+  after: Position | undefined,
+  limit: number,
+): Promise<AgentRow[]> {
+  const [afterId = ""] = (after ?? []) as string[];
+  const named = filter.name ? sql`and a.name = ${filter.name}` : sql``;
+  if (filter.capability) {
+    return db.all<AgentRow>(sql`
+      select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
+      where c.org_id = ${orgId} and c.capability = ${filter.capability} and c.agent_id > ${afterId} ${named} order by c.agent_id limit ${limit}`);
+  }
+  return db.all<AgentRow>(
+    sql`select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id > ${afterId} ${named} order by a.agent_id limit ${limit}`,
+  );
+}
+
+export const endpointText = (endpoint: Endpoint | undefined): string | null =>
+  endpoint ? toJsonString(EndpointSchema, endpoint) : null;
+
+export const endpointOf = (row: AgentRow): Endpoint | undefined =>
+  row.endpoint === null ? undefined : fromJsonString(EndpointSchema, row.endpoint);
+
+export const toAgent = (row: AgentRow): MessageInitShape<typeof AgentSchema> => {
+  const endpoint = endpointOf(row);
+  return {
+    orgId: row.org_id,
+    agentId: row.agent_id,
+    name: row.name,
+    description: row.description,
+    trustTier: row.trust_tier as TrustTier,
+    capabilities: JSON.parse(row.capabilities) as string[],
+    allowedTools: JSON.parse(row.allowed_tools) as string[],
+    ...(endpoint && { endpoint }),
+    metadata: JSON.parse(row.metadata) as JsonObject,
+    disabled: row.disabled !== 0,
+    createTime: timestampFromMs(row.create_ms),
+    updateTime: timestampFromMs(row.update_ms),
+    revision: BigInt(row.revision),
+  };
+};

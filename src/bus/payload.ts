@@ -1,0 +1,30 @@
+import type { JsonValue } from "@bufbuild/protobuf";
+
+/** The largest input or output, as JSON in UTF-8. */
+export const maxPayloadBytes = 1_048_576;
+/** How deep arrays and objects may lie in one another. */
+export const maxPayloadDepth = 64;
+
+/** What is wrong with a payload's size, or undefined. */
+export function jsonFault(
+  value: JsonValue,
+): { readonly message: string; readonly limit: number; readonly actual: number } | undefined {
+  if (deeperThan(value, maxPayloadDepth))
+    return {
+      message: `nested more than ${maxPayloadDepth} levels deep`,
+      limit: maxPayloadDepth,
+      actual: maxPayloadDepth + 1,
+    };
+  const actual = jsonBytes(value);
+  if (actual > maxPayloadBytes)
+    return { message: `${actual} bytes as JSON; at most ${maxPayloadBytes} are taken`, limit: maxPayloadBytes, actual };
+  return undefined;
+}
+
+export const jsonBytes = (value: JsonValue): number => Buffer.byteLength(JSON.stringify(value));
+
+function deeperThan(value: JsonValue, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (levels === 0) return true;
+  return Object.values(value).some((inner) => deeperThan(inner as JsonValue, levels - 1));
+}

@@ -1,0 +1,122 @@
+import { toJson } from "@bufbuild/protobuf";
+import { type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
+import type { SubmitTaskRequest } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { App } from "../app.ts";
+import type { Queryable } from "../db/db.ts";
+import { type Fault, notFound, Refused } from "../errors.ts";
+import type { Caller } from "../rpc/caller.ts";
+import type { Command } from "../rpc/command.ts";
+import { seesWholeOrg } from "../rpc/scope.ts";
+import { findAgent } from "./agent-store.ts";
+import { decide, type Wish } from "./decide.ts";
+import { insertTask, sealJson, type TaskRow } from "./task-store.ts";
+import { openTrace, recordSteps, type Span } from "./trace-store.ts";
+
+/** What was asked for, as the pipeline takes it. */
+export const wishOf = (req: SubmitTaskRequest, orgId: string): Wish => ({
+  orgId,
+  contract: { contractId: req.contractId, version: req.contractVersion },
+  input: toInput(req.input),
+  wantedAgentId: req.targetAgentId,
+});
+
+const toInput = (input: Value | undefined) =>
+  input === undefined || input.kind.case === undefined ? null : toJson(ValueSchema, input);
+
+/** The agent a call is made for: the key's own, or the one an administrator names; empty for an administrator's own. NOT_FOUND for any other. */
+export async function actingAgent(db: Queryable, caller: Caller, orgId: string, named: string): Promise<string> {
+  if (!seesWholeOrg(caller)) {
+    if (named && named !== caller.agentId) throw notFound("agent", named);
+    return caller.agentId;
+  }
+  if (named && !(await findAgent(db, orgId, named))) throw notFound("agent", named);
+  return named;
+}
+
+/**
+ * Accepts a task: once this commits, the task is durable and will reach a terminal state. A refusal is kept too, with the steps that led to
+ * it, and thrown as {@link Refused}.
+ */
+export async function acceptTask(
+  app: App,
+  req: SubmitTaskRequest,
+  command: Command,
+  deadlineMs: number | null,
+  turn: number,
+): Promise<TaskRow> {
+  const { tx, caller, orgId, now, trace } = command;
+  const callerAgentId = await actingAgent(tx, caller, orgId, req.agentId);
+  const wish = wishOf(req, orgId);
+  const decision = await decide(app, tx, wish, now, turn);
+  const span: Span = {
+    orgId,
+    traceId: trace.traceId,
+    spanId: trace.spanId,
+    parentSpanId: trace.parentSpanId,
+    taskId: "",
+    callerAgentId,
+    contractId: req.contractId,
+  };
+  await openTrace(tx, span, now);
+  if (decision.refusal) {
+    await recordSteps(tx, app, span, decision.steps);
+    throw asRefused(decision.refusal);
+  }
+  const task = newTask(app, req, command, callerAgentId, wish, decision.contract.version, deadlineMs);
+  await insertTask(tx, task);
+  const accepted = {
+    kind: TraceEventKind.ACCEPTED,
+    timeMs: now,
+    message: `accepted as ${task.task_id}`,
+    details: { contract_version: decision.contract.version },
+  };
+  await recordSteps(tx, app, { ...span, taskId: task.task_id }, [...decision.steps, accepted]);
+  return task;
+}
+
+function newTask(
+  app: App,
+  req: SubmitTaskRequest,
+  { caller, orgId, now, trace }: Command,
+  callerAgentId: string,
+  wish: Wish,
+  version: string,
+  deadlineMs: number | null,
+): TaskRow {
+  const taskId = app.ids.next("tsk");
+  return {
+    org_id: orgId,
+    task_id: taskId,
+    state: TaskState.SUBMITTED,
+    namespace: "",
+    contract_id: req.contractId,
+    contract_version: version,
+    caller_agent_id: callerAgentId,
+    caller_key_id: caller.keyId,
+    target_org_id: orgId,
+    target_agent_id: "",
+    wanted_agent_id: req.targetAgentId,
+    input: sealJson(app, orgId, taskId, "input", wish.input),
+    output: null,
+    error: null,
+    attempts: 0,
+    input_tokens: 0,
+    output_tokens: 0,
+    model: "",
+    trace_id: trace.traceId,
+    span_id: trace.spanId,
+    parent_span_id: trace.parentSpanId,
+    labels: JSON.stringify(req.labels),
+    create_ms: now,
+    end_ms: null,
+    deadline_ms: deadlineMs,
+    lease_owner: app.serverId,
+    lease_token: 1,
+    in_flight: 0,
+  };
+}
+
+const asRefused = (fault: Fault): Refused =>
+  new Refused(fault.reason, fault.message, { ...fault.metadata }, { ...fault.details, cause: fault });

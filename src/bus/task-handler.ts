@@ -1,0 +1,229 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type {
+  BusService,
+  SubmitTaskRequest,
+  SubmitTaskResponseSchema,
+  WatchTaskResponseSchema,
+} from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { TaskSchema, TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { App } from "../app.ts";
+import type { Queryable, Tx } from "../db/db.ts";
+import { Fault, notFound } from "../errors.ts";
+import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";
+import { command, runCommand } from "../rpc/command.ts";
+import { feed } from "../rpc/feed.ts";
+import { type LogPosition, logCursors, logStart } from "../rpc/log-position.ts";
+import { readPage } from "../rpc/page.ts";
+import { query } from "../rpc/query.ts";
+import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
+import { noUsage } from "./adapter.ts";
+import { decide } from "./decide.ts";
+import { cancelTopic, type Dispatcher } from "./dispatch.ts";
+import { emitEnd, spanOf, stateName } from "./settle.ts";
+import { acceptTask, actingAgent, wishOf } from "./submit.ts";
+import {
+  endTask,
+  findTask,
+  isTerminal,
+  listTasks,
+  lockTask,
+  sealFault,
+  type TaskRow,
+  type TaskSummaryRow,
+  taskState,
+  toTask,
+} from "./task-store.ts";
+import { traceLog } from "./trace-handler.ts";
+import { fromEventRow, hasStepAfter, readTraceSteps, recordSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
+
+/** How many tasks one server works on at once; beyond it SubmitTask answers OVERLOADED. */
+const maxRunning = 10_000;
+/** A task's caller is woken by a bell; this only guards against a lost one. */
+const waitPollMs = 500;
+
+type SubmitReply = MessageInitShape<typeof SubmitTaskResponseSchema>;
+type Built = "submitTask" | "getTask" | "listTasks" | "cancelTask" | "watchTask";
+
+export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<typeof BusService>, Built> => ({
+  submitTask: async (req, context) =>
+    req.validateOnly ? dryRun(app, req, context, dispatcher.turn()) : submit(app, dispatcher, req, context),
+
+  getTask: query(app, async (req, { db, caller, orgId }) => ({
+    task: toTask(app, await visibleTask(db, caller, orgId, req.taskId)),
+  })),
+
+  listTasks: query(app, async (req, { db, caller, orgId }) => {
+    if (!seesWholeOrg(caller) && req.agentId && req.agentId !== caller.agentId) return { tasks: [], nextPageToken: "" };
+    const filter = {
+      state: req.state,
+      agentId: seesWholeOrg(caller) ? req.agentId : caller.agentId,
+      contractId: req.contractId,
+      traceId: req.traceId,
+    };
+    const scope = ["ListTasks", orgId, ...Object.values(filter).map(String)];
+    const page = await readPage(
+      app.cursors,
+      scope,
+      req,
+      (after, limit) => listTasks(db, orgId, filter, after, limit),
+      (row) => [row.task_id],
+    );
+    return { tasks: page.rows.map((row) => toTask(app, row)), nextPageToken: page.nextPageToken };
+  }),
+
+  cancelTask: command(app, async (req, { tx, caller, orgId, now }) => {
+    const task = await cancelable(tx, caller, orgId, req.taskId);
+    if (task.state === TaskState.CANCELED) return { task: toTask(app, task) };
+    if (isTerminal(task.state))
+      throw new Fault("FAILED_PRECONDITION", `the task is ${stateName(task.state)} already`, {
+        state: stateName(task.state),
+      });
+    const hold = { orgId, taskId: task.task_id, token: task.lease_token };
+    const fault = {
+      reason: "TASK_CANCELED",
+      message: req.note || "canceled",
+      metadata: { canceled_by: caller.agentId || caller.keyId },
+    } as const;
+    await endTask(tx, hold, {
+      state: TaskState.CANCELED,
+      output: null,
+      error: sealFault(app, orgId, task.task_id, fault),
+      usage: noUsage,
+      endMs: now,
+    });
+    const step = {
+      kind: TraceEventKind.CANCELED,
+      timeMs: now,
+      message: fault.message,
+      details: { note: req.note },
+      targetAgentId: task.target_agent_id,
+      durationMs: now - task.create_ms,
+    };
+    await recordSteps(tx, app, spanOf(task), [step]);
+    await emitEnd(tx, app, task, task.contract_version, TaskState.CANCELED, fault.reason, now);
+    tx.ring(cancelTopic(task.task_id));
+    return { task: toTask(app, (await findTask(tx, orgId, task.task_id))!) };
+  }),
+
+  watchTask: feed(app, async (req, { db, caller, orgId }) => {
+    const task = await visibleTask(db, caller, orgId, req.taskId);
+    const cursors = logCursors(app.cursors, traceLog, orgId);
+    const position = req.afterCursor ? cursors.decode(req.afterCursor) : logStart;
+    return {
+      topics: [taskTopic(task.task_id)],
+      position,
+      first: [whole(app, task, cursors.encode(position))],
+      cursor: cursors.encode,
+      checkpoint: (at: LogPosition, nowMs: number): WatchMessage => ({
+        cursor: cursors.encode(at),
+        event: { case: "checkpoint", value: timestampFromMs(nowMs) },
+      }),
+      read: (after: LogPosition, limit: number) => readSteps(app, task, cursors.encode, after, limit),
+    };
+  }),
+});
+
+type WatchMessage = MessageInitShape<typeof WatchTaskResponseSchema>;
+
+const whole = (app: App, task: TaskRow, cursor: string): WatchMessage => ({
+  cursor,
+  event: { case: "task", value: create(TaskSchema, toTask(app, task)) },
+});
+
+/** The steps of one task; after the last one the whole task again, and the feed is over. */
+async function readSteps(
+  app: App,
+  { org_id: orgId, task_id: taskId, trace_id: traceId }: TaskRow,
+  encode: (at: LogPosition) => string,
+  after: LogPosition,
+  limit: number,
+) {
+  const state = await taskState(app.db.query, orgId, taskId);
+  const rows = await readTraceSteps(app.db.query, orgId, traceId, after, limit);
+  const messages = rows
+    .filter((row) => row.task_id === taskId)
+    .map(
+      (row): WatchMessage => ({
+        cursor: encode(row),
+        event: { case: "step", value: fromEventRow(app, row, encode(row)) },
+      }),
+    );
+  const position = rows.at(-1) ?? after;
+  const more = rows.length === limit;
+  const over =
+    !more &&
+    (state === undefined || isTerminal(state)) &&
+    !(await hasStepAfter(app.db.query, orgId, traceId, taskId, position));
+  const ended = over ? await findTask(app.db.query, orgId, taskId) : undefined;
+  return { messages: ended ? [...messages, whole(app, ended, encode(position))] : messages, position, more, over };
+}
+
+async function submit(
+  app: App,
+  dispatcher: Dispatcher,
+  req: SubmitTaskRequest,
+  context: HandlerContext,
+): Promise<SubmitReply> {
+  if (dispatcher.running() >= maxRunning)
+    throw new Fault("OVERLOADED", `this server works on ${maxRunning} tasks already`, {}, { retryAfterMs: 1_000 });
+  const timeoutMs = req.returnImmediately ? undefined : context.timeoutMs();
+  const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs;
+  let accepted: TaskRow | undefined;
+  const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
+    accepted = await acceptTask(app, request, given, deadlineMs, dispatcher.turn());
+    return { task: toTask(app, accepted) };
+  });
+  const { orgId = "", taskId = "" } = reply.task!;
+  if (accepted?.task_id === taskId)
+    dispatcher.start({ hold: { orgId, taskId, token: accepted.lease_token }, task: accepted });
+  if (req.returnImmediately) return reply;
+  return { task: toTask(app, await ended(app, orgId, taskId, context.signal)) };
+}
+
+/** Waits until a task is terminal, wherever it runs. The signal ends the waiting, not the task. */
+async function ended(app: App, orgId: string, taskId: string, signal: AbortSignal): Promise<TaskRow> {
+  const over = new AbortController();
+  const waiting = AbortSignal.any([signal, over.signal, app.ending]);
+  try {
+    const bell = app.db.listen(taskTopic(taskId), waiting);
+    for (;;) {
+      const state = await taskState(app.db.query, orgId, taskId);
+      if (state === undefined) throw notFound("task", taskId);
+      if (isTerminal(state)) return (await findTask(app.db.query, orgId, taskId))!;
+      await bell.wait(waitPollMs, waiting);
+    }
+  } finally {
+    over.abort();
+  }
+}
+
+/** The decision without the deed: what would be written is answered instead. */
+async function dryRun(app: App, req: SubmitTaskRequest, context: HandlerContext, turn: number): Promise<SubmitReply> {
+  const db = app.db.query;
+  const orgId = await orgOf(db, callerOf(context), req.orgId);
+  const callerAgentId = await actingAgent(db, callerOf(context), orgId, req.agentId);
+  const { traceId, spanId, parentSpanId } = traceOf(context);
+  const span = { orgId, traceId, spanId, parentSpanId, taskId: "", callerAgentId, contractId: req.contractId };
+  const { steps } = await decide(app, db, wishOf(req, orgId), app.clock.now(), turn);
+  return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };
+}
+
+const takesPart = (caller: Caller, task: TaskSummaryRow): boolean =>
+  seesWholeOrg(caller) || task.caller_agent_id === caller.agentId || task.target_agent_id === caller.agentId;
+
+/** The task, if the caller may know of it; else NOT_FOUND. */
+async function visibleTask(db: Queryable, caller: Caller, orgId: string, taskId: string): Promise<TaskRow> {
+  const task = await findTask(db, orgId, taskId);
+  if (!task || !takesPart(caller, task)) throw notFound("task", taskId);
+  return task;
+}
+
+/** The task, locked, if the caller asked for it; else NOT_FOUND. */
+async function cancelable(tx: Tx, caller: Caller, orgId: string, taskId: string): Promise<TaskRow> {
+  const task = await lockTask(tx, orgId, taskId);
+  if (!task || !(seesWholeOrg(caller) || task.caller_agent_id === caller.agentId)) throw notFound("task", taskId);
+  return task;
+}

@@ -1,0 +1,225 @@
+import { create, fromBinary, fromJson, type JsonValue, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
+import { TaskErrorSchema, type TaskSchema, TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import type { App } from "../app.ts";
+import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
+import type { ReasonName } from "../errors.ts";
+import type { Position } from "../rpc/cursor.ts";
+import type { Usage } from "./adapter.ts";
+
+/** A task as it is stored: `state` is the number of TaskState; input, output and error are sealed. */
+export type TaskRow = {
+  readonly org_id: string;
+  readonly task_id: string;
+  readonly state: number;
+  readonly namespace: string;
+  readonly contract_id: string;
+  readonly contract_version: string;
+  readonly caller_agent_id: string;
+  readonly caller_key_id: string;
+  readonly target_org_id: string;
+  readonly target_agent_id: string;
+  /** The agent that the caller insists on, or empty. */
+  readonly wanted_agent_id: string;
+  readonly input: Uint8Array;
+  readonly output: Uint8Array | null;
+  readonly error: Uint8Array | null;
+  readonly attempts: number;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly model: string;
+  readonly trace_id: string;
+  readonly span_id: string;
+  readonly parent_span_id: string;
+  readonly labels: string;
+  readonly create_ms: number;
+  readonly end_ms: number | null;
+  readonly deadline_ms: number | null;
+  /** The server that works on it, the fencing token of its lease, and whether an agent may have it right now. */
+  readonly lease_owner: string;
+  readonly lease_token: number;
+  readonly in_flight: number;
+};
+
+/** What a list answers of a task: all but the payloads. */
+export type TaskSummaryRow = Omit<TaskRow, "input" | "output">;
+
+/** Why a task did not complete. */
+export type TaskFault = {
+  readonly reason: ReasonName;
+  readonly message: string;
+  readonly metadata: Readonly<Record<string, string>>;
+};
+
+/** Who holds a task: an update by anybody else changes nothing. */
+export type Hold = { readonly orgId: string; readonly taskId: string; readonly token: number };
+
+const summaryColumns = sql`org_id, task_id, state, namespace, contract_id, contract_version, caller_agent_id, caller_key_id, target_org_id, target_agent_id,
+  wanted_agent_id, error, attempts, input_tokens, output_tokens, model, trace_id, span_id, parent_span_id, labels, create_ms, end_ms, deadline_ms, lease_owner, lease_token, in_flight`;
+const columns = sql`${summaryColumns}, input, output`;
+
+/** See TaskState: below 4 a task is not terminal. */
+export const isTerminal = (state: number): boolean => state >= TaskState.COMPLETED;
+
+export const insertTask = (tx: Tx, row: TaskRow): Promise<number> =>
+  tx.run(sql`
+    insert into task (${columns})
+    values (${row.org_id}, ${row.task_id}, ${row.state}, ${row.namespace}, ${row.contract_id}, ${row.contract_version}, ${row.caller_agent_id},
+      ${row.caller_key_id}, ${row.target_org_id}, ${row.target_agent_id}, ${row.wanted_agent_id}, ${row.error}, ${row.attempts}, ${row.input_tokens},
+      ${row.output_tokens}, ${row.model}, ${row.trace_id}, ${row.span_id}, ${row.parent_span_id}, ${row.labels}, ${row.create_ms}, ${row.end_ms},
+      ${row.deadline_ms}, ${row.lease_owner}, ${row.lease_token}, ${row.in_flight}, ${row.input}, ${row.output})`);
+
+export const findTask = (db: Queryable, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
+  db.one<TaskRow>(sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId}`);
+
+export const lockTask = (tx: Tx, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
+  tx.one<TaskRow>(
+    sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId} ${tx.dialect.forUpdate}`,
+  );
+
+/** The state alone: what a waiting caller reads at each ring. */
+export const taskState = async (db: Queryable, orgId: string, taskId: string): Promise<number | undefined> =>
+  (await db.one<{ state: number }>(sql`select state from task where org_id = ${orgId} and task_id = ${taskId}`))?.state;
+
+const held = ({ orgId, taskId, token }: Hold): Sql =>
+  sql`org_id = ${orgId} and task_id = ${taskId} and lease_token = ${token} and state < ${TaskState.COMPLETED}`;
+
+/** An attempt is about to begin: gives its number, or undefined when the task is no longer held. */
+export const beginAttempt = async (tx: Tx, hold: Hold, agentId: string): Promise<number | undefined> =>
+  (
+    await tx.one<{ attempts: number }>(sql`
+      update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = 1 where ${held(hold)} returning attempts`)
+  )?.attempts;
+
+/** An attempt has ended and another may follow. */
+export const endAttempt = (tx: Tx, hold: Hold, usage: Usage): Promise<number> =>
+  tx.run(sql`update task set in_flight = 0, ${consumed(usage)} where ${held(hold)}`);
+
+/** The task reaches its terminal state; 0 when it is no longer held. */
+export const endTask = (
+  tx: Tx,
+  hold: Hold,
+  end: {
+    readonly state: TaskState;
+    readonly output: Uint8Array | null;
+    readonly error: Uint8Array | null;
+    readonly usage: Usage;
+    readonly endMs: number;
+  },
+): Promise<number> =>
+  tx.run(sql`
+    update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.usage)} where ${held(hold)}`);
+
+const consumed = (usage: Usage): Sql =>
+  sql`input_tokens = input_tokens + ${usage.inputTokens}, output_tokens = output_tokens + ${usage.outputTokens}, model = case when ${usage.model} = '' then model else ${usage.model} end`;
+
+/** Takes a task over: from now on only the holder of the new token changes it. */
+export const takeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Promise<Hold | undefined> => {
+  const taken = await tx.one<{ lease_token: number }>(sql`
+    update task set lease_owner = ${owner}, lease_token = lease_token + 1
+    where org_id = ${row.org_id} and task_id = ${row.task_id} and lease_token = ${row.lease_token} and state < ${TaskState.COMPLETED} returning lease_token`);
+  return taken && { orgId: row.org_id, taskId: row.task_id, token: taken.lease_token };
+};
+
+/** Tasks that should be worked on and whose server is gone; by the partial index on open tasks. */
+export const orphanedTasks = (db: Queryable, now: number, limit: number): Promise<TaskSummaryRow[]> =>
+  db.all<TaskSummaryRow>(sql`
+    select ${summaryColumns} from task
+    where state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner not in (select owner from lease where until_ms > ${now})
+    order by org_id, task_id limit ${limit}`);
+
+export type TaskFilter = {
+  readonly state: number;
+  readonly agentId: string;
+  readonly contractId: string;
+  readonly traceId: string;
+};
+
+/**
+ * Newest first. The tasks of one agent are those it asked for and those it was given: each is a walk along its own index, so that neither
+ * looks at the whole table.
+ */
+export function listTasks(
+  db: Queryable,
+  orgId: string,
+  filter: TaskFilter,
+  after: Position | undefined,
+  limit: number,
+): Promise<TaskSummaryRow[]> {
+  const fits = sql`org_id = ${orgId}
+    ${after ? sql`and task_id < ${after[0]!}` : sql``}
+    ${filter.state ? sql`and state = ${filter.state}` : sql``}
+    ${filter.contractId ? sql`and contract_id = ${filter.contractId}` : sql``}
+    ${filter.traceId ? sql`and trace_id = ${filter.traceId}` : sql``}`;
+  const newest = sql`order by task_id desc limit ${limit}`;
+  if (!filter.agentId) return db.all<TaskSummaryRow>(sql`select ${summaryColumns} from task where ${fits} ${newest}`);
+  return db.all<TaskSummaryRow>(sql`
+    select ${summaryColumns} from (
+      select * from (select ${summaryColumns} from task where ${fits} and caller_agent_id = ${filter.agentId} ${newest}) asked
+      union
+      select * from (select ${summaryColumns} from task where ${fits} and target_agent_id = ${filter.agentId} ${newest}) given
+    ) either ${newest}`);
+}
+
+type Payload = "input" | "output" | "error";
+const placeOf = (orgId: string, taskId: string, payload: Payload) => ({
+  orgId,
+  table: "task",
+  id: `${taskId} ${payload}`,
+});
+
+/** A payload as it is stored. */
+export const sealJson = (
+  app: Pick<App, "vault">,
+  orgId: string,
+  taskId: string,
+  payload: Payload,
+  value: JsonValue,
+): Uint8Array => app.vault.seal(placeOf(orgId, taskId, payload), Buffer.from(JSON.stringify(value)));
+
+export const openJson = (
+  app: Pick<App, "vault">,
+  orgId: string,
+  taskId: string,
+  payload: Payload,
+  sealed: Uint8Array,
+): JsonValue =>
+  JSON.parse(Buffer.from(app.vault.open(placeOf(orgId, taskId, payload), sealed)).toString()) as JsonValue;
+
+export const sealFault = (app: Pick<App, "vault">, orgId: string, taskId: string, fault: TaskFault): Uint8Array =>
+  app.vault.seal(placeOf(orgId, taskId, "error"), toBinary(TaskErrorSchema, toTaskError(fault)));
+
+export const toTaskError = ({ reason, message, metadata }: TaskFault) =>
+  create(TaskErrorSchema, { reason: ErrorReason[reason], message, metadata });
+
+/** A task as clients read it; without payloads when the row has none. */
+export function toTask(
+  app: Pick<App, "vault">,
+  row: TaskSummaryRow & Partial<Pick<TaskRow, "input" | "output">>,
+): MessageInitShape<typeof TaskSchema> {
+  const { org_id: orgId, task_id: taskId } = row;
+  return {
+    orgId,
+    taskId,
+    state: row.state as TaskState,
+    contractId: row.contract_id,
+    contractVersion: row.contract_version,
+    callerAgentId: row.caller_agent_id,
+    targetAgentId: row.target_agent_id,
+    ...(row.input && { input: fromJson(ValueSchema, openJson(app, orgId, taskId, "input", row.input)) }),
+    ...(row.output && { output: fromJson(ValueSchema, openJson(app, orgId, taskId, "output", row.output)) }),
+    ...(row.error && {
+      error: fromBinary(TaskErrorSchema, app.vault.open(placeOf(orgId, taskId, "error"), row.error)),
+    }),
+    attempts: row.attempts,
+    usage: { inputTokens: BigInt(row.input_tokens), outputTokens: BigInt(row.output_tokens), model: row.model },
+    traceId: row.trace_id,
+    spanId: row.span_id,
+    parentSpanId: row.parent_span_id,
+    createTime: timestampFromMs(row.create_ms),
+    ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
+    ...(row.deadline_ms !== null && { deadlineTime: timestampFromMs(row.deadline_ms) }),
+    labels: JSON.parse(row.labels) as Record<string, string>,
+  };
+}

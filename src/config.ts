@@ -1,0 +1,181 @@
+/** Settings: each is an environment variable and a flag. A wrong one stops the start with its name, its fault and the fix. */
+import { parseArgs } from "node:util";
+import { parseAllow } from "./egress/allow.ts";
+import { keyDigest } from "./federation/key-text.ts";
+
+export type Config = {
+  readonly host: string;
+  readonly port: number;
+  /** The folder of the data, or ":memory:". */
+  readonly data: string;
+  /** PostgreSQL instead of SQLite. */
+  readonly databaseUrl: string | undefined;
+  /** SHA-256 of the operator key that was given, instead of a generated one. */
+  readonly operatorKeyDigest: string | undefined;
+  /** What outgoing calls may reach although private. */
+  readonly egressAllow: readonly string[];
+  /** Requests a minute and agent; 0: no limit. */
+  readonly rateLimit: number;
+  readonly logLevel: string;
+};
+
+/** A setting is wrong. The message is for the terminal. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+type Setting<T> = {
+  readonly flag: string;
+  /** The value's form, for the help. */
+  readonly form: string;
+  readonly help: string;
+  readonly fallback: string | undefined;
+  /** Throws an Error that says what is wrong and what is right. */
+  readonly parse: (text: string) => T;
+};
+
+const levels = ["fatal", "error", "warn", "info", "debug", "trace", "silent"];
+
+const text = (value: string): string => value;
+const integer = (low: number, high: number) => (value: string) => {
+  const number = Number(value);
+  if (!/^\d+$/.test(value) || number < low || number > high)
+    throw new Error(`must be a whole number from ${low} to ${high}`);
+  return number;
+};
+
+/** All settings, by their variable's name. */
+export const settings = {
+  MOLTWIRE_HOST: { flag: "host", form: "ADDRESS", help: "address to listen on", fallback: "127.0.0.1", parse: text },
+  MOLTWIRE_PORT: {
+    flag: "port",
+    form: "NUMBER",
+    help: "port to listen on; 0 chooses a free one",
+    fallback: "6658",
+    parse: integer(0, 65_535),
+  },
+  MOLTWIRE_DATA: {
+    flag: "data",
+    form: "FOLDER",
+    help: 'folder of the data; ":memory:" keeps nothing',
+    fallback: "./.moltwire",
+    parse: text,
+  },
+  MOLTWIRE_DATABASE_URL: {
+    flag: "database-url",
+    form: "URL",
+    help: "PostgreSQL instead of SQLite: postgres://user:password@host/database",
+    fallback: undefined,
+    parse: databaseUrl,
+  },
+  MOLTWIRE_OPERATOR_KEY: {
+    flag: "operator-key",
+    form: "KEY",
+    help: "the operator's key, instead of a generated one (better as a variable: flags show in `ps`)",
+    fallback: undefined,
+    parse: operatorKeyDigest,
+  },
+  MOLTWIRE_EGRESS_ALLOW: {
+    flag: "egress-allow",
+    form: "LIST",
+    help: "private CIDRs, addresses and hosts that outgoing calls may reach, with commas between",
+    fallback: "",
+    parse: parseAllow,
+  },
+  MOLTWIRE_RATE_LIMIT: {
+    flag: "rate-limit",
+    form: "NUMBER",
+    help: "requests a minute and agent; 0 for no limit",
+    fallback: "120",
+    parse: integer(0, 100_000),
+  },
+  MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
+} satisfies Record<string, Setting<unknown>>;
+
+type Name = keyof typeof settings;
+
+/**
+ * Reads flags, then variables, then defaults. Throws {@link ConfigError} for a setting that is wrong or unknown: one that is ignored would
+ * be believed to work.
+ */
+export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Config {
+  const flags = readFlags(args);
+  const unknown = Object.keys(env).find(
+    (name) => name.startsWith("MOLTWIRE_") && !(name in settings) && !notForServer.has(name),
+  );
+  if (unknown)
+    throw new ConfigError(
+      `${unknown}: this version of the server has no such setting.\n  Unset it, or see \`npm start -- --help\` for the settings there are.`,
+    );
+  const value = <N extends Name>(name: N): ReturnType<(typeof settings)[N]["parse"]> | undefined => {
+    const setting: Setting<unknown> = settings[name];
+    const given = flags[setting.flag] ?? env[name];
+    const raw = given === undefined || given === "" ? setting.fallback : given;
+    if (raw === undefined) return undefined;
+    try {
+      return setting.parse(raw) as ReturnType<(typeof settings)[N]["parse"]>;
+    } catch (error) {
+      throw new ConfigError(`${name} (--${setting.flag}): ${(error as Error).message}.`, { cause: error });
+    }
+  };
+  return {
+    host: value("MOLTWIRE_HOST")!,
+    port: value("MOLTWIRE_PORT")!,
+    data: value("MOLTWIRE_DATA")!,
+    databaseUrl: value("MOLTWIRE_DATABASE_URL"),
+    operatorKeyDigest: value("MOLTWIRE_OPERATOR_KEY"),
+    egressAllow: value("MOLTWIRE_EGRESS_ALLOW") ?? [],
+    rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
+    logLevel: value("MOLTWIRE_LOG_LEVEL")!,
+  };
+}
+
+/** Variables of the same prefix that clients and tests read. */
+const notForServer: ReadonlySet<string> = new Set(["MOLTWIRE_URL", "MOLTWIRE_API_KEY", "MOLTWIRE_TEST_DATABASE_URL"]);
+
+/** What `--help` prints. */
+export const helpText = (): string =>
+  [
+    "Usage: npm start -- [flags]",
+    "",
+    "Each flag has a variable; a flag wins.",
+    "",
+    ...Object.entries(settings).map(
+      ([name, { flag, form, help, fallback }]) =>
+        `  --${`${flag} ${form}`.padEnd(22)} ${name.padEnd(23)} ${help}${fallback ? ` (${fallback})` : ""}`,
+    ),
+  ].join("\n");
+
+function readFlags(args: readonly string[]): Record<string, string | undefined> {
+  const options = Object.fromEntries(Object.values(settings).map(({ flag }) => [flag, { type: "string" as const }]));
+  try {
+    return parseArgs({ args: [...args], options, strict: true }).values as Record<string, string | undefined>;
+  } catch (error) {
+    throw new ConfigError(
+      `${(error as Error).message.replace(/\. To specify.*$/s, "")}.\n  See --help for the flags there are.`,
+      { cause: error },
+    );
+  }
+}
+
+function databaseUrl(value: string): string {
+  if (!/^postgres(ql)?:\/\//.test(value) || !URL.canParse(value))
+    throw new Error("must be postgres://user:password@host:port/database");
+  return value;
+}
+
+/** A key that people chose is guessed sooner or later: 32 characters, and as many different ones as chance would give. */
+function operatorKeyDigest(value: string): string {
+  if (!/^[\x21-\x7e]{32,256}$/.test(value))
+    throw new Error(
+      "is weak: it needs 32 to 256 printable characters without spaces; `openssl rand -hex 32` makes one",
+    );
+  if (new Set(value).size < 10)
+    throw new Error("is weak: too few different characters; `openssl rand -hex 32` makes a good one");
+  return keyDigest(value);
+}
+
+function logLevel(value: string): string {
+  if (!levels.includes(value)) throw new Error(`must be one of ${levels.join(", ")}`);
+  return value;
+}

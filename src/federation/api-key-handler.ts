@@ -1,0 +1,134 @@
+import { durationMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import type { App } from "../app.ts";
+import { findAgent } from "../bus/agent-store.ts";
+import { badField, Fault, notFound } from "../errors.ts";
+import { holdsScope, roleName } from "../rpc/access.ts";
+import type { Caller } from "../rpc/caller.ts";
+import { command } from "../rpc/command.ts";
+import { keyTopic } from "../rpc/feed.ts";
+import { readPage } from "../rpc/page.ts";
+import { query } from "../rpc/query.ts";
+import { countLiveKeys, expireKey, insertKey, listKeys, lockKey, revokeKey, toApiKey } from "./api-key-store.ts";
+import { newKeyText } from "./key-text.ts";
+
+const maxKeysPerOrg = 10_000;
+const defaultOverlapMs = 24 * 3_600_000;
+
+export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
+  createApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
+    const role = req.role || (req.agentId ? Role.AGENT : Role.ORG);
+    checkRole(caller, role);
+    checkScopes(caller, req.scopes);
+    if ((role === Role.AGENT) !== (req.agentId !== ""))
+      throw badField("agent_id", "an AGENT key names its agent, and no other key does");
+    if (req.agentId && !(await findAgent(tx, orgId, req.agentId))) throw notFound("agent", req.agentId);
+    const expireMs = req.expireTime ? timestampMs(req.expireTime) : null;
+    if (expireMs !== null && expireMs <= now) throw badField("expire_time", "must be in the future");
+    if ((await countLiveKeys(tx, orgId, now, maxKeysPerOrg)) >= maxKeysPerOrg) {
+      throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxKeysPerOrg} live keys: revoke some`, {
+        resource: "api_keys",
+        limit: String(maxKeysPerOrg),
+      });
+    }
+    const keyId = app.ids.next("key");
+    const { text, digest } = newKeyText(keyId, app.ids);
+    const key = {
+      orgId,
+      keyId,
+      digest,
+      name: req.name,
+      role,
+      agentId: req.agentId,
+      scopes: req.scopes,
+      createMs: now,
+      expireMs,
+      rotatedFrom: null,
+    };
+    await insertKey(tx, key);
+    return { apiKey: toApiKey((await lockKey(tx, orgId, keyId))!), secret: text };
+  }),
+
+  listApiKeys: query(app, async (req, { db, orgId }) => {
+    const scope = ["ListApiKeys", orgId, req.agentId];
+    const page = await readPage(
+      app.cursors,
+      scope,
+      req,
+      (after, limit) => listKeys(db, orgId, req.agentId, after, limit),
+      (row) => [row.key_id],
+    );
+    return { apiKeys: page.rows.map(toApiKey), nextPageToken: page.nextPageToken };
+  }),
+
+  rotateApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
+    const old = await lockKey(tx, orgId, req.keyId);
+    if (!old) throw notFound("api key", req.keyId);
+    const scopes = JSON.parse(old.scopes) as string[];
+    checkRole(caller, old.role);
+    checkScopes(caller, scopes);
+    if (old.revoke_ms !== null || (old.expire_ms !== null && old.expire_ms <= now)) {
+      throw new Fault("FAILED_PRECONDITION", "the key has ended: create a new one", {
+        state: old.revoke_ms === null ? "EXPIRED" : "REVOKED",
+      });
+    }
+    const oldEndsMs = Math.min(
+      now + (req.overlap ? durationMs(req.overlap) : defaultOverlapMs),
+      old.expire_ms ?? Infinity,
+    );
+    const keyId = app.ids.next("key");
+    const { text, digest } = newKeyText(keyId, app.ids);
+    const key = {
+      orgId,
+      keyId,
+      digest,
+      name: old.name,
+      role: old.role as Role,
+      agentId: old.agent_id,
+      scopes,
+      createMs: now,
+      expireMs: old.expire_ms,
+      rotatedFrom: old.key_id,
+    };
+    await insertKey(tx, key);
+    await expireKey(tx, orgId, old.key_id, oldEndsMs);
+    tx.ring(keyTopic(old.key_id));
+    return {
+      apiKey: toApiKey((await lockKey(tx, orgId, keyId))!),
+      secret: text,
+      oldKeyExpireTime: timestampFromMs(oldEndsMs),
+    };
+  }),
+
+  revokeApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
+    const key = await lockKey(tx, orgId, req.keyId);
+    if (!key) throw notFound("api key", req.keyId);
+    checkRole(caller, key.role);
+    await revokeKey(tx, orgId, req.keyId, now);
+    tx.ring(keyTopic(req.keyId));
+    return { apiKey: toApiKey((await lockKey(tx, orgId, req.keyId))!) };
+  }),
+});
+
+/** Nobody makes, replaces or ends a key of a higher role. */
+function checkRole(caller: Caller, role: number): void {
+  if (role <= caller.role) return;
+  const metadata = { role: roleName(caller.role), required_role: roleName(role as Role) };
+  throw new Fault(
+    "ROLE_REQUIRED",
+    `a key of role ${metadata.required_role} needs one of that role to make or end it`,
+    metadata,
+  );
+}
+
+/** A key with scopes makes only keys that hold no others: no scopes would be all of them. */
+function checkScopes(caller: Caller, scopes: readonly string[]): void {
+  if (caller.scopes.length === 0) return;
+  const beyond = scopes.length === 0 ? "*:*" : scopes.find((scope) => !holdsScope(caller.scopes, scope));
+  if (beyond)
+    throw new Fault("SCOPE_REQUIRED", `your key lacks the scope ${beyond}: name only scopes that it holds`, {
+      required_scope: beyond,
+    });
+}

@@ -1,0 +1,111 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { ApiKeySchema } from "../../gen/moltwire/federation/v1/api_key_pb.ts";
+import { type Queryable, sql, type Tx } from "../db/db.ts";
+import type { Position } from "../rpc/cursor.ts";
+
+/** A key as it is stored; `role` is the number of moltwire.api.v1.Role. */
+export type KeyRow = {
+  readonly org_id: string;
+  readonly key_id: string;
+  readonly secret_sha256: string;
+  readonly name: string;
+  readonly role: number;
+  readonly agent_id: string;
+  readonly scopes: string;
+  readonly create_ms: number;
+  readonly expire_ms: number | null;
+  readonly revoke_ms: number | null;
+  readonly rotated_from: string | null;
+  readonly last_used_ms: number | null;
+  readonly org_disabled: number;
+};
+
+const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms`;
+
+export type NewKey = {
+  readonly orgId: string;
+  readonly keyId: string;
+  readonly digest: string;
+  readonly name: string;
+  readonly role: Role;
+  readonly agentId: string;
+  readonly scopes: readonly string[];
+  readonly createMs: number;
+  readonly expireMs: number | null;
+  readonly rotatedFrom: string | null;
+};
+
+/** By its id alone: this look-up is what tells the organisation of a request. */
+export const findKey = (db: Queryable, keyId: string): Promise<KeyRow | undefined> =>
+  db.one<KeyRow>(sql`
+    select ${columns}, o.disabled as org_disabled from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
+
+/** One key of an organisation, locked for a change. */
+export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | undefined> =>
+  tx.one<KeyRow>(
+    sql`select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId} ${tx.dialect.forUpdate}`,
+  );
+
+export const insertKey = (tx: Tx, key: NewKey): Promise<number> =>
+  tx.run(sql`
+    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from)
+    values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom})`);
+
+/** How many keys of an organisation can still be used, counted up to a bound. */
+export async function countLiveKeys(db: Queryable, orgId: string, now: number, bound: number): Promise<number> {
+  const row = await db.one<{ n: number }>(sql`
+    select count(*) as n from (select 1 as one from api_key where org_id = ${orgId} and revoke_ms is null and (expire_ms is null or expire_ms > ${now}) limit ${bound}) live`);
+  return row?.n ?? 0;
+}
+
+/** Oldest first: ids sort by time. */
+export const listKeys = (
+  db: Queryable,
+  orgId: string,
+  agentId: string,
+  after: Position | undefined,
+  limit: number,
+): Promise<KeyRow[]> => {
+  const [afterId = ""] = (after ?? []) as string[];
+  const ofAgent = agentId ? sql`and k.agent_id = ${agentId}` : sql``;
+  return db.all<KeyRow>(sql`
+    select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
+};
+
+/** Ends a key now, unless it has ended before. */
+export const revokeKey = (tx: Tx, orgId: string, keyId: string, now: number): Promise<number> =>
+  tx.run(
+    sql`update api_key set revoke_ms = ${now} where org_id = ${orgId} and key_id = ${keyId} and revoke_ms is null`,
+  );
+
+/** Ends all keys of an agent; gives their ids. */
+export const revokeAgentKeys = async (tx: Tx, orgId: string, agentId: string, now: number): Promise<string[]> => {
+  const rows = await tx.all<{ key_id: string }>(sql`
+    update api_key set revoke_ms = ${now} where org_id = ${orgId} and agent_id = ${agentId} and revoke_ms is null returning key_id`);
+  return rows.map((row) => row.key_id);
+};
+
+/** Lets a key run out at a time, but never later than it would anyway. */
+export const expireKey = (tx: Tx, orgId: string, keyId: string, expireMs: number): Promise<number> =>
+  tx.run(sql`
+    update api_key set expire_ms = ${expireMs} where org_id = ${orgId} and key_id = ${keyId} and (expire_ms is null or expire_ms > ${expireMs})`);
+
+/** Notes when a key was last used. */
+export const touchKey = (tx: Tx, keyId: string, usedMs: number): Promise<number> =>
+  tx.run(sql`update api_key set last_used_ms = ${usedMs} where key_id = ${keyId}`);
+
+export const toApiKey = (row: KeyRow): MessageInitShape<typeof ApiKeySchema> => ({
+  orgId: row.org_id,
+  keyId: row.key_id,
+  name: row.name,
+  role: row.role as Role,
+  agentId: row.agent_id,
+  scopes: JSON.parse(row.scopes) as string[],
+  createTime: timestampFromMs(row.create_ms),
+  ...(row.expire_ms !== null && { expireTime: timestampFromMs(row.expire_ms) }),
+  ...(row.revoke_ms !== null && { revokeTime: timestampFromMs(row.revoke_ms) }),
+  rotatedFromKeyId: row.rotated_from ?? "",
+  ...(row.last_used_ms !== null && { lastUsedTime: timestampFromMs(row.last_used_ms) }),
+});

@@ -1,0 +1,33 @@
+import type { Logger } from "pino";
+import type { Db } from "../db/db.ts";
+import { touchKey } from "./api-key-store.ts";
+
+/** Remembers which keys were used, and writes it down now and then, so that no request waits for it. */
+export type KeyUse = {
+  seen(keyId: string, nowMs: number): void;
+  flush(): Promise<void>;
+};
+
+const maxRemembered = 100_000;
+
+/** The last use of a key is exact to the interval between two flushes. */
+export function keyUse(db: Db, log: Logger): KeyUse {
+  let seen = new Map<string, number>();
+  return {
+    seen(keyId, nowMs) {
+      if (seen.size < maxRemembered) seen.set(keyId, nowMs);
+    },
+    async flush() {
+      if (seen.size === 0) return;
+      const used = [...seen].toSorted(([a], [b]) => (a < b ? -1 : 1)); // one order, so that replicas do not deadlock
+      seen = new Map();
+      try {
+        await db.tx(async (tx) => {
+          for (const [keyId, usedMs] of used) await touchKey(tx, keyId, usedMs);
+        });
+      } catch (error) {
+        log.warn({ err: error }, "the last use of keys was not written");
+      }
+    },
+  };
+}

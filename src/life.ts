@@ -1,0 +1,39 @@
+/** This process among the replicas: a lease that says it is alive. Its tasks are others' to take once the lease has run out. */
+import type { App } from "./app.ts";
+import { sql } from "./db/db.ts";
+import { deleteOldLeases, dropLease, extendLease, type Lease, takeLease } from "./lease.ts";
+
+const leaseMs = 15_000;
+export const beatMs = 5_000;
+const keptMs = 24 * 3_600_000;
+
+export type Life = {
+  /** Extends the lease; takes it anew if it was lost. */
+  beat(): Promise<void>;
+  /** Gives the lease back, so that others need not wait for it to run out. */
+  end(): Promise<void>;
+};
+
+type Needs = Pick<App, "db" | "clock" | "serverId">;
+
+/** Takes the lease. A SQLite file has one process, so whoever held one in it before is gone. */
+export async function beginLife({ db, clock, serverId }: Needs): Promise<Life> {
+  const name = `server:${serverId}`;
+  const take = () =>
+    db.tx(async (tx): Promise<Lease> => {
+      const now = clock.now();
+      if (tx.dialect.name === "sqlite") await tx.run(sql`delete from lease where name <> ${name}`);
+      await deleteOldLeases(tx, now - keptMs);
+      const lease = await takeLease(tx, name, serverId, now, leaseMs);
+      if (!lease) throw new Error(`the lease ${name} is held by another server`);
+      return lease;
+    });
+  let lease = await take();
+  return {
+    async beat() {
+      const kept = await db.tx((tx) => extendLease(tx, lease, clock.now(), leaseMs));
+      if (!kept) lease = await take();
+    },
+    end: async () => void (await db.tx((tx) => dropLease(tx, lease))),
+  };
+}

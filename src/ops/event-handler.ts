@@ -1,0 +1,74 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { EventService, WatchEventsResponseSchema } from "../../gen/moltwire/ops/v1/event_service_pb.ts";
+import type { App } from "../app.ts";
+import type { Caller } from "../rpc/caller.ts";
+import { feed, feedPageSize } from "../rpc/feed.ts";
+import { type LogPosition, logCursors, logStart } from "../rpc/log-position.ts";
+import { defaultPageSize } from "../rpc/page.ts";
+import { query } from "../rpc/query.ts";
+import { seesWholeOrg } from "../rpc/scope.ts";
+import { type EventRow, eventsTopic, lastEvent, readEvents, toEvent } from "./outbox.ts";
+
+const log = "events";
+
+export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
+  watchEvents: feed(app, async (req, { db, caller, orgId }) => {
+    const cursors = logCursors(app.cursors, log, orgId);
+    const wanted = filter(caller, req.types);
+    const start = req.fromStart ? logStart : await lastEvent(db, orgId);
+    const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
+    const checkpoint = (at: LogPosition, nowMs: number): MessageInitShape<typeof WatchEventsResponseSchema> => ({
+      cursor: cursors.encode(at),
+      item: { case: "checkpoint", value: timestampFromMs(nowMs) },
+    });
+    return {
+      topics: [eventsTopic(orgId)],
+      position,
+      first: [checkpoint(position, app.clock.now())],
+      cursor: cursors.encode,
+      checkpoint,
+      async read(after: LogPosition, limit: number) {
+        const rows = await readEvents(app.db.query, orgId, after, limit);
+        const messages = rows.filter(wanted).map((row): MessageInitShape<typeof WatchEventsResponseSchema> => {
+          const cursor = cursors.encode(row);
+          return { cursor, item: { case: "event", value: toEvent(app, row, cursor) } };
+        });
+        return { messages, position: rows.at(-1) ?? after, more: rows.length === limit };
+      },
+    };
+  }),
+
+  /** Reads a bounded stretch of the log and answers what the filter lets through, so a page can be short and yet not the last. */
+  listEvents: query(app, async (req, { db, caller, orgId }) => {
+    const cursors = logCursors(app.cursors, log, orgId);
+    const size = req.pageSize || defaultPageSize;
+    const wanted = filter(caller, req.types);
+    let after = req.pageToken ? cursors.decode(req.pageToken, "page_token") : logStart;
+    const events: EventRow[] = [];
+    let more = true;
+    for (let reads = 0; more && events.length < size && reads < 8; reads++) {
+      const rows = await readEvents(db, orgId, after, feedPageSize);
+      const fitting = rows.filter(wanted).slice(0, size - events.length);
+      events.push(...fitting);
+      const full = events.length === size;
+      after = (full ? fitting.at(-1) : rows.at(-1)) ?? after;
+      more = rows.length === feedPageSize || (full && rows.at(-1) !== fitting.at(-1));
+    }
+    return {
+      events: events.map((row) => toEvent(app, row, cursors.encode(row))),
+      nextPageToken: more ? cursors.encode(after) : "",
+    };
+  }),
+});
+
+/** What the caller may see and asked for. */
+function filter(caller: Caller, types: readonly string[]): (row: EventRow) => boolean {
+  const fits = (type: string) =>
+    types.length === 0 ||
+    types.some(
+      (wanted) => wanted === "*" || wanted === type || (wanted.endsWith(".*") && type.startsWith(wanted.slice(0, -1))),
+    );
+  return (row) => fits(row.type) && (seesWholeOrg(caller) || row.agent_id === "" || row.agent_id === caller.agentId);
+}

@@ -1,0 +1,79 @@
+/** The outbox: every event is a row in the transaction that causes it. Feeds (and later webhooks) read from it. */
+import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { EventSchema } from "../../gen/moltwire/ops/v1/event_pb.ts";
+import type { App } from "../app.ts";
+import { type Queryable, sql, type Tx } from "../db/db.ts";
+import type { LogPosition } from "../rpc/log-position.ts";
+
+/** The events there are so far. */
+export type EventType = "task.completed" | "task.failed";
+
+export type NewEvent = {
+  readonly orgId: string;
+  readonly type: EventType;
+  /** The agent it concerns; empty: the whole organisation. */
+  readonly agentId: string;
+  readonly timeMs: number;
+  readonly traceId: string;
+  readonly payload: JsonObject;
+};
+
+/** An event as it is stored; `payload` is sealed JSON. */
+export type EventRow = {
+  readonly xid: number;
+  readonly seq: number;
+  readonly org_id: string;
+  readonly event_id: string;
+  readonly type: string;
+  readonly agent_id: string;
+  readonly time_ms: number;
+  readonly trace_id: string;
+  readonly payload: Uint8Array;
+};
+
+/** Rung after an event of the organisation is committed. */
+export const eventsTopic = (orgId: string): string => `events:${orgId}`;
+
+/** Writes an event: seen by everyone if, and only if, the transaction commits. */
+export async function emit(tx: Tx, app: Pick<App, "ids" | "vault">, event: NewEvent): Promise<void> {
+  const eventId = app.ids.next("evt");
+  const payload = app.vault.seal(
+    { orgId: event.orgId, table: "outbox", id: eventId },
+    Buffer.from(JSON.stringify(event.payload)),
+  );
+  await tx.run(sql`
+    insert into outbox (org_id, xid, event_id, type, agent_id, time_ms, trace_id, payload)
+    values (${event.orgId}, ${tx.dialect.xid}, ${eventId}, ${event.type}, ${event.agentId}, ${event.timeMs}, ${event.traceId}, ${payload})`);
+  tx.ring(eventsTopic(event.orgId));
+}
+
+/** The settled events after a position, oldest first. */
+export const readEvents = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<EventRow[]> =>
+  db.all<EventRow>(sql`
+    select xid, seq, org_id, event_id, type, agent_id, time_ms, trace_id, payload from outbox
+    where org_id = ${orgId} and (xid, seq) > (${after.xid}, ${after.seq}) and xid < ${db.dialect.horizon} order by xid, seq limit ${limit}`);
+
+/** Where the log of an organisation ends now. */
+export const lastEvent = async (db: Queryable, orgId: string): Promise<LogPosition> =>
+  (await db.one<LogPosition>(sql`
+    select xid, seq from outbox where org_id = ${orgId} and xid < ${db.dialect.horizon} order by xid desc, seq desc limit 1`)) ?? {
+    xid: 0,
+    seq: 0,
+  };
+
+export const toEvent = (
+  app: Pick<App, "vault">,
+  row: EventRow,
+  cursor: string,
+): MessageInitShape<typeof EventSchema> => ({
+  cursor,
+  eventId: row.event_id,
+  type: row.type,
+  agentId: row.agent_id,
+  time: timestampFromMs(row.time_ms),
+  traceId: row.trace_id,
+  payload: JSON.parse(
+    Buffer.from(app.vault.open({ orgId: row.org_id, table: "outbox", id: row.event_id }, row.payload)).toString(),
+  ) as JsonObject,
+});

@@ -1,0 +1,39 @@
+import type { DescService } from "@bufbuild/protobuf";
+import type { FastifyInstance } from "fastify";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { App } from "../app.ts";
+import { Fault, toConnectError } from "../errors.ts";
+import { methodName } from "../rpc/access.ts";
+import { authenticate, keyInHeaders } from "../rpc/auth.ts";
+import { refuse } from "../rpc/refuse.ts";
+import { version } from "../version.ts";
+
+/** What is served beside RPCs: `/` says what this is, `/metrics` is for Prometheus and needs the operator's key. */
+export function servePages(http: FastifyInstance, app: App, services: readonly DescService[]): void {
+  const methods = services.flatMap((service) => service.methods.map(methodName));
+  http.get("/", async (request, reply) => {
+    if (request.headers.accept?.includes("application/json")) return { name: "moltwire", version, methods };
+    return reply
+      .type("text/plain; charset=utf-8")
+      .send(
+        `Moltwire ${version}\n\nCall a method with POST /<method> and a JSON body:\n\n${methods.map((name) => `  ${name}\n`).join("")}`,
+      );
+  });
+  http.get("/metrics", async (request, reply) => {
+    try {
+      const { authorization } = request.headers;
+      const xApiKey = request.headers["x-api-key"];
+      const caller = await authenticate(
+        app,
+        keyInHeaders(authorization, typeof xApiKey === "string" ? xApiKey : undefined),
+      );
+      if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
+      if (caller.role !== Role.OPERATOR)
+        throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", { required_role: "OPERATOR" });
+    } catch (error) {
+      if (error instanceof Fault) return refuse(reply, request, toConnectError(error));
+      throw error;
+    }
+    return reply.type(app.metrics.contentType).send(await app.metrics.text());
+  });
+}

@@ -1,0 +1,207 @@
+// How answers get onto the wire: errors in the caller's own protocol, and responses whose request was not read to its end.
+
+import type { EventEmitter } from "node:events";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { constants, type Http2ServerRequest, type Http2ServerResponse } from "node:http2";
+import type { ConnectError } from "@connectrpc/connect";
+import { encodeEnvelope, mergeNonProtocolHeaders, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import {
+  codeToHttpStatus,
+  endStreamFlag,
+  endStreamToJson,
+  errorToJsonBytes,
+} from "@connectrpc/connect/protocol-connect";
+import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import { trailerFlag, trailerSerialize } from "@connectrpc/connect/protocol-grpc-web";
+
+/** A request as node:http or node:http2 gives it. */
+export type RawRequest = IncomingMessage | Http2ServerRequest;
+/** Its response. */
+export type RawResponse = ServerResponse | Http2ServerResponse;
+/** How a caller reads an error. `connect` is JSON under the mapped HTTP status, which also suits who speaks no RPC protocol. */
+export type Dialect = "connect" | "connect-stream" | "grpc" | "grpc-web" | "grpc-web-text";
+
+const dialects: readonly [RegExp, Dialect][] = [
+  [/^application\/grpc-web-text\b/i, "grpc-web-text"],
+  [/^application\/grpc-web\b/i, "grpc-web"],
+  [/^application\/grpc\b/i, "grpc"],
+  [/^application\/connect\b/i, "connect-stream"],
+];
+
+/** The dialect of a request, told by its content type. A Connect GET has none and reads `connect`. */
+export function dialectOf(contentType: string | undefined): Dialect {
+  return dialects.find(([pattern]) => pattern.test(contentType ?? ""))?.[1] ?? "connect";
+}
+
+/**
+ * An error as a whole answer.
+ *
+ * Connect unary: JSON under the mapped HTTP status. Connect streaming: one end-of-stream message. gRPC: trailers only, so
+ * without a body. gRPC-Web: a trailer frame, which browsers can read where they cannot read headers.
+ * See https://connectrpc.com/docs/protocol and https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md
+ */
+export function errorAnswer(contentType: string | undefined, error: ConnectError): Answer {
+  const dialect = dialectOf(contentType);
+  const header = new Headers();
+  if (dialect === "connect") {
+    mergeNonProtocolHeaders(header, error.metadata);
+    header.set("content-type", "application/json");
+    return { status: codeToHttpStatus(error.code), header, body: errorToJsonBytes(error, undefined) };
+  }
+  // A type that is none of ours would be an odd thing to echo, and headers take no odd characters.
+  const type = knownType.test(contentType ?? "") ? (contentType ?? "") : fallbackType[dialect];
+  header.set("content-type", type);
+  if (dialect === "connect-stream") {
+    const end = JSON.stringify(endStreamToJson(new Headers(), error, undefined));
+    return { status: 200, header, body: encodeEnvelope(endStreamFlag, new TextEncoder().encode(end)) };
+  }
+  if (dialect === "grpc") {
+    setTrailerStatus(header, error);
+    return { status: 200, header, body: new Uint8Array(0) };
+  }
+  const frame = encodeEnvelope(trailerFlag, trailerSerialize(setTrailerStatus(new Headers(), error)));
+  return {
+    status: 200,
+    header,
+    body: dialect === "grpc-web" ? frame : Buffer.from(Buffer.from(frame).toString("base64")),
+  };
+}
+
+/** A whole answer. */
+export type Answer = { status: number; header: Headers; body: Uint8Array };
+
+const knownType = /^application\/(connect\+(json|proto)|grpc(-web(-text)?)?(\+(json|proto))?)$/i;
+const fallbackType = {
+  "connect-stream": "application/connect+json",
+  grpc: "application/grpc",
+  "grpc-web": "application/grpc-web",
+  "grpc-web-text": "application/grpc-web-text",
+};
+
+/** Sends a whole answer, whether or not the request's body was read. `extra` are headers set by hooks. */
+export function sendAnswer(request: RawRequest, response: RawResponse, answer: Answer, extra: ExtraHeaders = {}): void {
+  if (response.destroyed || response.headersSent) return;
+  const length = { "content-length": String(answer.body.byteLength) };
+  // gRPC over HTTP/2 ends with its headers, where a length would only puzzle strict clients.
+  const isTrailersOnly = answer.body.byteLength === 0 && "stream" in request;
+  writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header), ...(isTrailersOnly ? {} : length) });
+  leaveUnread(request, response);
+  if (answer.body.byteLength > 0 && request.method !== "HEAD") response.end(answer.body);
+  else response.end();
+}
+
+/**
+ * Sends an answer as it comes. Resolves when it is out or its reader is gone; rejects with what the body threw. A reader
+ * that takes nothing for `stallMs` is cut off. The body's iterator is released in every case.
+ */
+export async function sendStream(
+  request: RawRequest,
+  response: RawResponse,
+  answer: UniversalServerResponse,
+  { extra = {}, stallMs }: { extra?: ExtraHeaders; stallMs: number },
+): Promise<void> {
+  const chunks = answer.body?.[Symbol.asyncIterator]();
+  try {
+    // The headers are not final before the first chunk.
+    let next = await chunks?.next();
+    if (response.destroyed) return;
+    writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
+    for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
+      if (response.destroyed) return;
+      // Both kinds take bytes; their declarations overlap in nothing a compiler can call.
+      if (!(response as ServerResponse).write(next.value)) await taken(response, "drain", stallMs);
+    }
+    if (response.destroyed) return;
+    if (answer.trailer !== undefined) addTrailers(response, nodeHeaders(answer.trailer));
+    leaveUnread(request, response);
+    const out = taken(response, "finish", stallMs);
+    response.end();
+    await out;
+  } finally {
+    chunks?.return?.().catch(() => {});
+  }
+}
+
+/** Headers as Fastify keeps them. */
+export type ExtraHeaders = Record<string, number | string | string[] | undefined>;
+
+function writeHead(response: RawResponse, status: number, headers: ExtraHeaders): void {
+  for (const [name, value] of Object.entries(headers)) {
+    if (value !== undefined) response.setHeader(name, value);
+  }
+  response.statusCode = status;
+  // Without this, headers wait for the first bytes, which in a feed may be long in coming.
+  if ("flushHeaders" in response) response.flushHeaders();
+}
+
+function nodeHeaders(headers: Headers): Record<string, string | string[]> {
+  const cookies = headers.getSetCookie();
+  return { ...Object.fromEntries(headers), ...(cookies.length > 0 ? { "set-cookie": cookies } : {}) };
+}
+
+function addTrailers(response: RawResponse, trailers: Record<string, string | string[]>): void {
+  if ("stream" in response) response.addTrailers(trailers);
+  else response.addTrailers(trailers as Record<string, string>);
+}
+
+/** Resolves at the event or when the response is closed; closes it when neither comes in time. */
+function taken(response: RawResponse, event: "drain" | "finish", stallMs: number): Promise<void> {
+  if (response.destroyed) return Promise.resolve();
+  const out = event === "finish" ? finishOf(response) : response;
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      if ("stream" in response) response.stream.close(constants.NGHTTP2_CANCEL);
+      else response.destroy();
+    }, stallMs);
+    const done = () => {
+      clearTimeout(timer);
+      out.off(event, done);
+      response.off("close", done);
+      resolve();
+    };
+    out.on(event, done);
+    response.on("close", done);
+  });
+}
+
+/** What emits `finish` when the last byte went out; an HTTP/2 response does so only when its stream is closed. */
+function finishOf(response: RawResponse): EventEmitter {
+  return "stream" in response ? response.stream : response;
+}
+
+/** How much of an unwanted body is still taken, and for how long. */
+const unreadMaxBytes = 262_144;
+const unreadMaxMs = 1_000;
+
+/**
+ * Says what becomes of the rest of a body nobody wants; call it just before the response ends. A little is read and dropped: that
+ * lets small bodies end, their connections be used again, and a sender who is still sending come to read the answer, which
+ * closing at once would take from it. Then HTTP/1.1 closes the connection and HTTP/2 resets the stream with NO_ERROR (RFC
+ * 9113, section 8.1).
+ */
+export function leaveUnread(request: RawRequest, response: RawResponse): void {
+  if (request.complete) return;
+  if ("stream" in request) {
+    // A reset overtakes whatever of the response is not sent yet.
+    const reset = () => request.stream.close(constants.NGHTTP2_NO_ERROR);
+    finishOf(response).once("finish", () => dropRest(request, reset));
+    return;
+  }
+  const { socket } = request;
+  dropRest(request, () => socket.destroySoon());
+}
+
+function dropRest(request: RawRequest, cut: () => void): void {
+  if (request.complete || request.destroyed) return;
+  let leftBytes = unreadMaxBytes;
+  const timer = setTimeout(cut, unreadMaxMs);
+  const onData = (chunk: Buffer) => {
+    leftBytes -= chunk.byteLength;
+    if (leftBytes < 0) cut();
+  };
+  const done = () => {
+    clearTimeout(timer);
+    request.off("data", onData);
+  };
+  request.once("end", done).once("close", done).on("data", onData).resume();
+}

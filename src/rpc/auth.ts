@@ -1,0 +1,67 @@
+import { timingSafeEqual } from "node:crypto";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { App } from "../app.ts";
+import { Fault } from "../errors.ts";
+import { findKey, type KeyRow } from "../federation/api-key-store.ts";
+import { keyDigest, keyIdOf } from "../federation/key-text.ts";
+import { type Caller, publicCaller } from "./caller.ts";
+
+/** The id of the operator key that is given by configuration and not stored. */
+export const configuredKeyId = "key_configured";
+
+const wrongKey = () => new Fault("KEY_INVALID", "this is no key of this server: check that it was copied whole");
+
+/** What a request's headers hold of a key: `authorization: Bearer mw_…`, or `x-api-key`. */
+export function keyInHeaders(authorization: string | undefined, xApiKey: string | undefined): string | undefined {
+  if (authorization === undefined) return xApiKey;
+  const [, key] = /^Bearer +(\S+) *$/i.exec(authorization) ?? [];
+  if (!key) throw new Fault("KEY_INVALID", "the header `authorization` must be `Bearer mw_…`");
+  return key;
+}
+
+/** Who has sent this key. Throws KEY_INVALID, KEY_EXPIRED or KEY_REVOKED. A typo fails without a look-up. */
+export async function authenticate(app: App, key: string | undefined): Promise<Caller> {
+  if (key === undefined) return publicCaller;
+  const digest = keyDigest(key);
+  if (app.config.operatorKeyDigest && same(digest, app.config.operatorKeyDigest)) return configuredOperator(app);
+  const keyId = keyIdOf(key);
+  const row = keyId && (await findKey(app.db.query, keyId));
+  if (!row || !same(digest, row.secret_sha256)) throw wrongKey();
+  app.keyUse.seen(row.key_id, app.clock.now());
+  return callerFrom(row, app.clock.now());
+}
+
+/** Who a key that was good speaks for now. Throws as {@link authenticate}. */
+export async function authenticateAgain(app: App, keyId: string): Promise<Caller> {
+  if (keyId === "") return publicCaller;
+  if (keyId === configuredKeyId) return configuredOperator(app);
+  const row = await findKey(app.db.query, keyId);
+  if (!row) throw wrongKey();
+  return callerFrom(row, app.clock.now());
+}
+
+function callerFrom(row: KeyRow, now: number): Caller {
+  if (row.revoke_ms !== null) throw new Fault("KEY_REVOKED", "this key was revoked", { key_id: row.key_id });
+  if (row.org_disabled)
+    throw new Fault("KEY_REVOKED", "the organisation of this key is disabled", { key_id: row.key_id });
+  if (row.expire_ms !== null && row.expire_ms <= now)
+    throw new Fault("KEY_EXPIRED", "this key has expired", { key_id: row.key_id });
+  return {
+    role: row.role as Role,
+    orgId: row.org_id,
+    agentId: row.agent_id,
+    keyId: row.key_id,
+    scopes: JSON.parse(row.scopes) as string[],
+    expireMs: row.expire_ms ?? undefined,
+  };
+}
+
+const configuredOperator = (app: App): Caller => ({
+  role: Role.OPERATOR,
+  orgId: app.homeOrgId,
+  agentId: "",
+  keyId: configuredKeyId,
+  scopes: [],
+});
+
+const same = (a: string, b: string): boolean => timingSafeEqual(Buffer.from(a), Buffer.from(b));

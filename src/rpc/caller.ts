@@ -1,0 +1,33 @@
+import { createContextKey, type HandlerContext } from "@connectrpc/connect";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { TraceContext } from "./trace-context.ts";
+
+/** Who is calling. */
+export type Caller = {
+  readonly role: Role;
+  /** Empty for PUBLIC. */
+  readonly orgId: string;
+  /** The agent an AGENT key is bound to, else empty. */
+  readonly agentId: string;
+  /** Empty for PUBLIC. */
+  readonly keyId: string;
+  /** What the key may do; empty: all that its role may. */
+  readonly scopes: readonly string[];
+  /** From when the key is refused, in milliseconds; undefined: never. */
+  readonly expireMs?: number | undefined;
+};
+
+/** Somebody without a key. */
+export const publicCaller: Caller = { role: Role.PUBLIC, orgId: "", agentId: "", keyId: "", scopes: [] };
+
+/** Set before the interceptors run, by the listener's hook. */
+export const callerKey = createContextKey<Caller>(publicCaller, { description: "caller" });
+
+/** Set by the outermost interceptor. */
+export const traceKey = createContextKey<TraceContext>(
+  { traceId: "", spanId: "", parentSpanId: "" },
+  { description: "trace" },
+);
+
+export const callerOf = (context: Pick<HandlerContext, "values">): Caller => context.values.get(callerKey);
+export const traceOf = (context: Pick<HandlerContext, "values">): TraceContext => context.values.get(traceKey);

@@ -1,0 +1,57 @@
+import type { DescMethod } from "@bufbuild/protobuf";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
+import type { App } from "../app.ts";
+import { ClosedError, OverloadedError } from "../db/db.ts";
+import { Fault, toConnectError } from "../errors.ts";
+import { methodName } from "./access.ts";
+import { traceKey } from "./caller.ts";
+
+/** The outermost interceptor: whatever is thrown, clients get a reason, also in the middle of a stream. */
+export const errorsInterceptor =
+  (app: App): Interceptor =>
+  (next) =>
+  async (request) => {
+    const fail = (error: unknown) =>
+      asConnectError(app, error, request.method, request.contextValues.get(traceKey).traceId);
+    try {
+      const response = await next(request);
+      return response.stream ? { ...response, message: failing(response.message, fail) } : response;
+    } catch (error) {
+      throw fail(error);
+    }
+  };
+
+async function* failing<T>(messages: AsyncIterable<T>, fail: (error: unknown) => ConnectError): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    throw fail(error);
+  }
+}
+
+/** What clients get for an error. One that nobody expected is logged, and its caller learns only the trace id. */
+export function asConnectError(app: App, error: unknown, method: DescMethod, traceId: string): ConnectError {
+  if (error instanceof Fault) return toConnectError(error, traceId);
+  if (error instanceof ConnectError) return error;
+  if (error instanceof OverloadedError) {
+    return toConnectError(
+      new Fault("OVERLOADED", "the server has more waiting than it takes", {}, { retryAfterMs: 1_000, cause: error }),
+      traceId,
+    );
+  }
+  if (error instanceof ClosedError)
+    return toConnectError(new Fault("SHUTTING_DOWN", "the server is stopping", {}, { cause: error }), traceId);
+  app.log.error(
+    { err: error, method: methodName(method), trace_id: traceId },
+    "a call failed by a fault of the server's own",
+  );
+  return toConnectError(
+    new Fault(
+      "INTERNAL",
+      `internal fault; the server's log tells more under trace id ${traceId}`,
+      {},
+      { cause: error },
+    ),
+    traceId,
+  );
+}

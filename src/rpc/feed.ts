@@ -1,0 +1,132 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { App } from "../app.ts";
+import type { Bell } from "../db/db.ts";
+import { Fault } from "../errors.ts";
+import { authenticateAgain } from "./auth.ts";
+import { callerOf, traceOf } from "./caller.ts";
+import type { Query } from "./query.ts";
+import { orgNamed, orgOf } from "./scope.ts";
+
+/** What a feed reads at once. */
+export const feedPageSize = 256;
+
+const checkpointMs = 15_000;
+/** PostgreSQL's bells can come before the row is readable, or be lost with a connection: behind them, a poll. */
+const firstPollMs = 10;
+const lastPollMs = 500;
+
+/** What was found after a position: the messages, where to go on, whether more is there already, whether the feed is over. */
+export type FeedPage<Message, Position> = {
+  readonly messages: readonly Message[];
+  readonly position: Position;
+  readonly more: boolean;
+  readonly over?: boolean;
+};
+
+/** An open feed. The table is the buffer: `read` gives what follows a position, and the bells only say when to read. */
+export type Reader<Message, Position> = {
+  readonly topics: readonly string[];
+  /** Where to begin. */
+  readonly position: Position;
+  /** Sent before anything else. */
+  readonly first?: readonly Message[];
+  read(after: Position, limit: number): Promise<FeedPage<Message, Position>>;
+  /** Where to go on, for a client. */
+  cursor(position: Position): string;
+  /** Says that nothing happened. */
+  checkpoint(position: Position, nowMs: number): Message;
+};
+
+/**
+ * A method that streams: "read a page after my cursor, then wait for the bell". A reader that resumes with its cursor misses, repeats and
+ * reorders nothing; a slow one costs nothing but its stream. Silence is broken by a checkpoint every 15 s. The stream ends with
+ * SHUTTING_DOWN and its cursor when the server stops, and with the key's reason when its key ends.
+ */
+export const feed = <Request extends object, Message, Position>(
+  app: App,
+  open: (request: Request, query: Query) => Promise<Reader<Message, Position>>,
+) =>
+  async function* (request: Request, context: HandlerContext): AsyncGenerator<Message> {
+    const caller = callerOf(context);
+    const db = app.db.query;
+    const orgId = await orgOf(db, caller, orgNamed(request));
+    const over = new AbortController();
+    const signal = AbortSignal.any([context.signal, app.stopping, over.signal]);
+    const closeStream = app.metrics.streamOpened();
+    try {
+      const reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
+      const bell = app.db.listen(reader.topics, signal);
+      const keyBell = app.db.listen(keyTopic(caller.keyId), signal);
+      const watch = watchKey(app, caller.keyId, caller.expireMs, keyBell, signal);
+      watch.catch((fault) => over.abort(fault));
+      yield* follow(app, reader, bell, signal);
+    } finally {
+      over.abort();
+      closeStream();
+    }
+  };
+
+/** Rung when something about a key changed. */
+export const keyTopic = (keyId: string): string => `key:${keyId}`;
+
+async function* follow<Message, Position>(
+  app: App,
+  reader: Reader<Message, Position>,
+  bell: Bell,
+  signal: AbortSignal,
+): AsyncGenerator<Message> {
+  let { position } = reader;
+  yield* reader.first ?? [];
+  for (;;) {
+    const page = await reader.read(position, feedPageSize);
+    yield* page.messages;
+    position = page.position;
+    if (page.over) return;
+    try {
+      signal.throwIfAborted();
+      if (!page.more && !(await heard(app, reader, position, bell, signal)))
+        yield reader.checkpoint(position, app.clock.now());
+    } catch (error) {
+      throw app.stopping.aborted
+        ? new Fault("SHUTTING_DOWN", "the server is stopping: resume with the cursor", {
+            cursor: reader.cursor(position),
+          })
+        : error;
+    }
+  }
+}
+
+/** Waits until there may be something to read (true) or it has been silent for the time of a checkpoint (false). */
+async function heard<Message, Position>(
+  app: App,
+  reader: Reader<Message, Position>,
+  position: Position,
+  bell: Bell,
+  signal: AbortSignal,
+): Promise<boolean> {
+  if (app.db.engine === "sqlite") return bell.wait(checkpointMs, signal);
+  let pollMs = firstPollMs;
+  for (let waitedMs = 0; waitedMs < checkpointMs; waitedMs += pollMs) {
+    if (await bell.wait(pollMs, signal)) return true;
+    const { messages } = await reader.read(position, 1);
+    if (messages.length > 0) return true;
+    pollMs = Math.min(lastPollMs, pollMs * 2);
+  }
+  return false;
+}
+
+/** Rejects with KEY_REVOKED or KEY_EXPIRED once the key is no longer good. */
+async function watchKey(
+  app: App,
+  keyId: string,
+  expireMs: number | undefined,
+  bell: Bell,
+  signal: AbortSignal,
+): Promise<void> {
+  const longestMs = 60_000;
+  while (!signal.aborted) {
+    const untilMs = expireMs === undefined ? longestMs : Math.min(longestMs, Math.max(1, expireMs - app.clock.now()));
+    await bell.wait(untilMs, signal);
+    expireMs = (await authenticateAgain(app, keyId)).expireMs;
+  }
+}

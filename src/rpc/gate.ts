@@ -1,0 +1,30 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { App } from "../app.ts";
+import { checkAccess } from "./access.ts";
+import { authenticate, keyInHeaders } from "./auth.ts";
+import { callerKey, traceKey } from "./caller.ts";
+import { asConnectError } from "./errors.ts";
+import { type Limiter, takeRequest } from "./limits.ts";
+import { traceContext } from "./trace-context.ts";
+
+/** What a call passes before its body is read: where it stands in a trace, whose key it has, whether that may call this method now. */
+export const gate =
+  (app: App, limiter: Limiter) =>
+  async (context: HandlerContext): Promise<void> => {
+    const { requestHeader, responseHeader, values, method } = context;
+    const trace = traceContext(requestHeader.get("traceparent"), app.ids);
+    values.set(traceKey, trace);
+    responseHeader.set("x-trace-id", trace.traceId);
+    try {
+      const key = keyInHeaders(
+        requestHeader.get("authorization") ?? undefined,
+        requestHeader.get("x-api-key") ?? undefined,
+      );
+      const caller = await authenticate(app, key);
+      values.set(callerKey, caller);
+      checkAccess(caller, method);
+      takeRequest(limiter, caller, method, responseHeader);
+    } catch (error) {
+      throw asConnectError(app, error, method, trace.traceId);
+    }
+  };

@@ -1,0 +1,145 @@
+// Request bodies as strangers send them: read within limits, and their faults named as the sender's.
+
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Compression } from "@connectrpc/connect/protocol";
+import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
+import type { RawRequest } from "./answer.ts";
+
+/** Limits on one request's body. */
+export type BodyLimits = {
+  /** Bytes of one message as it is on the wire. More is `resource_exhausted`. */
+  maxBytes: number;
+  /** From the first look at the body to its end. Later is `deadline_exceeded`. Undefined for bodies that are streams. */
+  timeoutMs: number | undefined;
+};
+
+const prefixBytes = 5;
+
+/**
+ * The body of a request in whole messages: one chunk per envelope, or a single chunk when there are no envelopes. Every byte is
+ * copied once, into one buffer: a body that comes in thousands of small pieces would otherwise hold thousands
+ * of buffers, and be summed up again for each of them.
+ *
+ * The request outlives its reader: leaving early does not destroy it, so that the answer still gets out.
+ *
+ * @throws ConnectError `resource_exhausted` as soon as a message is announced or found to be larger than the limit;
+ * `deadline_exceeded` when it comes too slowly.
+ */
+export async function* readBody(
+  request: RawRequest,
+  isEnveloped: boolean,
+  limits: BodyLimits,
+): AsyncGenerator<Uint8Array> {
+  const held = gather(limits.maxBytes + (isEnveloped ? prefixBytes : 0));
+  let wanted = isEnveloped ? prefixBytes : Number.POSITIVE_INFINITY;
+  for await (const chunk of chunksInTime(request, limits.timeoutMs)) {
+    let rest: Buffer = chunk;
+    while (rest.length > 0) {
+      const part = rest.subarray(0, wanted - held.length);
+      rest = rest.subarray(part.length);
+      if (!held.add(part)) throw tooLarge(limits.maxBytes);
+      if (held.length < wanted) break;
+      if (wanted === prefixBytes) {
+        wanted += held.messageBytes();
+        if (wanted - prefixBytes > limits.maxBytes) throw tooLarge(limits.maxBytes);
+      }
+      if (held.length === wanted) {
+        yield held.take();
+        wanted = prefixBytes;
+      }
+    }
+  }
+  if (held.length > 0) yield held.take();
+}
+
+function tooLarge(maxBytes: number): ConnectError {
+  return new ConnectError(`the message is larger than ${maxBytes} bytes`, Code.ResourceExhausted);
+}
+
+/** A buffer that grows by doubling up to its limit. */
+function gather(maxBytes: number) {
+  let buffer = Buffer.alloc(0);
+  let length = 0;
+  return {
+    get length() {
+      return length;
+    },
+    /** False if it does not fit. */
+    add(part: Buffer): boolean {
+      const needed = length + part.length;
+      if (needed > maxBytes) return false;
+      if (needed > buffer.length) {
+        const larger = Buffer.allocUnsafeSlow(Math.min(maxBytes, Math.max(needed, 2 * buffer.length)));
+        buffer.copy(larger, 0, 0, length);
+        buffer = larger;
+      }
+      part.copy(buffer, length);
+      length = needed;
+      return true;
+    },
+    /** What the prefix announces. */
+    messageBytes: () => buffer.readUInt32BE(1),
+    take(): Buffer {
+      const whole = buffer.subarray(0, length);
+      buffer = Buffer.alloc(0);
+      length = 0;
+      return whole;
+    },
+  };
+}
+
+async function* chunksInTime(request: RawRequest, timeoutMs: number | undefined): AsyncGenerator<Buffer> {
+  const chunks = request.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
+  let late: (() => void) | undefined;
+  let isLate = false;
+  const timer =
+    timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          isLate = true;
+          late?.();
+        }, timeoutMs);
+  try {
+    for (;;) {
+      const next = await new Promise<IteratorResult<Buffer>>((resolve, reject) => {
+        late = () => reject(new ConnectError(`the body did not arrive within ${timeoutMs} ms`, Code.DeadlineExceeded));
+        if (isLate) late();
+        else chunks.next().then(resolve, reject);
+      });
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    clearTimeout(timer);
+    // It may be waiting for a chunk that never comes.
+    chunks.return?.().catch(() => {});
+  }
+}
+
+/** gzip and brotli. Bytes that are neither are `invalid_argument`, what unpacks to more than the limit `resource_exhausted`. */
+export const compressions: Compression[] = [compressionGzip, compressionBrotli].map((compression) => ({
+  ...compression,
+  decompress: (bytes, maxBytes) =>
+    compression.decompress(bytes, maxBytes).catch((error) => Promise.reject(requestFault(error))),
+}));
+
+/**
+ * What went wrong between a request's bytes and its message, as the sender's fault. Connect calls malformed binary `internal`
+ * and lets other decoders' errors through as they are; both become `invalid_argument`.
+ */
+export function requestFault(error: unknown): ConnectError {
+  if (!(error instanceof ConnectError)) {
+    return new ConnectError("the request could not be decoded", Code.InvalidArgument, undefined, undefined, error);
+  }
+  if (error.code !== Code.Internal) return error;
+  return new ConnectError(error.rawMessage, Code.InvalidArgument, undefined, undefined, error);
+}
+
+/**
+ * Whether a body of envelopes begins with one marked as compressed though the request names no compression. That alone is
+ * `internal` by the letter of the protocols (https://github.com/grpc/grpc/blob/master/doc/compression.md), and stays so.
+ */
+export function isWronglyCompressed(request: RawRequest, firstEnvelope: Uint8Array): boolean {
+  const encoding = request.headers["grpc-encoding"] ?? request.headers["connect-content-encoding"] ?? "identity";
+  return encoding === "identity" && ((firstEnvelope[0] ?? 0) & 1) === 1;
+}

@@ -1,0 +1,233 @@
+// Connect's handlers on Fastify's routes. What strangers, deadlines and shutdowns do to a call is settled here, once.
+
+import type { DescMethod } from "@bufbuild/protobuf";
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  type ContextValues,
+  createConnectRouter,
+  createContextKey,
+  createContextValues,
+  type HandlerContext,
+  type Interceptor,
+} from "@connectrpc/connect";
+import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { universalRequestFromNodeRequest } from "@connectrpc/connect-node";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { dialectOf, errorAnswer, leaveUnread, type RawRequest, sendAnswer, sendStream } from "./answer.ts";
+import { compressions, isWronglyCompressed, readBody, requestFault } from "./malformed.ts";
+import { refuse } from "./refuse.ts";
+import { endOnAbort, linkSignals } from "./signals.ts";
+
+/** What to mount, and within which limits. */
+export type MountOptions = {
+  /** Adds the services: `(router) => router.service(QueueService, queueHandler(app))`. */
+  routes: (router: ConnectRouter) => void;
+  /** The outermost first. They run after the body is decoded. */
+  interceptors?: Interceptor[];
+  /**
+   * Runs when the method is known, before the body is read. A ConnectError it throws is answered in the caller's protocol
+   * and the body stays unread.
+   */
+  gate?: (context: HandlerContext) => void | Promise<void>;
+  /** The values of a call, from what Fastify's hooks left on the request. */
+  contextValues?: (request: FastifyRequest) => ContextValues;
+  /** The largest message taken, on the wire and unpacked; `router.service` may give a service less. Default 1 MiB. */
+  readMaxBytes?: number;
+  /** The largest message sent. Default 4 MiB. */
+  writeMaxBytes?: number;
+  /** The longest deadline a caller may set; a longer one is `invalid_argument`. Default one hour. */
+  maxTimeoutMs?: number;
+  /** How long a body that is one message may take to come; then `deadline_exceeded`. Default 30 s. */
+  bodyTimeoutMs?: number;
+  /** How long a reader may take nothing of its response before it is cut off. Default 60 s. */
+  stallTimeoutMs?: number;
+  /**
+   * Once aborted, new calls are refused and open streams see their own signal aborted; those still open `streamGraceMs` later
+   * are ended, all with `unavailable` (or the signal's reason, if that is a ConnectError). Unary calls finish.
+   */
+  shutdownSignal?: AbortSignal;
+  /** See `shutdownSignal`. Default 1 s. */
+  streamGraceMs?: number;
+  /** Told of every error that is the server's own: what is thrown and is not a ConnectError. Its caller gets `internal`. */
+  onFailure?: (failure: Failure) => void;
+};
+
+/** An error that is the server's own, and where it came up. */
+export type Failure = { error: unknown; method: DescMethod; request: FastifyRequest };
+
+/** What the parts of one call tell each other. */
+type Call = {
+  request: FastifyRequest;
+  /** Set once the gate let the call in. */
+  context?: HandlerContext;
+  /** Whether the interceptors were reached, which a unary call does only with a whole, decoded message. */
+  isDecoded: boolean;
+  isWronglyCompressed: boolean;
+};
+
+type Limits = Required<Omit<MountOptions, "routes" | "interceptors" | "gate" | "shutdownSignal">> & {
+  shutdownSignal: AbortSignal;
+};
+
+const callKey = createContextKey<Call | undefined>(undefined, { description: "the call as it is mounted" });
+
+/** Serves Connect, gRPC and gRPC-Web calls of the routes' services on the Fastify instance, whose hooks apply. */
+export function mount(fastify: FastifyInstance, options: MountOptions): void {
+  const limits: Limits = {
+    contextValues: createContextValues,
+    readMaxBytes: 1_048_576,
+    writeMaxBytes: 4_194_304,
+    maxTimeoutMs: 3_600_000,
+    bodyTimeoutMs: 30_000,
+    stallTimeoutMs: 60_000,
+    shutdownSignal: new AbortController().signal,
+    streamGraceMs: 1_000,
+    onFailure: () => {},
+    ...options,
+  };
+  const router = createConnectRouter({
+    acceptCompression: compressions,
+    readMaxBytes: limits.readMaxBytes,
+    writeMaxBytes: limits.writeMaxBytes,
+    maxTimeoutMs: limits.maxTimeoutMs,
+    interceptors: [guard(limits), ...(options.interceptors ?? [])],
+    requestGate: async (context) => {
+      const call = context.values.get(callKey);
+      try {
+        await options.gate?.(context);
+      } catch (error) {
+        if (error instanceof ConnectError || call === undefined) throw error;
+        limits.onFailure({ error, method: context.method, request: call.request });
+        throw new ConnectError("internal error", Code.Internal);
+      }
+      if (call !== undefined) call.context = context;
+    },
+  });
+  options.routes(router);
+  fastify.register(async (instance) => {
+    // The body is read by the handler, within its limits, and not by Fastify.
+    instance.removeAllContentTypeParsers();
+    instance.addContentTypeParser("*", (_request, _payload, done) => done(null));
+    // What Fastify answers by itself here, it answers before the body is read.
+    instance.addHook("onSend", async (request, reply) => leaveUnread(request.raw, reply.raw));
+    for (const handler of router.handlers) {
+      instance.all(handler.requestPath, (request, reply) => serve(handler, request, reply, limits));
+    }
+  });
+}
+
+async function serve(handler: UniversalHandler, request: FastifyRequest, reply: FastifyReply, limits: Limits) {
+  if (limits.shutdownSignal.aborted) return refuse(reply, request, shuttingDown(limits.shutdownSignal));
+  reply.hijack();
+  const call: Call = { request, isDecoded: false, isWronglyCompressed: false };
+  try {
+    await answerCall(handler, call, reply, limits);
+  } catch (error) {
+    // The stream's own reader is gone, or the server is at fault; handlers turn what they throw into answers.
+    if (!reply.raw.destroyed) limits.onFailure({ error, method: handler.method, request });
+    const failed = new ConnectError("internal error", Code.Internal);
+    sendAnswer(request.raw, reply.raw, errorAnswer(request.headers["content-type"], failed), reply.getHeaders());
+    if (!reply.raw.writableEnded) reply.raw.destroy();
+  }
+}
+
+async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyReply, limits: Limits): Promise<void> {
+  const { raw, headers } = call.request;
+  const contentType = headers["content-type"];
+  const values = limits.contextValues(call.request).set(callKey, call);
+  let universal: ReturnType<typeof universalRequestFromNodeRequest>;
+  try {
+    universal = universalRequestFromNodeRequest(raw, reply.raw, undefined, values);
+  } catch {
+    const error = new ConnectError("the request names no valid host and path", Code.InvalidArgument);
+    return sendAnswer(raw, reply.raw, errorAnswer(contentType, error), reply.getHeaders());
+  }
+  // A unary call is finished even while the server shuts down.
+  const isUnary = handler.method.methodKind === "unary";
+  const { shutdownSignal } = limits;
+  const link = linkSignals(universal.signal, isUnary ? undefined : shutdownSignal, () => shuttingDown(shutdownSignal));
+  try {
+    const body = bodyOf(raw, handler.method, call, limits);
+    const answer = await handler({ ...universal, body, signal: link.signal });
+    const fault = faultOf(call);
+    if (fault !== undefined) {
+      await answer.body?.[Symbol.asyncIterator]().return?.();
+      return sendAnswer(raw, reply.raw, errorAnswer(contentType, fault), reply.getHeaders());
+    }
+    const extra = { ...reply.getHeaders(), ...explained(answer, handler) };
+    await sendStream(raw, reply.raw, answer, { extra, stallMs: limits.stallTimeoutMs });
+  } finally {
+    link.release();
+  }
+}
+
+async function* bodyOf(raw: RawRequest, method: DescMethod, call: Call, limits: Limits): AsyncGenerator<Uint8Array> {
+  const isEnveloped = dialectOf(raw.headers["content-type"]) !== "connect";
+  const isOneMessage = method.methodKind === "unary" || method.methodKind === "server_streaming";
+  const timeoutMs = isOneMessage ? limits.bodyTimeoutMs : undefined;
+  for await (const chunk of readBody(raw, isEnveloped, { maxBytes: limits.readMaxBytes, timeoutMs })) {
+    call.isWronglyCompressed ||= isEnveloped && isWronglyCompressed(raw, chunk);
+    yield chunk;
+  }
+}
+
+/** The sender's fault in a unary call that failed between the gate and the interceptors, if Connect called it the server's. */
+function faultOf(call: Call): ConnectError | undefined {
+  if (call.isDecoded || call.context === undefined || call.isWronglyCompressed) return undefined;
+  const { reason } = call.context.signal;
+  const fault = requestFault(reason);
+  return fault === reason ? undefined : fault;
+}
+
+/** The headers that say what would have been right: RFC 9110, sections 15.5.6 and 15.5.16. */
+function explained(answer: UniversalServerResponse, handler: UniversalHandler): Record<string, string> {
+  if (answer.status === 405) return { allow: handler.allowedMethods.join(", ") };
+  if (answer.status !== 415) return {};
+  const kinds = handler.method.methodKind === "unary" ? ["", "grpc+", "grpc-web+"] : ["connect+", "grpc+", "grpc-web+"];
+  return { "accept-post": kinds.flatMap((kind) => [`application/${kind}json`, `application/${kind}proto`]).join(", ") };
+}
+
+/**
+ * The outermost interceptor: faults of a streamed request are the sender's; a stream ends when its signal says so, whatever its
+ * handler does; an aborted call answers why it was aborted; and every error of the server's own is reported.
+ */
+function guard(limits: Limits): Interceptor {
+  return (next) => async (request) => {
+    const call = request.contextValues.get(callKey);
+    if (call === undefined) return next(request);
+    call.isDecoded = true;
+    const { signal } = request;
+    const reason = () => ConnectError.from(signal.reason, Code.Canceled);
+    const outward = (error: unknown): ConnectError => {
+      if (error instanceof ConnectError) return error;
+      const isEcho = error === signal.reason || (error instanceof Error && error.name === "AbortError");
+      if (!isEcho) limits.onFailure({ error, method: request.method, request: call.request });
+      return signal.aborted ? reason() : new ConnectError("internal error", Code.Internal);
+    };
+    const graceMs = () => (limits.shutdownSignal.aborted ? limits.streamGraceMs : 0);
+    try {
+      const response = await next(request.stream ? { ...request, message: received(request.message, call) } : request);
+      if (!response.stream) return response;
+      return { ...response, message: endOnAbort(response.message, { signal, graceMs, reason, outward }) };
+    } catch (error) {
+      throw outward(error);
+    }
+  };
+}
+
+async function* received<T>(messages: AsyncIterable<T>, call: Call): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    if (call.request.raw.aborted) throw new ConnectError("the client went away", Code.Canceled);
+    throw call.isWronglyCompressed ? error : requestFault(error);
+  }
+}
+
+/** What calls get that the shutdown refuses or ends. */
+function shuttingDown(signal: AbortSignal): ConnectError {
+  if (signal.reason instanceof ConnectError) return signal.reason;
+  return new ConnectError("the server is shutting down; try again", Code.Unavailable);
+}

@@ -1,0 +1,29 @@
+import type { CursorScope, Cursors, Position } from "./cursor.ts";
+
+/** How many rows a List answers when it is not told. */
+export const defaultPageSize = 50;
+
+type PageRequest = { readonly pageSize: number; readonly pageToken: string };
+
+/** One page of a list: its rows and the token of the next page, empty on the last. */
+export type Page<Row> = { readonly rows: readonly Row[]; readonly nextPageToken: string };
+
+/**
+ * Reads one page. `read` gets the position after which to go on (undefined: from the beginning) and how many rows to give: one more
+ * than the page, which tells whether another follows.
+ */
+export async function readPage<Row>(
+  cursors: Cursors,
+  scope: CursorScope,
+  request: PageRequest,
+  read: (after: Position | undefined, limit: number) => Promise<readonly Row[]>,
+  positionOf: (row: Row) => Position,
+  defaultSize = defaultPageSize,
+): Promise<Page<Row>> {
+  const size = request.pageSize || defaultSize;
+  const after = request.pageToken ? cursors.decode(scope, request.pageToken, "page_token") : undefined;
+  const found = await read(after, size + 1);
+  const rows = found.slice(0, size);
+  const last = rows.at(-1);
+  return { rows, nextPageToken: found.length > size && last ? cursors.encode(scope, positionOf(last)) : "" };
+}

@@ -1,0 +1,202 @@
+/** The whole wiring: storage, the app, the port, what a call passes on its way in, and what happens at the stop. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { fastify } from "fastify";
+import { type Logger, pino } from "pino";
+import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
+import { file_moltwire_api_v1_access } from "../gen/moltwire/api/v1/access_pb.ts";
+import type { App } from "./app.ts";
+import type { Adapters } from "./bus/adapter.ts";
+import { echoAdapter } from "./bus/adapters/echo.ts";
+import { httpAdapter } from "./bus/adapters/http.ts";
+import { createDispatcher } from "./bus/dispatch.ts";
+import { recoverTasks } from "./bus/recover.ts";
+import { schemaCache } from "./bus/schema.ts";
+import { type Clock, systemClock } from "./clock.ts";
+import { type Config, readConfig } from "./config.ts";
+import type { Db } from "./db/db.ts";
+import { migrate, readMigrations } from "./db/migrate.ts";
+import { openPostgres } from "./db/postgres.ts";
+import { openSqlite } from "./db/sqlite.ts";
+import { openEgress } from "./egress/egress.ts";
+import { Fault, toConnectError } from "./errors.ts";
+import { keyUse } from "./federation/key-use.ts";
+import { type Ids, randomIds } from "./ids.ts";
+import { beatMs, beginLife } from "./life.ts";
+import { cleartextServer, type ListenLimits } from "./listen.ts";
+import { createMetrics, type Metrics } from "./ops/metrics.ts";
+import { servePages } from "./ops/pages.ts";
+import { every } from "./periodic.ts";
+import { signedCursors } from "./rpc/cursor.ts";
+import { errorsInterceptor } from "./rpc/errors.ts";
+import { gate } from "./rpc/gate.ts";
+import { createHealthState, healthRoutes } from "./rpc/health.ts";
+import { deleteOldReplies } from "./rpc/idempotency.ts";
+import { slidingWindow } from "./rpc/limits.ts";
+import { mount } from "./rpc/mount.ts";
+import { observeInterceptor } from "./rpc/observe.ts";
+import { reflectionRoutes } from "./rpc/reflection.ts";
+import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
+import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
+import { routes, services } from "./services.ts";
+import { setUp } from "./setup.ts";
+import { plainVault } from "./vault/sealed.ts";
+
+export type ServerOptions = Partial<Config> & {
+  /** Added to the built-in ones, or in their place. */
+  readonly adapters?: Adapters;
+  readonly clock?: Clock;
+  readonly ids?: Ids;
+  readonly log?: Logger;
+  /** Limits of the port, for tests. */
+  readonly limits?: Partial<ListenLimits>;
+  /** How long the stop waits for tasks under way. Default 10 s. */
+  readonly drainMs?: number;
+  /** What happens when storage fails. Default: the process ends. */
+  readonly onFatal?: (error: unknown) => void;
+};
+
+export type Server = {
+  /** Opens the port; gives the URL. */
+  listen(): Promise<string>;
+  /** Stops: takes nothing new, finishes unary calls, ends streams with their cursor, lets tasks end or go, closes storage. */
+  close(): Promise<void>;
+  /** The key of the operator, at the first start of a database and if none was given; then never again. */
+  readonly operatorKey: string | undefined;
+  readonly homeOrgId: string;
+  readonly app: App;
+};
+
+const mib = 1_048_576;
+const defaultDrainMs = 10_000;
+const keyUseMs = 30_000;
+const sweepMs = 60_000;
+
+/** Opens storage, brings its schema forward, and builds the server; `listen` opens the port. */
+export async function createServer(options: ServerOptions = {}): Promise<Server> {
+  const {
+    adapters,
+    clock = systemClock(),
+    ids = randomIds(),
+    limits,
+    drainMs = defaultDrainMs,
+    onFatal,
+    ...given
+  } = options;
+  const config: Config = { ...readConfig([], {}), ...given };
+  const log = options.log ?? pino({ level: config.logLevel }, pino.destination({ dest: 2, sync: false }));
+  const metrics = createMetrics();
+  const db = await openStorage(config, metrics, onFatal);
+  const setup = await setUp({ db, ids, clock, operatorKeyGiven: config.operatorKeyDigest !== undefined });
+  const egress = openEgress({ allow: config.egressAllow });
+  const stopping = new AbortController();
+  const ending = new AbortController();
+  const app: App = {
+    config,
+    db,
+    clock,
+    ids,
+    egress,
+    vault: plainVault(),
+    cursors: signedCursors(setup.cursorSecret),
+    keyUse: keyUse(db, log),
+    adapters: { echo: echoAdapter, http: httpAdapter(egress), ...adapters },
+    schemas: schemaCache(1_000),
+    metrics,
+    log,
+    serverId: ids.next("srv"),
+    homeOrgId: setup.homeOrgId,
+    stopping: stopping.signal,
+    ending: ending.signal,
+  };
+  const life = await beginLife(app);
+  const dispatcher = createDispatcher(app);
+  const health = createHealthState(services.map(({ typeName }) => typeName));
+
+  const port = cleartextServer(limits);
+  const http = fastify({ serverFactory: port.serverFactory, forceCloseConnections: "idle" });
+  http.setErrorHandler((error, request, reply) => {
+    log.error({ err: error, url: request.url }, "a page failed");
+    return refuse(reply, request, toConnectError(new Fault("INTERNAL", "internal fault; the server's log tells more")));
+  });
+  answerUnknownPaths(http);
+  servePages(http, app, services);
+  mount(http, {
+    routes: (router) => {
+      routes(app, dispatcher)(router);
+      healthRoutes(health)(router);
+      reflectionRoutes([...services], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
+    },
+    gate: gate(app, slidingWindow(config.rateLimit, clock)),
+    interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
+    readMaxBytes: 4 * mib,
+    writeMaxBytes: 16 * mib,
+    shutdownSignal: stopping.signal,
+    onFailure: ({ error, method }) =>
+      log.error({ err: error, method: method.name }, "a call failed outside its handler"),
+  });
+
+  const work = [
+    every(app, beatMs, "lease", async () => {
+      await life.beat();
+      await recoverTasks(app, dispatcher);
+    }),
+    every(app, keyUseMs, "key use", () => app.keyUse.flush()),
+    every(app, sweepMs, "sweep", async () => void (await db.tx((tx) => deleteOldReplies(tx, clock.now(), 1_000)))),
+  ];
+
+  let closing: Promise<void> | undefined;
+  const close = async () => {
+    health.shutDown();
+    stopping.abort(new Fault("SHUTTING_DOWN", "the server is stopping"));
+    const closed = http.close();
+    await dispatcher.drain(drainMs);
+    ending.abort(new Fault("SHUTTING_DOWN", "the server has stopped; the task goes on when it is back"));
+    await closed;
+    await Promise.all(work.map((job) => job.stop()));
+    await app.keyUse.flush();
+    await life.end();
+    await egress.close();
+    await db.close();
+    log.flush();
+  };
+  return {
+    async listen() {
+      await recoverTasks(app, dispatcher);
+      const url = await http.listen({ host: config.host, port: config.port });
+      warmValidation(services);
+      return url;
+    },
+    close: () => (closing ??= close()),
+    operatorKey: setup.operatorKey,
+    homeOrgId: setup.homeOrgId,
+    app,
+  };
+}
+
+async function openStorage(
+  config: Config,
+  metrics: Metrics,
+  onFatal: ((error: unknown) => void) | undefined,
+): Promise<Db> {
+  const db = await openEngine(config, metrics, onFatal);
+  try {
+    await migrate(db, readMigrations(join(import.meta.dirname, "db/migrations"), db.engine));
+    return db;
+  } catch (error) {
+    await db.close();
+    throw error;
+  }
+}
+
+function openEngine(
+  { databaseUrl, data }: Config,
+  metrics: Metrics,
+  onFatal: ((error: unknown) => void) | undefined,
+): Promise<Db> | Db {
+  if (databaseUrl) return openPostgres(databaseUrl);
+  const common = { onBatch: metrics.commit, ...(onFatal && { onFatal }) };
+  if (data === ":memory:") return openSqlite({ ephemeral: true, ...common });
+  mkdirSync(data, { recursive: true, mode: 0o700 });
+  return openSqlite({ file: join(data, "moltwire.db"), ...common });
+}

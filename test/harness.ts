@@ -1,0 +1,208 @@
+/** A real server on a real port, and clients generated from the protos, for one test. */
+import { randomBytes } from "node:crypto";
+import type { DescService, MessageInitShape } from "@bufbuild/protobuf";
+import { type Client, Code, ConnectError, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import { pino } from "pino";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
+import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { ContractService } from "../gen/moltwire/bus/v1/contract_service_pb.ts";
+import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
+import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
+import type { Clock } from "../src/clock.ts";
+import { createServer, type Server, type ServerOptions } from "../src/server.ts";
+import { freshDatabase, postgresUrl } from "./engines.ts";
+
+/** The engines there are on this machine: every area test runs on each. */
+export const dialects: readonly ("sqlite" | "postgres")[] = postgresUrl ? ["sqlite", "postgres"] : ["sqlite"];
+
+export type Protocol = "connect" | "connect-json" | "grpc" | "grpc-web";
+
+/** Clients of every service for one key. */
+export type Clients = ReturnType<typeof clientsOf>;
+
+export type World = {
+  readonly url: string;
+  readonly server: Server;
+  /** The operator's key, and clients that use it. */
+  readonly operatorKey: string;
+  readonly operator: Clients;
+  /** Clients with a key, or without one. */
+  as(key: string | undefined, protocol?: Protocol, interceptors?: Interceptor[]): Clients;
+  /** A client of one service. */
+  client<S extends DescService>(service: S, key: string | undefined, protocol?: Protocol): Client<S>;
+  /** A new organisation with an administrator's key. */
+  org(name?: string): Promise<Org>;
+  [Symbol.asyncDispose](): Promise<void>;
+};
+
+export type Org = {
+  readonly orgId: string;
+  readonly adminKey: string;
+  readonly admin: Clients;
+  /** A new agent with a key of its own. */
+  agent(init?: MessageInitShape<typeof RegisterAgentRequestSchema>): Promise<OrgAgent>;
+};
+
+export type OrgAgent = { readonly agentId: string; readonly key: string; readonly as: Clients };
+
+/** Starts a server on the engine, with a database of its own. Allows calls to loopback; sets no rate limit unless told. */
+export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: ServerOptions = {}): Promise<World> {
+  const database = dialect === "postgres" && !options.databaseUrl ? await freshDatabase() : undefined;
+  const server = await createServer({
+    data: ":memory:",
+    port: 0,
+    rateLimit: 0,
+    egressAllow: ["127.0.0.1"],
+    drainMs: 2_000,
+    log: pino({ level: "silent" }),
+    ...(database && { databaseUrl: database.url }),
+    ...options,
+  });
+  const url = await server.listen();
+  const operatorKey = server.operatorKey ?? "";
+  const as: World["as"] = (key, protocol = "connect", interceptors = []) =>
+    clientsOf(transport(url, key, protocol, interceptors));
+  const operator = as(operatorKey);
+  return {
+    url,
+    server,
+    operatorKey,
+    operator,
+    as,
+    client: (service, key, protocol = "connect") => createClient(service, transport(url, key, protocol, [])),
+    org: (name = unique("org")) => newOrg(operator, as, name),
+    async [Symbol.asyncDispose]() {
+      await server.close();
+      await database?.drop();
+    },
+  };
+}
+
+export function transport(
+  url: string,
+  key: string | undefined,
+  protocol: Protocol,
+  interceptors: Interceptor[] = [],
+): Transport {
+  const withKey: Interceptor = (next) => (request) => {
+    if (key !== undefined) request.header.set("authorization", `Bearer ${key}`);
+    return next(request);
+  };
+  const common = { baseUrl: url, interceptors: [withKey, ...interceptors] };
+  switch (protocol) {
+    case "connect":
+      return createConnectTransport({ ...common, httpVersion: "2", useBinaryFormat: true });
+    case "connect-json":
+      return createConnectTransport({ ...common, httpVersion: "1.1", useBinaryFormat: false, useHttpGet: true });
+    case "grpc":
+      return createGrpcTransport(common);
+    case "grpc-web":
+      return createGrpcWebTransport({ ...common, httpVersion: "1.1" });
+  }
+}
+
+const clientsOf = (over: Transport) => ({
+  bus: createClient(BusService, over),
+  contracts: createClient(ContractService, over),
+  agents: createClient(AgentService, over),
+  traces: createClient(TraceService, over),
+  organizations: createClient(OrganizationService, over),
+  keys: createClient(ApiKeyService, over),
+  events: createClient(EventService, over),
+  admin: createClient(AdminService, over),
+  status: createClient(StatusService, over),
+});
+
+async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {
+  const { organization } = await operator.organizations.createOrganization({ name });
+  const { orgId } = organization!;
+  const { secret: adminKey } = await operator.keys.createApiKey({ orgId, role: Role.ORG });
+  const admin = as(adminKey);
+  return {
+    orgId,
+    adminKey,
+    admin,
+    async agent(init = {}) {
+      const { agent } = await admin.agents.registerAgent({ name: unique("agent"), ...init });
+      const { agentId } = agent!;
+      const { secret: key } = await admin.keys.createApiKey({ agentId });
+      return { agentId, key, as: as(key) };
+    },
+  };
+}
+
+/** A name nothing else has. */
+export const unique = (prefix: string): string => `${prefix}-${randomBytes(6).toString("hex")}`;
+
+/** What a call failed with: its code, reason and metadata. Fails the test when it does not fail. */
+export async function refusal(
+  call: Promise<unknown>,
+): Promise<{ code: string; reason: string; metadata: Record<string, string>; error: ConnectError }> {
+  const error = await call.then(
+    () => undefined,
+    (thrown: unknown) => ConnectError.from(thrown),
+  );
+  if (!error) throw new Error("the call was expected to fail, and succeeded");
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return { code: Code[error.code], reason: info?.reason ?? "", metadata: info?.metadata ?? {}, error };
+}
+
+/** Waits until something is so; fails after five seconds. */
+export async function eventually<T>(
+  look: () => Promise<T | undefined | false> | T | undefined | false,
+  withinMs = 5_000,
+): Promise<T> {
+  const end = Date.now() + withinMs;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() > end) throw new Error("what was waited for did not come");
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** A clock that stands still until it is moved; timers fire as it passes them. */
+export function fakeClock(startMs = Date.parse("2026-01-01T00:00:00Z")): Clock & { advance(ms: number): void } {
+  let now = startMs;
+  let timers: { readonly at: number; readonly run: () => void }[] = [];
+  const after = (ms: number, run: () => void) => {
+    const timer = { at: now + ms, run };
+    timers.push(timer);
+    return { cancel: () => void (timers = timers.filter((one) => one !== timer)) };
+  };
+  return {
+    now: () => now,
+    after,
+    sleep: (ms, signal) =>
+      new Promise((resolve, reject) => {
+        if (signal.aborted) return reject(signal.reason);
+        const timer = after(ms, resolve);
+        signal.addEventListener(
+          "abort",
+          () => {
+            timer.cancel();
+            reject(signal.reason);
+          },
+          { once: true },
+        );
+      }),
+    advance(ms) {
+      const until = now + ms;
+      for (;;) {
+        const due = timers.filter(({ at }) => at <= until).toSorted((a, b) => a.at - b.at)[0];
+        if (!due) break;
+        timers = timers.filter((one) => one !== due);
+        now = Math.max(now, due.at);
+        due.run();
+      }
+      now = until;
+    },
+  };
+}

@@ -113,6 +113,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const dispatcher = createDispatcher(app);
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
+  const served = routes(app, dispatcher);
   const port = cleartextServer(limits);
   const http = fastify({ serverFactory: port.serverFactory, forceCloseConnections: "idle" });
   http.setErrorHandler((error, request, reply) => {
@@ -123,11 +124,11 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   servePages(http, app, services);
   mount(http, {
     routes: (router) => {
-      routes(app, dispatcher)(router);
+      served.mount(router);
       healthRoutes(health)(router);
       reflectionRoutes([...services], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
-    gate: gate(app, slidingWindow(config.rateLimit, clock)),
+    gate: gate(app, slidingWindow(config.rateLimit, clock), served.unbuilt),
     interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
     readMaxBytes: 4 * mib,
     writeMaxBytes: 16 * mib,

@@ -1,6 +1,6 @@
-/** Every service, on one screen: who handles it, and (by `withUnbuilt`) which methods still answer UNIMPLEMENTED. */
-import type { DescService } from "@bufbuild/protobuf";
-import type { ConnectRouter } from "@connectrpc/connect";
+/** Every service, on one screen: who handles it, and by that which methods are not built yet. */
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
 import { AgentService } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BudgetService } from "../gen/moltwire/bus/v1/budget_service_pb.ts";
@@ -26,7 +26,6 @@ import { organizationHandler } from "./federation/organization-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
-import { withUnbuilt } from "./rpc/unbuilt.ts";
 
 /** The services this server lists. */
 export const services: readonly DescService[] = [
@@ -46,22 +45,32 @@ export const services: readonly DescService[] = [
   AdminService,
 ];
 
-export function routes(app: App, dispatcher: Dispatcher): (router: ConnectRouter) => void {
-  const startedMs = app.clock.now();
-  return (router) => {
-    router.service(BusService, withUnbuilt(BusService, taskHandler(app, dispatcher)));
-    router.service(ContractService, contractHandler(app));
-    router.service(AgentService, agentHandler(app));
-    router.service(PolicyService, withUnbuilt(PolicyService, {}));
-    router.service(ApprovalService, withUnbuilt(ApprovalService, {}));
-    router.service(BudgetService, withUnbuilt(BudgetService, {}));
-    router.service(DeadLetterService, withUnbuilt(DeadLetterService, {}));
-    router.service(TraceService, traceHandler(app));
-    router.service(CostService, withUnbuilt(CostService, {}));
-    router.service(OrganizationService, organizationHandler(app));
-    router.service(ApiKeyService, apiKeyHandler(app));
-    router.service(StatusService, statusHandler(app, startedMs));
-    router.service(EventService, eventHandler(app));
-    router.service(AdminService, adminHandler(app));
+/** The routes of all services, and the methods that are in the contract and not built yet. */
+export type Routes = { readonly mount: (router: ConnectRouter) => void; readonly unbuilt: ReadonlySet<DescMethod> };
+
+export function routes(app: App, dispatcher: Dispatcher): Routes {
+  const mounts: ((router: ConnectRouter) => void)[] = [];
+  const unbuilt = new Set<DescMethod>();
+  const serve = <S extends DescService>(service: S, built: Partial<ServiceImpl<S>>) => {
+    mounts.push((router) => router.service(service, built));
+    for (const method of service.methods) if (!(method.localName in built)) unbuilt.add(method);
   };
+  serve(BusService, taskHandler(app, dispatcher));
+  serve(ContractService, contractHandler(app));
+  serve(AgentService, agentHandler(app));
+  serve(PolicyService, {});
+  serve(ApprovalService, {});
+  serve(BudgetService, {});
+  serve(DeadLetterService, {});
+  serve(TraceService, traceHandler(app));
+  serve(CostService, {});
+  serve(OrganizationService, organizationHandler(app));
+  serve(ApiKeyService, apiKeyHandler(app));
+  serve(StatusService, statusHandler(app, app.clock.now()));
+  serve(EventService, eventHandler(app));
+  serve(AdminService, adminHandler(app));
+  const mount: Routes["mount"] = (router) => {
+    for (const each of mounts) each(router);
+  };
+  return { mount, unbuilt };
 }

@@ -1,6 +1,8 @@
+import type { DescMethod } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
-import { checkAccess } from "./access.ts";
+import { Fault } from "../errors.ts";
+import { checkAccess, methodName } from "./access.ts";
 import { authenticate, keyInHeaders } from "./auth.ts";
 import { callerKey, traceKey } from "./caller.ts";
 import { asConnectError } from "./errors.ts";
@@ -9,7 +11,7 @@ import { traceContext } from "./trace-context.ts";
 
 /** What a call passes before its body is read: where it stands in a trace, whose key it has, whether that may call this method now. */
 export const gate =
-  (app: App, limiter: Limiter) =>
+  (app: App, limiter: Limiter, unbuilt: ReadonlySet<DescMethod>) =>
   async (context: HandlerContext): Promise<void> => {
     const { requestHeader, responseHeader, values, method } = context;
     const trace = traceContext(requestHeader.get("traceparent"), app.ids);
@@ -23,6 +25,9 @@ export const gate =
       const caller = await authenticate(app, key);
       values.set(callerKey, caller);
       checkAccess(caller, method);
+      if (unbuilt.has(method)) {
+        throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
+      }
       takeRequest(limiter, caller, method, responseHeader);
     } catch (error) {
       throw asConnectError(app, error, method, trace.traceId);

@@ -42,6 +42,7 @@ const codes: Record<ReasonName, Code> = {
   NO_CAPABLE_AGENT: Code.FailedPrecondition,
   PAYLOAD_TOO_LARGE: Code.InvalidArgument,
   ENDPOINT_REFUSED: Code.InvalidArgument,
+  INVALID_POLICY: Code.InvalidArgument,
   POLICY_DENIED: Code.PermissionDenied,
   BUDGET_EXCEEDED: Code.ResourceExhausted,
   CIRCUIT_OPEN: Code.Unavailable,

@@ -1443,7 +1443,7 @@ export const PolicyService: GenService<{
    * PutPolicy adds a policy, or replaces the one of this id. It holds from the next request on; running tasks are checked again when they are dispatched
    * after an approval. Putting the same content again changes nothing. A policy that is refused leaves the set as it was.
    *
-   * Errors: INVALID_REQUEST (the text is not one Cedar statement that fits the policy schema; metadata: {"field": "cedar_text", "line": "2", "column": "14"};
+   * Errors: INVALID_POLICY (the text is not one Cedar statement that fits the policy schema; metadata: {"field": "cedar_text", "line": "2", "column": "14"};
    * all faults are in google.rpc.BadRequest), FAILED_PRECONDITION (`if_revision` is not the present one; metadata: {"revision": "4"}),
    * QUOTA_EXCEEDED (1,000 policies per organisation).
    *
@@ -1494,7 +1494,7 @@ export const PolicyService: GenService<{
    *
    * An agent may ask only with itself as principal, and neither with a draft nor about a window.
    *
-   * Errors: INVALID_REQUEST (a draft policy is wrong, with the metadata of PutPolicy and its field, such as "draft.puts[2].cedar_text"; the window is empty or
+   * Errors: INVALID_POLICY (a draft policy is wrong, with the metadata of PutPolicy and its field, such as "draft.puts[2].cedar_text"; the window is empty or
    * longer than 31 days; the action does not go with the types of principal and resource), NOT_FOUND (the principal, the resource, or a policy to leave out),
    * ROLE_REQUIRED (an agent asks for more than it may).
    *

@@ -1,0 +1,71 @@
+/** The input of a task: from the command line, a file or standard input. */
+import { readFileSync, statSync } from "node:fs";
+import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { UsageError } from "./settings.ts";
+
+/** What the server takes at most. */
+const maxInputBytes = 1 << 20;
+
+/**
+ * Reads INPUT: JSON itself, `@file`, or `-` for what `stdin` holds. Not given: null. Standard input is only read when it is
+ * asked for, so that a command in a `while read` loop does not swallow the loop's own input.
+ *
+ * @throws UsageError if it cannot be read, is over 1 MiB, or is no JSON.
+ */
+export async function readInput(argument: string | undefined, stdin: AsyncIterable<Buffer>): Promise<Value> {
+  if (argument === undefined) return toValue(null, "INPUT");
+  if (argument === "-") return parse(await readAll(stdin), "standard input");
+  if (argument.startsWith("@")) return parse(readInputFile(argument.slice(1)), argument.slice(1));
+  return parse(argument, "INPUT");
+}
+
+function parse(text: string, from: string): Value {
+  if (Buffer.byteLength(text) > maxInputBytes) throw tooLarge(from);
+  let json: JsonValue;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    const fix = `put JSON in single quotes, such as '{"question":"why?"}', or give @file or - for standard input`;
+    throw new UsageError(`${from} is not JSON: ${(error as Error).message.replace(/\s+/g, " ")}`, fix);
+  }
+  return toValue(json, from);
+}
+
+function toValue(json: JsonValue, from: string): Value {
+  try {
+    const value = fromJson(ValueSchema, json);
+    // Reading takes 1e999 for infinity; only writing refuses it.
+    toJson(ValueSchema, value);
+    return value;
+  } catch (error) {
+    throw new UsageError(
+      `${from} cannot be sent: ${(error as Error).message}`,
+      "keep numbers finite and the nesting below 64 levels",
+    );
+  }
+}
+
+function readInputFile(path: string): string {
+  try {
+    if (statSync(path).size > maxInputBytes) throw tooLarge(path);
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`the input cannot be read: ${(error as Error).message}`, "check the path after @");
+  }
+}
+
+async function readAll(stream: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of stream) {
+    size += chunk.length;
+    if (size > maxInputBytes) throw tooLarge("standard input");
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+const tooLarge = (from: string): UsageError =>
+  new UsageError(`${from} is over 1 MiB`, "send less: pass a reference instead of the content");

@@ -1,0 +1,22 @@
+/** `moltwire server`: runs the server in a process of its own, as `npm start` does. */
+import { spawn } from "node:child_process";
+import { constants } from "node:os";
+import { join } from "node:path";
+
+const main = join(import.meta.dirname, "../../src/main.ts");
+
+/**
+ * Starts the server with these flags and waits for its end. Returns its exit code, or 128 and the signal's number.
+ *
+ * A Ctrl-C reaches the server by itself, being of the same terminal; it only must not end this process first. SIGTERM is passed on.
+ */
+export async function server(flags: readonly string[]): Promise<number> {
+  const child = spawn(process.execPath, [main, ...flags], { stdio: "inherit" });
+  const stay = () => {};
+  const pass = (signal: NodeJS.Signals) => void child.kill(signal);
+  process.on("SIGINT", stay).on("SIGTERM", pass).on("SIGHUP", pass);
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  child.once("error", reject);
+  child.once("exit", (code, signal) => resolve(code ?? 128 + constants.signals[signal!]));
+  return promise;
+}

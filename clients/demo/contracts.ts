@@ -1,0 +1,69 @@
+/** The three contracts of the demo. What an agent answers is checked against them, so no step can be skipped or made up in form. */
+import { create, type JsonObject } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import {
+  type RegisterContractRequest,
+  RegisterContractRequestSchema,
+} from "../../gen/moltwire/bus/v1/contract_service_pb.ts";
+
+const text = (maxLength: number): JsonObject => ({ type: "string", minLength: 1, maxLength });
+const number: JsonObject = { type: "number", minimum: 0 };
+const whole = (minimum: number, maximum: number): JsonObject => ({ type: "integer", minimum, maximum });
+const array = (items: JsonObject, minItems: number, maxItems: number): JsonObject => ({
+  type: "array",
+  items,
+  minItems,
+  maxItems,
+});
+/** An object in which every property is required and no other may be. */
+const object = (properties: Record<string, JsonObject>): JsonObject => ({
+  type: "object",
+  properties,
+  required: Object.keys(properties),
+  additionalProperties: false,
+});
+
+const term = object({ term: text(100), word: text(100), weight: number, passages: whole(1, 1_000_000) });
+const place = { source: text(500), line: whole(1, 10_000_000), label: { type: "string", maxLength: 1_000 } };
+const passages = array(object({ ...place, text: text(20_000), score: number }), 1, 20);
+const quotes = array(object({ ...place, text: text(1_000), score: number }), 1, 5);
+
+const contract = (
+  contractId: string,
+  description: string,
+  input: JsonObject,
+  output: JsonObject,
+): RegisterContractRequest =>
+  create(RegisterContractRequestSchema, {
+    contractId,
+    version: "1.0.0",
+    description,
+    inputSchema: input,
+    outputSchema: output,
+    timeout: durationFromMs(5_000),
+    // Searching twice does no harm.
+    repeatable: true,
+    retryPolicy: { maxRetries: 2, backoff: durationFromMs(50), maxBackoff: durationFromMs(200) },
+  });
+
+/** In the order in which the planner uses them. */
+export const contracts: readonly RegisterContractRequest[] = [
+  contract(
+    "research/outline",
+    "Finds out what to search for: the words of a question, by how rare they are in the documents.",
+    object({ question: text(500) }),
+    object({ terms: array(term, 1, 8), unknown: array(text(500), 0, 500) }),
+  ),
+  contract(
+    "research/search",
+    "Finds the passages that tell most about some terms, best first, each with its file and line.",
+    object({ terms: array(term, 1, 8), limit: whole(1, 20) }),
+    object({ passages, searched: whole(1, 1_000_000), files: whole(1, 500) }),
+  ),
+  contract(
+    "research/compose",
+    "Chooses the sentences of some passages that together tell most about some terms.",
+    object({ terms: array(term, 1, 8), passages, limit: whole(1, 5) }),
+    object({ quotes }),
+  ),
+];

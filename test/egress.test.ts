@@ -957,7 +957,7 @@ describe("connections", () => {
   });
 
   test("kept open are closed with the way out", async () => {
-    const peer = await httpPeer((_request, response) => response.end("ok"));
+    const peer = await rawPeer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
     const egress = openLocal();
     await egress.fetch(call(`http://127.0.0.1:${peer.port}/`));
     await egress.close();

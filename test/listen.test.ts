@@ -95,6 +95,14 @@ describe("telling the protocols apart", () => {
     },
   );
 
+  test("a client that ends before it is known what it speaks is closed at once", async () => {
+    const connection = await raw(await start());
+    connection.socket.end("PRI");
+    const started = performance.now();
+    await connection.closed;
+    expect(performance.now() - started).toBeLessThan(1_000);
+  });
+
   test("dripping the preface does not put off the deadline", async () => {
     const server = await start({ firstBytesTimeoutMs: 200 });
     const connection = await raw(server);
@@ -110,7 +118,7 @@ describe("slow HTTP/1.1 clients", () => {
   const limits = { headersTimeoutMs: 300, requestTimeoutMs: 600, timeoutCheckMs: 50, keepAliveTimeoutMs: 200 };
 
   test("headers that do not end are answered 408 and closed", async () => {
-    const connection = await raw(await start(limits));
+    const connection = await raw(await start({ ...limits, requestTimeoutMs: 60_000 }));
     connection.socket.write(`POST ${method} HTTP/1.1\r\nhost: x\r\n`);
     await connection.closed;
     expect(connection.text()).toMatch(/^HTTP\/1.1 408 /);
@@ -282,9 +290,9 @@ describe("HTTP/2 sessions", () => {
   });
 
   test("too many headers reset the stream and not the session", async () => {
-    const server = await start();
+    const server = await start({ maxHeaders: 50 });
     const session = await session2(server);
-    const many = Object.fromEntries(Array.from({ length: 200 }, (_, i) => [`x-${i}`, "y"]));
+    const many = Object.fromEntries(Array.from({ length: 60 }, (_, i) => [`x-${i}`, "y"]));
     await expect(request2(session, { ...json, ...many })).rejects.toThrow();
     expect((await request2(session, json, Buffer.from("{}"))).status).toBe(200);
   });
@@ -328,6 +336,7 @@ describe("closing", () => {
     await until(() => server.running.has("h1") && server.running.has("h2"));
     server.shutdown.abort();
     const closed = server.fastify.close();
+    await until(() => !server.fastify.server.listening);
     const started = performance.now();
     server.release();
     expect((await over2).status).toBe(200);

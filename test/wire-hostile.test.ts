@@ -104,6 +104,11 @@ describe("sizes", () => {
       expect(await send(name, envelope(Buffer.from([1]), 0, 0xffffffff), {}, false)).toBe(Code.ResourceExhausted);
     },
   );
+  test("a body left open after its answer is reset without an error, and its stream is free again", async () => {
+    const headers = { ":path": `${prefix}/HandleTask`, "content-type": "application/grpc" };
+    const answer = await request2(session, headers, envelope(Buffer.from([1]), 0, 0xffffffff), { end: false });
+    expect([answer.grpcStatus, await answer.reset]).toEqual(["8", 0]);
+  });
   test("a truncated envelope is the sender's fault", async () => {
     for (const name of ["connect stream", "grpc", "grpc stream", "grpc-web"] as const) {
       expect(await send(name, envelope(Buffer.from([1]), 0, 9))).toBe(Code.InvalidArgument);

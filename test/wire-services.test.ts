@@ -128,6 +128,13 @@ describe("tools that know nothing of this code", () => {
     const data = JSON.stringify({ task: { attempt: 2 } });
     const called = await run(grpcurl, ["-plaintext", "-d", data, target, `${AgentRuntimeService.typeName}/StreamTask`]);
     expect(called.stdout.match(/chunk/g)).toHaveLength(2);
+    const wrongKey = ["-plaintext", "-H", "authorization: Bearer wrong", "-d", data];
+    const proto = ["-import-path", "proto", "-import-path", "third_party/proto"];
+    const files = ["-proto", "moltwire/agent/v1/agent_runtime_service.proto"];
+    const call = [...wrongKey, ...proto, ...files, target, `${AgentRuntimeService.typeName}/HandleTask`];
+    const refused = await run(grpcurl, call).catch((error: { stderr: string }) => error);
+    expect(refused.stderr).toContain("Code: Unauthenticated");
+    expect(refused.stderr).toContain("this key is wrong");
   });
 });
 
@@ -153,8 +160,11 @@ describe("health", () => {
     expect((await stream.next()).value?.status).toBe(Status.SERVICE_UNKNOWN);
     server.health.set("later", Status.SERVING);
     expect((await stream.next()).value?.status).toBe(Status.SERVING);
+    // Each of these wakes the watcher before the next is made.
     server.health.set("later", Status.SERVING);
+    await client().check({});
     server.health.set("other", Status.NOT_SERVING);
+    await client().check({});
     server.health.set("later", Status.NOT_SERVING);
     expect((await stream.next()).value?.status).toBe(Status.NOT_SERVING);
   });

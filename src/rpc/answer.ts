@@ -106,6 +106,8 @@ export async function sendStream(
     let next = await chunks?.next();
     if (response.destroyed) return;
     writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
+    // HTTP/2 would otherwise end a response without a body by its headers, and send no trailers.
+    if ("stream" in response) response.writeHead(answer.status);
     for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
       if (response.destroyed) return;
       // Both kinds take bytes; their declarations overlap in nothing a compiler can call.
@@ -130,8 +132,6 @@ function writeHead(response: RawResponse, status: number, headers: ExtraHeaders)
     if (value !== undefined) response.setHeader(name, value);
   }
   response.statusCode = status;
-  // Without this, headers wait for the first bytes, which in a feed may be long in coming.
-  if ("flushHeaders" in response) response.flushHeaders();
 }
 
 function nodeHeaders(headers: Headers): Record<string, string | string[]> {
@@ -147,7 +147,6 @@ function addTrailers(response: RawResponse, trailers: Record<string, string | st
 /** Resolves at the event or when the response is closed; closes it when neither comes in time. */
 function taken(response: RawResponse, event: "drain" | "finish", stallMs: number): Promise<void> {
   if (response.destroyed) return Promise.resolve();
-  const out = event === "finish" ? finishOf(response) : response;
   return new Promise((resolve) => {
     const timer = setTimeout(() => {
       if ("stream" in response) response.stream.close(constants.NGHTTP2_CANCEL);
@@ -155,12 +154,10 @@ function taken(response: RawResponse, event: "drain" | "finish", stallMs: number
     }, stallMs);
     const done = () => {
       clearTimeout(timer);
-      out.off(event, done);
-      response.off("close", done);
+      response.off(event, done).off("close", done);
       resolve();
     };
-    out.on(event, done);
-    response.on("close", done);
+    response.on(event, done).on("close", done);
   });
 }
 
@@ -179,7 +176,7 @@ const unreadMaxMs = 1_000;
  * closing at once would take from it. Then HTTP/1.1 closes the connection and HTTP/2 resets the stream with NO_ERROR (RFC
  * 9113, section 8.1).
  */
-export function leaveUnread(request: RawRequest, response: RawResponse): void {
+function leaveUnread(request: RawRequest, response: RawResponse): void {
   if (request.complete) return;
   if ("stream" in request) {
     // A reset overtakes whatever of the response is not sent yet.

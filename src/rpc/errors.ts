@@ -1,5 +1,5 @@
 import type { DescMethod } from "@bufbuild/protobuf";
-import { ConnectError, type Interceptor } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { App } from "../app.ts";
 import { ClosedError, OverloadedError } from "../db/db.ts";
 import { Fault, toConnectError } from "../errors.ts";
@@ -32,7 +32,13 @@ async function* failing<T>(messages: AsyncIterable<T>, fail: (error: unknown) =>
 /** What clients get for an error. One that nobody expected is logged, and its caller learns only the trace id. */
 export function asConnectError(app: App, error: unknown, method: DescMethod, traceId: string): ConnectError {
   if (error instanceof Fault) return toConnectError(error, traceId);
-  if (error instanceof ConnectError) return error;
+  if (error instanceof ConnectError) {
+    if (error.code !== Code.DeadlineExceeded) return error;
+    return toConnectError(
+      new Fault("DEADLINE_EXCEEDED", "the deadline of the call passed", {}, { cause: error }),
+      traceId,
+    );
+  }
   if (error instanceof OverloadedError) {
     return toConnectError(
       new Fault("OVERLOADED", "the server has more waiting than it takes", {}, { retryAfterMs: 1_000, cause: error }),

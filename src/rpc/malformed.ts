@@ -1,8 +1,8 @@
 // Request bodies as strangers send them: read within limits, and their faults named as the sender's.
 
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Compression } from "@connectrpc/connect/protocol";
-import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { Fault, toConnectError } from "../errors.ts";
 import type { RawRequest } from "./answer.ts";
 
 /** Limits on one request's body. */
@@ -116,24 +116,18 @@ async function* chunksInTime(request: RawRequest, timeoutMs: number | undefined)
   }
 }
 
-/** gzip and brotli. Bytes that are neither are `invalid_argument`, what unpacks to more than the limit `resource_exhausted`. */
-export const compressions: Compression[] = [compressionGzip, compressionBrotli].map((compression) => ({
-  ...compression,
-  decompress: (bytes, maxBytes) =>
-    compression.decompress(bytes, maxBytes).catch((error) => Promise.reject(requestFault(error))),
-}));
-
 /**
- * What went wrong between a request's bytes and its message, as the sender's fault. Connect calls malformed binary `internal`
+ * What went wrong between a request's bytes and its message, as the sender's fault. Connect calls malformed binary and cut-off gzip `internal`
  * and lets other decoders' errors through as they are; both become `invalid_argument`.
  */
 export function requestFault(error: unknown): ConnectError {
-  if (!(error instanceof ConnectError)) {
-    return new ConnectError("the request could not be decoded", Code.InvalidArgument, undefined, undefined, error);
-  }
-  if (error.code !== Code.Internal) return error;
-  return new ConnectError(error.rawMessage, Code.InvalidArgument, undefined, undefined, error);
+  if (!(error instanceof ConnectError)) return malformed("the request could not be decoded", error);
+  if (error.code !== Code.Internal && error.code !== Code.InvalidArgument) return error;
+  return error.findDetails(ErrorInfoSchema).length > 0 ? error : malformed(error.rawMessage, error);
 }
+
+const malformed = (message: string, cause: unknown): ConnectError =>
+  toConnectError(new Fault("MALFORMED_REQUEST", message, {}, { cause }));
 
 /**
  * Whether a body of envelopes begins with one marked as compressed though the request names no compression. That alone is

@@ -13,10 +13,10 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
-import { universalRequestFromNodeRequest } from "@connectrpc/connect-node";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { dialectOf, errorAnswer, leaveUnread, type RawRequest, sendAnswer, sendStream } from "./answer.ts";
-import { compressions, isWronglyCompressed, readBody, requestFault } from "./malformed.ts";
+import { compressionBrotli, compressionGzip, universalRequestFromNodeRequest } from "@connectrpc/connect-node";
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream } from "./answer.ts";
+import { isWronglyCompressed, readBody, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
 import { endOnAbort, linkSignals } from "./signals.ts";
 
@@ -88,7 +88,7 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     ...options,
   };
   const router = createConnectRouter({
-    acceptCompression: compressions,
+    acceptCompression: [compressionGzip, compressionBrotli],
     readMaxBytes: limits.readMaxBytes,
     writeMaxBytes: limits.writeMaxBytes,
     maxTimeoutMs: limits.maxTimeoutMs,
@@ -110,8 +110,13 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     // The body is read by the handler, within its limits, and not by Fastify.
     instance.removeAllContentTypeParsers();
     instance.addContentTypeParser("*", (_request, _payload, done) => done(null));
-    // What Fastify answers by itself here, it answers before the body is read.
-    instance.addHook("onSend", async (request, reply) => leaveUnread(request.raw, reply.raw));
+    instance.setErrorHandler((error: FastifyError, request, reply) => {
+      // Fastify's own complaint, about a content type that is none. The rest is for whoever made the hooks.
+      if (error.code !== "FST_ERR_CTP_INVALID_MEDIA_TYPE") throw error;
+      const answer = errorAnswer(undefined, new ConnectError(error.message, Code.InvalidArgument));
+      reply.hijack();
+      sendAnswer(request.raw, reply.raw, { ...answer, status: 415 }, reply.getHeaders());
+    });
     for (const handler of router.handlers) {
       instance.all(handler.requestPath, (request, reply) => serve(handler, request, reply, limits));
     }

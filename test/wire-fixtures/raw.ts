@@ -62,6 +62,8 @@ export type Answered = {
   headers: IncomingHttpHeaders;
   body: Buffer;
   grpcStatus: string | undefined;
+  /** Whether the headers ended the stream, which is what gRPC calls trailers only. */
+  isHeadersOnly: boolean;
   reset: Promise<number | undefined>;
 };
 
@@ -79,8 +81,10 @@ export function request2(
     let head: IncomingHttpHeaders = {};
     let trailers: IncomingHttpHeaders = {};
     let failed: Error | undefined;
-    stream.on("response", (received) => {
+    let isHeadersOnly = false;
+    stream.on("response", (received, flags) => {
       head = received;
+      isHeadersOnly = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0;
     });
     stream.on("trailers", (received) => {
       trailers = received;
@@ -93,7 +97,7 @@ export function request2(
       if (head[":status"] === undefined) return;
       const grpcStatus = (trailers["grpc-status"] ?? head["grpc-status"]) as string | undefined;
       const status = Number(head[":status"]);
-      resolve({ status, headers: head, body: Buffer.concat(chunks), grpcStatus, reset: reset.promise });
+      resolve({ status, headers: head, body: Buffer.concat(chunks), grpcStatus, isHeadersOnly, reset: reset.promise });
     });
     stream.on("close", () => {
       reset.resolve(stream.rstCode);

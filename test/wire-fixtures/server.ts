@@ -1,4 +1,5 @@
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, type HandlerContext, type Interceptor } from "@connectrpc/connect";
@@ -31,8 +32,8 @@ export type WireServer = {
 };
 
 /**
- * HandleTask answers its input, except for these capabilities: `bug` throws what is no ConnectError, `refused` a ConnectError, `wait`
- * answers once `release` is called. StreamTask sends `attempt` chunks and then does as the capability says: `forever` waits on its
+ * HandleTask answers its input, except for these capabilities: `bug` throws what is no ConnectError, `refused` a ConnectError, `sleep` ends with its signal, `wait`
+ * answers once `release` is called, if its signal is not aborted before. StreamTask sends `attempt` chunks and then does as the capability says: `forever` waits on its
  * signal, `deaf` waits for good, `bug` throws.
  */
 export async function startServer(
@@ -46,13 +47,17 @@ export async function startServer(
   const waiting = Promise.withResolvers<void>();
   const app = fastify({ serverFactory: edge.serverFactory, return503OnClosing: false });
 
-  const handleTask = async ({ task }: HandleTaskRequest) => {
+  const handleTask = async ({ task }: HandleTaskRequest, { signal }: HandlerContext) => {
     if (task?.capability === "bug") throw new TypeError("secret");
     if (task?.capability === "refused")
       throw new ConnectError("not you", Code.PermissionDenied, { "x-why": "because" });
+    if (task?.capability === "sleep") await sleep(60_000, undefined, { signal });
     if (task?.capability === "wait") {
       running.add(task.taskId);
-      await waiting.promise;
+      await new Promise((resolve, reject) => {
+        waiting.promise.then(resolve);
+        signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+      });
     }
     return create(HandleTaskResponseSchema, task?.input === undefined ? {} : { output: task.input });
   };
@@ -69,7 +74,10 @@ export async function startServer(
       running.delete(task?.taskId ?? "");
     }
   }
-  app.decorateRequest("wireCaller", null);
+  // As a server would that takes every error it hears of for its own.
+  app.setErrorHandler((_error, request, reply) =>
+    refuse(reply, request, new ConnectError("a page failed", Code.Internal)),
+  );
   app.addHook("onRequest", async (request, reply) => {
     if (request.headers.authorization === "Bearer wrong") {
       reply.header("x-set-by-a-hook", "yes");

@@ -1,0 +1,92 @@
+/** What is measured: each case is one kind of request by so many callers at once. */
+import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
+import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
+import type { Template } from "./load.ts";
+import { counterMark, post, rpc } from "./requests.ts";
+import { type Moltwire, maxCallers, type Target } from "./targets.ts";
+
+export type Case = {
+  /** Unique, for people. */
+  readonly name: string;
+  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit";
+  readonly callers: number;
+  readonly target: Target;
+  readonly templates: readonly Template[];
+  readonly idPrefix: string | undefined;
+};
+
+const unaryCallers = 32;
+/** How many callers the durable cases have. */
+export const levels = [1, 16, maxCallers] as const;
+
+/** Calls that only read. `bare` answers as many bytes as GetAgent does. */
+export function unaryCases(baseline: Target, moltwire: Moltwire): Case[] {
+  const { agentKey: key, agentIds } = moltwire;
+  const agentId = agentIds[0]!;
+  const unary = (name: string, target: Target, template: Template): Case => ({
+    name,
+    what: target === baseline ? "bare" : "unary",
+    callers: unaryCallers,
+    target,
+    templates: Array.from({ length: unaryCallers }, () => template),
+    idPrefix: undefined,
+  });
+  const getAgent = AgentService.method.getAgent;
+  return [
+    unary("bare node:http", baseline, post("/bare/160", Buffer.alloc(46), "application/proto", key)),
+    unary("GetStatus, with a key", moltwire, rpc(StatusService.method.getStatus, {}, { key })),
+    unary("GetAgent", moltwire, rpc(getAgent, { agentId }, { key })),
+    unary("GetAgent, JSON", moltwire, rpc(getAgent, { agentId }, { key, json: true })),
+  ];
+}
+
+/** What an fsync for each command allows: the statements of UpdateAgent on node:http, each request its own transaction. */
+export const autocommitCase = (baseline: Target, callers: number): Case => ({
+  name: `autocommit, plain SQLite @${callers}`,
+  what: "autocommit",
+  callers,
+  target: baseline,
+  templates: Array.from({ length: callers }, (_, i) =>
+    post(`/autocommit/agt_${i}`, Buffer.from(`change ${counterMark}`), "text/plain", "none"),
+  ),
+  idPrefix: undefined,
+});
+
+/** UpdateAgent: one transaction, an update and an audit row. Each caller changes its own agent. */
+export const changeCase = (moltwire: Moltwire, callers: number): Case => ({
+  name: `UpdateAgent, ${moltwire.engine} @${callers}`,
+  what: "change",
+  callers,
+  target: moltwire,
+  templates: moltwire.agentIds
+    .slice(0, callers)
+    .map((agentId) =>
+      rpc(
+        AgentService.method.updateAgent,
+        { agentId, change: { description: `change ${counterMark}` }, updateMask: { paths: ["description"] } },
+        { key: moltwire.adminKey },
+      ),
+    ),
+  idPrefix: undefined,
+});
+
+/** SubmitTask to the echo, until it is completed: accepted, dispatched, completed, each durable, with trace and event. */
+export const submitCase = (moltwire: Moltwire, callers: number): Case => ({
+  name: `SubmitTask to echo, ${moltwire.engine} @${callers}`,
+  what: "submit",
+  callers,
+  target: moltwire,
+  templates: Array.from({ length: callers }, () =>
+    rpc(
+      BusService.method.submitTask,
+      {
+        contractId: "echo",
+        contractVersion: "1.0.0",
+        input: { kind: { case: "stringValue", value: `hello ${counterMark}` } },
+      },
+      { key: moltwire.adminKey },
+    ),
+  ),
+  idPrefix: "tsk_",
+});

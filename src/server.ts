@@ -3,6 +3,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
+import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
 import { file_moltwire_api_v1_access } from "../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "./app.ts";
@@ -130,7 +131,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     routes: (router) => {
       served.mount(router);
       healthRoutes(health)(router);
-      reflectionRoutes([...services], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
+      reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
     gate: gate(app, slidingWindow(config.rateLimit, clock), served.unbuilt),
     interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],

@@ -200,6 +200,19 @@ const remember = (work: number, forget: () => void): void => {
 /** Building a program again costs about so many steps of matching, for each instruction. */
 const rebuildWork = 20;
 
+/** A part of a pattern that matches one character, or none. Each can be read in one way only, or this would itself backtrack. */
+const atom =
+  "(?:\\\\u(?:\\{[^}]*\\}|[0-9A-Fa-f]{4})|\\\\[pP]\\{[^}]*\\}|\\\\[^upP]|\\[(?:\\\\.|[^\\]\\\\])*\\]|[^\\\\[\\](){}*+?|^$])";
+
+/**
+ * Patterns that a backtracking engine matches in linear time too, as it has one place to start and nowhere to return to: `^`, atoms, at
+ * most one repetition of an atom at the very end, `$`. They are most of what people write, and natively ten times as fast.
+ */
+const simple = new RegExp(`^\\^(?:${atom}(?:\\{\\d+\\})?)*(?:${atom}(?:[*+?]|\\{\\d+,\\d*\\}))?\\$?$`, "su");
+
+/** Characters that the native engine looks at in the time of one step of the other. */
+const nativeSpeed = 32;
+
 /**
  * Compiles a pattern for an engine without backtracking. `spend` is told before each match how much work it can be (instructions ×
  * characters) and may throw. Throws PatternError for what `translatePattern` refuses, or a repeat over 1,000.
@@ -208,6 +221,15 @@ export const linearRegex = (pattern: string, spend: (work: number) => void): Lin
   const source = translatePattern(pattern);
   let matcher: RE2JS | undefined = compile(source);
   const program = matcher.programSize();
+  const name = `/${pattern}/u`;
+  if (simple.test(pattern)) {
+    const native = new RegExp(pattern, "u");
+    const test = (text: string): boolean => {
+      spend(1 + text.length / nativeSpeed);
+      return native.test(text);
+    };
+    return { test, program, toString: () => name };
+  }
   const forget = () => {
     matcher = undefined;
   };
@@ -222,5 +244,5 @@ export const linearRegex = (pattern: string, spend: (work: number) => void): Lin
     remember(work, forget);
     return found;
   };
-  return { test, program, toString: () => `/${pattern}/u` };
+  return { test, program, toString: () => name };
 };

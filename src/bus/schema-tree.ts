@@ -1,16 +1,10 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import { isObject, pointerTo, SchemaError } from "./schema-error.ts";
 import { type Keyword, keywords, type Shape, unknownKeyword } from "./schema-keywords.ts";
 import * as limits from "./schema-limits.ts";
 import { linearRegex, PatternError } from "./schema-regex.ts";
-
-/** A schema that cannot be used. `path` is a JSON Pointer (RFC 6901). */
-export class SchemaError extends Error {
-  readonly path: string;
-  constructor(path: string, message: string) {
-    super(message);
-    this.path = path;
-  }
-}
+import { checkJson, checkStrings, checkTypes, plainChecks } from "./schema-shapes.ts";
+import { rewriteUnevaluated } from "./schema-unevaluated.ts";
 
 /** A subschema and what it applies. */
 export type SchemaNode = {
@@ -34,73 +28,19 @@ export type SchemaChild = {
 /** A schema that keeps every rule and limit. */
 export type SchemaTree = { readonly root: SchemaNode; readonly nodes: ReadonlyMap<string, SchemaNode> };
 
-/** Adds a key to a JSON Pointer. */
-export const pointerTo = (pointer: string, key: string | number): string =>
-  `${pointer}/${String(key).replaceAll("~", "~0").replaceAll("/", "~1")}`;
-
-/** Whether a JSON value is an object. */
-export const isObject = (value: JsonValue | undefined): value is JsonObject =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
-/** Depth, names and numbers of the schema as mere JSON, before anything recurses into it. */
-const checkJson = (schema: JsonValue): void => {
-  const open: { value: JsonValue; pointer: string; depth: number }[] = [{ value: schema, pointer: "", depth: 0 }];
-  for (let next = open.pop(); next; next = open.pop()) {
-    const { value, pointer, depth } = next;
-    if (typeof value === "number" && !Number.isFinite(value)) throw new SchemaError(pointer, "must be a finite number");
-    if (typeof value !== "object" || value === null) continue;
-    if (depth === limits.maxSchemaDepth)
-      throw new SchemaError(pointer, `is nested deeper than ${limits.maxSchemaDepth}`);
-    for (const [key, inner] of Object.entries(value)) {
-      if (key === "__proto__") throw new SchemaError(pointer, "must not have a key `__proto__`");
-      open.push({ value: inner, pointer: pointerTo(pointer, key), depth: depth + 1 });
-    }
-  }
-  const bytes = Buffer.byteLength(JSON.stringify(schema));
-  if (bytes > limits.maxSchemaBytes)
-    throw new SchemaError("", `has ${bytes} bytes; the limit is ${limits.maxSchemaBytes}`);
-};
-
-const typeNames = new Set(["null", "boolean", "object", "array", "number", "string", "integer"]);
-
-const checkStrings = (value: JsonValue, pointer: string): void => {
-  const strings = Array.isArray(value) && value.every((each) => typeof each === "string");
-  if (!strings) throw new SchemaError(pointer, "must be an array of strings");
-  if (new Set(value).size < value.length) throw new SchemaError(pointer, "must not name the same twice");
-  if (value.includes("__proto__")) throw new SchemaError(pointer, "must not name `__proto__`");
-};
-
-const checkTypes = (value: JsonValue, pointer: string): void => {
-  const names = Array.isArray(value) ? value : [value];
-  if (
-    names.length === 0 ||
-    new Set(names).size < names.length ||
-    !names.every((name) => typeNames.has(name as string))
-  ) {
-    throw new SchemaError(pointer, `must be one or several of ${[...typeNames].join(", ")}`);
-  }
-};
-
-const plainChecks: Partial<Record<Shape, readonly [test: (value: JsonValue) => boolean, message: string]>> = {
-  string: [(value) => typeof value === "string", "must be a string"],
-  number: [(value) => typeof value === "number", "must be a number"],
-  positive: [(value) => typeof value === "number" && value > 0, "must be a number above 0"],
-  count: [(value) => Number.isSafeInteger(value) && (value as number) >= 0, "must be a whole number of 0 or more"],
-  boolean: [(value) => typeof value === "boolean", "must be true or false"],
-  enum: [(value) => Array.isArray(value) && value.length > 0, "must be an array of at least one value"],
-  pattern: [(value) => typeof value === "string", "must be a string"],
-  ref: [
-    (value) => typeof value === "string" && /^#(?:\/|$)/.test(value),
-    "must be `#` or begin with `#/`: only references inside of the same schema are followed",
-  ],
-};
-
 type Reader = {
   readonly nodes: Map<string, SchemaNode>;
   readonly refs: SchemaNode[];
+  parts: number;
   patterns: number;
   programs: number;
   enumEntries: number;
+};
+
+const countParts = (reader: Reader, count: number, pointer: string): void => {
+  reader.parts += count;
+  if (reader.parts > limits.maxSubschemas)
+    throw new SchemaError(pointer, `is more than ${limits.maxSubschemas} subschemas`);
 };
 
 const readPattern = (reader: Reader, pattern: string, pointer: string): void => {
@@ -158,13 +98,13 @@ const readKeyword = (reader: Reader, node: SchemaNode, name: string, keyword: Ke
   if (shape === "stringsMap") {
     if (!isObject(value)) throw new SchemaError(pointer, "must be an object of arrays of strings");
     for (const [key, names] of Object.entries(value)) checkStrings(names, pointerTo(pointer, key));
+    countParts(reader, Object.keys(value).length, pointer);
   }
   if (shape === "pattern") readPattern(reader, value as string, pointer);
   if (shape === "enum") reader.enumEntries += (value as JsonValue[]).length;
   if (reader.enumEntries > limits.maxEnumEntries)
     throw new SchemaError(pointer, `makes more than ${limits.maxEnumEntries} entries of \`enum\``);
-  if (shape === "ref" && reader.refs.push(node) > limits.maxRefs)
-    throw new SchemaError(pointer, `is more than ${limits.maxRefs} references`);
+  if (shape === "ref") reader.refs.push(node);
   if (name === "$schema" && !/^https?:\/\/json-schema\.org\//.test(value as string)) {
     throw new SchemaError(
       pointer,
@@ -179,8 +119,7 @@ const readNode = (reader: Reader, schema: JsonValue, pointer: string): SchemaNod
     throw new SchemaError(pointer, "must be a schema: an object, true or false");
   const node: SchemaNode = { pointer, schema, children: [], ref: undefined, target: false };
   reader.nodes.set(pointer, node);
-  if (reader.nodes.size > limits.maxSubschemas)
-    throw new SchemaError(pointer, `is more than ${limits.maxSubschemas} schemas`);
+  countParts(reader, 1, pointer);
   if (typeof schema === "boolean") return node;
   for (const name of Object.keys(schema)) {
     const fault = unknownKeyword(name);
@@ -200,11 +139,15 @@ const decodeRef = (ref: string, pointer: string): string => {
 };
 
 const resolveRefs = (reader: Reader): void => {
+  let targets = 0;
   for (const node of reader.refs) {
     const pointer = pointerTo(node.pointer, "$ref");
     const ref = (node.schema as JsonObject).$ref as string;
     node.ref = reader.nodes.get(decodeRef(ref, pointer));
     if (!node.ref) throw new SchemaError(pointer, `leads to no schema: \`${ref.slice(0, 100)}\``);
+    if (!node.ref.target && ++targets > limits.maxRefTargets) {
+      throw new SchemaError(pointer, `is a reference to more than ${limits.maxRefTargets} different schemas`);
+    }
     node.ref.target = true;
   }
 };
@@ -233,12 +176,29 @@ const checkInPlace = (nodes: Iterable<SchemaNode>): void => {
   for (const node of nodes) visit(node);
 };
 
+const rewriteAllUnevaluated = (nodes: Iterable<SchemaNode>): void => {
+  let names = 0;
+  for (const node of nodes) {
+    const written = rewriteUnevaluated(node);
+    const pointer = pointerTo(node.pointer, "unevaluatedProperties");
+    if (written === undefined) {
+      throw new SchemaError(
+        pointer,
+        "is supported where all `properties` are in the schema itself, its `allOf` and its `$ref`, not in `anyOf`, `oneOf`, `if` or `dependentSchemas`",
+      );
+    }
+    names += written;
+    if (names > limits.maxUnevaluatedNames) throw new SchemaError(pointer, "is used on too many properties together");
+  }
+};
+
 /** Reads a schema whole; throws SchemaError for the first rule or limit that it breaks. */
 export const readSchema = (schema: JsonValue): SchemaTree => {
   checkJson(schema);
-  const reader: Reader = { nodes: new Map(), refs: [], patterns: 0, programs: 0, enumEntries: 0 };
+  const reader: Reader = { nodes: new Map(), refs: [], parts: 0, patterns: 0, programs: 0, enumEntries: 0 };
   const root = readNode(reader, schema, "");
   resolveRefs(reader);
   checkInPlace(reader.nodes.values());
+  rewriteAllUnevaluated(reader.nodes.values());
   return { root, nodes: reader.nodes };
 };

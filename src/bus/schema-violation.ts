@@ -1,5 +1,6 @@
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { ErrorObject } from "ajv/dist/2020.js";
+import { unlimited } from "./schema-compile.ts";
 import { maxViolations } from "./schema-limits.ts";
 
 /** One way in which a value breaks its schema: the field (`query`, `items[3].name`; empty = the whole value), the keyword, and what is wrong. */
@@ -48,8 +49,6 @@ const wordingOf = ({ keyword, params, message }: ErrorObject): Wording => {
       return { key: params.missingProperty, message: `is required when \`${cut(params.property, 64)}\` is there` };
     case "additionalProperties":
       return { key: params.additionalProperty, message: "is not allowed here" };
-    case "unevaluatedProperties":
-      return { key: params.unevaluatedProperty, message: "is not allowed here" };
     case "propertyNames":
       return { key: params.propertyName, message: "is not an allowed name" };
     case "type":
@@ -60,6 +59,10 @@ const wordingOf = ({ keyword, params, message }: ErrorObject): Wording => {
       return { message: `must be ${listed([params.allowedValue])}` };
     case "uniqueItems":
       return { message: "must not have the same item twice" };
+    case "contains": {
+      const most = params.maxContains === unlimited ? "" : ` and at most ${params.maxContains}`;
+      return { message: `must have at least ${params.minContains}${most} items that match the schema in contains` };
+    }
     case "anyOf":
       return { message: "must match at least one of the schemas in anyOf" };
     case "oneOf":

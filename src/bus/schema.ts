@@ -2,9 +2,10 @@ import { createHash } from "node:crypto";
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { ValidateFunction } from "ajv/dist/2020.js";
 import { canonicalJson, compileTree } from "./schema-compile.ts";
-import { maxCheckSteps, maxDetailSteps, maxDetailSubschemas } from "./schema-limits.ts";
+import { SchemaError } from "./schema-error.ts";
+import { maxCachedWeight, maxCheckSteps, maxDetailSteps, maxDetailSubschemas } from "./schema-limits.ts";
 import { createMeter } from "./schema-meter.ts";
-import { readSchema, SchemaError } from "./schema-tree.ts";
+import { readSchema, type SchemaNode, type SchemaTree } from "./schema-tree.ts";
 import { type Violation, violationsOf } from "./schema-violation.ts";
 
 export type { Violation } from "./schema-violation.ts";
@@ -19,6 +20,18 @@ export type Checker = {
    * keyword `costKeyword` = the value could not be judged within the limits.
    */
   readonly check: (value: JsonValue) => Violation[];
+  /** What keeping it costs: about 2 KB of memory each. */
+  readonly weight: number;
+};
+
+/** Weight of a pattern, in subschemas. */
+const patternWeight = 50;
+
+const weightOf = (tree: SchemaTree): number => {
+  const patterns = (node: SchemaNode) =>
+    (typeof node.schema === "object" && "pattern" in node.schema ? 1 : 0) +
+    node.children.filter((child) => child.keyword === "patternProperties").length;
+  return [...tree.nodes.values()].reduce((sum, node) => sum + 1 + patternWeight * patterns(node), 10);
 };
 
 /** The `keyword` of the only violation answered when a value was too deep or too costly to check against its schema. */
@@ -66,7 +79,7 @@ export const compileSchema = (schema: JsonValue): Checker => {
     all ??= compileTree(tree, meter, true);
     return violationsBy(all, maxDetailSteps, value) ?? violations;
   };
-  return { check };
+  return { check, weight: weightOf(tree) };
 };
 
 /** SHA-256 (hex) of a schema's canonical JSON: the same whatever the order of its keys. */
@@ -80,16 +93,27 @@ export type SchemaCache = {
   readonly size: () => number;
 };
 
-/** Keeps up to `maxEntries` compiled schemas; a version of a contract never changes, so nothing in it goes stale. */
+/**
+ * Keeps up to `maxEntries` compiled schemas, fewer where they are large; a version of a contract never changes, so nothing in it goes
+ * stale.
+ */
 export const schemaCache = (maxEntries: number): SchemaCache => {
   const entries = new Map<string, Checker>();
+  let weight = 0;
+  const dropOldest = (): void => {
+    const [digest, checker] = entries.entries().next().value!;
+    entries.delete(digest);
+    weight -= checker.weight;
+  };
   const checker = (digest: string, load: () => JsonValue): Checker => {
-    const known = entries.get(digest) ?? compileSchema(load());
+    const known = entries.get(digest);
+    const found = known ?? compileSchema(load());
     // Last in the order of insertion = used last.
     entries.delete(digest);
-    entries.set(digest, known);
-    if (entries.size > maxEntries) entries.delete(entries.keys().next().value!);
-    return known;
+    entries.set(digest, found);
+    if (!known) weight += found.weight;
+    while (entries.size > maxEntries || (weight > maxCachedWeight && entries.size > 1)) dropOldest();
+    return found;
   };
   return { checker, size: () => entries.size };
 };

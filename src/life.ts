@@ -3,8 +3,8 @@ import type { App } from "./app.ts";
 import { sql } from "./db/db.ts";
 import { deleteOldLeases, dropLease, extendLease, type Lease, takeLease } from "./lease.ts";
 
-const leaseMs = 15_000;
-export const beatMs = 5_000;
+/** How long a server that is gone keeps its tasks from the others. */
+export const defaultLeaseMs = 15_000;
 const keptMs = 24 * 3_600_000;
 
 export type Life = {
@@ -16,8 +16,8 @@ export type Life = {
 
 type Needs = Pick<App, "db" | "clock" | "serverId">;
 
-/** Takes the lease. A SQLite file has one process, so whoever held one in it before is gone. */
-export async function beginLife({ db, clock, serverId }: Needs): Promise<Life> {
+/** Takes the lease; a `beat` is due in every third of it. A SQLite file has one process, so whoever held one in it before is gone. */
+export async function beginLife({ db, clock, serverId }: Needs, leaseMs = defaultLeaseMs): Promise<Life> {
   const name = `server:${serverId}`;
   const take = () =>
     db.tx(async (tx): Promise<Lease> => {

@@ -10,7 +10,7 @@ import type { App } from "./app.ts";
 import type { Adapters } from "./bus/adapter.ts";
 import { echoAdapter } from "./bus/adapters/echo.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
-import { createDispatcher } from "./bus/dispatch.ts";
+import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema.ts";
 import { type Clock, systemClock } from "./clock.ts";
@@ -92,7 +92,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const metrics = createMetrics();
   const db = await openStorage(config, metrics, onFatal);
   const setup = await setUp({ db, ids, clock, operatorKeyGiven: config.operatorKeyDigest !== undefined });
-  const egress = openEgress({ allow: config.egressAllow });
+  const egress = openEgress({ allow: config.egressAllow, maxConnectionsPerOrigin: maxPerPlace });
   const stopping = new AbortController();
   const ending = new AbortController();
   const app: App = {

@@ -12,7 +12,7 @@ import { newKeyText } from "./federation/key-text.ts";
 import { insertOrganization } from "./federation/organization-store.ts";
 import type { Ids } from "./ids.ts";
 
-/** What the server knows after the start; `operatorKey` only at the very first one, and then never again. */
+/** What the server knows after the start; `operatorKey` only when one was made at this start, and then never again. */
 export type Setup = {
   readonly cursorSecret: Uint8Array;
   readonly homeOrgId: string;
@@ -32,8 +32,11 @@ export const setUp = ({ db, ids, clock, operatorKeyGiven }: Needs): Promise<Setu
       sql`insert into setting (name, value) values (${secretName}, ${secret}) on conflict do nothing`,
     );
     if (first === 0) {
-      const cursorSecret = await setting(tx, secretName);
-      return { cursorSecret, homeOrgId: Buffer.from(await setting(tx, homeName)).toString(), operatorKey: undefined };
+      const homeOrgId = Buffer.from(await setting(tx, homeName)).toString();
+      const now = clock.now();
+      const lockedOut = !operatorKeyGiven && !(await hasOperatorKey(tx, now));
+      const operatorKey = lockedOut ? await addOperatorKey(tx, ids, homeOrgId, now) : undefined;
+      return { cursorSecret: await setting(tx, secretName), homeOrgId, operatorKey };
     }
     const now = clock.now();
     const homeOrgId = ids.next("org");
@@ -62,6 +65,12 @@ async function setting(tx: Tx, name: string): Promise<Uint8Array> {
   return row.value;
 }
 
+/** Without one nobody could ever administer the server again, such as when the one of the first start was given and this start has none. */
+const hasOperatorKey = async (tx: Tx, now: number): Promise<boolean> =>
+  (await tx.one(sql`
+    select 1 as found from api_key where role = ${Role.OPERATOR} and revoke_ms is null and (expire_ms is null or expire_ms > ${now}) limit 1`)) !==
+  undefined;
+
 async function addOperatorKey(tx: Tx, ids: Ids, orgId: string, now: number): Promise<string> {
   const keyId = ids.next("key");
   const { text, digest } = newKeyText(keyId, ids);
@@ -69,7 +78,7 @@ async function addOperatorKey(tx: Tx, ids: Ids, orgId: string, now: number): Pro
     orgId,
     keyId,
     digest,
-    name: "first operator key",
+    name: "operator key made at a start",
     role: Role.OPERATOR,
     agentId: "",
     scopes: [],

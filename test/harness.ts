@@ -108,6 +108,10 @@ export function transport(
   }
 }
 
+/** Clients of a server that runs elsewhere. */
+export const clientsAt = (url: string, key: string | undefined, protocol: Protocol = "connect"): Clients =>
+  clientsOf(transport(url, key, protocol));
+
 const clientsOf = (over: Transport) => ({
   bus: createClient(BusService, over),
   contracts: createClient(ContractService, over),

@@ -5,14 +5,13 @@ import type { App } from "../app.ts";
 import { EgressError } from "../egress/error.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
-import { checkMetadata, checkRevision, maskedFields } from "../rpc/change.ts";
+import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import {
   type AgentRow,
-  agentNameTaken,
   countAgents,
   deleteAgent,
   endpointText,
@@ -90,7 +89,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
 
   updateAgent: afterEndpointCheck(
     app,
-    (req) => req.change?.endpoint,
+    (req) => (req.updateMask?.paths.includes("endpoint") ? req.change?.endpoint : undefined),
     "change.endpoint.http.url",
     command(app, async (req, { tx, orgId, now }) => {
       const mask = maskedFields(req.updateMask, changeable);
@@ -101,7 +100,6 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
       if (mask.has("trust_tier") && change.trustTier === TrustTier.UNSPECIFIED)
         throw badField("change.trust_tier", "must not be empty");
-      if (mask.has("name") && (await agentNameTaken(tx, orgId, change.name, row.agent_id))) throw taken(change.name);
       const next: AgentRow = {
         ...row,
         ...(mask.has("name") && { name: change.name }),
@@ -115,7 +113,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         update_ms: now,
         revision: row.revision + 1,
       };
-      await updateAgent(tx, next);
+      await unlessTaken(updateAgent(tx, next), () => taken(change.name));
       return { agent: toAgent(next) };
     }),
   ),

@@ -36,7 +36,7 @@ export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
   return added;
 }
 
-/** Replaces what is stored of an agent. */
+/** Replaces what is stored of an agent; rejects when another has the name (see unlessTaken). */
 export async function updateAgent(tx: Tx, row: AgentRow): Promise<void> {
   await tx.run(sql`
     update agent set name = ${row.name}, description = ${row.description}, trust_tier = ${row.trust_tier}, capabilities = ${row.capabilities},
@@ -69,17 +69,6 @@ export const lockAgent = (tx: Tx, orgId: string, agentId: string): Promise<Agent
     sql`select ${columns} from agent where org_id = ${orgId} and agent_id = ${agentId} ${tx.dialect.forUpdate}`,
   );
 
-/** Whether another agent of the organisation has the name. */
-export const agentNameTaken = async (
-  db: Queryable,
-  orgId: string,
-  name: string,
-  exceptAgentId: string,
-): Promise<boolean> =>
-  (await db.one(
-    sql`select 1 as found from agent where org_id = ${orgId} and name = ${name} and agent_id <> ${exceptAgentId}`,
-  )) !== undefined;
-
 /** How many agents an organisation has, counted up to a bound. */
 export async function countAgents(db: Queryable, orgId: string, bound: number): Promise<number> {
   const row = await db.one<{ n: number }>(
@@ -88,16 +77,17 @@ export async function countAgents(db: Queryable, orgId: string, bound: number): 
   return row?.n ?? 0;
 }
 
-/** Those that have the capability, in the order of their ids; by the index on (org, capability). */
+/** Those that have the capability, or only the one that is named, in the order of their ids; by the index on (org, capability). */
 export const agentsWithCapability = (
   db: Queryable,
   orgId: string,
   capability: string,
+  onlyAgentId: string,
   limit: number,
 ): Promise<AgentRow[]> =>
   db.all<AgentRow>(sql`
     select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
-    where c.org_id = ${orgId} and c.capability = ${capability} order by c.agent_id limit ${limit}`);
+    where c.org_id = ${orgId} and c.capability = ${capability} ${onlyAgentId ? sql`and c.agent_id = ${onlyAgentId}` : sql``} order by c.agent_id limit ${limit}`);
 
 export type AgentFilter = { readonly capability: string; readonly name: string };
 

@@ -4,6 +4,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { ContractService, RegisterContractRequest } from "../../gen/moltwire/bus/v1/contract_service_pb.ts";
 import type { App } from "../app.ts";
+import type { Tx } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
 import { command } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
@@ -17,8 +18,9 @@ import {
   insertContract,
   listContracts,
   toContract,
+  versionsOf,
 } from "./contract-store.ts";
-import { resolveContract } from "./resolve.ts";
+import { resolveContract, versionNotFound } from "./resolve.ts";
 import { checkSchema, schemaDigest } from "./schema.ts";
 import { parseVersion } from "./version.ts";
 
@@ -31,6 +33,8 @@ const getFields = { contract: "contract_id", version: "version" };
 export const contractHandler = (app: App): ServiceImpl<typeof ContractService> => ({
   registerContract: command(app, async (req, { tx, orgId, now }) => {
     const row = toRow(req, orgId, now);
+    const known = await registered(tx, row);
+    if (known) return { contract: toContract(known) };
     for (const [index, ref] of req.fallbacks.entries()) {
       if (ref.contractId === req.contractId)
         throw badField(`fallbacks[${index}].contract_id`, "a contract cannot fall back to itself");
@@ -46,16 +50,7 @@ export const contractHandler = (app: App): ServiceImpl<typeof ContractService> =
       });
     }
     if ((await insertContract(tx, row)) === 1) return { contract: toContract(row) };
-    const there = await findContract(tx, orgId, req.contractId, req.version);
-    if (!there || !sameContent(there, row)) {
-      const id = `${req.contractId}@${req.version}`;
-      throw new Fault(
-        "ALREADY_EXISTS",
-        `${id} exists with other content; a version never changes: register a new one`,
-        { resource: "contract", id, field: "version" },
-      );
-    }
-    return { contract: toContract(there) };
+    return { contract: toContract((await registered(tx, row))!) }; // by somebody else, a moment ago
   }),
 
   getContract: query(app, async (req, { db, orgId }) => ({
@@ -71,9 +66,11 @@ export const contractHandler = (app: App): ServiceImpl<typeof ContractService> =
   }),
 
   deprecateContract: command(app, async (req, { tx, orgId, now }) => {
+    if (!parseVersion(req.version)) throw badField("version", "the exact version, such as 1.0.0, and no range");
     await deprecateContract(tx, orgId, req.contractId, req.version, now);
     const row = await findContract(tx, orgId, req.contractId, req.version);
-    return { contract: toContract(row ?? (await resolveContract(tx, orgId, req, getFields))) };
+    if (!row) throw versionNotFound(req, await versionsOf(tx, orgId, req.contractId), getFields);
+    return { contract: toContract(row) };
   }),
 
   checkContract: query(app, async (req, { db, orgId }) => {
@@ -128,6 +125,18 @@ function toRow(req: RegisterContractRequest, orgId: string, now: number): Contra
     create_ms: now,
     deprecate_ms: null,
   };
+}
+
+/** The version as it was registered before, if it was; ALREADY_EXISTS when it says something else. */
+async function registered(tx: Tx, row: ContractRow): Promise<ContractRow | undefined> {
+  const there = await findContract(tx, row.org_id, row.contract_id, row.version);
+  if (!there || sameContent(there, row)) return there;
+  const id = `${row.contract_id}@${row.version}`;
+  throw new Fault("ALREADY_EXISTS", `${id} exists with other content; a version never changes: register a new one`, {
+    resource: "contract",
+    id,
+    field: "version",
+  });
 }
 
 function refuseBadSchema(field: string, schema: JsonObject | undefined): void {

@@ -54,7 +54,7 @@ export const findContract = (
     sql`select ${columns} from contract where org_id = ${orgId} and contract_id = ${contractId} and version = ${version}`,
   );
 
-/** All versions of a contract, without their content: at most 1,000 can be registered. */
+/** All versions of a contract, without their content: at most as many as an organisation may register, 10,000. */
 export const versionsOf = async (
   db: Queryable,
   orgId: string,

@@ -145,7 +145,10 @@ async function chooseAgent({ db, wish, add }: Deciding, contract: ContractRow, t
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
   if (first) return first.agent_id;
   const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");
-  const advice = considered === 0 ? `register one with UpdateAgent or RegisterAgent` : why;
+  const lacking = wantedAgentId
+    ? "the one that is wanted has not got it"
+    : "give it to one with UpdateAgent or RegisterAgent";
+  const advice = considered === 0 ? lacking : why;
   const metadata = {
     field: wantedAgentId ? "target_agent_id" : "contract_id",
     capability,

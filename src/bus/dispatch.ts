@@ -1,104 +1,104 @@
 /** The work outside the transactions: calls agents for accepted tasks until each task has ended. */
-import type { JsonValue } from "@bufbuild/protobuf";
 import type { App } from "../app.ts";
+import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
-import { traceparent } from "../rpc/trace-context.ts";
-import { type Adapter, type Answer, AttemptFault } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
+import { attemptOnce, deadlineFault, finalFault, LetGo, pastDeadline, type Run } from "./attempt.ts";
 import { type ContractRef, type ContractRow, findContract } from "./contract-store.ts";
-import { inputViolations, outputViolations, violationFault } from "./decide.ts";
+import { inputViolations } from "./decide.ts";
 import { resolveContract } from "./resolve.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
 import { route } from "./route.ts";
-import {
-  type Attempt,
-  type HeldTask,
-  settleAttemptFailed,
-  settleBegin,
-  settleCompleted,
-  settleFailed,
-  settleFallback,
-} from "./settle.ts";
-import { openJson, type TaskFault, type TaskRow } from "./task-store.ts";
+import { type FailedAttempt, type HeldTask, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
+import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
+import { createTurns, type Turns } from "./turns.ts";
 
 /** Rung when a task is canceled, wherever it runs. */
 export const cancelTopic = (taskId: string): string => `cancel:${taskId}`;
 
-/** Why a task is let go without an end: somebody else has it, or this server stops and a later start finds it. */
-class LetGo extends Error {
-  override readonly name = "LetGo";
-}
+/** How many tasks one server works on at once. */
+const maxRunning = 10_000;
+/** How many of them are at one place at once, as many as egress lets out to it; the others wait here, and their attempts have not begun. */
+export const maxPerPlace = 64;
+/** Bells can be lost with a connection, so a task under way looks by itself now and then whether it is still wanted. */
+const wantedPollMs = 30_000;
 
-/** How trying one contract came out: the task has ended, or this contract gave nothing and the next may be tried. */
-type Tried =
-  | "ended"
-  | {
-      readonly fault: TaskFault;
-      readonly attempt?: Attempt;
-      readonly cause?: AttemptFault;
-      readonly nextAllowed: boolean;
-    };
-
-type Run = HeldTask & {
-  readonly app: App;
-  readonly input: JsonValue;
-  readonly task: TaskRow;
-  readonly signal: AbortSignal;
+/** This contract gave nothing. Not set: the task has ended. */
+type Failure = {
+  readonly fault: TaskFault;
+  /** The failed attempt, unless it is written down already or there was none. */
+  readonly last?: FailedAttempt;
+  readonly nextAllowed: boolean;
 };
+
+/** A task to work on, and whose turn it is among the agents that can do it. */
+export type Job = HeldTask & { readonly task: TaskRow; readonly turn: number };
 
 export type Dispatcher = {
   /** Works on a task that this server holds; returns at once. */
-  start(held: HeldTask & { readonly task: TaskRow }): void;
-  /** Whose turn it is among equal agents: counts up. */
-  turn(): number;
-  /** How many tasks are being worked on. */
-  running(): number;
+  start(job: Job): void;
+  readonly turns: Turns;
+  /** Whether it takes more tasks. */
+  hasRoom(): boolean;
+  /** Whether the task is being worked on here. */
+  runs(taskId: string): boolean;
   /** Waits until nothing is worked on, at most so long. */
   drain(graceMs: number): Promise<void>;
 };
 
+type Hands = { readonly app: App; readonly slots: Slots };
+
 export function createDispatcher(app: App): Dispatcher {
-  const runs = new Set<Promise<void>>();
-  let turns = 0;
-  const dispatcher: Dispatcher = {
-    start(held) {
-      const run = runTask(app, held, dispatcher.turn()).finally(() => runs.delete(run));
-      runs.add(run);
+  const running = new Map<string, Promise<void>>();
+  const slots = openSlots({ perKey: maxPerPlace, waitingPerKey: 2 * maxRunning, total: 4 * maxRunning });
+  return {
+    start(job) {
+      const { taskId } = job.hold;
+      const run = runTask({ app, slots }, job).finally(() => {
+        if (running.get(taskId) === run) running.delete(taskId);
+      });
+      running.set(taskId, run);
     },
-    turn: () => turns++,
-    running: () => runs.size,
+    turns: createTurns(),
+    hasRoom: () => running.size < maxRunning,
+    runs: (taskId) => running.has(taskId),
     async drain(graceMs) {
-      const { promise: graceOver, resolve } = Promise.withResolvers<void>();
-      const timer = app.clock.after(graceMs, resolve);
-      await Promise.race([Promise.all(runs), graceOver]);
+      const { promise: graceOver, resolve } = Promise.withResolvers<"over">();
+      const timer = app.clock.after(graceMs, () => resolve("over"));
+      // Again and again: a call that was let in before the stop may start one while others are waited for.
+      while (running.size > 0 && (await Promise.race([Promise.all(running.values()), graceOver])) !== "over");
       timer.cancel();
     },
   };
-  return dispatcher;
 }
 
-async function runTask(app: App, held: HeldTask & { readonly task: TaskRow }, turn: number): Promise<void> {
-  const { task, hold } = held;
+async function runTask(hands: Hands, job: Job): Promise<void> {
+  const { app } = hands;
+  const { task, hold } = job;
   const over = new AbortController();
   const signal = AbortSignal.any([over.signal, app.ending]);
-  const canceled = app.db.listen(cancelTopic(task.task_id), over.signal);
-  canceled.wait(2 ** 31 - 1, over.signal).then(
-    () => over.abort(new LetGo("canceled")),
-    () => {},
-  );
+  letGoWhenUnwanted(app, job, over).catch(() => {});
   try {
     const input = openJson(app, hold.orgId, hold.taskId, "input", task.input);
-    await tryContracts({ ...held, app, input, signal }, turn);
+    await tryContracts(hands, { ...job, app, input, signal }, job.turn);
   } catch (error) {
     if (error instanceof LetGo || app.ending.aborted) return;
     app.log.error({ err: error, task_id: task.task_id, trace_id: task.trace_id }, "a task could not be worked on");
-    await failByOwnFault(app, held);
+    await failByOwnFault(app, job);
   } finally {
     over.abort(new LetGo("over"));
   }
 }
 
-/** The server's own fault must not leave a task open for ever. Where even this fails, storage has, and the next start finds the task. */
+/** Aborts once the task has been canceled or taken over. A bell only says to look: after a lost connection all of them ring. */
+async function letGoWhenUnwanted(app: App, { hold }: HeldTask, over: AbortController): Promise<void> {
+  const bell = app.db.listen(cancelTopic(hold.taskId), over.signal);
+  do await bell.wait(wantedPollMs, over.signal);
+  while (await isHeld(app.db.query, hold).catch(() => true));
+  over.abort(new LetGo("canceled, or taken over"));
+}
+
+/** The server's own fault must not leave a task open for ever. Where even this fails, storage has, and recovery finds the task later. */
 async function failByOwnFault(app: App, held: HeldTask): Promise<void> {
   const fault: TaskFault = {
     reason: "INTERNAL",
@@ -113,31 +113,32 @@ async function failByOwnFault(app: App, held: HeldTask): Promise<void> {
 }
 
 /** The task's contract, then its fallbacks in turn; ends the task. */
-async function tryContracts(run: Run, turn: number): Promise<void> {
+async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void> {
   const { app, task } = run;
   const contract = await findContract(app.db.query, task.org_id, task.contract_id, task.contract_version);
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
-  let tried = await tryContract(run, contract, turn, true);
+  const { candidates } = await route(app.db.query, task.org_id, contract, task.wanted_agent_id, turn);
+  let failure = await tryContract(hands, run, contract, candidates);
   for (const ref of JSON.parse(contract.fallbacks) as ContractRef[]) {
-    if (tried === "ended" || !tried.nextAllowed) break;
-    const fallback = await usableFallback(run, ref);
+    if (!failure?.nextAllowed) break;
+    const fallback = await usableFallback(run, ref, turn);
     if (!fallback) continue;
-    await settleFallback(app, run, fallback);
-    const next = await tryContract(run, fallback, turn, false);
-    tried = next === "ended" || next.attempt ? next : tried; // a fallback that found no agent says less than what was tried before
+    if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
+    failure = await tryContract(hands, run, fallback.contract, fallback.candidates);
   }
-  if (tried !== "ended") await settleFailed(app, run, tried.fault, tried.attempt, tried.cause);
+  if (failure && !(await settleFailed(app, run, failure.fault, failure.last))) throw new LetGo("no longer held");
 }
 
-/** The fallback's version, if it takes this input. */
-async function usableFallback({ app, task, input }: Run, ref: ContractRef): Promise<ContractRow | undefined> {
+/** The fallback's version and its agents, if it takes this input and somebody can do it. */
+async function usableFallback({ app, task, input }: Run, ref: ContractRef, turn: number) {
   try {
     const contract = await resolveContract(app.db.query, task.org_id, ref);
     const fits =
       contract.deprecate_ms === null &&
       contract.approval_required === 0 &&
       inputViolations(app, contract, input).length === 0;
-    return fits ? contract : undefined;
+    const { candidates } = await route(app.db.query, task.org_id, contract, "", turn);
+    return fits && candidates.length > 0 ? { contract, candidates } : undefined;
   } catch (error) {
     if (error instanceof Fault) return undefined;
     throw error;
@@ -148,124 +149,63 @@ async function usableFallback({ app, task, input }: Run, ref: ContractRef): Prom
  * Attempts by one contract. An agent that never had the task gives way to the next one at once; other failures are repeated, after a wait,
  * as often as the contract's retry policy says and as far as repeating does no harm.
  */
-async function tryContract(run: Run, contract: ContractRow, turn: number, isFirst: boolean): Promise<Tried> {
-  const { app, task } = run;
-  const { candidates } = await route(app.db.query, task.org_id, contract, isFirst ? task.wanted_agent_id : "", turn);
-  if (candidates.length === 0) {
-    const fault: TaskFault = {
-      reason: "NO_CAPABLE_AGENT",
-      message: `no agent with the capability ${contract.capability} is left`,
-      metadata: { capability: contract.capability },
-    };
-    return { fault, nextAllowed: true };
-  }
+async function tryContract(
+  hands: Hands,
+  run: Run,
+  contract: ContractRow,
+  candidates: readonly AgentRow[],
+): Promise<Failure | undefined> {
+  const { app } = run;
+  if (candidates.length === 0) return { fault: nobodyLeft(contract), nextAllowed: true };
   let retries = 0;
   for (let index = 0; ; index++) {
     const agent = candidates[index % candidates.length]!;
-    const outcome = await attemptOnce(run, contract, agent);
-    if (outcome === "ended") return "ended";
-    const { attempt, cause } = outcome;
-    const repeatable = mayRepeat(cause.aftermath, contract) && !pastDeadline(run);
+    const release = await slotOf(hands, run, agent);
+    if (pastDeadline(run)) {
+      release?.();
+      return { fault: deadlineFault(run), nextAllowed: false };
+    }
+    const last = await attemptOnce(run, contract, agent).finally(release);
+    if (!last) return undefined;
+    const { attempt, cause } = last;
+    const nextAllowed = mayRepeat(cause.aftermath, contract) && !pastDeadline(run);
     const untried = cause.aftermath === "not-begun" && index + 1 < candidates.length;
-    if (!repeatable || (!untried && retries >= contract.max_retries)) {
-      const hasFallback = isFirst && contract.fallbacks !== "[]";
-      if (repeatable && hasFallback && !(await settleAttemptFailed(app, run, attempt, cause, "fallback", 0)))
-        throw new LetGo("no longer held");
-      return {
-        fault: finalFault(run, contract, attempt, cause),
-        attempt,
-        nextAllowed: repeatable,
-        ...(!(repeatable && hasFallback) && { cause }),
-      };
-    }
+    if (!nextAllowed || (!untried && retries >= contract.max_retries))
+      return { fault: finalFault(run, contract, last), last, nextAllowed };
     const waitMs = untried ? 0 : backoffMs(++retries, contract, app.ids.chance());
-    if (!(await settleAttemptFailed(app, run, attempt, cause, "retry", waitMs))) throw new LetGo("no longer held");
-    if (waitMs > 0) await app.clock.sleep(waitMs, run.signal);
+    if (!(await settleAttemptFailed(app, run, attempt, cause, waitMs))) throw new LetGo("no longer held");
+    if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
   }
 }
 
-async function attemptOnce(
-  run: Run,
-  contract: ContractRow,
-  agent: AgentRow,
-): Promise<"ended" | { readonly attempt: Attempt; readonly cause: AttemptFault }> {
-  const { app, task } = run;
-  run.signal.throwIfAborted();
-  const endpoint = endpointOf(agent)!;
-  const timeoutMs = Math.max(1, Math.min(contract.timeout_ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
-  const attempt = await settleBegin(app, run, agent, contract, String(endpoint.kind.case), timeoutMs);
-  if (!attempt) throw new LetGo("no longer held");
+/** Waits until the agent's place takes one more, or undefined when the deadline came first. */
+async function slotOf({ slots }: Hands, run: Run, agent: AgentRow): Promise<(() => void) | undefined> {
+  const { app, signal } = run;
+  const waiting = new AbortController();
+  const timer = app.clock.after(untilDeadline(run, 2 ** 31 - 1), () => waiting.abort());
   try {
-    const answer = await call(run, contract, attempt, endpoint, timeoutMs);
-    const violations = outputViolations(app, contract, answer.output);
-    if (violations.length > 0) {
-      const { message, metadata } = violationFault("output", violations, contract);
-      throw new AttemptFault("CONTRACT_VIOLATION", "unusable", `the agent's output breaks the contract: ${message}`, {
-        metadata: { ...metadata },
-        usage: answer.usage,
-      });
-    }
-    if (!(await settleCompleted(app, run, attempt, answer))) throw new LetGo("no longer held");
-    return "ended";
+    return await slots.take(placeOf(agent), AbortSignal.any([signal, waiting.signal]));
   } catch (error) {
-    run.signal.throwIfAborted(); // let go: what became of the call is for whoever ends the task to say
-    if (error instanceof AttemptFault) return { attempt, cause: error };
+    signal.throwIfAborted();
+    if (waiting.signal.aborted) return undefined;
     throw error;
+  } finally {
+    timer.cancel();
   }
 }
 
-function call(
-  { app, task, input, signal }: Run,
-  contract: ContractRow,
-  attempt: Attempt,
-  endpoint: NonNullable<ReturnType<typeof endpointOf>>,
-  timeoutMs: number,
-): Promise<Answer> {
-  const adapter: Adapter | undefined = endpoint.kind.case && app.adapters[endpoint.kind.case];
-  if (!adapter)
-    throw new AttemptFault(
-      "ENDPOINT_REFUSED",
-      "not-begun",
-      `this server has no adapter for ${String(endpoint.kind.case)} endpoints`,
-    );
-  return adapter(
-    endpoint,
-    {
-      taskId: task.task_id,
-      attempt: attempt.number,
-      contractId: contract.contract_id,
-      contractVersion: contract.version,
-      capability: contract.capability,
-      input,
-      timeoutMs,
-      deadlineMs: attempt.startMs + timeoutMs,
-      traceparent: traceparent({ traceId: task.trace_id, spanId: task.span_id }),
-    },
-    signal,
-  );
+/** Agents behind one server share it. */
+function placeOf(agent: AgentRow): string {
+  const kind = endpointOf(agent)?.kind;
+  return kind?.case === "http" && URL.canParse(kind.value.url) ? new URL(kind.value.url).origin : agent.agent_id;
 }
 
-const pastDeadline = ({ app, task }: Run): boolean => task.deadline_ms !== null && app.clock.now() >= task.deadline_ms;
+/** So long, or as long as the deadline is away. */
+const untilDeadline = ({ app, task }: Run, ms: number): number =>
+  Math.max(0, Math.min(ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
 
-/** What the task ends with after its last attempt. */
-function finalFault(run: Run, contract: ContractRow, { agent, number }: Attempt, cause: AttemptFault): TaskFault {
-  const late = pastDeadline(run);
-  const metadata = { ...cause.metadata, agent_id: agent.agent_id, attempts: String(number) };
-  if (cause.aftermath === "lost" && contract.repeatable === 0) {
-    const message = `${cause.message}; the work may have been done, and ${contract.contract_id} is not repeatable`;
-    return {
-      reason: "OUTCOME_UNKNOWN",
-      message,
-      metadata: { ...metadata, cause: late ? "DEADLINE_EXCEEDED" : cause.reason },
-    };
-  }
-  if (late) {
-    const deadlineTime = new Date(run.task.deadline_ms!).toISOString();
-    return {
-      reason: "DEADLINE_EXCEEDED",
-      message: `the task's deadline passed: ${cause.message}`,
-      metadata: { ...metadata, deadline_time: deadlineTime, cause: cause.reason },
-    };
-  }
-  return { reason: cause.reason, message: cause.message, metadata };
-}
+const nobodyLeft = ({ capability }: ContractRow): TaskFault => ({
+  reason: "NO_CAPABLE_AGENT",
+  message: `no agent with the capability ${capability} is left`,
+  metadata: { capability },
+});

@@ -2,8 +2,11 @@ import type { JsonValue } from "@bufbuild/protobuf";
 
 /** The largest input or output, as JSON in UTF-8. */
 export const maxPayloadBytes = 1_048_576;
-/** How deep arrays and objects may lie in one another. */
-export const maxPayloadDepth = 64;
+/**
+ * How deep arrays and objects may lie in one another. Protobuf's readers give up at 100 messages in one another, in every language, and an
+ * object in a google.protobuf.Value is three of them (value, struct, map entry): what is deeper could not be read back as binary.
+ */
+export const maxPayloadDepth = 32;
 
 /** What is wrong with a payload's size, or undefined. */
 export function jsonFault(

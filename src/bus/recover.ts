@@ -1,14 +1,24 @@
 /** Tasks whose server is gone: each is found, taken over, and brought to its end. */
-import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import { findContract } from "./contract-store.ts";
 import type { Dispatcher } from "./dispatch.ts";
-import { type HeldTask, settleFailed, spanOf } from "./settle.ts";
-import { findTask, orphanedTasks, type TaskRow, type TaskSummaryRow, takeTask } from "./task-store.ts";
+import { type HeldTask, settleFailed, spanOf, stateName } from "./settle.ts";
+import {
+  findTask,
+  InFlight,
+  orphanedTasks,
+  ownedTasks,
+  type TaskRow,
+  type TaskSummaryRow,
+  takeTask,
+} from "./task-store.ts";
 import { recordSteps } from "./trace-store.ts";
 
 const batch = 100;
+/** More than one server works on at once. */
+const maxOwned = 20_000;
+/** By then a task that was accepted is worked on, or never will be. */
+const strayAfterMs = 60_000;
 
 /**
  * What becomes of an orphan: one that no agent can have is dispatched; one that an agent may have is dispatched again with the same id if
@@ -16,25 +26,41 @@ const batch = 100;
  */
 type Action = "dispatch" | "repeat" | "fail";
 
-/** Takes over every orphan there is now; gives how many. Any number of replicas may do this at once: each task goes to one. */
+/**
+ * Takes over the orphans there are, as many as there is room for; gives how many. Any number of replicas may do this at once: each task goes
+ * to one.
+ */
 export async function recoverTasks(app: App, dispatcher: Dispatcher): Promise<number> {
   let recovered = 0;
-  for (;;) {
+  while (dispatcher.hasRoom() && !app.stopping.aborted) {
     const orphans = await orphanedTasks(app.db.query, app.clock.now(), batch);
     for (const orphan of orphans) if (await recoverTask(app, dispatcher, orphan)) recovered++;
-    if (orphans.length < batch) return recovered;
+    if (orphans.length < batch) break;
   }
+  return recovered;
+}
+
+/**
+ * Takes up the tasks that this server holds and does not work on; gives how many. There are such after storage was away: it had a task of
+ * whose acceptance nobody heard, or was not there to take its end.
+ */
+export async function recoverStrays(app: App, dispatcher: Dispatcher): Promise<number> {
+  let recovered = 0;
+  const owned = await ownedTasks(app.db.query, app.serverId, app.clock.now() - strayAfterMs, maxOwned);
+  for (const task of owned) {
+    if (app.stopping.aborted || !dispatcher.hasRoom()) break;
+    if (!dispatcher.runs(task.task_id) && (await recoverTask(app, dispatcher, task))) recovered++;
+  }
+  return recovered;
 }
 
 async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummaryRow): Promise<boolean> {
-  const contract = await findContract(app.db.query, orphan.org_id, orphan.contract_id, orphan.contract_version);
-  const mayHaveIt = orphan.state === TaskState.WORKING && orphan.in_flight !== 0;
-  const action: Action = !mayHaveIt ? "dispatch" : contract && contract.repeatable !== 0 ? "repeat" : "fail";
+  const action = actions[orphan.in_flight] ?? "fail";
   const taken = await app.db.tx(async (tx): Promise<(HeldTask & { readonly task: TaskRow }) | undefined> => {
     const hold = await takeTask(tx, orphan, app.serverId);
     const task = hold && (await findTask(tx, orphan.org_id, orphan.task_id));
     if (!hold || !task) return undefined;
-    const details = { state: orphan.state, attempts: orphan.attempts, action };
+    const details = { state: stateName(orphan.state), attempts: orphan.attempts, action };
     await recordSteps(tx, app, spanOf(task), [
       {
         kind: TraceEventKind.RECOVERED,
@@ -54,9 +80,15 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
       message,
       metadata: { agent_id: orphan.target_agent_id, cause: "SERVER_STOPPED" },
     });
-  } else dispatcher.start(taken);
+  } else dispatcher.start({ ...taken, turn: dispatcher.turns.take(orphan.org_id, orphan.contract_id) });
   return true;
 }
+
+const actions: Readonly<Record<number, Action>> = {
+  [InFlight.none]: "dispatch",
+  [InFlight.repeatable]: "repeat",
+  [InFlight.once]: "fail",
+};
 
 const sentences: Record<Action, string> = {
   dispatch: "found after its server stopped; no agent has it, so it is dispatched",

@@ -1,7 +1,7 @@
 import type { Queryable } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
 import { type ContractRef, type ContractRow, findContract, versionsOf } from "./contract-store.ts";
-import { resolveVersion } from "./version.ts";
+import { type AvailableVersion, resolveVersion } from "./version.ts";
 
 const shownVersions = 10;
 
@@ -13,25 +13,36 @@ export async function resolveContract(
   db: Queryable,
   orgId: string,
   ref: ContractRef,
-  field = { contract: "contract_id", version: "contract_version" },
+  field: Fields = { contract: "contract_id", version: "contract_version" },
 ): Promise<ContractRow> {
   const { contractId, version } = ref;
   const exact = version ? await findContract(db, orgId, contractId, version) : undefined;
   if (exact) return exact;
   const available = await versionsOf(db, orgId, contractId);
+  const resolved = resolveVersion(version, available);
+  if (resolved.kind === "invalid") throw badField(field.version, resolved.message);
+  const row = resolved.kind === "found" ? await findContract(db, orgId, contractId, resolved.version) : undefined;
+  if (row) return row;
+  throw versionNotFound(ref, available, field);
+}
+
+type Fields = { readonly contract: string; readonly version: string };
+
+/** CONTRACT_NOT_FOUND when there is no version at all, else CONTRACT_VERSION_NOT_FOUND with some that there are. */
+export function versionNotFound(
+  { contractId, version }: ContractRef,
+  available: readonly AvailableVersion[],
+  field: Fields,
+): Fault {
   if (available.length === 0) {
     const message = `there is no contract ${contractId}: register it first, or check ListContracts`;
-    throw new Fault(
+    return new Fault(
       "CONTRACT_NOT_FOUND",
       message,
       { field: field.contract, contract_id: contractId },
       { fields: [{ field: field.contract, description: message }] },
     );
   }
-  const resolved = resolveVersion(version, available);
-  if (resolved.kind === "invalid") throw badField(field.version, resolved.message);
-  const row = resolved.kind === "found" ? await findContract(db, orgId, contractId, resolved.version) : undefined;
-  if (row) return row;
   const usable = available.filter(({ deprecated }) => !deprecated).map((one) => one.version);
   const shown = usable.slice(-shownVersions).join(", ") || "none that is not deprecated";
   const message = `${contractId} has no version ${version ? `that fits ${version}` : "that is not deprecated"}; there are: ${shown}`;
@@ -41,7 +52,7 @@ export async function resolveContract(
     requested: version,
     available: usable.slice(-shownVersions).join(", "),
   };
-  throw new Fault("CONTRACT_VERSION_NOT_FOUND", message, metadata, {
+  return new Fault("CONTRACT_VERSION_NOT_FOUND", message, metadata, {
     fields: [{ field: field.version, description: message }],
   });
 }

@@ -17,7 +17,7 @@ export type Route = {
 };
 
 /**
- * The agents of the organisation that have the contract's capability and may do it. Among equals the `turn` decides who is first, so that
+ * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants. Among equals the `turn` decides who is first, so that
  * successive tasks go round.
  */
 export async function route(
@@ -27,8 +27,8 @@ export async function route(
   wantedAgentId: string,
   turn: number,
 ): Promise<Route> {
-  const agents = await agentsWithCapability(db, orgId, contract.capability, maxConsidered);
-  const judged = agents.map((agent) => ({ agent, why: whyNot(agent, contract, wantedAgentId) }));
+  const agents = await agentsWithCapability(db, orgId, contract.capability, wantedAgentId, maxConsidered);
+  const judged = agents.map((agent) => ({ agent, why: whyNot(agent, contract) }));
   const fit = judged.filter(({ why }) => why === undefined).map(({ agent }) => agent);
   const first = fit.length === 0 ? 0 : turn % fit.length;
   const candidates = [...fit.slice(first), ...fit.slice(0, first)];
@@ -42,8 +42,7 @@ export async function route(
 }
 
 /** Why an agent may not do it, or undefined. Tiers count from 1, the most trusted, to 4. */
-function whyNot(agent: AgentRow, contract: ContractRow, wantedAgentId: string): string | undefined {
-  if (wantedAgentId && agent.agent_id !== wantedAgentId) return "the caller wants another";
+function whyNot(agent: AgentRow, contract: ContractRow): string | undefined {
   if (agent.disabled !== 0) return "disabled";
   if (agent.endpoint === null) return "has no endpoint";
   if (agent.trust_tier > contract.security_class)

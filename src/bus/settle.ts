@@ -3,7 +3,8 @@ import type { JsonValue } from "@bufbuild/protobuf";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import type { Tx } from "../db/db.ts";
+import { type Body, OutcomeUnknownError, OverloadedError, type Tx } from "../db/db.ts";
+import { isLost } from "../db/postgres-wire.ts";
 import { emit } from "../ops/outbox.ts";
 import { type Answer, type AttemptFault, noUsage, type Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
@@ -14,6 +15,7 @@ import {
   endAttempt,
   endTask,
   type Hold,
+  InFlight,
   sealFault,
   sealJson,
   type TaskFault,
@@ -23,6 +25,9 @@ import { recordSteps, type Span, type Step } from "./trace-store.ts";
 
 /** A task in the hands of this server. */
 export type HeldTask = { readonly hold: Hold; readonly task: TaskSummaryRow };
+
+/** An attempt that gave nothing. */
+export type FailedAttempt = { readonly attempt: Attempt; readonly cause: AttemptFault };
 
 /** One attempt that has begun. */
 export type Attempt = {
@@ -42,6 +47,26 @@ export const spanOf = (task: TaskSummaryRow): Span => ({
   contractId: task.contract_id,
 });
 
+/**
+ * Storage that is overloaded, or away for a moment, must not cost a task its end. To try again does no harm: what moves a task asks for the
+ * hold, and so moves it once.
+ */
+async function persist<T>(app: App, body: Body<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await app.db.tx(body);
+    } catch (error) {
+      if (attempt === maxStorageAttempts || !mayPass(error)) throw error;
+      await app.clock.sleep(firstStorageWaitMs * 2 ** (attempt - 1), app.ending);
+    }
+  }
+}
+
+const maxStorageAttempts = 8;
+const firstStorageWaitMs = 50;
+const mayPass = (error: unknown): boolean =>
+  error instanceof OverloadedError || error instanceof OutcomeUnknownError || isLost(error);
+
 /** Writes down, before the agent is called, that it will be; undefined when the task is no longer held. */
 export const settleBegin = (
   app: App,
@@ -51,9 +76,10 @@ export const settleBegin = (
   adapter: string,
   timeoutMs: number,
 ): Promise<Attempt | undefined> =>
-  app.db.tx(async (tx) => {
+  persist(app, async (tx) => {
     const startMs = app.clock.now();
-    const number = await beginAttempt(tx, hold, agent.agent_id);
+    const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
+    const number = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (number === undefined) return undefined;
     const details = {
       attempt: number,
@@ -76,7 +102,7 @@ export const settleBegin = (
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>
-  app.db.tx(async (tx) => {
+  persist(app, async (tx) => {
     const { hold, task } = held;
     const endMs = app.clock.now();
     const output = sealJson(app, hold.orgId, hold.taskId, "output", answer.output);
@@ -101,71 +127,65 @@ export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answ
       },
       { ...at, kind: TraceEventKind.COMPLETED, message: "completed", durationMs: endMs - task.create_ms },
     ]);
-    await emitEnd(tx, app, task, attempt.contract.version, TaskState.COMPLETED, "", endMs);
+    await emitEnd(tx, app, task, task.contract_version, TaskState.COMPLETED, "", endMs);
     return true;
   });
 
-/** An attempt failed and the task goes on: after a wait with another attempt, or with another contract. */
+/** An attempt failed and another one follows after a wait. */
 export const settleAttemptFailed = (
   app: App,
   { hold, task }: HeldTask,
   attempt: Attempt,
   fault: AttemptFault,
-  next: "retry" | "fallback",
   waitMs: number,
 ): Promise<boolean> =>
-  app.db.tx(async (tx) => {
+  persist(app, async (tx) => {
     if ((await endAttempt(tx, hold, fault.usage)) === 0) return false;
-    await recordSteps(tx, app, spanOf(task), [failedStep(app.clock.now(), attempt, fault, next, waitMs)]);
+    await recordSteps(tx, app, spanOf(task), [failedStep(app.clock.now(), attempt, fault, "retry", waitMs)]);
     return true;
   });
 
-/** The task falls back to another contract. */
-export const settleFallback = (app: App, { task }: HeldTask, contract: ContractRow): Promise<void> =>
-  app.db.tx((tx) => {
+/** The task falls back to another contract, after an attempt that failed or because nobody was left for one. */
+export const settleFallback = (
+  app: App,
+  { hold, task }: HeldTask,
+  contract: ContractRow,
+  last: FailedAttempt | undefined,
+): Promise<boolean> =>
+  persist(app, async (tx) => {
+    if ((await endAttempt(tx, hold, last?.cause.usage ?? noUsage)) === 0) return false;
+    const timeMs = app.clock.now();
     const { contract_id, version } = contract;
-    const step = {
+    const fallback: Step = {
       kind: TraceEventKind.FALLBACK,
-      timeMs: app.clock.now(),
+      timeMs,
       message: `falls back to ${contract_id}@${version}`,
       details: { contract_id, contract_version: version },
     };
-    return recordSteps(tx, app, spanOf(task), [step]);
+    const failed = last ? [failedStep(timeMs, last.attempt, last.cause, "fallback", 0)] : [];
+    await recordSteps(tx, app, spanOf(task), [...failed, fallback]);
+    return true;
   });
 
 /** The task failed for good, at an attempt or between two. */
-export const settleFailed = (
-  app: App,
-  held: HeldTask,
-  fault: TaskFault,
-  attempt?: Attempt,
-  cause?: AttemptFault,
-): Promise<boolean> =>
-  app.db.tx(async (tx) => {
+export const settleFailed = (app: App, held: HeldTask, fault: TaskFault, last?: FailedAttempt): Promise<boolean> =>
+  persist(app, async (tx) => {
     const { hold, task } = held;
     const endMs = app.clock.now();
-    const usage = cause?.usage ?? noUsage;
+    const usage = last?.cause.usage ?? noUsage;
     const error = sealFault(app, hold.orgId, hold.taskId, fault);
     if ((await endTask(tx, hold, { state: TaskState.FAILED, output: null, error, usage, endMs })) === 0) return false;
-    const steps: Step[] = attempt && cause ? [failedStep(endMs, attempt, cause, "fail", 0)] : [];
+    const steps: Step[] = last ? [failedStep(endMs, last.attempt, last.cause, "fail", 0)] : [];
     const failed = {
       kind: TraceEventKind.FAILED,
       timeMs: endMs,
       message: fault.message,
       details: { reason: fault.reason, message: fault.message, ...fault.metadata },
-      targetAgentId: attempt?.agent.agent_id ?? task.target_agent_id,
+      targetAgentId: last?.attempt.agent.agent_id ?? task.target_agent_id,
       durationMs: endMs - task.create_ms,
     };
     await recordSteps(tx, app, spanOf(task), [...steps, failed]);
-    await emitEnd(
-      tx,
-      app,
-      task,
-      attempt?.contract.version ?? task.contract_version,
-      TaskState.FAILED,
-      fault.reason,
-      endMs,
-    );
+    await emitEnd(tx, app, task, task.contract_version, TaskState.FAILED, fault.reason, endMs);
     return true;
   });
 

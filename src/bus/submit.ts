@@ -1,11 +1,11 @@
-import { toJson } from "@bufbuild/protobuf";
+import { type JsonValue, toJson } from "@bufbuild/protobuf";
 import { type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { SubmitTaskRequest } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
-import { type Fault, notFound, Refused } from "../errors.ts";
+import { badField, type Fault, notFound, Refused } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import type { Command } from "../rpc/command.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
@@ -22,8 +22,15 @@ export const wishOf = (req: SubmitTaskRequest, orgId: string): Wish => ({
   wantedAgentId: req.targetAgentId,
 });
 
-const toInput = (input: Value | undefined) =>
-  input === undefined || input.kind.case === undefined ? null : toJson(ValueSchema, input);
+/** INVALID_REQUEST for what binary can say and JSON cannot: numbers that are not finite, values inside that are not set. */
+function toInput(input: Value | undefined): JsonValue {
+  if (input === undefined || input.kind.case === undefined) return null;
+  try {
+    return toJson(ValueSchema, input);
+  } catch {
+    throw badField("input", "holds a number that is not finite or a value that is not set, which JSON cannot");
+  }
+}
 
 /** The agent a call is made for: the key's own, or the one an administrator names; empty for an administrator's own. NOT_FOUND for any other. */
 export async function actingAgent(db: Queryable, caller: Caller, orgId: string, named: string): Promise<string> {

@@ -39,17 +39,15 @@ import {
 import { traceLog } from "./trace-handler.ts";
 import { fromEventRow, hasStepAfter, readTraceSteps, recordSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
 
-/** How many tasks one server works on at once; beyond it SubmitTask answers OVERLOADED. */
-const maxRunning = 10_000;
-/** A task's caller is woken by a bell; this only guards against a lost one. */
-const waitPollMs = 500;
+/** A task's caller is woken by a bell, and after a lost connection all bells ring; this guards against what nobody thought of. */
+const waitPollMs = 5_000;
 
 type SubmitReply = MessageInitShape<typeof SubmitTaskResponseSchema>;
 type Built = "submitTask" | "getTask" | "listTasks" | "cancelTask" | "watchTask";
 
 export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<typeof BusService>, Built> => ({
   submitTask: async (req, context) =>
-    req.validateOnly ? dryRun(app, req, context, dispatcher.turn()) : submit(app, dispatcher, req, context),
+    req.validateOnly ? dryRun(app, dispatcher, req, context) : submit(app, dispatcher, req, context),
 
   getTask: query(app, async (req, { db, caller, orgId }) => ({
     task: toTask(app, await visibleTask(db, caller, orgId, req.taskId)),
@@ -167,21 +165,26 @@ async function submit(
   req: SubmitTaskRequest,
   context: HandlerContext,
 ): Promise<SubmitReply> {
-  if (dispatcher.running() >= maxRunning)
-    throw new Fault("OVERLOADED", `this server works on ${maxRunning} tasks already`, {}, { retryAfterMs: 1_000 });
+  if (!dispatcher.hasRoom())
+    throw new Fault("OVERLOADED", "this server works on as many tasks as it can", {}, { retryAfterMs: 1_000 });
   const timeoutMs = req.returnImmediately ? undefined : context.timeoutMs();
-  const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs;
+  const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs - answerMs(timeoutMs);
   let accepted: TaskRow | undefined;
+  let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
-    accepted = await acceptTask(app, request, given, deadlineMs, dispatcher.turn());
+    turn ??= dispatcher.turns.take(given.orgId, request.contractId); // once, though the body may run again
+    accepted = await acceptTask(app, request, given, deadlineMs, turn);
     return { task: toTask(app, accepted) };
   });
   const { orgId = "", taskId = "" } = reply.task!;
   if (accepted?.task_id === taskId)
-    dispatcher.start({ hold: { orgId, taskId, token: accepted.lease_token }, task: accepted });
+    dispatcher.start({ hold: { orgId, taskId, token: accepted.lease_token }, task: accepted, turn: turn ?? 0 });
   if (req.returnImmediately) return reply;
   return { task: toTask(app, await ended(app, orgId, taskId, context.signal)) };
 }
+
+/** A task's deadline is this much before its caller's, so that the caller still hears how the task ended. */
+const answerMs = (timeoutMs: number): number => Math.min(250, Math.ceil(timeoutMs / 5));
 
 /** Waits until a task is terminal, wherever it runs. The signal ends the waiting, not the task. */
 async function ended(app: App, orgId: string, taskId: string, signal: AbortSignal): Promise<TaskRow> {
@@ -201,12 +204,18 @@ async function ended(app: App, orgId: string, taskId: string, signal: AbortSigna
 }
 
 /** The decision without the deed: what would be written is answered instead. */
-async function dryRun(app: App, req: SubmitTaskRequest, context: HandlerContext, turn: number): Promise<SubmitReply> {
+async function dryRun(
+  app: App,
+  dispatcher: Dispatcher,
+  req: SubmitTaskRequest,
+  context: HandlerContext,
+): Promise<SubmitReply> {
   const db = app.db.query;
   const orgId = await orgOf(db, callerOf(context), req.orgId);
   const callerAgentId = await actingAgent(db, callerOf(context), orgId, req.agentId);
   const { traceId, spanId, parentSpanId } = traceOf(context);
   const span = { orgId, traceId, spanId, parentSpanId, taskId: "", callerAgentId, contractId: req.contractId };
+  const turn = dispatcher.turns.peek(orgId, req.contractId);
   const { steps } = await decide(app, db, wishOf(req, orgId), app.clock.now(), turn);
   return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };
 }

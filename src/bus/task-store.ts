@@ -36,14 +36,21 @@ export type TaskRow = {
   readonly create_ms: number;
   readonly end_ms: number | null;
   readonly deadline_ms: number | null;
-  /** The server that works on it, the fencing token of its lease, and whether an agent may have it right now. */
+  /** The server that works on it, and the fencing token of its lease. */
   readonly lease_owner: string;
   readonly lease_token: number;
+  /** Whether an agent may have it right now; see {@link InFlight}. */
   readonly in_flight: number;
 };
 
 /** What a list answers of a task: all but the payloads. */
 export type TaskSummaryRow = Omit<TaskRow, "input" | "output">;
+
+/**
+ * Whether an agent may have a task: 0 none has; 1 one may, and doing it twice does no harm; 2 one may, and nobody may do it again. It is kept
+ * of each attempt, since a fallback can be repeatable where the task's own contract is not, and the other way round.
+ */
+export const InFlight = { none: 0, repeatable: 1, once: 2 } as const;
 
 /** Why a task did not complete. */
 export type TaskFault = {
@@ -85,11 +92,20 @@ export const taskState = async (db: Queryable, orgId: string, taskId: string): P
 const held = ({ orgId, taskId, token }: Hold): Sql =>
   sql`org_id = ${orgId} and task_id = ${taskId} and lease_token = ${token} and state < ${TaskState.COMPLETED}`;
 
+/** Whether a task is still this holder's and not terminal. */
+export const isHeld = async (db: Queryable, hold: Hold): Promise<boolean> =>
+  (await db.one(sql`select 1 as found from task where ${held(hold)}`)) !== undefined;
+
 /** An attempt is about to begin: gives its number, or undefined when the task is no longer held. */
-export const beginAttempt = async (tx: Tx, hold: Hold, agentId: string): Promise<number | undefined> =>
+export const beginAttempt = async (
+  tx: Tx,
+  hold: Hold,
+  agentId: string,
+  inFlight: number,
+): Promise<number | undefined> =>
   (
     await tx.one<{ attempts: number }>(sql`
-      update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = 1 where ${held(hold)} returning attempts`)
+      update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = ${inFlight} where ${held(hold)} returning attempts`)
   )?.attempts;
 
 /** An attempt has ended and another may follow. */
@@ -126,7 +142,14 @@ export const takeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Prom
 export const orphanedTasks = (db: Queryable, now: number, limit: number): Promise<TaskSummaryRow[]> =>
   db.all<TaskSummaryRow>(sql`
     select ${summaryColumns} from task
-    where state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner not in (select owner from lease where until_ms > ${now})
+    where state < 4 and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner not in (select owner from lease where until_ms > ${now})
+    order by org_id, task_id limit ${limit}`);
+
+/** Tasks that this server should be working on, as far as storage knows, and that were accepted before a time; by the same index. */
+export const ownedTasks = (db: Queryable, owner: string, before: number, limit: number): Promise<TaskSummaryRow[]> =>
+  db.all<TaskSummaryRow>(sql`
+    select ${summaryColumns} from task
+    where state < 4 and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner = ${owner} and create_ms < ${before}
     order by org_id, task_id limit ${limit}`);
 
 export type TaskFilter = {

@@ -3,7 +3,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import type { App } from "../app.ts";
-import { findAgent } from "../bus/agent-store.ts";
+import { lockAgent } from "../bus/agent-store.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { holdsScope, roleName } from "../rpc/access.ts";
 import type { Caller } from "../rpc/caller.ts";
@@ -11,7 +11,16 @@ import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { countLiveKeys, expireKey, insertKey, listKeys, lockKey, revokeKey, toApiKey } from "./api-key-store.ts";
+import {
+  countLiveKeys,
+  expireKey,
+  findOrgKey,
+  insertKey,
+  listKeys,
+  lockKey,
+  revokeKey,
+  toApiKey,
+} from "./api-key-store.ts";
 import { newKeyText } from "./key-text.ts";
 
 const maxKeysPerOrg = 10_000;
@@ -24,7 +33,8 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     checkScopes(caller, req.scopes);
     if ((role === Role.AGENT) !== (req.agentId !== ""))
       throw badField("agent_id", "an AGENT key names its agent, and no other key does");
-    if (req.agentId && !(await findAgent(tx, orgId, req.agentId))) throw notFound("agent", req.agentId);
+    // Locked, or a DeleteAgent beside this would revoke the agent's keys without seeing the new one.
+    if (req.agentId && !(await lockAgent(tx, orgId, req.agentId))) throw notFound("agent", req.agentId);
     const expireMs = req.expireTime ? timestampMs(req.expireTime) : null;
     if (expireMs !== null && expireMs <= now) throw badField("expire_time", "must be in the future");
     if ((await countLiveKeys(tx, orgId, now, maxKeysPerOrg)) >= maxKeysPerOrg) {
@@ -64,7 +74,10 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   }),
 
   rotateApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
-    const old = await lockKey(tx, orgId, req.keyId);
+    const seen = await findOrgKey(tx, orgId, req.keyId);
+    // As in createApiKey; before the key, as in DeleteAgent, so that neither waits for the other.
+    if (seen?.agent_id) await lockAgent(tx, orgId, seen.agent_id);
+    const old = seen && (await lockKey(tx, orgId, req.keyId));
     if (!old) throw notFound("api key", req.keyId);
     const scopes = JSON.parse(old.scopes) as string[];
     checkRole(caller, old.role);

@@ -42,6 +42,12 @@ export const findKey = (db: Queryable, keyId: string): Promise<KeyRow | undefine
   db.one<KeyRow>(sql`
     select ${columns}, o.disabled as org_disabled from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
+/** One key of an organisation. */
+export const findOrgKey = (db: Queryable, orgId: string, keyId: string): Promise<KeyRow | undefined> =>
+  db.one<KeyRow>(
+    sql`select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId}`,
+  );
+
 /** One key of an organisation, locked for a change. */
 export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | undefined> =>
   tx.one<KeyRow>(
@@ -92,9 +98,10 @@ export const expireKey = (tx: Tx, orgId: string, keyId: string, expireMs: number
   tx.run(sql`
     update api_key set expire_ms = ${expireMs} where org_id = ${orgId} and key_id = ${keyId} and (expire_ms is null or expire_ms > ${expireMs})`);
 
-/** Notes when a key was last used. */
+/** Notes when a key was last used; another replica may have noted a later use. */
 export const touchKey = (tx: Tx, keyId: string, usedMs: number): Promise<number> =>
-  tx.run(sql`update api_key set last_used_ms = ${usedMs} where key_id = ${keyId}`);
+  tx.run(sql`
+    update api_key set last_used_ms = ${usedMs} where key_id = ${keyId} and (last_used_ms is null or last_used_ms < ${usedMs})`);
 
 export const toApiKey = (row: KeyRow): MessageInitShape<typeof ApiKeySchema> => ({
   orgId: row.org_id,

@@ -3,8 +3,9 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { OrganizationService } from "../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
-import { checkMetadata, checkRevision, maskedFields } from "../rpc/change.ts";
+import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
+import { organizationTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import {
@@ -12,7 +13,6 @@ import {
   insertOrganization,
   listOrganizations,
   lockOrganization,
-  nameTaken,
   type OrganizationRow,
   toOrganization,
   updateOrganization,
@@ -68,17 +68,17 @@ export const organizationHandler = (app: App): ServiceImpl<typeof OrganizationSe
     if (mask.has("disabled") && change.disabled && orgId === app.homeOrgId)
       throw badField("change.disabled", "the operator's own organisation cannot be disabled");
     if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
-    if (mask.has("name") && (await nameTaken(tx, change.name, orgId))) throw taken(change.name);
     const next: OrganizationRow = {
       ...row,
       ...(mask.has("name") && { name: change.name }),
       ...(mask.has("display_name") && { display_name: change.displayName }),
-      ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata) }),
+      ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata, "change.metadata") }),
       ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
       update_ms: now,
       revision: row.revision + 1,
     };
-    await updateOrganization(tx, next);
+    await unlessTaken(updateOrganization(tx, next), () => taken(change.name));
+    if (next.disabled !== row.disabled) tx.ring(organizationTopic(orgId));
     return { organization: toOrganization(next) };
   }),
 });

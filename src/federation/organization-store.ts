@@ -31,11 +31,7 @@ export const findOrganization = (db: Queryable, orgId: string): Promise<Organiza
 export const lockOrganization = (tx: Tx, orgId: string): Promise<OrganizationRow | undefined> =>
   tx.one<OrganizationRow>(sql`select ${columns} from organization where org_id = ${orgId} ${tx.dialect.forUpdate}`);
 
-/** Whether another organisation has the name. */
-export const nameTaken = async (db: Queryable, name: string, exceptOrgId: string): Promise<boolean> =>
-  (await db.one(sql`select 1 as found from organization where name = ${name} and org_id <> ${exceptOrgId}`)) !==
-  undefined;
-
+/** Replaces what is stored of an organisation; rejects when another has the name (see unlessTaken). */
 export const updateOrganization = (tx: Tx, row: OrganizationRow): Promise<number> =>
   tx.run(sql`
     update organization set name = ${row.name}, display_name = ${row.display_name}, metadata = ${row.metadata}, disabled = ${row.disabled},

@@ -3,9 +3,10 @@ import type { FastifyInstance } from "fastify";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault, toConnectError } from "../errors.ts";
-import { methodName } from "../rpc/access.ts";
+import { methodName, roleName } from "../rpc/access.ts";
 import { authenticate, keyInHeaders } from "../rpc/auth.ts";
 import { refuse } from "../rpc/refuse.ts";
+import { traceContext } from "../rpc/trace-context.ts";
 import { version } from "../version.ts";
 
 /** What is served beside RPCs: `/` says what this is, `/metrics` is for Prometheus and needs the operator's key. */
@@ -20,6 +21,8 @@ export function servePages(http: FastifyInstance, app: App, services: readonly D
       );
   });
   http.get("/metrics", async (request, reply) => {
+    const { traceId } = traceContext(request.headers.traceparent?.toString() ?? null, app.ids);
+    reply.header("x-trace-id", traceId);
     try {
       const { authorization } = request.headers;
       const xApiKey = request.headers["x-api-key"];
@@ -29,9 +32,12 @@ export function servePages(http: FastifyInstance, app: App, services: readonly D
       );
       if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
       if (caller.role !== Role.OPERATOR)
-        throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", { required_role: "OPERATOR" });
+        throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", {
+          role: roleName(caller.role),
+          required_role: "OPERATOR",
+        });
     } catch (error) {
-      if (error instanceof Fault) return refuse(reply, request, toConnectError(error));
+      if (error instanceof Fault) return refuse(reply, request, toConnectError(error, traceId));
       throw error;
     }
     return reply.type(app.metrics.contentType).send(await app.metrics.text());

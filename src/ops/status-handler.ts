@@ -4,6 +4,7 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql } from "../db/db.ts";
+import { holdsScope } from "../rpc/access.ts";
 import { query } from "../rpc/query.ts";
 import { version } from "../version.ts";
 
@@ -11,7 +12,7 @@ export const statusHandler = (app: App, startedMs: number): ServiceImpl<typeof S
   getStatus: query(app, async (_req, { db, caller, now }) => {
     const healthy = !app.stopping.aborted && (await answers(app, db));
     const status = { version, healthy, time: timestampFromMs(now) };
-    if (caller.role !== Role.OPERATOR) return status;
+    if (caller.role !== Role.OPERATOR || !holdsScope(caller.scopes, "status:read")) return status;
     const counts = await db.one<Counts>(countsOf);
     return {
       ...status,

@@ -104,16 +104,16 @@ export async function sendStream(
   try {
     // The headers are not final before the first chunk.
     let next = await chunks?.next();
-    if (response.destroyed) return;
+    if (isGone(response)) return;
     writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
     // HTTP/2 would otherwise end a response without a body by its headers, and send no trailers.
     if ("stream" in response) response.writeHead(answer.status);
     for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
-      if (response.destroyed) return;
+      if (isGone(response)) return;
       // Both kinds take bytes; their declarations overlap in nothing a compiler can call.
       if (!(response as ServerResponse).write(next.value)) await taken(response, "drain", stallMs);
     }
-    if (response.destroyed) return;
+    if (isGone(response)) return;
     if (answer.trailer !== undefined) addTrailers(response, nodeHeaders(answer.trailer));
     leaveUnread(request, response);
     const out = taken(response, "finish", stallMs);
@@ -123,6 +123,10 @@ export async function sendStream(
     chunks?.return?.().catch(() => {});
   }
 }
+
+/** Whether nobody takes the response any more. An HTTP/2 response does not know it by itself; its stream does. */
+const isGone = (response: RawResponse): boolean =>
+  "stream" in response ? response.stream.destroyed || response.stream.closed : response.destroyed;
 
 /** Headers as Fastify keeps them. */
 export type ExtraHeaders = Record<string, number | string | string[] | undefined>;
@@ -146,7 +150,7 @@ function addTrailers(response: RawResponse, trailers: Record<string, string | st
 
 /** Resolves at the event or when the response is closed; closes it when neither comes in time. */
 function taken(response: RawResponse, event: "drain" | "finish", stallMs: number): Promise<void> {
-  if (response.destroyed) return Promise.resolve();
+  if (isGone(response)) return Promise.resolve();
   return new Promise((resolve) => {
     const timer = setTimeout(() => {
       if ("stream" in response) response.stream.close(constants.NGHTTP2_CANCEL);

@@ -27,8 +27,10 @@ export async function authenticate(app: App, key: string | undefined): Promise<C
   const keyId = keyIdOf(key);
   const row = keyId && (await findKey(app.db.query, keyId));
   if (!row || !same(digest, row.secret_sha256)) throw wrongKey();
-  app.keyUse.seen(row.key_id, app.clock.now());
-  return callerFrom(row, app.clock.now());
+  const now = app.clock.now();
+  const caller = callerFrom(row, now);
+  app.keyUse.seen(row.key_id, now);
+  return caller;
 }
 
 /** Who a key that was good speaks for now. Throws as {@link authenticate}. */

@@ -65,7 +65,7 @@ export async function runCommand<Request extends object, Reply>(
     const now = app.clock.now();
     const orgId = await orgOf(tx, caller, orgNamed(request));
     const scope: IdempotencyScope | undefined = key
-      ? { orgId, caller: caller.keyId || digest, method: methodName(method), key }
+      ? { orgId, caller: caller.agentId || caller.keyId || digest, method: methodName(method), key }
       : undefined;
     if (scope) {
       const stored = await takeKey(tx, scope, digest, now);

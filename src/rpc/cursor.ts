@@ -1,5 +1,5 @@
 /** Page tokens and stream cursors: opaque, and good only where they were made. */
-import { createHmac, timingSafeEqual } from "node:crypto";
+import { createCipheriv, createHmac, timingSafeEqual } from "node:crypto";
 import { Fault } from "../errors.ts";
 
 /** Where a token is good: what it walks through, the organisation, and whatever else (caller, filter) the position depends on. */
@@ -15,20 +15,36 @@ export type Cursors = {
 };
 
 const macBytes = 16;
+/** Positions are padded to a multiple of this, so that the length of a token does not tell how large its numbers are. */
+const blockLength = 32;
 
-/** Tokens are base64url of a truncated HMAC-SHA256 (RFC 2104) over scope and position, then the position as JSON. */
+/**
+ * Tokens are base64url of a synthetic IV and the position as JSON, encrypted under it: deterministic authenticated encryption (the
+ * construction of SIV, RFC 5297, from HMAC-SHA256 and AES-256-CTR). They are encrypted because a position holds numbers that count what
+ * all organisations do, and deterministic so that one position has one cursor.
+ */
 export function signedCursors(secret: Uint8Array): Cursors {
-  const sign = (scope: CursorScope, body: Buffer): Buffer =>
-    createHmac("sha256", secret).update(JSON.stringify(scope)).update("\0").update(body).digest().subarray(0, macBytes);
+  const derive = (use: string) => createHmac("sha256", secret).update(`moltwire cursor ${use}`).digest();
+  const macKey = derive("mac");
+  const cipherKey = derive("cipher");
+  const sign = (scope: CursorScope, body: Uint8Array): Buffer =>
+    createHmac("sha256", macKey).update(JSON.stringify(scope)).update("\0").update(body).digest().subarray(0, macBytes);
+  const encrypt = (iv: Uint8Array, bytes: Uint8Array): Buffer =>
+    createCipheriv("aes-256-ctr", cipherKey, iv).update(bytes);
   return {
     encode(scope, position) {
-      const body = Buffer.from(JSON.stringify(position));
-      return Buffer.concat([sign(scope, body), body]).toString("base64url");
+      const text = JSON.stringify(position);
+      const body = Buffer.from(text.padEnd(Math.ceil(text.length / blockLength) * blockLength));
+      const iv = sign(scope, body);
+      return Buffer.concat([iv, encrypt(iv, body)]).toString("base64url");
     },
     decode(scope, token, field) {
       const bytes = Buffer.from(token, "base64url");
-      const body = bytes.subarray(macBytes);
-      if (bytes.length <= macBytes || !timingSafeEqual(bytes.subarray(0, macBytes), sign(scope, body))) {
+      const iv = bytes.subarray(0, macBytes);
+      // Decoding passes over letters that do not belong and over bits that do not count; a token has one spelling.
+      const isWhole = bytes.length > macBytes && bytes.toString("base64url") === token;
+      const body = isWhole ? encrypt(iv, bytes.subarray(macBytes)) : undefined;
+      if (!body || !timingSafeEqual(iv, sign(scope, body))) {
         const text = `${field} was not made by this method for this caller and filter: start again without it`;
         throw new Fault("INVALID_PAGE_TOKEN", text, { field }, { fields: [{ field, description: text }] });
       }

@@ -1,7 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { App } from "../app.ts";
-import { ClosedError, OverloadedError } from "../db/db.ts";
+import { ClosedError, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
 import { Fault, toConnectError } from "../errors.ts";
 import { methodName } from "./access.ts";
 import { traceKey } from "./caller.ts";
@@ -44,6 +44,11 @@ export function asConnectError(app: App, error: unknown, method: DescMethod, tra
       new Fault("OVERLOADED", "the server has more waiting than it takes", {}, { retryAfterMs: 1_000, cause: error }),
       traceId,
     );
+  }
+  if (error instanceof OutcomeUnknownError) {
+    const message =
+      "storage failed at the last moment: whether it was done is not known; repeat it with the same idempotency key";
+    return toConnectError(new Fault("OUTCOME_UNKNOWN", message, {}, { cause: error }), traceId);
   }
   if (error instanceof ClosedError)
     return toConnectError(new Fault("SHUTTING_DOWN", "the server is stopping", {}, { cause: error }), traceId);

@@ -56,10 +56,10 @@ export const feed = <Request extends object, Message, Position>(
     try {
       const reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
       const bell = app.db.listen(reader.topics, signal);
-      const keyBell = app.db.listen(keyTopic(caller.keyId), signal);
-      const watch = watchKey(app, caller.keyId, caller.expireMs, keyBell, signal);
+      const keyBell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
+      const watch = watchKey(app, caller.keyId, keyBell, signal);
       watch.catch((fault) => over.abort(fault));
-      yield* follow(app, reader, bell, signal);
+      yield* follow(app, reader, bell, signal, over.signal);
     } finally {
       over.abort();
       closeStream();
@@ -69,23 +69,35 @@ export const feed = <Request extends object, Message, Position>(
 /** Rung when something about a key changed. */
 export const keyTopic = (keyId: string): string => `key:${keyId}`;
 
+/** Rung when an organisation was disabled or enabled, and so all of its keys. */
+export const organizationTopic = (orgId: string): string => `organization:${orgId}`;
+
 async function* follow<Message, Position>(
   app: App,
   reader: Reader<Message, Position>,
   bell: Bell,
   signal: AbortSignal,
+  keyOver: AbortSignal,
 ): AsyncGenerator<Message> {
   let { position } = reader;
   yield* reader.first ?? [];
+  let toldMs = app.clock.now();
   for (;;) {
     const page = await reader.read(position, feedPageSize);
-    yield* page.messages;
+    for (const message of page.messages) {
+      keyOver.throwIfAborted(); // a slow reader may take long for a page
+      yield message;
+    }
     position = page.position;
     if (page.over) return;
+    if (page.messages.length > 0) toldMs = app.clock.now();
     try {
       signal.throwIfAborted();
-      if (!page.more && !(await heard(app, reader, position, bell, signal)))
-        yield reader.checkpoint(position, app.clock.now());
+      // A reader whose filter lets nothing through hears nothing either, however much happens.
+      const leftMs = toldMs + checkpointMs - app.clock.now();
+      if (leftMs > 0 && (page.more || (await heard(app, reader, position, bell, leftMs, signal)))) continue;
+      yield reader.checkpoint(position, app.clock.now());
+      toldMs = app.clock.now();
     } catch (error) {
       throw app.stopping.aborted
         ? new Fault("SHUTTING_DOWN", "the server is stopping: resume with the cursor", {
@@ -96,17 +108,18 @@ async function* follow<Message, Position>(
   }
 }
 
-/** Waits until there may be something to read (true) or it has been silent for the time of a checkpoint (false). */
+/** Waits until there is something to read (true) or the time is over (false). */
 async function heard<Message, Position>(
   app: App,
   reader: Reader<Message, Position>,
   position: Position,
   bell: Bell,
+  ms: number,
   signal: AbortSignal,
 ): Promise<boolean> {
-  if (app.db.engine === "sqlite") return bell.wait(checkpointMs, signal);
+  if (app.db.engine === "sqlite") return bell.wait(ms, signal);
   let pollMs = firstPollMs;
-  for (let waitedMs = 0; waitedMs < checkpointMs; waitedMs += pollMs) {
+  for (let waitedMs = 0; waitedMs < ms; waitedMs += pollMs) {
     if (await bell.wait(pollMs, signal)) return true;
     const page = await reader.read(position, 1);
     if (page.position !== position || page.over) return true; // a row the filter hides moves the position too
@@ -115,18 +128,15 @@ async function heard<Message, Position>(
   return false;
 }
 
-/** Rejects with KEY_REVOKED or KEY_EXPIRED once the key is no longer good. */
-async function watchKey(
-  app: App,
-  keyId: string,
-  expireMs: number | undefined,
-  bell: Bell,
-  signal: AbortSignal,
-): Promise<void> {
+/**
+ * Rejects with KEY_REVOKED or KEY_EXPIRED once the key is no longer good. Looks before it waits: the key may have ended after the call was
+ * let in and before the bell hung.
+ */
+async function watchKey(app: App, keyId: string, bell: Bell, signal: AbortSignal): Promise<void> {
   const longestMs = 60_000;
-  while (!signal.aborted) {
+  for (;;) {
+    const { expireMs } = await authenticateAgain(app, keyId);
     const untilMs = expireMs === undefined ? longestMs : Math.min(longestMs, Math.max(1, expireMs - app.clock.now()));
     await bell.wait(untilMs, signal);
-    expireMs = (await authenticateAgain(app, keyId)).expireMs;
   }
 }

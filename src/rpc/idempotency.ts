@@ -36,9 +36,23 @@ export function idempotencyKey(header: Headers): string | undefined {
   return key;
 }
 
-/** SHA-256 of the request message, in hexadecimal. */
+/** SHA-256 of the request message with its maps in the order of their keys, in hexadecimal. */
 export const requestDigest = <Desc extends DescMessage>(schema: Desc, request: MessageShape<Desc>): string =>
-  createHash("sha256").update(toBinary(schema, request)).digest("hex");
+  createHash("sha256")
+    .update(toBinary(schema, inKeyOrder(request)))
+    .digest("hex");
+
+/** The same message. Maps and JSON objects have no order, and clients in Go send them in another one each time. */
+function inKeyOrder<T>(value: T): T {
+  if (Array.isArray(value)) return value.map(inKeyOrder) as T;
+  if (typeof value !== "object" || value === null || value instanceof Uint8Array) return value;
+  const sorted = Object.create(Object.getPrototypeOf(value)) as object;
+  for (const key of Object.keys(value).sort()) {
+    // Not by assignment, which the key `__proto__` would turn into something else.
+    Object.defineProperty(sorted, key, { value: inKeyOrder(value[key as keyof T]), enumerable: true });
+  }
+  return sorted as T;
+}
 
 /**
  * Takes the key for this request inside the command's transaction. Undefined: it is new, the command goes on and ends with {@link keepReply}.
@@ -119,5 +133,7 @@ function redact(message: ReflectMessage): void {
   for (const field of message.fields) {
     if (field.proto.options?.debugRedact) message.clear(field);
     else if (field.fieldKind === "message" && message.isSet(field)) redact(message.get(field));
+    else if (field.fieldKind === "list" && field.listKind === "message")
+      for (const item of message.get(field)) redact(item as ReflectMessage);
   }
 }

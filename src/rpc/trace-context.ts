@@ -10,7 +10,8 @@ export type TraceContext = {
   readonly parentSpanId: string;
 };
 
-const form = /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-|$)/;
+/** Version 00 ends here; later ones may go on after a dash, and ff is none. */
+const form = /^(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-|$)/;
 
 /** The context of a call: the one its `traceparent` header names, or a new one when there is none or it is malformed (as the W3C asks). */
 export function traceContext(traceparent: string | null, ids: Ids): TraceContext {

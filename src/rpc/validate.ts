@@ -1,20 +1,16 @@
 import { create, type DescMessage, type DescService, type Message } from "@bufbuild/protobuf";
-import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import { reflect } from "@bufbuild/protobuf/reflect";
 import { createValidator, type Violation } from "@bufbuild/protovalidate";
 import type { Interceptor } from "@connectrpc/connect";
 import { Fault, type FieldViolation } from "../errors.ts";
+import { malformedFields } from "./well-formed.ts";
 
 const maxViolations = 20;
+/** Characters of a map's key that an error repeats: the key may be what is too long. */
+const maxKeyShown = 64;
 
 /** One for the process: it keeps what it compiled. */
 const validator = createValidator();
-
-/** JSON is checked by contracts and stored as bytes, so it may hold any text. */
-const freeForm: ReadonlySet<string> = new Set([
-  "google.protobuf.Struct",
-  "google.protobuf.Value",
-  "google.protobuf.ListValue",
-]);
 
 /** Refuses requests that break the limits of their schema (INVALID_REQUEST, naming every field), on streams each message. */
 export function validateInterceptor(): Interceptor {
@@ -23,7 +19,7 @@ export function validateInterceptor(): Interceptor {
     if (result.kind === "error") throw result.error;
     const fields = [
       ...(result.kind === "invalid" ? result.violations.map(toField) : []),
-      ...nulFields(reflect(schema, message), ""),
+      ...malformedFields(reflect(schema, message)),
     ].slice(0, maxViolations);
     const [first] = fields;
     if (first)
@@ -59,29 +55,18 @@ export function warmValidation(services: readonly DescService[]): void {
 }
 
 const toField = ({ field, message, ruleId }: Violation): FieldViolation => ({
-  field: field
-    .map((part) => ("name" in part && typeof part.name === "string" ? part.name : ""))
-    .filter(Boolean)
-    .join("."),
+  field: fieldPath(field),
   description: message,
   reason: ruleId,
 });
 
-/** Text with a NUL character cannot be stored by every engine, so no engine takes it. */
-function nulFields(message: ReflectMessage, prefix: string): FieldViolation[] {
-  const found: FieldViolation[] = [];
-  for (const field of message.fields) {
-    const name = prefix + field.name;
-    if (!message.isSet(field)) continue;
-    const wrong = (text: unknown) => typeof text === "string" && text.includes("\0");
-    const report = () =>
-      found.push({ field: name, description: "must not contain the NUL character", reason: "string.nul" });
-    if (field.fieldKind === "scalar" && wrong(message.get(field))) report();
-    else if (field.fieldKind === "list" && field.listKind === "scalar" && [...message.get(field)].some(wrong)) report();
-    else if (field.fieldKind === "map" && [...message.get(field)].some(([key, value]) => wrong(key) || wrong(value)))
-      report();
-    else if (field.fieldKind === "message" && !freeForm.has(field.message.typeName))
-      found.push(...nulFields(message.get(field), `${name}.`));
-  }
-  return found;
-}
+/** As clients write it: `fallbacks[0].contract_id`, `labels["a"]`. */
+const fieldPath = (path: Violation["field"]): string =>
+  path
+    .map((part) => {
+      if (part.kind === "list_sub") return `[${part.index}]`;
+      if (part.kind === "map_sub") return `[${JSON.stringify(String(part.key).slice(0, maxKeyShown))}]`;
+      return `.${part.name}`;
+    })
+    .join("")
+    .replace(/^\./, "");

@@ -8,7 +8,7 @@ import {
 } from "../../../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
 import type { Egress, EgressResponse } from "../../egress/egress.ts";
 import { EgressError } from "../../egress/error.ts";
-import { type Adapter, type Answer, type Assignment, AttemptFault, noUsage } from "../adapter.ts";
+import { type Adapter, type Aftermath, type Answer, type Assignment, AttemptFault, noUsage } from "../adapter.ts";
 import { jsonFault } from "../payload.ts";
 
 const maxResponseBytes = 2 * 1_048_576;
@@ -18,6 +18,9 @@ const handleTaskPath = "/moltwire.agent.v1.AgentRuntimeService/HandleTask";
 /** Codes by which an agent says that it did not begin (https://connectrpc.com/docs/protocol#error-codes), and their HTTP statuses. */
 const notBegun: ReadonlySet<string> = new Set(["unavailable", "resource_exhausted"]);
 const notBegunStatus: ReadonlySet<number> = new Set([429, 503]);
+/** What says that the answer was given up and not that the work was: the agent's server on its time limit, or a gateway before it. */
+const lostCode = "deadline_exceeded";
+const lostStatus: ReadonlySet<number> = new Set([502, 504]);
 
 /** Calls an agent's HTTP endpoint as a Connect unary call in JSON (https://connectrpc.com/docs/protocol#unary-request). */
 export function httpAdapter(egress: Egress): Adapter {
@@ -97,6 +100,7 @@ function toAnswer({ output, usage }: HandleTaskResponse): Answer {
   const json = toJson(ValueSchema, output);
   const fault = jsonFault(json);
   if (fault) throw unusable(`its output is ${fault.message}`);
+  if (usage?.model.includes("\0")) throw unusable("the name of its model holds a NUL character");
   return {
     output: json,
     usage: usage
@@ -111,10 +115,19 @@ function refusal({ status, body }: EgressResponse): AttemptFault {
   const { code, message } = connectError(text);
   const said = message ?? (shorten(text) || "nothing");
   const metadata = { status: String(status), ...(code && { code }) };
-  const aftermath = (code ? notBegun.has(code) : notBegunStatus.has(status)) ? "not-begun" : "failed";
-  return new AttemptFault("ADAPTER_ERROR", aftermath, `the agent answered ${code ?? status}: ${shorten(said)}`, {
-    metadata,
-  });
+  return new AttemptFault(
+    "ADAPTER_ERROR",
+    aftermathOf(status, code),
+    `the agent answered ${code ?? status}: ${shorten(said)}`,
+    {
+      metadata,
+    },
+  );
+}
+
+function aftermathOf(status: number, code: string | undefined): Aftermath {
+  if (code ? notBegun.has(code) : notBegunStatus.has(status)) return "not-begun";
+  return (code ? code === lostCode : lostStatus.has(status)) ? "lost" : "failed";
 }
 
 function connectError(text: string): { readonly code?: string; readonly message?: string } {

@@ -59,7 +59,7 @@ export type SubmitTaskRequest = Message<"moltwire.bus.v1.SubmitTaskRequest"> & {
   contractVersion: string;
 
   /**
-   * The input: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 64 levels deep. Default: null.
+   * The input: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 32 levels deep. Default: null.
    *
    * @generated from field: google.protobuf.Value input = 5;
    */
@@ -129,7 +129,7 @@ export type SubmitTaskRequestJson = {
   contractVersion?: string;
 
   /**
-   * The input: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 64 levels deep. Default: null.
+   * The input: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 32 levels deep. Default: null.
    *
    * @generated from field: google.protobuf.Value input = 5;
    */
@@ -1298,7 +1298,8 @@ export const BusService: GenService<{
    * checked, and every step is in the trace.
    *
    * It blocks until the task is terminal or awaits approval. A caller that disconnects cancels nothing. The call's deadline
-   * (`connect-timeout-ms`, `grpc-timeout`) becomes the task's, unless `return_immediately` is set, and is passed on to the agent.
+   * (`connect-timeout-ms`, `grpc-timeout`) becomes the task's, less a fifth of it or 250 ms so that the caller still hears how the task ended, unless
+   * `return_immediately` is set, and is passed on to the agent.
    * With the header `idempotency-key` a repeated call joins the task that the first one began. `traceparent` makes the task part of that trace.
    *
    * Errors, before anything was accepted (the refusal is in the trace that the error's metadata names): CONTRACT_NOT_FOUND, CONTRACT_VERSION_NOT_FOUND,

@@ -475,7 +475,7 @@ export type RetryDeadLetterRequest = Message<"moltwire.bus.v1.RetryDeadLetterReq
   deadLetterId: string;
 
   /**
-   * The input to try with: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 64 levels deep. Not set: as it was.
+   * The input to try with: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 32 levels deep. Not set: as it was.
    *
    * @generated from field: google.protobuf.Value input = 3;
    */
@@ -517,7 +517,7 @@ export type RetryDeadLetterRequestJson = {
   deadLetterId?: string;
 
   /**
-   * The input to try with: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 64 levels deep. Not set: as it was.
+   * The input to try with: any JSON value that the contract's input schema accepts. At most 1 MiB, at most 32 levels deep. Not set: as it was.
    *
    * @generated from field: google.protobuf.Value input = 3;
    */

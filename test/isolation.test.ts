@@ -1,0 +1,320 @@
+import { randomBytes } from "node:crypto";
+import { type DescMethod, fromJson } from "@bufbuild/protobuf";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
+import { services } from "../src/services.ts";
+import { type Clients, dialects, type Org, type OrgAgent, start, unique, type World } from "./harness.ts";
+import { addContract } from "./rpc-fixtures/contract.ts";
+import { callRaw, type RawAnswer } from "./rpc-fixtures/raw.ts";
+import { minimalRequest } from "./rpc-fixtures/requests.ts";
+
+const methods = services.flatMap((service) => service.methods);
+const nameOf = (method: DescMethod) => `${method.parent.typeName}/${method.name}`;
+const methodNamed = (name: string) => methods.find((method) => method.name === name && method.parent.typeName !== "")!;
+
+/** Every text that an organisation writes holds this, and nobody else's answers may. */
+const canary = "canary7f3a";
+/** The traces of the calls that are compared with one another. */
+const traceIds = { foreign: "5".repeat(32), random: "6".repeat(32) };
+
+/** What there is of an organisation, by the names of the fields that hold it. */
+type Belongings = Readonly<Record<string, string>>;
+
+type Party = {
+  readonly org: Org;
+  readonly worker: OrgAgent;
+  readonly caller: OrgAgent;
+  readonly contractId: string;
+  readonly belongings: Belongings;
+};
+
+/** An organisation with something of everything, every text in it marked. */
+async function party(world: World, mark: string): Promise<Party> {
+  const org = await world.org(unique(`${mark || "org"}-name`));
+  const capability = unique(`${mark}can`);
+  const about = { description: `${mark} about`, metadata: { note: `${mark} note` }, allowedTools: [`${mark}tool`] };
+  const endpoint = { kind: { case: "echo", value: {} } } as const;
+  const worker = await org.agent({ name: unique(`${mark}worker`), capabilities: [capability], endpoint, ...about });
+  const caller = await org.agent({ name: unique(`${mark}caller`), ...about });
+  await org.admin.keys.createApiKey({ name: `${mark} key` });
+  const { apiKeys } = await org.admin.keys.listApiKeys({ agentId: caller.agentId });
+  const contractId = unique("contract");
+  await addContract(world, org.orgId, { contractId, capability, description: `${mark} does it` });
+  const { task } = await submit(
+    caller.as,
+    contractId,
+    { [`${mark}key`]: `${mark}value` },
+    { [`${mark}label`]: `${mark}` },
+  );
+  await submit(caller.as, contractId, `${mark} again`, {});
+  const belongings = {
+    org_id: org.orgId,
+    agent_id: caller.agentId,
+    target_agent_id: worker.agentId,
+    caller_agent_id: caller.agentId,
+    key_id: apiKeys[0]!.keyId,
+    task_id: task!.taskId,
+    trace_id: task!.traceId,
+    contract_id: contractId,
+  };
+  return { org, worker, caller, contractId, belongings };
+}
+
+const submit = (
+  as: Clients,
+  contractId: string,
+  input: Parameters<typeof fromJson<typeof ValueSchema>>[1],
+  labels: Record<string, string>,
+) => as.bus.submitTask({ contractId, contractVersion: "1.0.0", input: fromJson(ValueSchema, input), labels });
+
+/** Whether the field gives a name to something new: one that another organisation took is free. */
+const isNew = (method: DescMethod, field: string): boolean =>
+  method.name === "RegisterContract" && field === "contract_id";
+
+/** An id of the same form that nothing has. */
+const randomLike = (id: string): string =>
+  id.replace(/[0-9a-f]+$/, (digits) => randomBytes(digits.length).toString("hex").slice(0, digits.length));
+
+describe.each(dialects)("%s", (dialect) => {
+  let world: World;
+  let theirs: Party;
+  let mine: Party;
+  /** All that was answered to one who must not see it. */
+  const answers: string[] = [];
+  beforeAll(async () => {
+    world = await start(dialect);
+    theirs = await party(world, canary);
+    mine = await party(world, "");
+  });
+  afterAll(() => world[Symbol.asyncDispose]());
+
+  async function call(
+    method: DescMethod,
+    key: string,
+    fields: Record<string, unknown>,
+    traceId = traceIds.foreign,
+  ): Promise<RawAnswer> {
+    const request = minimalRequest(method.input, fields);
+    const traceparent = `00-${traceId}-${"1".repeat(16)}-00`;
+    const answer = await callRaw(world.url, method, request, { authorization: `Bearer ${key}`, traceparent });
+    answers.push(answer.readable);
+    return answer;
+  }
+
+  /** The answer, with the time of a checkpoint and the id that was named made alike. */
+  const comparable = (answer: RawAnswer, id: string) =>
+    answer.readable
+      .replaceAll(id, "<id>")
+      .replaceAll(traceIds.random, traceIds.foreign)
+      .replaceAll(/"(checkpoint|startTime|updateTime)":"[^"]*"/g, '"$1":"<time>"');
+
+  /** Fields without which the id under test would not be looked at. */
+  const companions = (method: DescMethod, contractId = mine.contractId): Record<string, unknown> =>
+    method === methodNamed("SubmitTask") ? { contractId, contractVersion: "1.0.0" } : {};
+
+  /** Every field of every method that names something, with one caller. */
+  async function compare(
+    belongings: Belongings,
+    key: string,
+    contractId = mine.contractId,
+    isMine: (field: string) => boolean = () => false,
+  ): Promise<string[]> {
+    const differences: string[] = [];
+    // One random id for each: what was asked for before may be told again.
+    const randomIds = Object.fromEntries(Object.entries(belongings).map(([field, id]) => [field, randomLike(id)]));
+    for (const method of methods) {
+      for (const field of method.input.fields) {
+        const id = belongings[field.name];
+        if (id === undefined || isMine(field.name) || isNew(method, field.name)) continue;
+        const other = randomIds[field.name]!;
+        const [foreign, random] = [
+          await call(method, key, { ...companions(method, contractId), [field.localName]: id }),
+          await call(method, key, { ...companions(method, contractId), [field.localName]: other }, traceIds.random),
+        ];
+        if (comparable(foreign, id) !== comparable(random, other))
+          differences.push(
+            `${nameOf(method)} ${field.name}:\n${comparable(foreign, id)}\n${comparable(random, other)}`,
+          );
+      }
+    }
+    return differences;
+  }
+
+  test("the comparison finds what it looks for: one's own ids are answered otherwise than random ones", async () => {
+    const decoy = await party(world, "");
+    const differences = await compare(decoy.belongings, decoy.org.adminKey, decoy.contractId);
+    answers.length = 0;
+    const found = differences.map((text) => text.split(":", 1)[0]);
+    for (const name of [
+      "AgentService/GetAgent agent_id",
+      "BusService/GetTask task_id",
+      "BusService/WatchTask task_id",
+      "TraceService/GetTrace trace_id",
+      "ApiKeyService/RotateApiKey key_id",
+      "BusService/SubmitTask target_agent_id",
+    ])
+      expect(found).toContainEqual(expect.stringContaining(name));
+  });
+
+  test.each(["administrator", "agent"])(
+    "to another organisation's %s a foreign id is answered byte for byte like a random one",
+    async (who) => {
+      const key = who === "agent" ? mine.worker.key : mine.org.adminKey;
+      expect(await compare(theirs.belongings, key)).toEqual([]);
+    },
+  );
+
+  test("to a sibling agent a task and a trace of which it is no part are answered like random ones", async () => {
+    const sibling = await theirs.org.agent();
+    const shared = new Set(["org_id", "agent_id", "target_agent_id", "caller_agent_id", "contract_id"]);
+    expect(await compare(theirs.belongings, sibling.key, theirs.contractId, (field) => shared.has(field))).toEqual([]);
+    const [got, other] = [theirs.caller.agentId, randomLike(theirs.caller.agentId)];
+    for (const name of ["SubmitTask", "ListTasks", "ListTraces", "TailTraces", "Serve"]) {
+      const method = methodNamed(name);
+      const pair = [got, other].map((agentId) =>
+        call(method, sibling.key, { ...companions(method, theirs.contractId), agentId }),
+      );
+      const [a, b] = await Promise.all(pair);
+      expect([name, comparable(a!, got)]).toEqual([name, comparable(b!, other)]);
+    }
+    answers.length = 0; // its own organisation's names are no secret to a sibling
+  });
+
+  test("a sibling agent sees nothing of others' tasks in lists and feeds, and its part of a trace it was asked into", async () => {
+    const sibling = await theirs.org.agent();
+    expect((await sibling.as.bus.listTasks({})).tasks).toEqual([]);
+    expect((await sibling.as.traces.listTraces({})).traces).toEqual([]);
+    expect((await sibling.as.events.listEvents({})).events).toEqual([]);
+    expect(await firstStep(sibling.as)).toBeUndefined();
+    expect(await firstStep(theirs.caller.as)).toBeDefined();
+    expect((await theirs.caller.as.bus.listTasks({})).tasks).toHaveLength(2);
+    expect((await theirs.caller.as.events.listEvents({})).events).toHaveLength(2);
+  });
+
+  /** The first trace event that somebody sees from the start, if there is one before the feed is silent. */
+  async function firstStep(as: Clients): Promise<string | undefined> {
+    const leave = new AbortController();
+    const nothing = setTimeout(() => leave.abort(), 300);
+    try {
+      for await (const { event } of as.traces.tailTraces({ fromStart: true }, { signal: leave.signal }))
+        if (event.case === "traceEvent") return event.value.taskId;
+    } catch (error) {
+      if (!leave.signal.aborted) throw error;
+    } finally {
+      clearTimeout(nothing);
+      leave.abort();
+    }
+    return undefined;
+  }
+
+  test("page tokens and cursors of another organisation are answered like random ones", async () => {
+    const { admin } = theirs.org;
+    const size = { pageSize: 1 };
+    const tokens: [DescMethod, string, Record<string, unknown>][] = [
+      [methodNamed("ListAgents"), (await admin.agents.listAgents(size)).nextPageToken, {}],
+      [methodNamed("ListApiKeys"), (await admin.keys.listApiKeys(size)).nextPageToken, {}],
+      [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
+      [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
+      [methodNamed("ListEvents"), (await admin.events.listEvents(size)).nextPageToken, {}],
+      [methodNamed("ListAuditEvents"), (await admin.admin.listAuditEvents(size)).nextPageToken, {}],
+      [
+        methodNamed("ListOrganizations"),
+        (await world.operator.organizations.listOrganizations(size)).nextPageToken,
+        {},
+      ],
+      [
+        methodNamed("GetTrace"),
+        (await admin.traces.getTrace({ ...size, traceId: theirs.belongings.trace_id! })).nextPageToken,
+        { traceId: mine.belongings.trace_id },
+      ],
+    ];
+    const step = (await admin.traces.getTrace({ traceId: theirs.belongings.trace_id! })).events[0]!.cursor;
+    const event = (await admin.events.listEvents({})).events[0]!.cursor;
+    const cursors: [DescMethod, string, Record<string, unknown>][] = [
+      [TraceService.method.tailTraces, step, {}],
+      [BusService.method.watchTask, step, { taskId: mine.belongings.task_id }],
+      [EventService.method.watchEvents, event, {}],
+    ];
+    for (const [method, token, fields] of [...tokens, ...cursors]) {
+      const field = method.methodKind === "unary" ? "pageToken" : "afterCursor";
+      expect([nameOf(method), token]).toEqual([nameOf(method), expect.stringMatching(/^[\w-]{20,}$/)]);
+      const random = randomBytes(token.length).toString("base64url").slice(0, token.length);
+      const [foreign, other] = [
+        await call(method, mine.org.adminKey, { ...fields, [field]: token }),
+        await call(method, mine.org.adminKey, { ...fields, [field]: random }),
+      ];
+      expect(foreign.readable).toContain("INVALID_PAGE_TOKEN");
+      expect(comparable(foreign, token)).toBe(comparable(other, random));
+    }
+  });
+
+  test("a cursor does not tell how much happens on the server", async () => {
+    const { admin } = mine.org;
+    const { events, nextPageToken } = await admin.events.listEvents({ pageSize: 1 });
+    const { nextPageToken: ofAgents } = await admin.agents.listAgents({ pageSize: 1 });
+    const cursors = [events[0]!.cursor, nextPageToken, ofAgents];
+    for (const cursor of cursors)
+      expect(Buffer.from(cursor, "base64url").toString("latin1")).not.toMatch(/\d,\d|agt_|\["/);
+    // One position has one cursor, and its length does not grow with the numbers in it.
+    expect((await admin.events.listEvents({ pageSize: 1 })).events[0]!.cursor).toBe(events[0]!.cursor);
+    expect(
+      new Set([events[0]!.cursor, (await admin.events.listEvents({})).events[1]!.cursor].map(({ length }) => length))
+        .size,
+    ).toBe(1);
+  });
+
+  test("nothing another organisation wrote is ever in an answer: lists, feeds, errors", async () => {
+    for (const key of [mine.org.adminKey, mine.worker.key]) {
+      for (const method of methods) {
+        await call(method, key, companions(method));
+        const hasStart = method.input.fields.some(({ name }) => name === "from_start");
+        if (hasStart) await call(method, key, { fromStart: true });
+      }
+    }
+    for (const path of ["/", "/metrics"]) {
+      const answer = await fetch(world.url + path, { headers: { authorization: `Bearer ${mine.org.adminKey}` } });
+      answers.push(await answer.text());
+    }
+    expect(answers.length).toBeGreaterThan(100);
+    expect(answers.filter((answer) => answer.includes(canary))).toEqual([]);
+    // The canary sings: where it may be seen, it is.
+    const { agents } = await theirs.org.admin.agents.listAgents({});
+    expect(JSON.stringify(agents.map(({ name, description }) => [name, description]))).toContain(canary);
+  });
+
+  test("the names that another organisation took are free in one's own", async () => {
+    const { agents } = await theirs.org.admin.agents.listAgents({ pageSize: 1 });
+    const { agent } = await mine.org.admin.agents.registerAgent({ name: agents[0]!.name });
+    expect(agent!.orgId).toBe(mine.org.orgId);
+    await mine.org.admin.agents.deleteAgent({ agentId: agent!.agentId });
+    const init = { contractId: theirs.contractId, version: "1.0.0", description: "mine" };
+    expect((await mine.org.admin.contracts.registerContract(init)).contract?.description).toBe("mine");
+    const { contract } = await theirs.org.admin.contracts.getContract({ contractId: theirs.contractId });
+    expect(contract?.description).toContain(canary);
+  });
+
+  test("a task may be of a trace of another organisation, and neither sees the other's part", async () => {
+    const both = theirs.belongings.trace_id!;
+    const headers = { traceparent: `00-${both}-${"2".repeat(16)}-01` };
+    const input = fromJson(ValueSchema, "mine");
+    await mine.caller.as.bus.submitTask({ contractId: mine.contractId, contractVersion: "1.0.0", input }, { headers });
+    const seen = await mine.org.admin.traces.getTrace({ traceId: both });
+    const theirView = await theirs.org.admin.traces.getTrace({ traceId: both });
+    expect([seen.trace?.tasks, theirView.trace?.tasks]).toEqual([1, 1]);
+    const tasksOf = (events: readonly { taskId: string }[]) =>
+      new Set(events.map(({ taskId }) => taskId).filter(Boolean));
+    expect(tasksOf(seen.events).intersection(tasksOf(theirView.events)).size).toBe(0);
+  });
+
+  test("the operator acts in the organisation it names, and finds none that is not there", async () => {
+    const { agents } = await world.operator.agents.listAgents({ orgId: theirs.org.orgId });
+    expect(agents.map(({ agentId }) => agentId)).toContain(theirs.caller.agentId);
+    const own = await world.operator.agents.listAgents({});
+    expect(own.agents.map(({ name }) => name)).toEqual(["echo"]);
+    const nowhere = world.operator.agents.listAgents({ orgId: randomLike(theirs.org.orgId) });
+    await expect(nowhere).rejects.toThrow(/organization not found/);
+  });
+});

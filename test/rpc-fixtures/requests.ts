@@ -1,0 +1,46 @@
+/** A request that each method takes for well-formed, made from its descriptor. */
+import { create, type DescMessage, type Message } from "@bufbuild/protobuf";
+import { createValidator } from "@bufbuild/protovalidate";
+
+const validator = createValidator();
+const maxRounds = 10;
+
+/** What to put where a request must not be empty, by the name of the field or oneof. Ids are of nothing. */
+const fillings: Readonly<Record<string, unknown>> = {
+  name: "matrix",
+  version: "9.9.9",
+  contract_id: "no-such-contract",
+  trace_id: "f".repeat(32),
+  update_mask: { paths: ["display_name"] },
+  change: {},
+  outcome: { case: "output", value: { kind: { case: "boolValue", value: true } } },
+  subject: { case: "window", value: { startTime: { seconds: 0n } } },
+  cedar_text: "permit (principal, action, resource);",
+  note: "because",
+  rates: [{ model: "none" }],
+  scope: 1,
+  period: 1,
+};
+
+/** A message that breaks no rule of its schema: empty, and whatever the rules ask for filled in from the table. */
+export function minimalRequest(schema: DescMessage, over: Readonly<Record<string, unknown>> = {}): Message {
+  const init: Record<string, unknown> = { ...over };
+  for (let round = 0; round < maxRounds; round++) {
+    const message = create(schema, init as never);
+    const result = validator.validate(schema, message);
+    if (result.kind === "valid") return message;
+    if (result.kind === "error") throw result.error;
+    for (const { field } of result.violations) {
+      const [part] = field;
+      if (!part || !("localName" in part)) throw new Error(`${schema.typeName}: a rule of no field`);
+      init[part.localName] = fillings[part.name] ?? idOf(part.name, schema);
+    }
+  }
+  throw new Error(`${schema.typeName}: the table of this file has no value for what it needs`);
+}
+
+function idOf(name: string, schema: DescMessage): string {
+  if (!/_(id|token|text)$/.test(name))
+    throw new Error(`${schema.typeName}.${name}: add a value to the table of this file`);
+  return `none_${"0".repeat(32)}`;
+}

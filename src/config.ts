@@ -2,6 +2,8 @@
 import { parseArgs } from "node:util";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
+import { parseProxies } from "./rpc/client-address.ts";
+import { parseOrigins } from "./rpc/cors.ts";
 
 export type Config = {
   readonly host: string;
@@ -21,6 +23,10 @@ export type Config = {
   readonly tlsKey: string | undefined;
   /** PEM file of the authorities one of which clients need a certificate of. */
   readonly tlsClientCa: string | undefined;
+  /** Whose scripts may call from a browser. */
+  readonly corsOrigins: readonly string[];
+  /** Whose `x-forwarded-for` is believed. */
+  readonly trustedProxies: readonly string[];
   readonly logLevel: string;
 };
 
@@ -109,6 +115,20 @@ export const settings = {
     fallback: undefined,
     parse: text,
   },
+  MOLTWIRE_CORS_ORIGINS: {
+    flag: "cors-origins",
+    form: "LIST",
+    help: "origins whose scripts may call from a browser, with commas between; never *",
+    fallback: "",
+    parse: parseOrigins,
+  },
+  MOLTWIRE_TRUSTED_PROXIES: {
+    flag: "trusted-proxies",
+    form: "LIST",
+    help: "addresses and CIDRs of proxies whose x-forwarded-for is believed, with commas between",
+    fallback: "",
+    parse: parseProxies,
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
 } satisfies Record<string, Setting<unknown>>;
 
@@ -149,6 +169,8 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),
     tlsClientCa: value("MOLTWIRE_TLS_CLIENT_CA"),
+    corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
+    trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
   };
 }

@@ -2,6 +2,7 @@
 import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { createContextValues } from "@connectrpc/connect";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
@@ -37,6 +38,8 @@ import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { every } from "./periodic.ts";
+import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
+import { allowOrigins } from "./rpc/cors.ts";
 import { signedCursors } from "./rpc/cursor.ts";
 import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
@@ -141,12 +144,14 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     serverFactory: port.serverFactory,
     forceCloseConnections: "idle",
     return503OnClosing: false,
+    trustProxy: config.trustedProxies.length > 0 && [...config.trustedProxies],
   });
   http.setErrorHandler((error: FastifyError, request, reply) => {
     if (error.statusCode !== undefined && error.statusCode < 500) return reply.send(error);
     log.error({ err: error, url: request.url }, "a page failed");
     return refuse(reply, request, toConnectError(new Fault("INTERNAL", "internal fault; the server's log tells more")));
   });
+  allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http);
   servePages(http, app, services);
   mount(http, {
@@ -155,6 +160,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       healthRoutes(health)(router);
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
+    contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
     gate: gate(app, slidingWindow(config.rateLimit, clock), served.unbuilt),
     interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
     readMaxBytes: 4 * mib,

@@ -167,6 +167,16 @@ test("every answer of a method says that it depends on the origin", async () => 
   }
 });
 
+test("an answer names the headers that scripts may read, in every protocol", async () => {
+  const response = await fetch(`${world.url}/${list}`, { method: "POST", headers: { origin }, body: "{}" });
+  expect(names(response, "access-control-expose-headers")).toEqual(
+    expect.arrayContaining([
+      ...["grpc-status", "grpc-message", "grpc-status-details-bin"],
+      ...["x-trace-id", "ratelimit-limit", "ratelimit-remaining", "retry-after", "idempotency-replayed"],
+    ]),
+  );
+});
+
 test("without a list there is no CORS at all", async () => {
   await using plain = await start();
   const response = await fetch(`${plain.url}/${list}`, {

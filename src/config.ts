@@ -2,6 +2,8 @@
 import { parseArgs } from "node:util";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
+import { parseProxies } from "./rpc/client-address.ts";
+import { parseOrigins } from "./rpc/cors.ts";
 
 export type Config = {
   readonly host: string;
@@ -16,6 +18,15 @@ export type Config = {
   readonly egressAllow: readonly string[];
   /** Requests a minute and agent; 0: no limit. */
   readonly rateLimit: number;
+  /** PEM files of the port's certificate and key; both or neither. */
+  readonly tlsCert: string | undefined;
+  readonly tlsKey: string | undefined;
+  /** PEM file of the authorities one of which clients need a certificate of. */
+  readonly tlsClientCa: string | undefined;
+  /** Whose scripts may call from a browser. */
+  readonly corsOrigins: readonly string[];
+  /** Whose `x-forwarded-for` is believed. */
+  readonly trustedProxies: readonly string[];
   readonly logLevel: string;
 };
 
@@ -89,6 +100,35 @@ export const settings = {
     fallback: "120",
     parse: integer(0, 100_000),
   },
+  MOLTWIRE_TLS_CERT: {
+    flag: "tls-cert",
+    form: "FILE",
+    help: "PEM certificate with its chain: the port speaks TLS; read again when it changes, and on SIGHUP",
+    fallback: undefined,
+    parse: text,
+  },
+  MOLTWIRE_TLS_KEY: { flag: "tls-key", form: "FILE", help: "its PEM key", fallback: undefined, parse: text },
+  MOLTWIRE_TLS_CLIENT_CA: {
+    flag: "tls-client-ca",
+    form: "FILE",
+    help: "PEM authorities: every client needs a certificate of one of them, besides its key",
+    fallback: undefined,
+    parse: text,
+  },
+  MOLTWIRE_CORS_ORIGINS: {
+    flag: "cors-origins",
+    form: "LIST",
+    help: "origins whose scripts may call from a browser, with commas between; never *",
+    fallback: "",
+    parse: parseOrigins,
+  },
+  MOLTWIRE_TRUSTED_PROXIES: {
+    flag: "trusted-proxies",
+    form: "LIST",
+    help: "addresses and CIDRs of proxies whose x-forwarded-for is believed, with commas between",
+    fallback: "",
+    parse: parseProxies,
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
 } satisfies Record<string, Setting<unknown>>;
 
@@ -126,6 +166,11 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     operatorKeyDigest: value("MOLTWIRE_OPERATOR_KEY"),
     egressAllow: value("MOLTWIRE_EGRESS_ALLOW") ?? [],
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
+    tlsCert: value("MOLTWIRE_TLS_CERT"),
+    tlsKey: value("MOLTWIRE_TLS_KEY"),
+    tlsClientCa: value("MOLTWIRE_TLS_CLIENT_CA"),
+    corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
+    trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
   };
 }
@@ -142,7 +187,7 @@ export const helpText = (): string =>
     "",
     ...Object.entries(settings).map(
       ([name, { flag, form, help, fallback }]) =>
-        `  --${`${flag} ${form}`.padEnd(22)} ${name.padEnd(23)} ${help}${fallback ? ` (${fallback})` : ""}`,
+        `  --${`${flag} ${form}`.padEnd(22)} ${name.padEnd(24)} ${help}${fallback ? ` (${fallback})` : ""}`,
     ),
   ].join("\n");
 

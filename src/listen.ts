@@ -1,4 +1,4 @@
-// One cleartext port for HTTP/1.1 and HTTP/2 with prior knowledge (h2c): the first bytes of a connection decide.
+// One port for HTTP/1.1 and HTTP/2, and its limits. In cleartext the first bytes of a connection decide (h2c with prior knowledge).
 
 import http from "node:http";
 import http2 from "node:http2";
@@ -7,7 +7,10 @@ import type { FastifyServerFactory } from "fastify";
 
 /** What a client may take from the port. Every number is a hard limit; times are in milliseconds. */
 export type ListenLimits = {
-  /** From the connection to the bytes that tell HTTP/1.1 from HTTP/2, however slowly they drip. Then it is closed. */
+  /**
+   * From the connection to the bytes that tell HTTP/1.1 from HTTP/2, however slowly they drip. Then it is closed. Over TLS once for the handshake and
+   * once more for those bytes.
+   */
   firstBytesTimeoutMs: number;
   /** HTTP/1.1: from a request's first byte to the end of its headers. Then 408 and closed. */
   headersTimeoutMs: number;
@@ -81,6 +84,30 @@ const tcpKeepAliveMs = 60_000;
 /** A cleartext port that speaks HTTP/1.1 and HTTP/2 within the limits; those not given are `defaultListenLimits`. */
 export function cleartextServer(given: Partial<ListenLimits> = {}): Port {
   const limits = { ...defaultListenLimits, ...given };
+  return openPort(limits, ({ undecided, serve }) => ({
+    accept(socket) {
+      undecided.add(socket);
+      sniff(socket, limits.firstBytesTimeoutMs, (isHttp2) => serve(socket, isHttp2));
+    },
+    refuse: () => {},
+  }));
+}
+
+/** What a kind of port does with connections before it is known what they speak. */
+export type Greeting = {
+  accept(socket: Socket): void;
+  /** The drain has begun: destroys those that are not `undecided` yet. */
+  refuse(): void;
+};
+/** What it decides with. */
+export type Decisions = {
+  /** Connections of which it is not known yet what they speak; destroyed when the drain begins. */
+  readonly undecided: Set<Socket>;
+  readonly serve: (socket: Socket, isHttp2: boolean) => void;
+};
+
+/** A port of a kind; calls `greet` for each address it listens on. */
+export function openPort(limits: ListenLimits, greet: (decisions: Decisions) => Greeting): Port {
   let drainPort = () => {};
   const serverFactory: FastifyServerFactory = (handler) => {
     const sockets = new Set<Socket>();
@@ -89,23 +116,26 @@ export function cleartextServer(given: Partial<ListenLimits> = {}): Port {
     const h2 = http2Sessions(handler, limits);
     const closeIdleHttp1 = h1.closeIdleConnections.bind(h1);
     const serveHttp1 = h1.listeners("connection") as ((socket: Socket) => void)[];
+    const greeting = greet({
+      undecided,
+      serve(socket, isHttp2) {
+        undecided.delete(socket);
+        if (isHttp2) h2.serve(socket);
+        else for (const serve of serveHttp1) serve.call(h1, socket);
+      },
+    });
     let draining = false;
 
     h1.removeAllListeners("connection");
     h1.on("connection", (socket: Socket) => {
       sockets.add(socket);
-      undecided.add(socket);
       socket.once("close", () => {
         sockets.delete(socket);
         undecided.delete(socket);
       });
       // A peer that lost its power sends no FIN.
       socket.setKeepAlive(true, tcpKeepAliveMs);
-      sniff(socket, limits.firstBytesTimeoutMs, (isHttp2) => {
-        undecided.delete(socket);
-        if (isHttp2) h2.serve(socket);
-        else for (const serve of serveHttp1) serve.call(h1, socket);
-      });
+      greeting.accept(socket);
     });
     // A response that was under way when the drain began leaves its connection open for a next request.
     h1.on("request", (_request, response) => {
@@ -121,6 +151,7 @@ export function cleartextServer(given: Partial<ListenLimits> = {}): Port {
           for (const socket of sockets) socket.destroy();
         }, limits.drainTimeoutMs).unref();
       }
+      greeting.refuse();
       for (const socket of undecided) socket.destroy();
       h2.goAway();
       closeIdleHttp1();
@@ -199,7 +230,7 @@ function http2Sessions(handler: Handler, limits: ListenLimits): Http2Sessions {
 }
 
 /** Reads just enough to tell HTTP/2 from the rest, puts it back, and hands the socket on; destroys one that stays silent. */
-function sniff(socket: Socket, timeoutMs: number, decided: (isHttp2: boolean) => void): void {
+export function sniff(socket: Socket, timeoutMs: number, decided: (isHttp2: boolean) => void): void {
   let head: Buffer = Buffer.alloc(0);
   const destroy = () => {
     socket.destroy();

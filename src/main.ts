@@ -11,7 +11,15 @@ async function main(args: readonly string[]): Promise<void> {
   const config = readConfig(args, process.env);
   const server = await createServer(config);
   const url = await server.listen();
-  console.log(welcome({ url, config, operatorKey: server.operatorKey, encrypts: server.app.vault.encrypts }));
+  console.log(
+    welcome({
+      url,
+      config,
+      operatorKey: server.operatorKey,
+      encrypts: server.app.vault.encrypts,
+      certificate: server.certificate,
+    }),
+  );
   console.error(`listening on ${url}`);
   let stopping = false;
   const stop = () => {
@@ -25,6 +33,8 @@ async function main(args: readonly string[]): Promise<void> {
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+  // Without a certificate it stays what it is: the terminal is gone.
+  if (server.certificate) process.on("SIGHUP", () => void server.reloadCertificate());
 }
 
 /** One line a person can act on; the stack only for a fault of the program's own. */

@@ -1,6 +1,8 @@
 /** The whole wiring: storage, the app, the port, what a call passes on its way in, and what happens at the stop. */
+import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { createContextValues } from "@connectrpc/connect";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
@@ -13,6 +15,14 @@ import { httpAdapter } from "./bus/adapters/http.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema.ts";
+import {
+  type Credentials,
+  keepCertificates,
+  type Reloading,
+  readCredentials,
+  type TlsFiles,
+  tlsFiles,
+} from "./certificates.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { type Config, readConfig } from "./config.ts";
 import type { Db } from "./db/db.ts";
@@ -24,10 +34,12 @@ import { Fault, toConnectError } from "./errors.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { beginLife, defaultLeaseMs } from "./life.ts";
-import { cleartextServer, type ListenLimits } from "./listen.ts";
+import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { every } from "./periodic.ts";
+import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
+import { allowOrigins } from "./rpc/cors.ts";
 import { signedCursors } from "./rpc/cursor.ts";
 import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
@@ -41,6 +53,7 @@ import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
 import { routes, services } from "./services.ts";
 import { setUp } from "./setup.ts";
+import { tlsServer } from "./tls-port.ts";
 import { plainVault } from "./vault/sealed.ts";
 
 export type ServerOptions = Partial<Config> & {
@@ -67,6 +80,10 @@ export type Server = {
   /** The key of the operator, at the first start of a database and if none was given; then never again. */
   readonly operatorKey: string | undefined;
   readonly homeOrgId: string;
+  /** The certificate the port began with; undefined in cleartext. */
+  readonly certificate: X509Certificate | undefined;
+  /** Reads the certificate's files again now; see `keepCertificates`. Nothing in cleartext. */
+  reloadCertificate(): Promise<void>;
   readonly app: App;
 };
 
@@ -74,6 +91,7 @@ const mib = 1_048_576;
 const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
+const certificateMs = 60_000;
 
 /** Opens storage, brings its schema forward, and builds the server; `listen` opens the port. */
 export async function createServer(options: ServerOptions = {}): Promise<Server> {
@@ -89,6 +107,9 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   } = options;
   const config: Config = { ...readConfig([], {}), ...given };
   const log = options.log ?? pino({ level: config.logLevel }, pino.destination({ dest: 2, sync: false }));
+  // First of all: a wrong pair should touch nothing.
+  const files = tlsFiles(config);
+  const tls = files && { files, current: await readCredentials(files, clock.now()) };
   const metrics = createMetrics();
   const db = await openStorage(config, metrics, onFatal);
   const setup = await setUp({ db, ids, clock, operatorKeyGiven: config.operatorKeyDigest !== undefined });
@@ -118,13 +139,19 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
   const served = routes(app, dispatcher);
-  const port = cleartextServer(limits);
-  const http = fastify({ serverFactory: port.serverFactory, forceCloseConnections: "idle", return503OnClosing: false });
+  const { port, certificates } = openPort(app, limits, tls);
+  const http = fastify({
+    serverFactory: port.serverFactory,
+    forceCloseConnections: "idle",
+    return503OnClosing: false,
+    trustProxy: config.trustedProxies.length > 0 && [...config.trustedProxies],
+  });
   http.setErrorHandler((error: FastifyError, request, reply) => {
     if (error.statusCode !== undefined && error.statusCode < 500) return reply.send(error);
     log.error({ err: error, url: request.url }, "a page failed");
     return refuse(reply, request, toConnectError(new Fault("INTERNAL", "internal fault; the server's log tells more")));
   });
+  allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http);
   servePages(http, app, services);
   mount(http, {
@@ -133,6 +160,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       healthRoutes(health)(router);
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
+    contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
     gate: gate(app, slidingWindow(config.rateLimit, clock), served.unbuilt),
     interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
     readMaxBytes: 4 * mib,
@@ -150,6 +178,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", async () => void (await db.tx((tx) => deleteOldReplies(tx, clock.now(), 1_000)))),
+    ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 
   let closing: Promise<void> | undefined;
@@ -160,7 +189,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await dispatcher.drain(drainMs);
     ending.abort(new Fault("SHUTTING_DOWN", "the server has stopped; the task goes on when it is back"));
     await closed;
-    await Promise.all(work.map((job) => job.stop()));
+    await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
     await life.end();
     await egress.close();
@@ -172,13 +201,32 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       await recoverTasks(app, dispatcher);
       const url = await http.listen({ host: config.host, port: config.port });
       warmValidation(services);
-      return url;
+      // Fastify does not know what its port speaks.
+      return tls ? url.replace(/^http:/, "https:") : url;
     },
     close: () => (closing ??= close()),
     operatorKey: setup.operatorKey,
     homeOrgId: setup.homeOrgId,
+    certificate: tls?.current.certificate,
+    reloadCertificate: async () => certificates?.reload(),
     app,
   };
+}
+
+type Tls = { readonly files: TlsFiles; readonly current: Credentials };
+
+/** The port, over TLS if there is a certificate, and what keeps that up to date. */
+function openPort(
+  { clock, log }: App,
+  limits: Partial<ListenLimits> | undefined,
+  tls: Tls | undefined,
+): { port: Port; certificates?: Reloading } {
+  if (!tls) return { port: cleartextServer(limits) };
+  const onRefused = (error: Error, client: string | undefined) =>
+    log.debug({ err: error, client }, "a TLS handshake failed");
+  const clientCertificates = tls.files.clientCa !== undefined;
+  const port = tlsServer({ context: tls.current.context, clientCertificates, onRefused }, limits);
+  return { port, certificates: keepCertificates({ ...tls, use: ({ context }) => port.use(context), clock, log }) };
 }
 
 async function openStorage(

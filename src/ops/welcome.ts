@@ -1,3 +1,5 @@
+import type { X509Certificate } from "node:crypto";
+import { isIP } from "node:net";
 import type { Config } from "../config.ts";
 
 type Facts = {
@@ -5,10 +7,12 @@ type Facts = {
   readonly config: Config;
   readonly operatorKey: string | undefined;
   readonly encrypts: boolean;
+  /** What the port shows; undefined in cleartext. */
+  readonly certificate: X509Certificate | undefined;
 };
 
 /** What the server prints when it is up. At the very first start: the operator key, this once, and two lines to copy. */
-export function welcome({ url, config, operatorKey, encrypts }: Facts): string {
+export function welcome({ url, config, operatorKey, encrypts, certificate }: Facts): string {
   const storage = config.databaseUrl
     ? `PostgreSQL at ${withoutPassword(config.databaseUrl)}`
     : config.data === ":memory:"
@@ -16,18 +20,19 @@ export function welcome({ url, config, operatorKey, encrypts }: Facts): string {
       : config.data;
   const facts = [`Moltwire  ${url}`, `data      ${storage}`, ...(encrypts ? [] : ["at rest   not encrypted"])];
   if (!operatorKey) return box(facts);
-  const host = new URL(url).host;
+  const address = certificate ? coveredUrl(url, certificate) : url;
+  const { curlFlags, grpcurlFlags } = tlsFlags(config, certificate);
   const method = "moltwire.bus.v1.BusService/SubmitTask";
   const body = `'{"contractId":"echo","input":{"hello":"world"}}'`;
   const curl = [
-    `curl ${url}/${method} \\`,
+    `curl ${curlFlags}${address}/${method} \\`,
     `  -H "authorization: Bearer $MOLTWIRE_API_KEY" -H 'content-type: application/json' \\`,
     `  -d ${body}`,
   ];
   const grpcurl = [
-    `grpcurl -plaintext -H "authorization: Bearer $MOLTWIRE_API_KEY" \\`,
+    `grpcurl ${grpcurlFlags}-H "authorization: Bearer $MOLTWIRE_API_KEY" \\`,
     `  -d ${body} \\`,
-    `  ${host} ${method}`,
+    `  ${new URL(address).host} ${method}`,
   ];
   const key = ["operator key, shown this once:", `  ${operatorKey}`];
   const copied = ["To try it, copy:", "", `export MOLTWIRE_API_KEY=${operatorKey}`, "", ...curl, "", ...grpcurl].map(
@@ -35,6 +40,33 @@ export function welcome({ url, config, operatorKey, encrypts }: Facts): string {
   );
   return [box([...facts, "", ...key]), "", ...copied, ""].join("\n");
 }
+
+/** The URL under a name that the certificate is for, if it is not for the address listened on. */
+function coveredUrl(text: string, certificate: X509Certificate): string {
+  const url = new URL(text);
+  const host = url.hostname.replace(/^\[(.*)\]$/, "$1");
+  if (isIP(host) ? certificate.checkIP(host) : certificate.checkHost(host)) return text;
+  const name = /DNS:([^*\s,"]+)/.exec(certificate.subjectAltName ?? "")?.[1];
+  return name ? `https://${name}:${url.port || 443}` : text;
+}
+
+/** What both tools need to know about the certificates; nothing when the system's authorities know the server's. */
+function tlsFlags(
+  config: Config,
+  certificate: X509Certificate | undefined,
+): { curlFlags: string; grpcurlFlags: string } {
+  if (!certificate) return { curlFlags: "", grpcurlFlags: "-plaintext " };
+  const isSelfSigned = certificate.checkIssued(certificate);
+  const ca = isSelfSigned && config.tlsCert !== undefined ? `cacert ${quoted(config.tlsCert)} ` : undefined;
+  const own = config.tlsClientCa === undefined ? [] : ["cert YOUR-CERT.pem ", "key YOUR-KEY.pem "];
+  const flags = [...(ca ? [ca] : []), ...own];
+  return {
+    curlFlags: flags.map((flag) => `--${flag}`).join(""),
+    grpcurlFlags: flags.map((flag) => `-${flag}`).join(""),
+  };
+}
+
+const quoted = (path: string): string => (/^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`);
 
 function box(lines: readonly string[]): string {
   const width = Math.max(...lines.map((line) => line.length));

@@ -3,6 +3,7 @@ import { codeToString } from "@connectrpc/connect/protocol-connect";
 import type { App } from "../app.ts";
 import { methodName } from "./access.ts";
 import { traceKey } from "./caller.ts";
+import { clientAddressKey } from "./client-address.ts";
 
 /** Measures every call and logs those that the server failed. */
 export const observeInterceptor =
@@ -20,6 +21,7 @@ export const observeInterceptor =
             method,
             code,
             ms: Math.round(performance.now() - start),
+            client: request.contextValues.get(clientAddressKey),
             trace_id: request.contextValues.get(traceKey).traceId,
           },
           "call",

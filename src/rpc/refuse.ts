@@ -18,6 +18,9 @@ export function refuse(reply: FastifyReply, request: FastifyRequest, error: Conn
 
 const rpcPath = /^\/(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\/[A-Za-z_]\w*$/;
 
+/** Whether the path of the URL is shaped like that of a method, served or not. */
+export const isRpcPath = (url: string | undefined): boolean => rpcPath.test(url?.split("?", 1)[0] ?? "");
+
 /**
  * Answers a path that nobody serves. A path shaped like an RPC, or a caller that speaks one of the streaming protocols, gets
  * `unimplemented` in its own protocol (in Connect under status 404, which is how its clients know it); anything else
@@ -25,8 +28,7 @@ const rpcPath = /^\/(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\/[A-Za-z_]\w*$/;
  */
 export function notFound(request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const contentType = request.headers["content-type"];
-  const path = request.raw.url?.split("?", 1)[0] ?? "";
-  const isRpc = rpcPath.test(path) || dialectOf(contentType) !== "connect";
+  const isRpc = isRpcPath(request.raw.url) || dialectOf(contentType) !== "connect";
   const error = isRpc
     ? new ConnectError("there is no such method", Code.Unimplemented)
     : new ConnectError("there is nothing here", Code.NotFound);

@@ -37,9 +37,14 @@ export type WireServer = {
  * signal, `deaf` waits for good, `bug` throws.
  */
 export async function startServer(
-  given: { limits?: Partial<ListenLimits>; mount?: Partial<MountOptions>; interceptors?: Interceptor[] } = {},
+  given: {
+    limits?: Partial<ListenLimits>;
+    edge?: Port;
+    mount?: Partial<MountOptions>;
+    interceptors?: Interceptor[];
+  } = {},
 ): Promise<WireServer & { release: () => void }> {
-  const edge = cleartextServer(given.limits);
+  const edge = given.edge ?? cleartextServer(given.limits);
   const health = createHealthState([AgentRuntimeService.typeName]);
   const failures: Failure[] = [];
   const shutdown = new AbortController();

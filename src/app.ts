@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import type { Adapters } from "./bus/adapter.ts";
-import type { SchemaCache } from "./bus/schema.ts";
+import type { SchemaCache } from "./bus/schema/schema.ts";
 import type { Clock } from "./clock.ts";
 import type { Config } from "./config.ts";
 import type { Db } from "./db/db.ts";

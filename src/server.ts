@@ -14,7 +14,7 @@ import { echoAdapter } from "./bus/adapters/echo.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
-import { schemaCache } from "./bus/schema.ts";
+import { schemaCache } from "./bus/schema/schema.ts";
 import {
   type Credentials,
   keepCertificates,

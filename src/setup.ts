@@ -4,7 +4,7 @@ import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { insertAgent } from "./bus/agent-store.ts";
 import { insertContract } from "./bus/contract-store.ts";
-import { schemaDigest } from "./bus/schema.ts";
+import { schemaDigest } from "./bus/schema/schema.ts";
 import type { Clock } from "./clock.ts";
 import { type Db, sql, type Tx } from "./db/db.ts";
 import { insertKey } from "./federation/api-key-store.ts";

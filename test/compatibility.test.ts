@@ -1,8 +1,8 @@
 import type { JsonValue } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type Change, compareSchemas, type Direction, suggestVersion } from "../src/bus/compatibility.ts";
-import { checkSchema, compileSchema } from "../src/bus/schema.ts";
+import { type Change, compareSchemas, type Direction, suggestVersion } from "../src/bus/schema/compatibility.ts";
+import { checkSchema, compileSchema } from "../src/bus/schema/schema.ts";
 import { schema, schemaPair, value } from "./schema-fixtures/schemas.ts";
 
 const breaks = (direction: Direction, before: JsonValue | undefined, after: JsonValue) =>

@@ -3,8 +3,8 @@ import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { checkSchema, compileSchema, costKeyword, schemaCache, schemaDigest } from "../src/bus/schema.ts";
-import { linearRegex } from "../src/bus/schema-regex.ts";
+import { linearRegex } from "../src/bus/schema/regex.ts";
+import { checkSchema, compileSchema, costKeyword, schemaCache, schemaDigest } from "../src/bus/schema/schema.ts";
 import { accepts } from "./schema-fixtures/reference.ts";
 import { schema as anySchema, value as anyValue } from "./schema-fixtures/schemas.ts";
 

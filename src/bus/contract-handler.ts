@@ -9,7 +9,6 @@ import { badField, Fault } from "../errors.ts";
 import { command } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { compareSchemas, suggestVersion } from "./compatibility.ts";
 import {
   type ContractRow,
   countContracts,
@@ -21,7 +20,8 @@ import {
   versionsOf,
 } from "./contract-store.ts";
 import { resolveContract, versionNotFound } from "./resolve.ts";
-import { checkSchema, schemaDigest } from "./schema.ts";
+import { compareSchemas, suggestVersion } from "./schema/compatibility.ts";
+import { checkSchema, schemaDigest } from "./schema/schema.ts";
 import { parseVersion } from "./version.ts";
 
 const maxContractsPerOrg = 10_000;

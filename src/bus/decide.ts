@@ -8,7 +8,7 @@ import type { ContractRef, ContractRow } from "./contract-store.ts";
 import { jsonBytes, jsonFault } from "./payload.ts";
 import { resolveContract } from "./resolve.ts";
 import { route } from "./route.ts";
-import type { Violation } from "./schema.ts";
+import type { Violation } from "./schema/schema.ts";
 import type { Step } from "./trace-store.ts";
 
 /** What is asked for. */

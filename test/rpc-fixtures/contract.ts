@@ -1,6 +1,6 @@
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import { insertContract } from "../../src/bus/contract-store.ts";
-import { schemaDigest } from "../../src/bus/schema.ts";
+import { schemaDigest } from "../../src/bus/schema/schema.ts";
 import type { World } from "../harness.ts";
 
 type Init = { readonly contractId: string; readonly capability?: string; readonly description?: string };

@@ -1,7 +1,7 @@
-import { type Judge, ofType, type Search, say, shown } from "./schema-demand.ts";
-import type { Facts } from "./schema-facts.ts";
-import * as facts from "./schema-facts.ts";
-import type { SchemaNode } from "./schema-tree.ts";
+import { type Judge, ofType, type Search, say, shown } from "./demand.ts";
+import type { Facts } from "./facts.ts";
+import * as facts from "./facts.ts";
+import type { SchemaNode } from "./tree.ts";
 
 /** What facts say of a property: by its name, by patterns, or, named by neither, as an additional one. */
 const propertyFacts = (search: Search, given: Facts, name: string): SchemaNode[] =>

@@ -1,5 +1,5 @@
 import { RE2JS } from "re2js";
-import { maxRememberedPatternWork } from "./schema-limits.ts";
+import { maxRememberedPatternWork } from "./limits.ts";
 
 /** A pattern that cannot be used, and why. */
 export class PatternError extends Error {}

@@ -1,7 +1,7 @@
-import { type Judge, ofType, type Search, say } from "./schema-demand.ts";
-import type { Facts, Kind } from "./schema-facts.ts";
-import * as facts from "./schema-facts.ts";
-import type { SchemaNode } from "./schema-tree.ts";
+import { type Judge, ofType, type Search, say } from "./demand.ts";
+import type { Facts, Kind } from "./facts.ts";
+import * as facts from "./facts.ts";
+import type { SchemaNode } from "./tree.ts";
 
 /** Whether no value can satisfy both: judged by the kinds of values alone. */
 const areDisjoint = (branches: readonly SchemaNode[]): boolean => {

@@ -1,8 +1,8 @@
 import type { JsonValue } from "@bufbuild/protobuf";
 import { inc, major } from "semver";
-import type { Demand } from "./schema-demand.ts";
-import { ComparisonTooLarge, demandsBeyond } from "./schema-demands.ts";
-import { readSchema, type SchemaNode } from "./schema-tree.ts";
+import type { Demand } from "./demand.ts";
+import { ComparisonTooLarge, demandsBeyond } from "./demands.ts";
+import { readSchema, type SchemaNode } from "./tree.ts";
 
 /** Which schema of a contract: what callers send, or what agents answer. */
 export type Direction = "input" | "output";

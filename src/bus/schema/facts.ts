@@ -1,6 +1,6 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
-import { isObject } from "./schema-error.ts";
-import type { SchemaChild, SchemaNode } from "./schema-tree.ts";
+import { isObject } from "./error.ts";
+import type { SchemaChild, SchemaNode } from "./tree.ts";
 
 /** What all of some subschemas say together about one value: none of them = anything goes. */
 export type Facts = readonly SchemaNode[];

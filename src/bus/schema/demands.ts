@@ -1,13 +1,13 @@
-import type { Demand, Judge, Report, Search } from "./schema-demand.ts";
-import * as arrays from "./schema-demand-arrays.ts";
-import * as objects from "./schema-demand-objects.ts";
-import * as unions from "./schema-demand-unions.ts";
-import * as values from "./schema-demand-values.ts";
-import * as facts from "./schema-facts.ts";
-import { type Facts, type Kind, kinds } from "./schema-facts.ts";
-import { linearRegex } from "./schema-regex.ts";
-import { sameSchema } from "./schema-same.ts";
-import type { SchemaNode } from "./schema-tree.ts";
+import type { Demand, Judge, Report, Search } from "./demand.ts";
+import * as arrays from "./demand-arrays.ts";
+import * as objects from "./demand-objects.ts";
+import * as unions from "./demand-unions.ts";
+import * as values from "./demand-values.ts";
+import * as facts from "./facts.ts";
+import { type Facts, type Kind, kinds } from "./facts.ts";
+import { linearRegex } from "./regex.ts";
+import { sameSchema } from "./same.ts";
+import type { SchemaNode } from "./tree.ts";
 
 /** Comparisons in all, about 1 µs each: where unions nest, each doubles them. */
 const maxComparisons = 30_000;

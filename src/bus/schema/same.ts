@@ -1,7 +1,7 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
-import { canonicalJson } from "./schema-compile.ts";
-import { keywords } from "./schema-keywords.ts";
-import type { SchemaNode } from "./schema-tree.ts";
+import { canonicalJson } from "./compile.ts";
+import { keywords } from "./keywords.ts";
+import type { SchemaNode } from "./tree.ts";
 
 const decisive = (node: SchemaNode): Map<string, JsonValue> => {
   const words = Object.entries(node.schema as JsonObject);

@@ -1,8 +1,8 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
-import { canonicalJson } from "./schema-compile.ts";
-import { type Judge, say, shown } from "./schema-demand.ts";
-import type { Facts } from "./schema-facts.ts";
-import * as facts from "./schema-facts.ts";
+import { canonicalJson } from "./compile.ts";
+import { type Judge, say, shown } from "./demand.ts";
+import type { Facts } from "./facts.ts";
+import * as facts from "./facts.ts";
 
 /** `type`: kinds of values. */
 export const type: Judge = (_search, given, node, value, report) => {

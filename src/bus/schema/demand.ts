@@ -1,7 +1,7 @@
 import type { JsonValue } from "@bufbuild/protobuf";
-import { pointerTo } from "./schema-error.ts";
-import type { Facts } from "./schema-facts.ts";
-import type { SchemaNode } from "./schema-tree.ts";
+import { pointerTo } from "./error.ts";
+import type { Facts } from "./facts.ts";
+import type { SchemaNode } from "./tree.ts";
 
 /** Something that one schema demands and another does not. */
 export type Demand = {

@@ -1,12 +1,12 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
 import { _, type FuncKeywordDefinition, type KeywordCxt } from "ajv";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
-import { isObject } from "./schema-error.ts";
-import { keywords } from "./schema-keywords.ts";
-import { maxOptimizedSubschemas } from "./schema-limits.ts";
-import type { Meter } from "./schema-meter.ts";
-import { linearRegex } from "./schema-regex.ts";
-import type { SchemaNode, SchemaTree } from "./schema-tree.ts";
+import { isObject } from "./error.ts";
+import { keywords } from "./keywords.ts";
+import { maxOptimizedSubschemas } from "./limits.ts";
+import type { Meter } from "./meter.ts";
+import { linearRegex } from "./regex.ts";
+import type { SchemaNode, SchemaTree } from "./tree.ts";
 
 /** A keyword that every prepared subschema has, and no user's can: it counts. */
 const stepKeyword = "$step";

@@ -1,5 +1,5 @@
 import { createContext, Script } from "node:vm";
-import { maxUnwatchedPatternWork, maxWatchedCheckMs, stepsPerKey } from "./schema-limits.ts";
+import { maxUnwatchedPatternWork, maxWatchedCheckMs, stepsPerKey } from "./limits.ts";
 
 const tooManySteps = Symbol("too many steps");
 const tooMuchPatternWork = Symbol("too much pattern work");

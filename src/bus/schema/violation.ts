@@ -1,7 +1,7 @@
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { ErrorObject } from "ajv/dist/2020.js";
-import { unlimited } from "./schema-compile.ts";
-import { maxViolations } from "./schema-limits.ts";
+import { unlimited } from "./compile.ts";
+import { maxViolations } from "./limits.ts";
 
 /** One way in which a value breaks its schema: the field (`query`, `items[3].name`; empty = the whole value), the keyword, and what is wrong. */
 export type Violation = { readonly path: string; readonly keyword: string; readonly message: string };

@@ -1,7 +1,7 @@
 import type { JsonValue } from "@bufbuild/protobuf";
-import { pointerTo, SchemaError } from "./schema-error.ts";
-import type { Shape } from "./schema-keywords.ts";
-import * as limits from "./schema-limits.ts";
+import { pointerTo, SchemaError } from "./error.ts";
+import type { Shape } from "./keywords.ts";
+import * as limits from "./limits.ts";
 
 /** Refuses a schema for its depth, names, numbers or size as mere JSON, before anything recurses into it. */
 export const checkJson = (schema: JsonValue): void => {

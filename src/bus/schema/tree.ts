@@ -1,10 +1,10 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
-import { isObject, pointerTo, SchemaError } from "./schema-error.ts";
-import { type Keyword, keywords, type Shape, unknownKeyword } from "./schema-keywords.ts";
-import * as limits from "./schema-limits.ts";
-import { linearRegex, PatternError } from "./schema-regex.ts";
-import { checkJson, checkStrings, checkTypes, plainChecks } from "./schema-shapes.ts";
-import { rewriteUnevaluated } from "./schema-unevaluated.ts";
+import { isObject, pointerTo, SchemaError } from "./error.ts";
+import { type Keyword, keywords, type Shape, unknownKeyword } from "./keywords.ts";
+import * as limits from "./limits.ts";
+import { linearRegex, PatternError } from "./regex.ts";
+import { checkJson, checkStrings, checkTypes, plainChecks } from "./shapes.ts";
+import { rewriteUnevaluated } from "./unevaluated.ts";
 
 /** A subschema and what it applies. */
 export type SchemaNode = {

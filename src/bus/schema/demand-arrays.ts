@@ -1,6 +1,6 @@
-import { type Judge, say } from "./schema-demand.ts";
-import type { Facts } from "./schema-facts.ts";
-import * as facts from "./schema-facts.ts";
+import { type Judge, say } from "./demand.ts";
+import type { Facts } from "./facts.ts";
+import * as facts from "./facts.ts";
 
 /** `uniqueItems`. */
 export const uniqueItems: Judge = (_search, given, node, value, report) => {

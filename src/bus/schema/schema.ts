@@ -1,14 +1,14 @@
 import { createHash } from "node:crypto";
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { ValidateFunction } from "ajv/dist/2020.js";
-import { canonicalJson, compileTree } from "./schema-compile.ts";
-import { SchemaError } from "./schema-error.ts";
-import { maxCachedWeight, maxCheckSteps, maxDetailSteps, maxDetailSubschemas } from "./schema-limits.ts";
-import { createMeter } from "./schema-meter.ts";
-import { readSchema, type SchemaNode, type SchemaTree } from "./schema-tree.ts";
-import { type Violation, violationsOf } from "./schema-violation.ts";
+import { canonicalJson, compileTree } from "./compile.ts";
+import { SchemaError } from "./error.ts";
+import { maxCachedWeight, maxCheckSteps, maxDetailSteps, maxDetailSubschemas } from "./limits.ts";
+import { createMeter } from "./meter.ts";
+import { readSchema, type SchemaNode, type SchemaTree } from "./tree.ts";
+import { type Violation, violationsOf } from "./violation.ts";
 
-export type { Violation } from "./schema-violation.ts";
+export type { Violation } from "./violation.ts";
 
 /** Why a schema cannot be used: where (JSON Pointer into the schema, RFC 6901) and what is wrong, for people. */
 export type SchemaFault = { readonly path: string; readonly message: string };

@@ -1,4 +1,4 @@
-import type { SchemaNode } from "./schema-tree.ts";
+import type { SchemaNode } from "./tree.ts";
 
 /** Which properties a subschema looks at; `all` = every one. */
 type Evaluated = { readonly names: Set<string>; readonly patterns: Set<string>; all: boolean };

@@ -3,7 +3,7 @@ import { create, fromBinary, type JsonObject, toBinary } from "@bufbuild/protobu
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type TraceEventKind, TraceEventSchema, type TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import { type Queryable, sql, type Tx } from "../db/db.ts";
+import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { LogPosition } from "../rpc/log-position.ts";
 
@@ -54,17 +54,16 @@ export const taskTopic = (taskId: string): string => `task:${taskId}`;
 
 const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.body`;
 
-/** Writes the steps of a task in the transaction in which they happen. */
+/** Writes the steps of a task, at least one, in the transaction in which they happen: one statement, since each costs a round trip on PostgreSQL. */
 export async function recordSteps(tx: Tx, app: Pick<App, "vault">, span: Span, steps: readonly Step[]): Promise<void> {
-  for (const step of steps) {
-    const body = app.vault.seal(
-      placeOf(span.orgId, span.traceId, step.kind),
-      toBinary(TraceEventSchema, toTraceEvent(span, step)),
-    );
-    await tx.run(sql`
-      insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, body)
-      values (${span.orgId}, ${tx.dialect.xid}, ${span.traceId}, ${span.taskId}, ${step.kind}, ${span.callerAgentId}, ${step.targetAgentId ?? ""}, ${span.contractId}, ${body})`);
-  }
+  const rows = steps.map((step) => {
+    const place = placeOf(span.orgId, span.traceId, step.kind);
+    const body = app.vault.seal(place, toBinary(TraceEventSchema, toTraceEvent(span, step)));
+    return sql`(${span.orgId}, ${tx.dialect.xid}, ${span.traceId}, ${span.taskId}, ${step.kind}, ${span.callerAgentId},
+      ${step.targetAgentId ?? ""}, ${span.contractId}, ${body})`;
+  });
+  await tx.run(sql`
+    insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, body) values ${join(rows)}`);
   tx.ring(tracesTopic(span.orgId));
   if (span.taskId) tx.ring(taskTopic(span.taskId));
 }

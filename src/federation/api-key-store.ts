@@ -19,6 +19,13 @@ export type KeyRow = {
   readonly revoke_ms: number | null;
   readonly rotated_from: string | null;
   readonly last_used_ms: number | null;
+};
+
+/** What each request reads of its key: no more, since every call pays for it. */
+export type AuthRow = Pick<
+  KeyRow,
+  "org_id" | "key_id" | "secret_sha256" | "role" | "agent_id" | "scopes" | "expire_ms" | "revoke_ms"
+> & {
   readonly org_disabled: number;
 };
 
@@ -38,20 +45,19 @@ export type NewKey = {
 };
 
 /** By its id alone: this look-up is what tells the organisation of a request. */
-export const findKey = (db: Queryable, keyId: string): Promise<KeyRow | undefined> =>
-  db.one<KeyRow>(sql`
-    select ${columns}, o.disabled as org_disabled from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
+export const findKey = (db: Queryable, keyId: string): Promise<AuthRow | undefined> =>
+  db.one<AuthRow>(sql`
+    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, o.disabled as org_disabled
+    from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
 /** One key of an organisation. */
 export const findOrgKey = (db: Queryable, orgId: string, keyId: string): Promise<KeyRow | undefined> =>
-  db.one<KeyRow>(
-    sql`select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId}`,
-  );
+  db.one<KeyRow>(sql`select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId}`);
 
 /** One key of an organisation, locked for a change. */
 export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | undefined> =>
   tx.one<KeyRow>(
-    sql`select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId} ${tx.dialect.forUpdate}`,
+    sql`select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id = ${keyId} ${tx.dialect.forUpdate}`,
   );
 
 export const insertKey = (tx: Tx, key: NewKey): Promise<number> =>
@@ -77,7 +83,7 @@ export const listKeys = (
   const [afterId = ""] = (after ?? []) as string[];
   const ofAgent = agentId ? sql`and k.agent_id = ${agentId}` : sql``;
   return db.all<KeyRow>(sql`
-    select ${columns}, 0 as org_disabled from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
+    select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
 };
 
 /** Ends a key now, unless it has ended before. */

@@ -2,7 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault } from "../errors.ts";
-import { findKey, type KeyRow } from "../federation/api-key-store.ts";
+import { type AuthRow, findKey } from "../federation/api-key-store.ts";
 import { keyDigest, keyIdOf } from "../federation/key-text.ts";
 import { type Caller, publicCaller } from "./caller.ts";
 
@@ -42,7 +42,7 @@ export async function authenticateAgain(app: App, keyId: string): Promise<Caller
   return callerFrom(row, app.clock.now());
 }
 
-function callerFrom(row: KeyRow, now: number): Caller {
+function callerFrom(row: AuthRow, now: number): Caller {
   if (row.revoke_ms !== null) throw new Fault("KEY_REVOKED", "this key was revoked", { key_id: row.key_id });
   if (row.org_disabled)
     throw new Fault("KEY_REVOKED", "the organisation of this key is disabled", { key_id: row.key_id });

@@ -170,6 +170,33 @@ function finishOf(response: RawResponse): EventEmitter {
 const unreadMaxBytes = 262_144;
 const unreadMaxMs = 1_000;
 
+/** How long an answer waits for the rest of a body of announced length. */
+const announcedMaxMs = 250;
+
+/**
+ * Takes the rest of a small HTTP/2 body whose length was announced, and drops it; call it before an early answer. Its sender
+ * may stop at the answer's first bytes, short of its own announcement, which nghttp2 takes for a broken stream: it
+ * resets it, and the reset overtakes the answer's end (RFC 9113, section 8.1.1).
+ */
+export function takeAnnounced(request: RawRequest): Promise<void> {
+  const isAnnounced = "stream" in request && request.headers["content-length"] !== undefined;
+  if (!isAnnounced || request.complete || request.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    let leftBytes = unreadMaxBytes;
+    const done = () => {
+      clearTimeout(timer);
+      request.off("end", done).off("close", done).off("data", onData).pause();
+      resolve();
+    };
+    const timer = setTimeout(done, announcedMaxMs);
+    const onData = (chunk: Buffer) => {
+      leftBytes -= chunk.byteLength;
+      if (leftBytes < 0) done();
+    };
+    request.on("end", done).on("close", done).on("data", onData).resume();
+  });
+}
+
 /**
  * Says what becomes of the rest of a body nobody wants; call it just before the response ends. A little is read and dropped: that
  * lets small bodies end, their connections be used again, and a sender who is still sending come to read the answer, which

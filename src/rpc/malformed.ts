@@ -56,6 +56,9 @@ function tooLarge(maxBytes: number): ConnectError {
   return new ConnectError(`the message is larger than ${maxBytes} bytes`, Code.ResourceExhausted);
 }
 
+const tooLate = (timeoutMs: number | undefined): ConnectError =>
+  toConnectError(new Fault("DEADLINE_EXCEEDED", `the body did not arrive within ${timeoutMs} ms`));
+
 /** A buffer that grows by doubling up to its limit. */
 function gather(maxBytes: number) {
   let buffer = Buffer.alloc(0);
@@ -102,7 +105,7 @@ async function* chunksInTime(request: RawRequest, timeoutMs: number | undefined)
   try {
     for (;;) {
       const next = await new Promise<IteratorResult<Buffer>>((resolve, reject) => {
-        late = () => reject(new ConnectError(`the body did not arrive within ${timeoutMs} ms`, Code.DeadlineExceeded));
+        late = () => reject(tooLate(timeoutMs));
         if (isLate) late();
         else chunks.next().then(resolve, reject);
       });

@@ -15,7 +15,7 @@ import {
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { compressionBrotli, compressionGzip, universalRequestFromNodeRequest } from "@connectrpc/connect-node";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream } from "./answer.ts";
+import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
 import { isWronglyCompressed, readBody, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
 import { endOnAbort, linkSignals } from "./signals.ts";
@@ -156,6 +156,7 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
   try {
     const body = bodyOf(raw, handler.method, call, limits);
     const answer = await handler({ ...universal, body, signal: link.signal });
+    if (isOneMessage(handler.method)) await takeAnnounced(raw);
     const fault = faultOf(call);
     if (fault !== undefined) {
       await answer.body?.[Symbol.asyncIterator]().return?.();
@@ -170,13 +171,15 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
 
 async function* bodyOf(raw: RawRequest, method: DescMethod, call: Call, limits: Limits): AsyncGenerator<Uint8Array> {
   const isEnveloped = dialectOf(raw.headers["content-type"]) !== "connect";
-  const isOneMessage = method.methodKind === "unary" || method.methodKind === "server_streaming";
-  const timeoutMs = isOneMessage ? limits.bodyTimeoutMs : undefined;
+  const timeoutMs = isOneMessage(method) ? limits.bodyTimeoutMs : undefined;
   for await (const chunk of readBody(raw, isEnveloped, { maxBytes: limits.readMaxBytes, timeoutMs })) {
     call.isWronglyCompressed ||= isEnveloped && isWronglyCompressed(raw, chunk);
     yield chunk;
   }
 }
+
+const isOneMessage = ({ methodKind }: DescMethod): boolean =>
+  methodKind === "unary" || methodKind === "server_streaming";
 
 /** The sender's fault in a unary call that failed between the gate and the interceptors, if Connect called it the server's. */
 function faultOf(call: Call): ConnectError | undefined {

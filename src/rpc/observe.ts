@@ -6,7 +6,7 @@ import { traceKey } from "./caller.ts";
 
 /** Measures every call and logs those that the server failed. */
 export const observeInterceptor =
-  (app: App): Interceptor =>
+  (app: Pick<App, "log" | "metrics">): Interceptor =>
   (next) =>
   async (request) => {
     const start = performance.now();

@@ -17,10 +17,7 @@ export type Query = {
 
 /** A method that only reads. */
 export const query =
-  <Request extends object, Reply>(
-    app: App,
-    body: (request: Request, query: Query) => Promise<Reply>,
-  ) =>
+  <Request extends object, Reply>(app: App, body: (request: Request, query: Query) => Promise<Reply>) =>
   async (request: Request, context: HandlerContext): Promise<Reply> => {
     const caller = callerOf(context);
     const db = app.db.query;

@@ -4,7 +4,8 @@ import { notFound } from "../errors.ts";
 import type { Caller } from "./caller.ts";
 
 /** The organisation a request names, if its message has the field and it is set. */
-export const orgNamed = (request: object): string | undefined => ("orgId" in request && typeof request.orgId === "string" ? request.orgId : undefined);
+export const orgNamed = (request: object): string | undefined =>
+  "orgId" in request && typeof request.orgId === "string" ? request.orgId : undefined;
 
 /**
  * The organisation a call acts in: the one it names, or the caller's own. To all but the operator any other is not found, whether it

@@ -218,7 +218,11 @@ function leaveUnread(request: RawRequest, response: RawResponse): void {
 function dropRest(request: RawRequest, cut: () => void): void {
   if (request.complete || request.destroyed) return;
   let leftBytes = unreadMaxBytes;
-  const timer = setTimeout(cut, unreadMaxMs);
+  const timer = setTimeout(() => {
+    // All of it came, though nobody took it: an HTTP/1.1 connection may by now be busy with its next request.
+    if (request.complete) done();
+    else cut();
+  }, unreadMaxMs);
   const onData = (chunk: Buffer) => {
     leftBytes -= chunk.byteLength;
     if (leftBytes < 0) cut();

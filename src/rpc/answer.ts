@@ -92,18 +92,26 @@ export function sendAnswer(request: RawRequest, response: RawResponse, answer: A
 
 /**
  * Sends an answer as it comes. Resolves when it is out or its reader is gone; rejects with what the body threw. A reader
- * that takes nothing for `stallMs` is cut off. The body's iterator is released in every case.
+ * that takes nothing for `stallMs` is cut off. The body's iterator is released in every case. `isWhole`: nobody waits for the
+ * first part of it, so it goes out in one piece.
  */
 export async function sendStream(
   request: RawRequest,
   response: RawResponse,
   answer: UniversalServerResponse,
-  { extra = {}, stallMs }: { extra?: ExtraHeaders; stallMs: number },
+  { extra = {}, stallMs, isWhole = false }: { extra?: ExtraHeaders; stallMs: number; isWhole?: boolean },
 ): Promise<void> {
   const chunks = answer.body?.[Symbol.asyncIterator]();
   try {
     // The headers are not final before the first chunk.
     let next = await chunks?.next();
+    let last: Uint8Array | undefined;
+    // HTTP/1.1 sends trailers only after chunks.
+    if (isWhole && ("stream" in response || answer.trailer === undefined) && chunks !== undefined) {
+      const parts: Uint8Array[] = [];
+      for (; next !== undefined && next.done !== true; next = await chunks.next()) parts.push(next.value);
+      last = parts.length > 1 ? Buffer.concat(parts) : parts[0];
+    }
     if (response.destroyed) return;
     writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
     // HTTP/2 would otherwise end a response without a body by its headers, and send no trailers.
@@ -117,7 +125,8 @@ export async function sendStream(
     if (answer.trailer !== undefined) addTrailers(response, nodeHeaders(answer.trailer));
     leaveUnread(request, response);
     const out = taken(response, "finish", stallMs);
-    response.end();
+    if (last === undefined) response.end();
+    else response.end(last);
     await out;
   } finally {
     chunks?.return?.().catch(() => {});
@@ -135,8 +144,10 @@ function writeHead(response: RawResponse, status: number, headers: ExtraHeaders)
 }
 
 function nodeHeaders(headers: Headers): Record<string, string | string[]> {
-  const cookies = headers.getSetCookie();
-  return { ...Object.fromEntries(headers), ...(cookies.length > 0 ? { "set-cookie": cookies } : {}) };
+  const plain: Record<string, string | string[]> = Object.create(null);
+  for (const [name, value] of headers) plain[name] = value;
+  if (plain["set-cookie"] !== undefined) plain["set-cookie"] = headers.getSetCookie();
+  return plain;
 }
 
 function addTrailers(response: RawResponse, trailers: Record<string, string | string[]>): void {

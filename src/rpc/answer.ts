@@ -236,7 +236,9 @@ function dropRest(request: RawRequest, cut: () => void): void {
   }, unreadMaxMs);
   const onData = (chunk: Buffer) => {
     leftBytes -= chunk.byteLength;
-    if (leftBytes < 0) cut();
+    if (leftBytes >= 0) return;
+    done();
+    cut();
   };
   const done = () => {
     clearTimeout(timer);

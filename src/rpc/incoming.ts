@@ -54,9 +54,11 @@ function leaveSignal(request: RawRequest, response: RawResponse): { signal: Abor
   // HTTP/1.1 closes a request as soon as it is read, and a response when it is out or its connection is gone.
   const closing = "stream" in request ? request : response;
   const onLeave = () => {
+    release();
+    // The answer is whole, so this is the end of the call, which may be heard of before `release`.
+    if (response.writableEnded) return;
     const how = "stream" in request ? ` (HTTP/2 error code ${request.stream.rstCode})` : "";
     controller.abort(new ConnectError(`the caller went away${how}`, Code.Canceled));
-    release();
   };
   const release = () => {
     closing.off("close", onLeave);

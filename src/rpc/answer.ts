@@ -84,7 +84,13 @@ export function sendAnswer(request: RawRequest, response: RawResponse, answer: A
   const length = { "content-length": String(answer.body.byteLength) };
   // gRPC over HTTP/2 ends with its headers, where a length would only puzzle strict clients.
   const isTrailersOnly = answer.body.byteLength === 0 && "stream" in request;
-  writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header), ...(isTrailersOnly ? {} : length) });
+  const headers = { ...extra, ...nodeHeaders(answer.header), ...(isTrailersOnly ? {} : length) };
+  if (isGivenUp(request)) {
+    writeHead(response, answer.status, { ...headers, connection: "close" });
+    endLater(request, response, answer.body);
+    return;
+  }
+  writeHead(response, answer.status, headers);
   leaveUnread(request, response);
   if (answer.body.byteLength > 0 && request.method !== "HEAD") response.end(answer.body);
   else response.end();
@@ -106,14 +112,27 @@ export async function sendStream(
     // The headers are not final before the first chunk.
     let next = await chunks?.next();
     let last: Uint8Array | undefined;
+    const isLast = isGivenUp(request);
     // HTTP/1.1 sends trailers only after chunks.
-    if (isWhole && ("stream" in response || answer.trailer === undefined) && chunks !== undefined) {
+    if ((isWhole || isLast) && ("stream" in response || answer.trailer === undefined) && chunks !== undefined) {
       const parts: Uint8Array[] = [];
       for (; next !== undefined && next.done !== true; next = await chunks.next()) parts.push(next.value);
       last = parts.length > 1 ? Buffer.concat(parts) : parts[0];
     }
     if (response.destroyed) return;
-    writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
+    const headers = { ...extra, ...nodeHeaders(answer.header ?? new Headers()) };
+    if (isLast && chunks === undefined) last = new Uint8Array(0);
+    if (isLast && last !== undefined) {
+      writeHead(response, answer.status, {
+        ...headers,
+        connection: "close",
+        "content-length": String(last.byteLength),
+      });
+      const out = taken(response, "finish", stallMs);
+      endLater(request, response, last);
+      return await out;
+    }
+    writeHead(response, answer.status, headers);
     // HTTP/2 would otherwise end a response without a body by its headers, and send no trailers.
     if ("stream" in response) response.writeHead(answer.status);
     for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
@@ -226,8 +245,32 @@ function leaveUnread(request: RawRequest, response: RawResponse): void {
   dropRest(request, () => socket.destroySoon());
 }
 
-function dropRest(request: RawRequest, cut: () => void): void {
-  if (request.complete || request.destroyed) return;
+/** Whether more of a body may be to come over HTTP/1.1 than is read and dropped, so that its connection has to end with it. */
+function isGivenUp(request: RawRequest): boolean {
+  if ("stream" in request || request.complete) return false;
+  return !(Number(request.headers["content-length"]) <= unreadMaxBytes);
+}
+
+/**
+ * Sends an answer of announced length that says its connection will close, and closes it once a little of the body is dropped. Unannounced, a sender
+ * who happened to be through would use the connection again, and lose its next call with it.
+ */
+function endLater(request: RawRequest, response: RawResponse, body: Uint8Array): void {
+  let isEnded = false;
+  const end = () => {
+    if (!isEnded) response.end();
+    isEnded = true;
+  };
+  if (body.byteLength > 0 && request.method !== "HEAD") (response as ServerResponse).write(body);
+  else (response as ServerResponse).flushHeaders();
+  dropRest(request, end, end);
+}
+
+function dropRest(request: RawRequest, cut: () => void, over: () => void = () => {}): void {
+  if (request.complete || request.destroyed) {
+    over();
+    return;
+  }
   let leftBytes = unreadMaxBytes;
   const timer = setTimeout(() => {
     // All of it came, though nobody took it: an HTTP/1.1 connection may by now be busy with its next request.
@@ -243,6 +286,7 @@ function dropRest(request: RawRequest, cut: () => void): void {
   const done = () => {
     clearTimeout(timer);
     request.off("data", onData);
+    over();
   };
   request.once("end", done).once("close", done).on("data", onData).resume();
 }

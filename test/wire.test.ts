@@ -143,6 +143,8 @@ describe("uploads nobody wants", () => {
   ])("%s: the answer arrives and the upload is cut", async (_what, headers, status) => {
     const { text, sent } = await upload(server.port, `${headers}\r\ntransfer-encoding: chunked`);
     expect(text.split("\r\n", 1)[0]).toMatch(status);
+    // Who is not told would use the connection for the next call.
+    expect(text).toMatch(/^connection: close\r$/im);
     expect(sent).toBeLessThan(50_000_000);
   });
 
@@ -154,6 +156,51 @@ describe("uploads nobody wants", () => {
     connection.socket.write(call);
     await until(() => connection.text().split("HTTP/1.1 401").length === 3);
     connection.socket.destroy();
+  });
+
+  test("a message too many does not cost the connection its next call", async () => {
+    const connection = await connectRaw(server.port);
+    const head = (method: string, headers: string) =>
+      `POST ${prefix}/${method} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n`;
+    const two = Buffer.concat([envelope(Buffer.from("{}")), envelope(Buffer.from("{}"))]);
+    connection.socket.write(head("StreamTask", "content-type: application/connect+json\r\ncontent-length: 15"));
+    connection.socket.write(two);
+    await until(() => connection.text().includes("unimplemented"));
+    connection.socket.write("x");
+    // Longer than the body that nobody took may stay.
+    const sleep = JSON.stringify(task("sleep"));
+    const headers = `content-type: application/json\r\nconnect-timeout-ms: 1400\r\ncontent-length: ${sleep.length}`;
+    connection.socket.write(head("HandleTask", headers) + sleep);
+    await until(() => connection.isClosed() || connection.text().includes("deadline_exceeded"));
+    expect(connection.isClosed()).toBe(false);
+    connection.socket.destroy();
+  });
+
+  test("over HTTP/2 a refusal waits for the rest of a small announced body, so that stopping short cannot cost its sender the answer", async () => {
+    const body = Buffer.concat([envelope(Buffer.alloc(0), 0, 0x7f_ff_ff_ff), Buffer.alloc(100_000)]);
+    const stream = session.request({
+      ":method": "POST",
+      ":path": `${prefix}/StreamTask`,
+      "content-type": "application/grpc",
+      "content-length": String(body.length),
+    });
+    const answered = Promise.withResolvers<boolean>();
+    let grpcStatus: unknown;
+    const closed = new Promise<number | undefined>((resolve) => stream.once("close", () => resolve(stream.rstCode)));
+    stream.on("error", () => {});
+    stream.once("response", () => {
+      answered.resolve(true);
+      stream.end();
+    });
+    stream.once("trailers", (trailers) => {
+      grpcStatus = trailers["grpc-status"];
+    });
+    stream.resume().write(body.subarray(0, 50_000));
+    const pause = setTimeout(() => answered.resolve(false), 100);
+    const isEarly = await answered.promise;
+    clearTimeout(pause);
+    if (!isEarly) stream.end(body.subarray(50_000));
+    expect([isEarly, await closed, grpcStatus]).toEqual([false, 0, "8"]);
   });
 
   test("over HTTP/2 the answer arrives and the stream is reset without an error", async () => {

@@ -84,7 +84,13 @@ export function sendAnswer(request: RawRequest, response: RawResponse, answer: A
   const length = { "content-length": String(answer.body.byteLength) };
   // gRPC over HTTP/2 ends with its headers, where a length would only puzzle strict clients.
   const isTrailersOnly = answer.body.byteLength === 0 && "stream" in request;
-  writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header), ...(isTrailersOnly ? {} : length) });
+  const headers = { ...extra, ...nodeHeaders(answer.header), ...(isTrailersOnly ? {} : length) };
+  if (isGivenUp(request)) {
+    writeHead(response, answer.status, { ...headers, connection: "close" });
+    endLater(request, response, answer.body);
+    return;
+  }
+  writeHead(response, answer.status, headers);
   leaveUnread(request, response);
   if (answer.body.byteLength > 0 && request.method !== "HEAD") response.end(answer.body);
   else response.end();
@@ -92,20 +98,41 @@ export function sendAnswer(request: RawRequest, response: RawResponse, answer: A
 
 /**
  * Sends an answer as it comes. Resolves when it is out or its reader is gone; rejects with what the body threw. A reader
- * that takes nothing for `stallMs` is cut off. The body's iterator is released in every case.
+ * that takes nothing for `stallMs` is cut off. The body's iterator is released in every case. `isWhole`: nobody waits for the
+ * first part of it, so it goes out in one piece.
  */
 export async function sendStream(
   request: RawRequest,
   response: RawResponse,
   answer: UniversalServerResponse,
-  { extra = {}, stallMs }: { extra?: ExtraHeaders; stallMs: number },
+  { extra = {}, stallMs, isWhole = false }: { extra?: ExtraHeaders; stallMs: number; isWhole?: boolean },
 ): Promise<void> {
   const chunks = answer.body?.[Symbol.asyncIterator]();
   try {
     // The headers are not final before the first chunk.
     let next = await chunks?.next();
+    let last: Uint8Array | undefined;
+    const isLast = isGivenUp(request);
+    // HTTP/1.1 sends trailers only after chunks.
+    if ((isWhole || isLast) && ("stream" in response || answer.trailer === undefined) && chunks !== undefined) {
+      const parts: Uint8Array[] = [];
+      for (; next !== undefined && next.done !== true; next = await chunks.next()) parts.push(next.value);
+      last = parts.length > 1 ? Buffer.concat(parts) : parts[0];
+    }
     if (isGone(response)) return;
-    writeHead(response, answer.status, { ...extra, ...nodeHeaders(answer.header ?? new Headers()) });
+    const headers = { ...extra, ...nodeHeaders(answer.header ?? new Headers()) };
+    if (isLast && chunks === undefined) last = new Uint8Array(0);
+    if (isLast && last !== undefined) {
+      writeHead(response, answer.status, {
+        ...headers,
+        connection: "close",
+        "content-length": String(last.byteLength),
+      });
+      const out = taken(response, "finish", stallMs);
+      endLater(request, response, last);
+      return await out;
+    }
+    writeHead(response, answer.status, headers);
     // HTTP/2 would otherwise end a response without a body by its headers, and send no trailers.
     if ("stream" in response) response.writeHead(answer.status);
     for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
@@ -117,7 +144,8 @@ export async function sendStream(
     if (answer.trailer !== undefined) addTrailers(response, nodeHeaders(answer.trailer));
     leaveUnread(request, response);
     const out = taken(response, "finish", stallMs);
-    response.end();
+    if (last === undefined) response.end();
+    else response.end(last);
     await out;
   } finally {
     chunks?.return?.().catch(() => {});
@@ -139,8 +167,10 @@ function writeHead(response: RawResponse, status: number, headers: ExtraHeaders)
 }
 
 function nodeHeaders(headers: Headers): Record<string, string | string[]> {
-  const cookies = headers.getSetCookie();
-  return { ...Object.fromEntries(headers), ...(cookies.length > 0 ? { "set-cookie": cookies } : {}) };
+  const plain: Record<string, string | string[]> = Object.create(null);
+  for (const [name, value] of headers) plain[name] = value;
+  if (plain["set-cookie"] !== undefined) plain["set-cookie"] = headers.getSetCookie();
+  return plain;
 }
 
 function addTrailers(response: RawResponse, trailers: Record<string, string | string[]>): void {
@@ -174,6 +204,33 @@ function finishOf(response: RawResponse): EventEmitter {
 const unreadMaxBytes = 262_144;
 const unreadMaxMs = 1_000;
 
+/** How long an answer waits for the rest of a body of announced length. */
+const announcedMaxMs = 250;
+
+/**
+ * Takes the rest of a small HTTP/2 body whose length was announced, and drops it; call it before an early answer. Its sender
+ * may stop at the answer's first bytes, short of its own announcement, which nghttp2 takes for a broken stream: it
+ * resets it, and the reset overtakes the answer's end (RFC 9113, section 8.1.1).
+ */
+export function takeAnnounced(request: RawRequest): Promise<void> {
+  const isAnnounced = "stream" in request && request.headers["content-length"] !== undefined;
+  if (!isAnnounced || request.complete || request.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    let leftBytes = unreadMaxBytes;
+    const done = () => {
+      clearTimeout(timer);
+      request.off("end", done).off("close", done).off("data", onData).pause();
+      resolve();
+    };
+    const timer = setTimeout(done, announcedMaxMs);
+    const onData = (chunk: Buffer) => {
+      leftBytes -= chunk.byteLength;
+      if (leftBytes < 0) done();
+    };
+    request.on("end", done).on("close", done).on("data", onData).resume();
+  });
+}
+
 /**
  * Says what becomes of the rest of a body nobody wants; call it just before the response ends. A little is read and dropped: that
  * lets small bodies end, their connections be used again, and a sender who is still sending come to read the answer, which
@@ -192,17 +249,48 @@ function leaveUnread(request: RawRequest, response: RawResponse): void {
   dropRest(request, () => socket.destroySoon());
 }
 
-function dropRest(request: RawRequest, cut: () => void): void {
-  if (request.complete || request.destroyed) return;
+/** Whether more of a body may be to come over HTTP/1.1 than is read and dropped, so that its connection has to end with it. */
+function isGivenUp(request: RawRequest): boolean {
+  if ("stream" in request || request.complete) return false;
+  return !(Number(request.headers["content-length"]) <= unreadMaxBytes);
+}
+
+/**
+ * Sends an answer of announced length that says its connection will close, and closes it once a little of the body is dropped. Unannounced, a sender
+ * who happened to be through would use the connection again, and lose its next call with it.
+ */
+function endLater(request: RawRequest, response: RawResponse, body: Uint8Array): void {
+  let isEnded = false;
+  const end = () => {
+    if (!isEnded) response.end();
+    isEnded = true;
+  };
+  if (body.byteLength > 0 && request.method !== "HEAD") (response as ServerResponse).write(body);
+  else (response as ServerResponse).flushHeaders();
+  dropRest(request, end, end);
+}
+
+function dropRest(request: RawRequest, cut: () => void, over: () => void = () => {}): void {
+  if (request.complete || request.destroyed) {
+    over();
+    return;
+  }
   let leftBytes = unreadMaxBytes;
-  const timer = setTimeout(cut, unreadMaxMs);
+  const timer = setTimeout(() => {
+    // All of it came, though nobody took it: an HTTP/1.1 connection may by now be busy with its next request.
+    if (request.complete) done();
+    else cut();
+  }, unreadMaxMs);
   const onData = (chunk: Buffer) => {
     leftBytes -= chunk.byteLength;
-    if (leftBytes < 0) cut();
+    if (leftBytes >= 0) return;
+    done();
+    cut();
   };
   const done = () => {
     clearTimeout(timer);
     request.off("data", onData);
+    over();
   };
   request.once("end", done).once("close", done).on("data", onData).resume();
 }

@@ -8,11 +8,13 @@ import { traceKey } from "./caller.ts";
 
 /** The outermost interceptor: whatever is thrown, clients get a reason, also in the middle of a stream. */
 export const errorsInterceptor =
-  (app: App): Interceptor =>
+  (app: Pick<App, "log">): Interceptor =>
   (next) =>
   async (request) => {
-    const fail = (error: unknown) =>
-      asConnectError(app, error, request.method, request.contextValues.get(traceKey).traceId);
+    const fail = (error: unknown) => {
+      const { traceId } = request.contextValues.get(traceKey);
+      return asConnectError(app, error, request.method, traceId, request.signal);
+    };
     try {
       const response = await next(request);
       return response.stream ? { ...response, message: failing(response.message, fail) } : response;
@@ -29,15 +31,30 @@ async function* failing<T>(messages: AsyncIterable<T>, fail: (error: unknown) =>
   }
 }
 
-/** What clients get for an error. One that nobody expected is logged, and its caller learns only the trace id. */
-export function asConnectError(app: App, error: unknown, method: DescMethod, traceId: string): ConnectError {
+/**
+ * What clients get for an error. One that nobody expected is logged, and its caller learns only the trace id. `signal` is that
+ * of the call: its deadline gets a reason, and a caller who left is nobody's fault.
+ */
+export function asConnectError(
+  app: Pick<App, "log">,
+  error: unknown,
+  method: DescMethod,
+  traceId: string,
+  signal: AbortSignal,
+): ConnectError {
   if (error instanceof Fault) return toConnectError(error, traceId);
   if (error instanceof ConnectError) {
-    if (error.code !== Code.DeadlineExceeded) return error;
+    const isOwnDeadline = error.code === Code.DeadlineExceeded && error === signal.reason;
+    if (!isOwnDeadline) return error;
     return toConnectError(
       new Fault("DEADLINE_EXCEEDED", "the deadline of the call passed", {}, { cause: error }),
       traceId,
     );
+  }
+  if (signal.aborted && (error === signal.reason || (error instanceof Error && error.name === "AbortError"))) {
+    const { reason } = signal;
+    const why = reason instanceof Fault ? reason : ConnectError.from(reason, Code.Canceled);
+    return asConnectError(app, why, method, traceId, signal);
   }
   if (error instanceof OverloadedError) {
     return toConnectError(

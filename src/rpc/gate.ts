@@ -30,6 +30,6 @@ export const gate =
       }
       takeRequest(limiter, caller, method, responseHeader);
     } catch (error) {
-      throw asConnectError(app, error, method, trace.traceId);
+      throw asConnectError(app, error, method, trace.traceId, context.signal);
     }
   };

@@ -16,22 +16,87 @@ export type BodyLimits = {
 const prefixBytes = 5;
 
 /**
- * The body of a request in whole messages: one chunk per envelope, or a single chunk when there are no envelopes. Every byte is
- * copied once, into one buffer: a body that comes in thousands of small pieces would otherwise hold thousands
- * of buffers, and be summed up again for each of them.
+ * A body that is one message, in a single chunk, or none if it is empty. It is read when it is asked for, by events: iterating
+ * over a request costs several times as much, on every unary call.
+ *
+ * The request outlives its reader: failing does not destroy it, so that the answer still gets out.
+ *
+ * @throws ConnectError as {@link readEnvelopes}; `canceled` when the sender leaves before the end.
+ */
+export function readWhole(request: RawRequest, limits: BodyLimits): AsyncIterable<Uint8Array> {
+  let isRead = false;
+  const end = { done: true, value: undefined } as const;
+  const iterator: AsyncIterator<Uint8Array> = {
+    next: async () => {
+      if (isRead) return end;
+      isRead = true;
+      const value = await collect(request, limits);
+      return value.length === 0 ? end : { done: false, value };
+    },
+    return: async () => end,
+  };
+  return { [Symbol.asyncIterator]: () => iterator };
+}
+
+function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
+  if (request.readableEnded) return Promise.resolve(Buffer.alloc(0));
+  if (request.destroyed) return Promise.reject(senderLeft());
+  return new Promise((resolve, reject) => {
+    const held = gather(maxBytes);
+    // Most bodies come in one piece, which needs no copy.
+    let only: Buffer | undefined;
+    const release = () => {
+      clearTimeout(timer);
+      request.off("data", onData).off("end", onEnd).off("close", onLeave).off("error", onLeave);
+    };
+    const fail = (error: ConnectError) => {
+      release();
+      request.pause();
+      reject(error);
+    };
+    const onData = (chunk: Buffer) => {
+      if (only === undefined && held.length === 0 && chunk.length <= maxBytes) {
+        only = chunk;
+        return;
+      }
+      if (only !== undefined) held.add(only);
+      only = undefined;
+      if (!held.add(chunk)) fail(tooLarge(maxBytes));
+    };
+    const onEnd = () => {
+      release();
+      resolve(only ?? held.take());
+    };
+    const onLeave = () => fail(senderLeft());
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => fail(tooLate(timeoutMs)), timeoutMs);
+    request.on("end", onEnd).on("close", onLeave).on("error", onLeave).on("data", onData);
+  });
+}
+
+const senderLeft = () => new ConnectError("the client went away", Code.Canceled);
+
+/**
+ * A body of envelopes in whole messages, one chunk per envelope, each shown to `see` first. Every byte is copied once, into
+ * one buffer: a body that comes in thousands of small pieces would otherwise hold thousands of buffers, and be summed up
+ * again for each of them.
  *
  * The request outlives its reader: leaving early does not destroy it, so that the answer still gets out.
  *
  * @throws ConnectError `resource_exhausted` as soon as a message is announced or found to be larger than the limit;
  * `deadline_exceeded` when it comes too slowly.
  */
-export async function* readBody(
+export async function* readEnvelopes(
   request: RawRequest,
-  isEnveloped: boolean,
   limits: BodyLimits,
+  see: (envelope: Uint8Array) => void,
 ): AsyncGenerator<Uint8Array> {
-  const held = gather(limits.maxBytes + (isEnveloped ? prefixBytes : 0));
-  let wanted = isEnveloped ? prefixBytes : Number.POSITIVE_INFINITY;
+  const held = gather(limits.maxBytes + prefixBytes);
+  const take = () => {
+    const envelope = held.take();
+    see(envelope);
+    return envelope;
+  };
+  let wanted = prefixBytes;
   for await (const chunk of chunksInTime(request, limits.timeoutMs)) {
     let rest: Buffer = chunk;
     while (rest.length > 0) {
@@ -44,17 +109,20 @@ export async function* readBody(
         if (wanted - prefixBytes > limits.maxBytes) throw tooLarge(limits.maxBytes);
       }
       if (held.length === wanted) {
-        yield held.take();
+        yield take();
         wanted = prefixBytes;
       }
     }
   }
-  if (held.length > 0) yield held.take();
+  if (held.length > 0) yield take();
 }
 
 function tooLarge(maxBytes: number): ConnectError {
   return new ConnectError(`the message is larger than ${maxBytes} bytes`, Code.ResourceExhausted);
 }
+
+const tooLate = (timeoutMs: number | undefined): ConnectError =>
+  toConnectError(new Fault("DEADLINE_EXCEEDED", `the body did not arrive within ${timeoutMs} ms`));
 
 /** A buffer that grows by doubling up to its limit. */
 function gather(maxBytes: number) {
@@ -102,7 +170,7 @@ async function* chunksInTime(request: RawRequest, timeoutMs: number | undefined)
   try {
     for (;;) {
       const next = await new Promise<IteratorResult<Buffer>>((resolve, reject) => {
-        late = () => reject(new ConnectError(`the body did not arrive within ${timeoutMs} ms`, Code.DeadlineExceeded));
+        late = () => reject(tooLate(timeoutMs));
         if (isLate) late();
         else chunks.next().then(resolve, reject);
       });

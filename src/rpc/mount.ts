@@ -13,10 +13,11 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
-import { compressionBrotli, compressionGzip, universalRequestFromNodeRequest } from "@connectrpc/connect-node";
+import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream } from "./answer.ts";
-import { isWronglyCompressed, readBody, requestFault } from "./malformed.ts";
+import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
+import { type Incoming, incoming } from "./incoming.ts";
+import { isWronglyCompressed, readEnvelopes, readWhole, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
 import { endOnAbort, linkSignals } from "./signals.ts";
 
@@ -142,12 +143,11 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
   const { raw, headers } = call.request;
   const contentType = headers["content-type"];
   const values = limits.contextValues(call.request).set(callKey, call);
-  let universal: ReturnType<typeof universalRequestFromNodeRequest>;
+  let universal: Incoming;
   try {
-    universal = universalRequestFromNodeRequest(raw, reply.raw, undefined, values);
-  } catch {
-    const error = new ConnectError("the request names no valid host and path", Code.InvalidArgument);
-    return sendAnswer(raw, reply.raw, errorAnswer(contentType, error), reply.getHeaders());
+    universal = incoming(raw, reply.raw, values);
+  } catch (error) {
+    return sendAnswer(raw, reply.raw, errorAnswer(contentType, ConnectError.from(error)), reply.getHeaders());
   }
   // A unary call is finished even while the server shuts down.
   const isUnary = handler.method.methodKind === "unary";
@@ -156,27 +156,33 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
   try {
     const body = bodyOf(raw, handler.method, call, limits);
     const answer = await handler({ ...universal, body, signal: link.signal });
+    if (isOneMessage(handler.method)) await takeAnnounced(raw);
     const fault = faultOf(call);
     if (fault !== undefined) {
       await answer.body?.[Symbol.asyncIterator]().return?.();
       return sendAnswer(raw, reply.raw, errorAnswer(contentType, fault), reply.getHeaders());
     }
     const extra = { ...reply.getHeaders(), ...explained(answer, handler) };
-    await sendStream(raw, reply.raw, answer, { extra, stallMs: limits.stallTimeoutMs });
+    await sendStream(raw, reply.raw, answer, { extra, stallMs: limits.stallTimeoutMs, isWhole: isUnary });
   } finally {
     link.release();
+    universal.release();
   }
 }
 
-async function* bodyOf(raw: RawRequest, method: DescMethod, call: Call, limits: Limits): AsyncGenerator<Uint8Array> {
-  const isEnveloped = dialectOf(raw.headers["content-type"]) !== "connect";
-  const isOneMessage = method.methodKind === "unary" || method.methodKind === "server_streaming";
-  const timeoutMs = isOneMessage ? limits.bodyTimeoutMs : undefined;
-  for await (const chunk of readBody(raw, isEnveloped, { maxBytes: limits.readMaxBytes, timeoutMs })) {
-    call.isWronglyCompressed ||= isEnveloped && isWronglyCompressed(raw, chunk);
-    yield chunk;
-  }
+function bodyOf(raw: RawRequest, method: DescMethod, call: Call, limits: Limits): AsyncIterable<Uint8Array> {
+  const bodyLimits = {
+    maxBytes: limits.readMaxBytes,
+    timeoutMs: isOneMessage(method) ? limits.bodyTimeoutMs : undefined,
+  };
+  if (dialectOf(raw.headers["content-type"]) === "connect") return readWhole(raw, bodyLimits);
+  return readEnvelopes(raw, bodyLimits, (envelope) => {
+    call.isWronglyCompressed ||= isWronglyCompressed(raw, envelope);
+  });
 }
+
+const isOneMessage = ({ methodKind }: DescMethod): boolean =>
+  methodKind === "unary" || methodKind === "server_streaming";
 
 /** The sender's fault in a unary call that failed between the gate and the interceptors, if Connect called it the server's. */
 function faultOf(call: Call): ConnectError | undefined {

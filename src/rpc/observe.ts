@@ -7,7 +7,7 @@ import { clientAddressKey } from "./client-address.ts";
 
 /** Measures every call and logs those that the server failed. */
 export const observeInterceptor =
-  (app: App): Interceptor =>
+  (app: Pick<App, "log" | "metrics">): Interceptor =>
   (next) =>
   async (request) => {
     const start = performance.now();

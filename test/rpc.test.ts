@@ -483,9 +483,9 @@ describe.each(dialects)("%s", (dialect) => {
       await using broken = await start(dialect);
       const as = broken.as(broken.operatorKey, protocol);
       await broken.server.app.db.tx((tx) => tx.script("alter table agent rename to lost_secret_table"));
-      const calls = [as.agents.listAgents({}), as.agents.registerAgent({ name: "a" })];
+      const calls = [() => as.agents.listAgents({}), () => as.agents.registerAgent({ name: "a" })];
       for (const call of calls) {
-        const { code, reason, metadata, error } = await refusal(call);
+        const { code, reason, metadata, error } = await refusal(call());
         const traceId = error.metadata.get("x-trace-id");
         expect([code, reason, metadata]).toEqual(["Internal", "INTERNAL", { trace_id: traceId }]);
         expect(error.rawMessage).toBe(`internal fault; the server's log tells more under trace id ${traceId}`);

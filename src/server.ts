@@ -44,7 +44,7 @@ import { signedCursors } from "./rpc/cursor.ts";
 import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
 import { createHealthState, healthRoutes } from "./rpc/health.ts";
-import { deleteOldReplies } from "./rpc/idempotency.ts";
+import { sweepReplies } from "./rpc/idempotency.ts";
 import { slidingWindow } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { observeInterceptor } from "./rpc/observe.ts";
@@ -177,7 +177,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     }),
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
-    every(app, sweepMs, "sweep", async () => void (await db.tx((tx) => deleteOldReplies(tx, clock.now(), 1_000)))),
+    every(app, sweepMs, "sweep", () => sweepReplies(app)),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 
@@ -198,8 +198,9 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   };
   return {
     async listen() {
-      await recoverTasks(app, dispatcher);
       const url = await http.listen({ host: config.host, port: config.port });
+      // Not before: a start that fails for its port must not have begun anybody's work.
+      await recoverTasks(app, dispatcher);
       warmValidation(services);
       // Fastify does not know what its port speaks.
       return tls ? url.replace(/^http:/, "https:") : url;

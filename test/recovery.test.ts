@@ -2,12 +2,14 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { type Task, TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { maxPerPlace } from "../src/bus/dispatch.ts";
 import { sql } from "../src/db/db.ts";
 import { openSqlite } from "../src/db/sqlite.ts";
+import { createServer } from "../src/server.ts";
 import {
   contract,
   eventsOf,
@@ -151,6 +153,30 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
     expect([stateOf(task), reasonOf(task), task.attempts]).toEqual(["FAILED", "DEADLINE_EXCEEDED", 0]);
     expect(agent.calls).toHaveLength(1);
   });
+});
+
+test("a start that fails because its port is taken has begun nobody's work", async () => {
+  await using place = await storage("sqlite");
+  await using agent = await httpAgent(silent);
+  {
+    await using first = await start("sqlite", { ...place.options, drainMs: 0 });
+    const org = await first.org();
+    const contractId = await contract(org, { repeatable: true });
+    await worker(org, contractId, agent);
+    for (let n = 0; n < 3; n++) await submit(org.admin, contractId, { returnImmediately: true });
+    await agent.call(2);
+  }
+  await using other = await start("sqlite");
+  const port = Number(new URL(other.url).port);
+  const second = await createServer({
+    ...place.options,
+    port,
+    egressAllow: ["127.0.0.1"],
+    log: pino({ level: "silent" }),
+  });
+  await expect(second.listen()).rejects.toThrow(/EADDRINUSE/);
+  await second.close();
+  expect(agent.calls).toHaveLength(3);
 });
 
 describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL database", () => {

@@ -6,7 +6,7 @@ import { maxPerPlace } from "../src/bus/dispatch.ts";
 import { backoffMs, mayRepeat } from "../src/bus/retry.ts";
 import { contract, eventsOf, json, kindsOf, reasonOf, stateOf, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { deadUrl, echo, failing, type Handle, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
-import { dialects, refusal, start, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 
 describe("the wait before a repetition", () => {
   const policy = fc.record({
@@ -136,7 +136,7 @@ describe.each(dialects)("%s", (dialect) => {
     test.each([
       ["refuses the connection", undefined],
       ["says that it is unavailable", busy],
-      ["answers 503", ((call) => void call.response.writeHead(503).end("later")) satisfies Handle],
+      ["answers 429", ((call) => void call.response.writeHead(429).end("later")) satisfies Handle],
       ["is overloaded", failing("resource_exhausted", 429)],
     ])(
       "one that %s gives way at once to the next, though the work is not repeatable and is not retried",
@@ -167,6 +167,44 @@ describe.each(dialects)("%s", (dialect) => {
         ({ kind }) => kind === TraceEventKind.DISPATCHED,
       );
       expect(new Set(targets.map(({ targetAgentId }) => targetAgentId)).size).toBe(2);
+    });
+
+    test("a bare 503, which a gateway also answers when the agent dies at work, counts as a lost answer", async () => {
+      const org = await world.org();
+      await using good = await httpAgent();
+      await using bad = await httpAgent((call) => void call.response.writeHead(503).end("upstream reset"));
+      const contractId = await contract(org, { retries: 2 });
+      await worker(org, contractId, bad);
+      await worker(org, contractId, good);
+      expect(reasonOf(await submit(org.admin, contractId))).toBe("OUTCOME_UNKNOWN");
+      expect([bad.calls.length, good.calls.length]).toEqual([1, 0]);
+    });
+
+    test("one that is deleted while a retry is waited for gets nothing more", async () => {
+      const clock = fakeClock(Date.now());
+      await using steady = await start(dialect, { clock, ids: { ...world.server.app.ids, chance: () => 1 } });
+      const org = await steady.org();
+      await using bad = await httpAgent(failed);
+      const contractId = await contract(org, { retries: 3, backoffMs: 60_000 });
+      const { agentId } = await worker(org, contractId, bad);
+      const { taskId, traceId } = await submit(org.admin, contractId, { returnImmediately: true });
+      await eventually(async () => kindsOf(await eventsOf(org.admin, traceId)).at(-1) === "ATTEMPT_FAILED");
+      await org.admin.agents.deleteAgent({ agentId });
+      clock.advance(60_000);
+      const task = await whenEnded(org.admin, taskId);
+      expect([stateOf(task), reasonOf(task), bad.calls.length]).toEqual(["FAILED", "NO_CAPABLE_AGENT", 1]);
+    });
+
+    test("a target the caller insists on is kept by the fallbacks too", async () => {
+      const org = await world.org();
+      await using good = await httpAgent();
+      await using bad = await httpAgent(failed);
+      const other = await contract(org);
+      const first = await contract(org, { fallbacks: [{ contractId: other }] });
+      const { agentId } = await worker(org, first, bad);
+      await worker(org, other, good);
+      const task = await submit(org.admin, first, { targetAgentId: agentId });
+      expect([reasonOf(task), good.calls.length]).toEqual(["ADAPTER_ERROR", 0]);
     });
 
     test("a target the caller insists on is not given up for another", async () => {

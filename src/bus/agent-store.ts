@@ -57,8 +57,10 @@ async function putCapabilities(tx: Tx, row: AgentRow): Promise<void> {
 }
 
 export async function deleteAgent(tx: Tx, orgId: string, agentId: string): Promise<number> {
+  // The agent first, as everything that changes one locks it first.
+  const deleted = await tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
   await tx.run(sql`delete from agent_capability where org_id = ${orgId} and agent_id = ${agentId}`);
-  return tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
+  return deleted;
 }
 
 export const findAgent = (db: Queryable, orgId: string, agentId: string): Promise<AgentRow | undefined> =>
@@ -77,17 +79,23 @@ export async function countAgents(db: Queryable, orgId: string, bound: number): 
   return row?.n ?? 0;
 }
 
-/** Those that have the capability, or only the one that is named, in the order of their ids; by the index on (org, capability). */
-export const agentsWithCapability = (
-  db: Queryable,
-  orgId: string,
-  capability: string,
-  onlyAgentId: string,
-  limit: number,
-): Promise<AgentRow[]> =>
-  db.all<AgentRow>(sql`
+/** Which agents of a capability: all or only one, and of them those that take tasks and are trusted at least as `tier`, or the others. */
+export type Wanted = {
+  readonly capability: string;
+  readonly onlyAgentId: string;
+  readonly tier: number;
+  readonly fit: boolean;
+};
+
+/** In the order of their ids; by the index on (org, capability). */
+export function agentsWithCapability(db: Queryable, orgId: string, wanted: Wanted, limit: number): Promise<AgentRow[]> {
+  const only = wanted.onlyAgentId ? sql`and c.agent_id = ${wanted.onlyAgentId}` : sql``;
+  const takesTasks = sql`(a.disabled = 0 and a.endpoint is not null and a.trust_tier <= ${wanted.tier})`;
+  return db.all<AgentRow>(sql`
     select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
-    where c.org_id = ${orgId} and c.capability = ${capability} ${onlyAgentId ? sql`and c.agent_id = ${onlyAgentId}` : sql``} order by c.agent_id limit ${limit}`);
+    where c.org_id = ${orgId} and c.capability = ${wanted.capability} ${only} and ${wanted.fit ? takesTasks : sql`not ${takesTasks}`}
+    order by c.agent_id limit ${limit}`);
+}
 
 export type AgentFilter = { readonly capability: string; readonly name: string };
 

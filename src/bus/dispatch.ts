@@ -8,7 +8,7 @@ import { type ContractRef, type ContractRow, findContract } from "./contract-sto
 import { inputViolations } from "./decide.ts";
 import { resolveContract } from "./resolve.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
-import { route } from "./route.ts";
+import { route, stillFit } from "./route.ts";
 import { type FailedAttempt, type HeldTask, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
 import { createTurns, type Turns } from "./turns.ts";
@@ -18,6 +18,8 @@ export const cancelTopic = (taskId: string): string => `cancel:${taskId}`;
 
 /** How many tasks one server works on at once. */
 const maxRunning = 10_000;
+/** How many bytes of input they have in all: in memory an input takes some four times its bytes. */
+const maxRunningBytes = 128 * 1_048_576;
 /** How many of them are at one place at once, as many as egress lets out to it; the others wait here, and their attempts have not begun. */
 export const maxPerPlace = 64;
 /** Bells can be lost with a connection, so a task under way looks by itself now and then whether it is still wanted. */
@@ -50,17 +52,21 @@ type Hands = { readonly app: App; readonly slots: Slots };
 
 export function createDispatcher(app: App): Dispatcher {
   const running = new Map<string, Promise<void>>();
+  let runningBytes = 0;
   const slots = openSlots({ perKey: maxPerPlace, waitingPerKey: 2 * maxRunning, total: 4 * maxRunning });
   return {
     start(job) {
       const { taskId } = job.hold;
+      const bytes = job.task.input.byteLength;
+      runningBytes += bytes;
       const run = runTask({ app, slots }, job).finally(() => {
+        runningBytes -= bytes;
         if (running.get(taskId) === run) running.delete(taskId);
       });
       running.set(taskId, run);
     },
     turns: createTurns(),
-    hasRoom: () => running.size < maxRunning,
+    hasRoom: () => running.size < maxRunning && runningBytes < maxRunningBytes,
     runs: (taskId) => running.has(taskId),
     async drain(graceMs) {
       const { promise: graceOver, resolve } = Promise.withResolvers<"over">();
@@ -137,7 +143,7 @@ async function usableFallback({ app, task, input }: Run, ref: ContractRef, turn:
       contract.deprecate_ms === null &&
       contract.approval_required === 0 &&
       inputViolations(app, contract, input).length === 0;
-    const { candidates } = await route(app.db.query, task.org_id, contract, "", turn);
+    const { candidates } = await route(app.db.query, task.org_id, contract, task.wanted_agent_id, turn);
     return fits && candidates.length > 0 ? { contract, candidates } : undefined;
   } catch (error) {
     if (error instanceof Fault) return undefined;
@@ -158,13 +164,22 @@ async function tryContract(
   const { app } = run;
   if (candidates.length === 0) return { fault: nobodyLeft(contract), nextAllowed: true };
   let retries = 0;
+  let gone = 0;
   for (let index = 0; ; index++) {
-    const agent = candidates[index % candidates.length]!;
-    const release = await slotOf(hands, run, agent);
+    const chosen = candidates[index % candidates.length]!;
+    const release = await slotOf(hands, run, chosen);
+    // Waiting can take long: the agent may have been changed, disabled or deleted meanwhile.
+    const agent = await stillFit(app.db.query, chosen, contract);
     if (pastDeadline(run)) {
       release?.();
       return { fault: deadlineFault(run), nextAllowed: false };
     }
+    if (!agent) {
+      release?.();
+      if (++gone === candidates.length) return { fault: nobodyLeft(contract), nextAllowed: true };
+      continue;
+    }
+    gone = 0;
     const last = await attemptOnce(run, contract, agent).finally(release);
     if (!last) return undefined;
     const { attempt, cause } = last;

@@ -1,12 +1,12 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
-import { type AgentRow, agentsWithCapability } from "./agent-store.ts";
+import { type AgentRow, agentsWithCapability, findAgent } from "./agent-store.ts";
 import type { ContractRow } from "./contract-store.ts";
 
-/** How many agents of one capability are looked at. */
+/** How many fit agents of one capability take turns. */
 export const maxConsidered = 250;
-/** How many of them a trace names. */
+/** How many agents a trace names, of those that fit and of those that do not. */
 const maxNamed = 20;
 
 /** Who may do a task, in the order in which they are tried, and what became of the others. */
@@ -17,8 +17,8 @@ export type Route = {
 };
 
 /**
- * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants. Among equals the `turn` decides who is first, so that
- * successive tasks go round.
+ * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants. Among equals the
+ * `turn` decides who is first, so that successive tasks go round.
  */
 export async function route(
   db: Queryable,
@@ -27,18 +27,38 @@ export async function route(
   wantedAgentId: string,
   turn: number,
 ): Promise<Route> {
-  const agents = await agentsWithCapability(db, orgId, contract.capability, wantedAgentId, maxConsidered);
-  const judged = agents.map((agent) => ({ agent, why: whyNot(agent, contract) }));
+  const { capability, security_class: tier } = contract;
+  const usable = await agentsWithCapability(
+    db,
+    orgId,
+    { capability, onlyAgentId: wantedAgentId, tier, fit: true },
+    maxConsidered,
+  );
+  const others = await agentsWithCapability(
+    db,
+    orgId,
+    { capability, onlyAgentId: wantedAgentId, tier, fit: false },
+    maxNamed,
+  );
+  const judged = usable.map((agent) => ({ agent, why: whyNot(agent, contract) }));
   const fit = judged.filter(({ why }) => why === undefined).map(({ agent }) => agent);
   const first = fit.length === 0 ? 0 : turn % fit.length;
   const candidates = [...fit.slice(first), ...fit.slice(0, first)];
-  const verdicts = judged.slice(0, maxNamed).map(({ agent, why }) => ({
+  const named = [...judged.slice(0, maxNamed), ...others.map((agent) => ({ agent, why: whyNot(agent, contract) }))];
+  const verdicts = named.map(({ agent, why }) => ({
     agent_id: agent.agent_id,
     name: agent.name,
     chosen: agent === candidates[0],
     why: why ?? (agent === candidates[0] ? "its turn" : "fits; another's turn"),
   }));
-  return { candidates, considered: agents.length, verdicts };
+  return { candidates, considered: usable.length + others.length, verdicts };
+}
+
+/** The agent as it is now, if it may still do the work. */
+export async function stillFit(db: Queryable, chosen: AgentRow, contract: ContractRow): Promise<AgentRow | undefined> {
+  const agent = await findAgent(db, chosen.org_id, chosen.agent_id);
+  const able = agent && (JSON.parse(agent.capabilities) as string[]).includes(contract.capability);
+  return able && whyNot(agent, contract) === undefined ? agent : undefined;
 }
 
 /** Why an agent may not do it, or undefined. Tiers count from 1, the most trusted, to 4. */

@@ -170,10 +170,14 @@ export function listTasks(
   after: Position | undefined,
   limit: number,
 ): Promise<TaskSummaryRow[]> {
+  // Where an agent or a trace is given, its index is the one to walk: an expression keeps the engine from taking another.
+  const narrow = filter.agentId !== "" || filter.traceId !== "";
+  const state = narrow ? sql`state + 0` : sql`state`;
+  const contractId = narrow ? sql`contract_id || ''` : sql`contract_id`;
   const fits = sql`org_id = ${orgId}
     ${after ? sql`and task_id < ${after[0]!}` : sql``}
-    ${filter.state ? sql`and state = ${filter.state}` : sql``}
-    ${filter.contractId ? sql`and contract_id = ${filter.contractId}` : sql``}
+    ${filter.state ? sql`and ${state} = ${filter.state}` : sql``}
+    ${filter.contractId ? sql`and ${contractId} = ${filter.contractId}` : sql``}
     ${filter.traceId ? sql`and trace_id = ${filter.traceId}` : sql``}`;
   const newest = sql`order by task_id desc limit ${limit}`;
   if (!filter.agentId) return db.all<TaskSummaryRow>(sql`select ${summaryColumns} from task where ${fits} ${newest}`);

@@ -7,10 +7,11 @@ import type {
   TraceService,
 } from "../../gen/moltwire/bus/v1/trace_service_pb.ts";
 import type { App } from "../app.ts";
+import type { LogPosition } from "../db/log.ts";
 import { notFound } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { feed } from "../rpc/feed.ts";
-import { type LogPosition, logCursors, logStart } from "../rpc/log-position.ts";
+import { logCursors, logStart } from "../rpc/log-position.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";

@@ -4,8 +4,8 @@ import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type TraceEventKind, TraceEventSchema, type TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
+import { committedAfter, type LogPosition, settled, settledAfter } from "../db/log.ts";
 import type { Position } from "../rpc/cursor.ts";
-import type { LogPosition } from "../rpc/log-position.ts";
 
 /** Where the events of a task belong. */
 export type Span = {
@@ -52,6 +52,7 @@ export const tracesTopic = (orgId: string): string => `traces:${orgId}`;
 /** Rung after steps of one task are committed. */
 export const taskTopic = (taskId: string): string => `task:${taskId}`;
 
+const ofEvent = { xid: sql`e.xid`, seq: sql`e.seq` };
 const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.body`;
 
 /** Writes the steps of a task, at least one, in the transaction in which they happen: one statement, since each costs a round trip on PostgreSQL. */
@@ -108,7 +109,7 @@ export const openTrace = (tx: Tx, span: Span, startMs: number): Promise<number> 
 export const readSteps = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<OpenedEventRow[]> =>
   db.all<OpenedEventRow>(sql`
     select ${eventColumns}, t.opener_agent_id from trace_event e join trace t on t.org_id = e.org_id and t.trace_id = e.trace_id
-    where e.org_id = ${orgId} and (e.xid, e.seq) > (${after.xid}, ${after.seq}) and e.xid < ${db.dialect.horizon} order by e.xid, e.seq limit ${limit}`);
+    where e.org_id = ${orgId} and ${settledAfter(db.dialect, after, ofEvent)} order by e.xid, e.seq limit ${limit}`);
 
 /** The settled steps of one trace after a position, oldest first; by the index on (org, trace, xid, seq). */
 export const readTraceSteps = (
@@ -120,7 +121,7 @@ export const readTraceSteps = (
 ): Promise<TraceEventRow[]> =>
   db.all<TraceEventRow>(sql`
     select ${eventColumns} from trace_event e
-    where e.org_id = ${orgId} and e.trace_id = ${traceId} and (e.xid, e.seq) > (${after.xid}, ${after.seq}) and e.xid < ${db.dialect.horizon}
+    where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${settledAfter(db.dialect, after, ofEvent)}
     order by e.xid, e.seq limit ${limit}`);
 
 /** The committed steps of one trace, settled or not: for reading it once, not for following it. */
@@ -133,7 +134,7 @@ export const committedTraceSteps = (
 ): Promise<TraceEventRow[]> =>
   db.all<TraceEventRow>(sql`
     select ${eventColumns} from trace_event e
-    where e.org_id = ${orgId} and e.trace_id = ${traceId} and (e.xid, e.seq) > (${after.xid}, ${after.seq}) order by e.xid, e.seq limit ${limit}`);
+    where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${committedAfter(db.dialect, after, ofEvent)} order by e.xid, e.seq limit ${limit}`);
 
 /** Whether a task has a committed step after a position, settled or not. */
 export const hasStepAfter = async (
@@ -145,13 +146,13 @@ export const hasStepAfter = async (
 ): Promise<boolean> =>
   (await db.one(sql`
     select 1 as found from trace_event
-    where org_id = ${orgId} and trace_id = ${traceId} and (xid, seq) > (${after.xid}, ${after.seq}) and task_id = ${taskId} limit 1`)) !==
+    where org_id = ${orgId} and trace_id = ${traceId} and ${committedAfter(db.dialect, after)} and task_id = ${taskId} limit 1`)) !==
   undefined;
 
 /** Where the log of an organisation ends now. */
 export const lastStep = async (db: Queryable, orgId: string): Promise<LogPosition> =>
   (await db.one<LogPosition>(sql`
-    select xid, seq from trace_event where org_id = ${orgId} and xid < ${db.dialect.horizon} order by xid desc, seq desc limit 1`)) ?? {
+    select xid, seq from trace_event where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ?? {
     xid: 0,
     seq: 0,
   };

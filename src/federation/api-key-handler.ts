@@ -4,6 +4,7 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import type { App } from "../app.ts";
 import { lockAgent } from "../bus/agent-store.ts";
+import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { holdsScope, roleName } from "../rpc/access.ts";
 import type { Caller } from "../rpc/caller.ts";
@@ -37,12 +38,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     if (req.agentId && !(await lockAgent(tx, orgId, req.agentId))) throw notFound("agent", req.agentId);
     const expireMs = req.expireTime ? timestampMs(req.expireTime) : null;
     if (expireMs !== null && expireMs <= now) throw badField("expire_time", "must be in the future");
-    if ((await countLiveKeys(tx, orgId, now, maxKeysPerOrg)) >= maxKeysPerOrg) {
-      throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxKeysPerOrg} live keys: revoke some`, {
-        resource: "api_keys",
-        limit: String(maxKeysPerOrg),
-      });
-    }
+    await checkQuota(tx, orgId, now);
     const keyId = app.ids.next("key");
     const { text, digest } = newKeyText(keyId, app.ids);
     const key = {
@@ -91,6 +87,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       now + (req.overlap ? durationMs(req.overlap) : defaultOverlapMs),
       old.expire_ms ?? Infinity,
     );
+    await checkQuota(tx, orgId, now);
     const keyId = app.ids.next("key");
     const { text, digest } = newKeyText(keyId, app.ids);
     const key = {
@@ -124,6 +121,12 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     return { apiKey: toApiKey((await lockKey(tx, orgId, req.keyId))!) };
   }),
 });
+
+async function checkQuota(tx: Tx, orgId: string, now: number): Promise<void> {
+  if ((await countLiveKeys(tx, orgId, now, maxKeysPerOrg)) < maxKeysPerOrg) return;
+  const metadata = { resource: "api_keys", limit: String(maxKeysPerOrg) };
+  throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxKeysPerOrg} live keys: revoke some`, metadata);
+}
 
 /** Nobody makes, replaces or ends a key of a higher role. */
 function checkRole(caller: Caller, role: number): void {

@@ -9,6 +9,8 @@ export type KeyUse = {
 };
 
 const maxRemembered = 100_000;
+/** Keys in one transaction: a long one would keep feeds waiting on PostgreSQL, and other writers on SQLite. */
+const batch = 100;
 
 /** The last use of a key is exact to the interval between two flushes. */
 export function keyUse(db: Db, log: Logger): KeyUse {
@@ -22,9 +24,11 @@ export function keyUse(db: Db, log: Logger): KeyUse {
       const used = [...seen].toSorted(([a], [b]) => (a < b ? -1 : 1)); // one order, so that replicas do not deadlock
       seen = new Map();
       try {
-        await db.tx(async (tx) => {
-          for (const [keyId, usedMs] of used) await touchKey(tx, keyId, usedMs);
-        });
+        for (let from = 0; from < used.length; from += batch) {
+          await db.tx(async (tx) => {
+            for (const [keyId, usedMs] of used.slice(from, from + batch)) await touchKey(tx, keyId, usedMs);
+          });
+        }
       } catch (error) {
         log.warn({ err: error }, "the last use of keys was not written");
       }

@@ -1,6 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
+import { committedBefore } from "../db/log.ts";
 import { methodName } from "../rpc/access.ts";
 import type { Caller } from "../rpc/caller.ts";
 import type { Position } from "../rpc/cursor.ts";
@@ -47,7 +48,8 @@ export function listAudit(
   after: Position | undefined,
   limit: number,
 ): Promise<AuditRow[]> {
-  const before = after ? sql`and (xid, seq) < (${after[0]!}, ${after[1]!})` : sql``;
+  const [xid, seq] = (after ?? []) as number[];
+  const before = after ? sql`and ${committedBefore(db.dialect, { xid: xid!, seq: seq! })}` : sql``;
   return db.all<AuditRow>(sql`
     select xid, seq, audit_id, org_id, time_ms, method, role, key_id, agent_id, resource, request_sha256, trace_id
     from audit_event where org_id = ${orgId} ${before} order by xid desc, seq desc limit ${limit}`);

@@ -4,7 +4,7 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { EventSchema } from "../../gen/moltwire/ops/v1/event_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
-import type { LogPosition } from "../rpc/log-position.ts";
+import { type LogPosition, settled, settledAfter } from "../db/log.ts";
 
 /** The events there are so far. */
 export type EventType = "task.completed" | "task.failed";
@@ -52,12 +52,12 @@ export async function emit(tx: Tx, app: Pick<App, "ids" | "vault">, event: NewEv
 export const readEvents = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<EventRow[]> =>
   db.all<EventRow>(sql`
     select xid, seq, org_id, event_id, type, agent_id, time_ms, trace_id, payload from outbox
-    where org_id = ${orgId} and (xid, seq) > (${after.xid}, ${after.seq}) and xid < ${db.dialect.horizon} order by xid, seq limit ${limit}`);
+    where org_id = ${orgId} and ${settledAfter(db.dialect, after)} order by xid, seq limit ${limit}`);
 
 /** Where the log of an organisation ends now. */
 export const lastEvent = async (db: Queryable, orgId: string): Promise<LogPosition> =>
   (await db.one<LogPosition>(sql`
-    select xid, seq from outbox where org_id = ${orgId} and xid < ${db.dialect.horizon} order by xid desc, seq desc limit 1`)) ?? {
+    select xid, seq from outbox where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ?? {
     xid: 0,
     seq: 0,
   };

@@ -3,7 +3,7 @@ import type { FastifyInstance } from "fastify";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault, toConnectError } from "../errors.ts";
-import { methodName, roleName } from "../rpc/access.ts";
+import { holdsScope, methodName, roleName } from "../rpc/access.ts";
 import { authenticate, keyInHeaders } from "../rpc/auth.ts";
 import { refuse } from "../rpc/refuse.ts";
 import { traceContext } from "../rpc/trace-context.ts";
@@ -31,6 +31,8 @@ export function servePages(http: FastifyInstance, app: App, services: readonly D
         keyInHeaders(authorization, typeof xApiKey === "string" ? xApiKey : undefined),
       );
       if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
+      if (!holdsScope(caller.scopes, "status:read"))
+        throw new Fault("SCOPE_REQUIRED", "the key lacks the scope status:read", { required_scope: "status:read" });
       if (caller.role !== Role.OPERATOR)
         throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", {
           role: roleName(caller.role),

@@ -77,8 +77,8 @@ function box(lines: readonly string[]): string {
   ].join("\n");
 }
 
+/** The host and the database: a URL can hold the password in more than one place. */
 function withoutPassword(text: string): string {
-  const url = new URL(text);
-  url.password = "";
-  return url.href;
+  const { host, pathname } = new URL(text);
+  return `${host}${pathname}`;
 }

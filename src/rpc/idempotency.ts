@@ -10,6 +10,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import type { App } from "../app.ts";
 import { sql, type Tx } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
 import type { Vault } from "../vault/sealed.ts";
@@ -110,8 +111,15 @@ export const storedReply = <Desc extends DescMessage>(
   bytes: Uint8Array,
 ): MessageShape<Desc> => fromBinary(schema, vault.open(placeOf(scope), bytes));
 
+const sweepBatch = 1_000;
+
+/** Deletes the replies that are no longer kept, a bounded number at a time. */
+export async function sweepReplies({ db, clock }: Pick<App, "db" | "clock">): Promise<void> {
+  while ((await db.tx((tx) => deleteOldReplies(tx, clock.now(), sweepBatch))) === sweepBatch);
+}
+
 /** Deletes a bounded number of replies that are no longer kept; gives how many. */
-export async function deleteOldReplies(tx: Tx, now: number, limit: number): Promise<number> {
+async function deleteOldReplies(tx: Tx, now: number, limit: number): Promise<number> {
   return tx.run(sql`
     delete from idempotency where (org_id, caller, method, key) in (
       select org_id, caller, method, key from idempotency where create_ms < ${now - idempotencyKeptMs} order by create_ms limit ${limit})`);

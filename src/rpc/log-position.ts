@@ -1,7 +1,5 @@
+import type { LogPosition } from "../db/log.ts";
 import type { Cursors, Position } from "./cursor.ts";
-
-/** A place in an order-only log (see Dialect). */
-export type LogPosition = { readonly xid: number; readonly seq: number };
 
 export const logStart: LogPosition = { xid: 0, seq: 0 };
 

@@ -17,10 +17,13 @@ const handleTaskPath = "/moltwire.agent.v1.AgentRuntimeService/HandleTask";
 
 /** Codes by which an agent says that it did not begin (https://connectrpc.com/docs/protocol#error-codes), and their HTTP statuses. */
 const notBegun: ReadonlySet<string> = new Set(["unavailable", "resource_exhausted"]);
-const notBegunStatus: ReadonlySet<number> = new Set([429, 503]);
-/** What says that the answer was given up and not that the work was: the agent's server on its time limit, or a gateway before it. */
+const notBegunStatus: ReadonlySet<number> = new Set([429]);
+/**
+ * What says that the answer was given up and not that the work was: the agent's server on its time limit, or a gateway before it. A bare 503 is
+ * what gateways answer also when the agent dies at work.
+ */
 const lostCode = "deadline_exceeded";
-const lostStatus: ReadonlySet<number> = new Set([502, 504]);
+const lostStatus: ReadonlySet<number> = new Set([502, 503, 504]);
 
 /** Calls an agent's HTTP endpoint as a Connect unary call in JSON (https://connectrpc.com/docs/protocol#unary-request). */
 export function httpAdapter(egress: Egress): Adapter {

@@ -106,8 +106,6 @@ create table task (
   target_org_id text collate "C" not null,
   target_agent_id text collate "C" not null,
   wanted_agent_id text collate "C" not null,
-  input bytea not null,
-  output bytea,
   error bytea,
   attempts bigint not null,
   input_tokens bigint not null,
@@ -123,6 +121,9 @@ create table task (
   lease_owner text collate "C" not null,
   lease_token bigint not null,
   in_flight bigint not null,
+  -- Last, so that whoever reads the other columns does not walk through them.
+  input bytea not null,
+  output bytea,
   primary key (org_id, task_id)
 );
 create index task_caller on task (org_id, caller_agent_id, task_id);

@@ -105,8 +105,6 @@ create table task (
   target_org_id text not null,
   target_agent_id text not null,
   wanted_agent_id text not null,
-  input blob not null,
-  output blob,
   error blob,
   attempts integer not null,
   input_tokens integer not null,
@@ -122,6 +120,9 @@ create table task (
   lease_owner text not null,
   lease_token integer not null,
   in_flight integer not null,
+  -- Last, so that whoever reads the other columns does not walk through them.
+  input blob not null,
+  output blob,
   primary key (org_id, task_id)
 ) strict;
 create index task_caller on task (org_id, caller_agent_id, task_id);

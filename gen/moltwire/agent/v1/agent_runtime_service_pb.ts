@@ -223,8 +223,8 @@ export const AgentRuntimeService: GenService<{
    * HandleTask does one task and answers its output.
    *
    * A failure is answered as a Connect error: a status from 400 and {"code": "...", "message": "..."}. The codes "unavailable" and
-   * "resource_exhausted" (or the bare statuses 503 and 429) say that the task was not begun and may be tried again or elsewhere;
-   * "deadline_exceeded" (or 502 and 504) leave open whether it was done.
+   * "resource_exhausted" (or a bare status 429) say that the task was not begun and may be tried again or elsewhere;
+   * "deadline_exceeded" (or a bare 502, 503 or 504) leave open whether it was done.
    *
    * @generated from rpc moltwire.agent.v1.AgentRuntimeService.HandleTask
    */

@@ -1,0 +1,120 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { agentsWithCapability } from "../src/bus/agent-store.ts";
+import { listTasks, orphanedTasks } from "../src/bus/task-store.ts";
+import {
+  committedTraceSteps,
+  hasStepAfter,
+  lastStep,
+  listTraces,
+  readSteps,
+  readTraceSteps,
+} from "../src/bus/trace-store.ts";
+import { type Queryable, type Sql, sql } from "../src/db/db.ts";
+import { findKey, listKeys } from "../src/federation/api-key-store.ts";
+import { listAudit } from "../src/ops/audit-store.ts";
+import { lastEvent, readEvents } from "../src/ops/outbox.ts";
+import { start, type World } from "./harness.ts";
+
+/** What SQLite does for a query that grows with the data: each line of its plan. The rows of a real server decide nothing here. */
+let world: World;
+beforeAll(async () => {
+  world = await start("sqlite");
+});
+afterAll(() => world[Symbol.asyncDispose]());
+
+const at = { xid: 0, seq: 400_000 };
+const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
+const org = "org_a";
+const trace = "0".repeat(32);
+
+test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
+  [
+    "following the steps of an organisation",
+    (db) => readSteps(db, org, at, 256),
+    /trace_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
+  ],
+  [
+    "following the steps of a trace",
+    (db) => readTraceSteps(db, org, trace, at, 256),
+    /trace_event_trace \(org_id=\? AND trace_id=\? AND xid=\? AND seq>\?\)/,
+  ],
+  [
+    "reading the steps of a trace",
+    (db) => committedTraceSteps(db, org, trace, at, 256),
+    /trace_event_trace \(org_id=\? AND trace_id=\? AND xid=\? AND seq>\?\)/,
+  ],
+  ["whether a task has another step", (db) => hasStepAfter(db, org, trace, "tsk_a", at), /trace_event_trace/],
+  ["where the steps end", (db) => lastStep(db, org), /trace_event_log \(org_id=\?/],
+  ["following events", (db) => readEvents(db, org, at, 256), /outbox_log \(org_id=\? AND xid=\? AND seq>\?\)/],
+  ["where the events end", (db) => lastEvent(db, org), /outbox_log \(org_id=\?/],
+  [
+    "a page of audit",
+    (db) => listAudit(db, org, [0, 400_000], 51),
+    /audit_event_log \(org_id=\? AND xid=\? AND seq<\?\)/,
+  ],
+  ["a page of tasks", (db) => listTasks(db, org, nobody, ["tsk_z"], 51), /\(org_id=\? AND task_id<\?\)/],
+  [
+    "a page of one agent's tasks in one state",
+    (db) => listTasks(db, org, { ...nobody, agentId: "agt_a", state: 4 }, ["tsk_z"], 51),
+    /task_caller \(org_id=\? AND caller_agent_id=\? AND task_id<\?\)/,
+  ],
+  [
+    "a page of one agent's tasks of one contract",
+    (db) => listTasks(db, org, { ...nobody, agentId: "agt_a", contractId: "c" }, ["tsk_z"], 51),
+    /task_target \(org_id=\? AND target_agent_id=\? AND task_id<\?\)/,
+  ],
+  [
+    "a page of the tasks of one trace in one state",
+    (db) => listTasks(db, org, { ...nobody, traceId: trace, state: 4 }, ["tsk_z"], 51),
+    /task_trace \(org_id=\? AND trace_id=\?/,
+  ],
+  [
+    "a page of traces",
+    (db) => listTraces(db, org, { openerAgentId: "", contractId: "" }, [1, trace], 51),
+    /trace_start \(org_id=\? AND \(start_ms/,
+  ],
+  ["tasks without a server", (db) => orphanedTasks(db, 1, 100), /task_open/],
+  [
+    "the agents of a capability",
+    (db) => agentsWithCapability(db, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250),
+    /PRIMARY KEY \(org_id=\? AND capability=\?\)/,
+  ],
+  ["a key", (db) => findKey(db, "key_a"), /PRIMARY KEY \(key_id=\?\)/],
+  [
+    "a page of keys",
+    (db) => listKeys(db, org, "agt_a", ["key_a"], 51),
+    /api_key_agent \(org_id=\? AND agent_id=\? AND key_id>\?\)/,
+  ],
+])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
+  const plan = await planOf(read);
+  expect(plan.join("\n")).toMatch(index);
+  const scans = plan.filter(
+    (line) =>
+      /^SCAN /.test(line) && !/^SCAN (asked|given|either|task USING INDEX task_open|lease|\(subquery)/.test(line),
+  );
+  expect(scans).toEqual([]);
+});
+
+/** The plans of all queries that a store function makes. */
+async function planOf(read: (db: Queryable) => Promise<unknown>): Promise<string[]> {
+  const db = world.server.app.db.query;
+  const queries: Sql[] = [];
+  const recorder: Queryable = {
+    dialect: db.dialect,
+    all: (q) => {
+      queries.push(q);
+      return db.all(q);
+    },
+    one: (q) => {
+      queries.push(q);
+      return db.one(q);
+    },
+  };
+  await read(recorder);
+  const lines: string[] = [];
+  for (const q of queries) {
+    const rows = await db.all<{ detail: string }>(sql`explain query plan ${q}`);
+    lines.push(...rows.map(({ detail }) => detail));
+  }
+  return lines;
+}

@@ -7,8 +7,7 @@ import { insertContract } from "./bus/contract-store.ts";
 import { schemaDigest } from "./bus/schema/schema.ts";
 import type { Clock } from "./clock.ts";
 import { type Db, sql, type Tx } from "./db/db.ts";
-import { insertKey } from "./federation/api-key-store.ts";
-import { newKeyText } from "./federation/key-text.ts";
+import { issueKey } from "./federation/issue-key.ts";
 import { insertOrganization } from "./federation/organization-store.ts";
 import type { Ids } from "./ids.ts";
 
@@ -72,12 +71,8 @@ const hasOperatorKey = async (tx: Tx, now: number): Promise<boolean> =>
   undefined;
 
 async function addOperatorKey(tx: Tx, ids: Ids, orgId: string, now: number): Promise<string> {
-  const keyId = ids.next("key");
-  const { text, digest } = newKeyText(keyId, ids);
-  await insertKey(tx, {
+  const { text } = await issueKey(tx, ids, {
     orgId,
-    keyId,
-    digest,
     name: "operator key made at a start",
     role: Role.OPERATOR,
     agentId: "",

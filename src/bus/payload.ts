@@ -1,4 +1,5 @@
 import type { JsonValue } from "@bufbuild/protobuf";
+import { deeperThan } from "../rpc/json-depth.ts";
 
 /** The largest input or output, as JSON in UTF-8. */
 export const maxPayloadBytes = 1_048_576;
@@ -25,9 +26,3 @@ export function jsonFault(
 }
 
 export const jsonBytes = (value: JsonValue): number => Buffer.byteLength(JSON.stringify(value));
-
-function deeperThan(value: JsonValue, levels: number): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  if (levels === 0) return true;
-  return Object.values(value).some((inner) => deeperThan(inner as JsonValue, levels - 1));
-}

@@ -12,17 +12,8 @@ import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import {
-  countLiveKeys,
-  expireKey,
-  findOrgKey,
-  insertKey,
-  listKeys,
-  lockKey,
-  revokeKey,
-  toApiKey,
-} from "./api-key-store.ts";
-import { newKeyText } from "./key-text.ts";
+import { countLiveKeys, expireKey, findOrgKey, listKeys, lockKey, revokeKey, toApiKey } from "./api-key-store.ts";
+import { issueKey } from "./issue-key.ts";
 
 const maxKeysPerOrg = 10_000;
 const defaultOverlapMs = 24 * 3_600_000;
@@ -39,12 +30,8 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     const expireMs = req.expireTime ? timestampMs(req.expireTime) : null;
     if (expireMs !== null && expireMs <= now) throw badField("expire_time", "must be in the future");
     await checkQuota(tx, orgId, now);
-    const keyId = app.ids.next("key");
-    const { text, digest } = newKeyText(keyId, app.ids);
-    const key = {
+    const { keyId, text } = await issueKey(tx, app.ids, {
       orgId,
-      keyId,
-      digest,
       name: req.name,
       role,
       agentId: req.agentId,
@@ -52,8 +39,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       createMs: now,
       expireMs,
       rotatedFrom: null,
-    };
-    await insertKey(tx, key);
+    });
     return { apiKey: toApiKey((await lockKey(tx, orgId, keyId))!), secret: text };
   }),
 
@@ -88,12 +74,8 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       old.expire_ms ?? Infinity,
     );
     await checkQuota(tx, orgId, now);
-    const keyId = app.ids.next("key");
-    const { text, digest } = newKeyText(keyId, app.ids);
-    const key = {
+    const { keyId, text } = await issueKey(tx, app.ids, {
       orgId,
-      keyId,
-      digest,
       name: old.name,
       role: old.role as Role,
       agentId: old.agent_id,
@@ -101,8 +83,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       createMs: now,
       expireMs: old.expire_ms,
       rotatedFrom: old.key_id,
-    };
-    await insertKey(tx, key);
+    });
     await expireKey(tx, orgId, old.key_id, oldEndsMs);
     tx.ring(keyTopic(old.key_id));
     return {

@@ -1,7 +1,8 @@
 /** What updates of all areas share. */
-import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import type { JsonObject } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import { badField, Fault } from "../errors.ts";
+import { deeperThan } from "./json-depth.ts";
 
 const maxMetadataBytes = 16_384;
 /** Each level of JSON is up to three of messages, and many Protobuf libraries read no more than 100. */
@@ -43,11 +44,6 @@ export function checkMetadata(metadata: JsonObject | undefined, field = "metadat
   const text = JSON.stringify(metadata ?? {});
   if (Buffer.byteLength(text) > maxMetadataBytes) throw badField(field, `at most ${maxMetadataBytes} bytes as JSON`);
   return text;
-}
-
-function deeperThan(value: JsonValue, levels: number): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  return levels === 0 || Object.values(value).some((inner) => deeperThan(inner as JsonValue, levels - 1));
 }
 
 /**

@@ -102,6 +102,8 @@ async function addEcho(tx: Tx, ids: Ids, orgId: string, now: number): Promise<vo
     create_ms: now,
     update_ms: now,
     revision: 1,
+    weight: 1,
+    breaker: "",
   });
   await insertContract(tx, {
     org_id: orgId,
@@ -124,5 +126,8 @@ async function addEcho(tx: Tx, ids: Ids, orgId: string, now: number): Promise<vo
     fallbacks: "[]",
     create_ms: now,
     deprecate_ms: null,
+    estimated_tokens: 0,
+    max_tokens: 0,
+    partner_agent_ids: "[]",
   });
 }

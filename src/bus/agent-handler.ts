@@ -12,6 +12,7 @@ import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import {
   type AgentRow,
+  breakerText,
   countAgents,
   deleteAgent,
   endpointText,
@@ -33,6 +34,8 @@ const changeable = [
   "endpoint",
   "metadata",
   "disabled",
+  "weight",
+  "breaker",
 ] as const;
 const taken = (name: string) =>
   new Fault("ALREADY_EXISTS", `the name ${name} is taken`, { resource: "agent", id: name, field: "name" });
@@ -63,6 +66,8 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         create_ms: now,
         update_ms: now,
         revision: 1,
+        weight: req.weight || 1,
+        breaker: breakerText(req.breaker),
       };
       if ((await insertAgent(tx, row)) === 0) throw taken(req.name);
       return { agent: toAgent(row) };
@@ -110,6 +115,8 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         ...(mask.has("endpoint") && { endpoint: endpointText(change.endpoint) }),
         ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata, "change.metadata") }),
         ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
+        ...(mask.has("weight") && { weight: change.weight || 1 }),
+        ...(mask.has("breaker") && { breaker: breakerText(change.breaker) }),
         update_ms: now,
         revision: row.revision + 1,
       };

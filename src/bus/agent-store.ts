@@ -1,7 +1,14 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { type AgentSchema, type Endpoint, EndpointSchema, type TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import {
+  type AgentSchema,
+  type BreakerSettings,
+  BreakerSettingsSchema,
+  type Endpoint,
+  EndpointSchema,
+  type TrustTier,
+} from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 import type { Position } from "../rpc/cursor.ts";
 
@@ -20,17 +27,21 @@ export type AgentRow = {
   readonly create_ms: number;
   readonly update_ms: number;
   readonly revision: number;
+  /** At least 1. */
+  readonly weight: number;
+  /** BreakerSettings as JSON, or empty for the defaults. */
+  readonly breaker: string;
 };
 
-const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision`;
-const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision`;
+const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision, weight, breaker`;
+const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision, a.weight, a.breaker`;
 
 /** Adds an agent; 0 when its name is taken. */
 export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
   const added = await tx.run(sql`
     insert into agent (${columns})
     values (${row.org_id}, ${row.agent_id}, ${row.name}, ${row.description}, ${row.trust_tier}, ${row.capabilities}, ${row.allowed_tools}, ${row.endpoint},
-      ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision})
+      ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision}, ${row.weight}, ${row.breaker})
     on conflict do nothing`);
   if (added === 1) await putCapabilities(tx, row);
   return added;
@@ -41,7 +52,7 @@ export async function updateAgent(tx: Tx, row: AgentRow): Promise<void> {
   await tx.run(sql`
     update agent set name = ${row.name}, description = ${row.description}, trust_tier = ${row.trust_tier}, capabilities = ${row.capabilities},
       allowed_tools = ${row.allowed_tools}, endpoint = ${row.endpoint}, metadata = ${row.metadata}, disabled = ${row.disabled},
-      update_ms = ${row.update_ms}, revision = ${row.revision}
+      update_ms = ${row.update_ms}, revision = ${row.revision}, weight = ${row.weight}, breaker = ${row.breaker}
     where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await tx.run(sql`delete from agent_capability where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await putCapabilities(tx, row);
@@ -125,8 +136,16 @@ export const endpointText = (endpoint: Endpoint | undefined): string | null =>
 export const endpointOf = (row: AgentRow): Endpoint | undefined =>
   row.endpoint === null ? undefined : fromJsonString(EndpointSchema, row.endpoint);
 
+export const breakerText = (settings: BreakerSettings | undefined): string =>
+  settings ? toJsonString(BreakerSettingsSchema, settings) : "";
+
+/** What the agent's circuit breaker is set to; undefined for the defaults. */
+export const breakerOf = (row: AgentRow): BreakerSettings | undefined =>
+  row.breaker === "" ? undefined : fromJsonString(BreakerSettingsSchema, row.breaker);
+
 export const toAgent = (row: AgentRow): MessageInitShape<typeof AgentSchema> => {
   const endpoint = endpointOf(row);
+  const breaker = breakerOf(row);
   return {
     orgId: row.org_id,
     agentId: row.agent_id,
@@ -141,5 +160,7 @@ export const toAgent = (row: AgentRow): MessageInitShape<typeof AgentSchema> => 
     createTime: timestampFromMs(row.create_ms),
     updateTime: timestampFromMs(row.update_ms),
     revision: BigInt(row.revision),
+    weight: row.weight,
+    ...(breaker && { breaker }),
   };
 };

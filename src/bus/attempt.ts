@@ -4,9 +4,10 @@ import type { App } from "../app.ts";
 import { traceparent } from "../rpc/trace-context.ts";
 import { type Adapter, type Answer, AttemptFault } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
+import type { HeldTask } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { outputViolations, violationFault } from "./decide.ts";
-import { type Attempt, type FailedAttempt, type HeldTask, settleBegin, settleCompleted } from "./settle.ts";
+import { type Attempt, type FailedAttempt, settleBegin, settleCompleted } from "./settle.ts";
 import type { TaskFault, TaskRow } from "./task-store.ts";
 
 /** A task that this server works on. The signal says to let it go. */

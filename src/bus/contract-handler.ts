@@ -103,6 +103,8 @@ function toRow(req: RegisterContractRequest, orgId: string, now: number): Contra
   const inputSchema = req.inputSchema ?? {};
   const outputSchema = req.outputSchema ?? {};
   const { retryPolicy } = req;
+  if (req.maxTokens > 0n && req.maxTokens < req.estimatedTokens)
+    throw badField("max_tokens", `${req.maxTokens} is below estimated_tokens, which is ${req.estimatedTokens}`);
   return {
     org_id: orgId,
     contract_id: req.contractId,
@@ -124,6 +126,9 @@ function toRow(req: RegisterContractRequest, orgId: string, now: number): Contra
     fallbacks: JSON.stringify(req.fallbacks.map(({ contractId, version }) => ({ contractId, version }))),
     create_ms: now,
     deprecate_ms: null,
+    estimated_tokens: Number(req.estimatedTokens),
+    max_tokens: Number(req.maxTokens),
+    partner_agent_ids: JSON.stringify(req.partnerAgentIds),
   };
 }
 

@@ -30,10 +30,14 @@ export type ContractRow = {
   readonly fallbacks: string;
   readonly create_ms: number;
   readonly deprecate_ms: number | null;
+  readonly estimated_tokens: number;
+  readonly max_tokens: number;
+  readonly partner_agent_ids: string;
 };
 
 const columns = sql`org_id, contract_id, version, capability, description, input_schema, output_schema, input_schema_sha256, output_schema_sha256,
-  security_class, required_tools, timeout_ms, repeatable, max_retries, backoff_ms, max_backoff_ms, approval_required, fallbacks, create_ms, deprecate_ms`;
+  security_class, required_tools, timeout_ms, repeatable, max_retries, backoff_ms, max_backoff_ms, approval_required, fallbacks, create_ms, deprecate_ms,
+  estimated_tokens, max_tokens, partner_agent_ids`;
 
 /** Adds a version; 0 when it exists. */
 export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
@@ -41,7 +45,8 @@ export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
     insert into contract (${columns})
     values (${row.org_id}, ${row.contract_id}, ${row.version}, ${row.capability}, ${row.description}, ${row.input_schema}, ${row.output_schema},
       ${row.input_schema_sha256}, ${row.output_schema_sha256}, ${row.security_class}, ${row.required_tools}, ${row.timeout_ms}, ${row.repeatable},
-      ${row.max_retries}, ${row.backoff_ms}, ${row.max_backoff_ms}, ${row.approval_required}, ${row.fallbacks}, ${row.create_ms}, ${row.deprecate_ms})
+      ${row.max_retries}, ${row.backoff_ms}, ${row.max_backoff_ms}, ${row.approval_required}, ${row.fallbacks}, ${row.create_ms}, ${row.deprecate_ms},
+      ${row.estimated_tokens}, ${row.max_tokens}, ${row.partner_agent_ids})
     on conflict do nothing`);
 
 export const findContract = (
@@ -121,5 +126,8 @@ export const toContract = (row: ContractRow): MessageInitShape<typeof ContractSc
   fallbacks: JSON.parse(row.fallbacks) as ContractRef[],
   deprecated: row.deprecate_ms !== null,
   createTime: timestampFromMs(row.create_ms),
+  estimatedTokens: BigInt(row.estimated_tokens),
+  maxTokens: BigInt(row.max_tokens),
+  partnerAgentIds: JSON.parse(row.partner_agent_ids) as string[],
   ...(row.deprecate_ms !== null && { deprecateTime: timestampFromMs(row.deprecate_ms) }),
 });

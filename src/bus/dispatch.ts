@@ -4,12 +4,13 @@ import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
 import { attemptOnce, deadlineFault, finalFault, LetGo, pastDeadline, type Run } from "./attempt.ts";
+import type { HeldTask } from "./conclude.ts";
 import { type ContractRef, type ContractRow, findContract } from "./contract-store.ts";
 import { inputViolations } from "./decide.ts";
 import { resolveContract } from "./resolve.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
 import { route, stillFit } from "./route.ts";
-import { type FailedAttempt, type HeldTask, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
+import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
 import { createTurns, type Turns } from "./turns.ts";
 
@@ -182,13 +183,13 @@ async function tryContract(
     gone = 0;
     const last = await attemptOnce(run, contract, agent).finally(release);
     if (!last) return undefined;
-    const { attempt, cause } = last;
+    const { cause } = last;
     const nextAllowed = mayRepeat(cause.aftermath, contract) && !pastDeadline(run);
     const untried = cause.aftermath === "not-begun" && index + 1 < candidates.length;
     if (!nextAllowed || (!untried && retries >= contract.max_retries))
       return { fault: finalFault(run, contract, last), last, nextAllowed };
     const waitMs = untried ? 0 : backoffMs(++retries, contract, app.ids.chance());
-    if (!(await settleAttemptFailed(app, run, attempt, cause, waitMs))) throw new LetGo("no longer held");
+    if (!(await settleAttemptFailed(app, run, last, waitMs))) throw new LetGo("no longer held");
     if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
   }
 }

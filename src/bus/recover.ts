@@ -1,13 +1,16 @@
 /** Tasks whose server is gone: each is found, taken over, and brought to its end. */
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
+import { abandonAttempt } from "./attempt-store.ts";
+import { type HeldTask, spanOf, stateName } from "./conclude.ts";
 import type { Dispatcher } from "./dispatch.ts";
-import { type HeldTask, settleFailed, spanOf, stateName } from "./settle.ts";
+import { settleFailed } from "./settle.ts";
 import {
   findTask,
   InFlight,
   orphanedTasks,
   ownedTasks,
+  type TaskFault,
   type TaskRow,
   type TaskSummaryRow,
   takeTask,
@@ -60,6 +63,10 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
     const hold = await takeTask(tx, orphan, app.serverId);
     const task = hold && (await findTask(tx, orphan.org_id, orphan.task_id));
     if (!hold || !task) return undefined;
+    if (action === "repeat") {
+      const key = { orgId: orphan.org_id, taskId: orphan.task_id, attempt: orphan.attempts };
+      await abandonAttempt(tx, app, key, unknownOutcome(orphan), app.clock.now());
+    }
     const details = { state: stateName(orphan.state), attempts: orphan.attempts, action };
     await recordSteps(tx, app, spanOf(task), [
       {
@@ -74,15 +81,16 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
   });
   if (!taken) return false;
   if (action === "fail") {
-    const message = `the server stopped while an agent worked on it; the work may have been done, and ${orphan.contract_id} is not repeatable`;
-    await settleFailed(app, taken, {
-      reason: "OUTCOME_UNKNOWN",
-      message,
-      metadata: { agent_id: orphan.target_agent_id, cause: "SERVER_STOPPED" },
-    });
+    await settleFailed(app, taken, unknownOutcome(orphan));
   } else dispatcher.start({ ...taken, turn: dispatcher.turns.take(orphan.org_id, orphan.contract_id) });
   return true;
 }
+
+const unknownOutcome = ({ contract_id, target_agent_id }: TaskSummaryRow): TaskFault => ({
+  reason: "OUTCOME_UNKNOWN",
+  message: `the server stopped while an agent worked on it; the work may have been done, and ${contract_id} is not repeatable`,
+  metadata: { agent_id: target_agent_id, cause: "SERVER_STOPPED" },
+});
 
 const actions: Readonly<Record<number, Action>> = {
   [InFlight.none]: "dispatch",

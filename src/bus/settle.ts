@@ -3,28 +3,16 @@ import type { JsonValue } from "@bufbuild/protobuf";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import { type Body, OutcomeUnknownError, OverloadedError, type Tx } from "../db/db.ts";
+import { type Body, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
 import { isLost } from "../db/postgres-wire.ts";
-import { emit } from "../ops/outbox.ts";
-import { type Answer, type AttemptFault, noUsage, type Usage } from "./adapter.ts";
+import type { Answer, AttemptFault, Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
+import { openAttempt } from "./attempt-store.ts";
+import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
-import {
-  beginAttempt,
-  endAttempt,
-  endTask,
-  type Hold,
-  InFlight,
-  sealFault,
-  sealJson,
-  type TaskFault,
-  type TaskSummaryRow,
-} from "./task-store.ts";
-import { recordSteps, type Span, type Step } from "./trace-store.ts";
-
-/** A task in the hands of this server. */
-export type HeldTask = { readonly hold: Hold; readonly task: TaskSummaryRow };
+import { beginAttempt, InFlight, type TaskFault } from "./task-store.ts";
+import { recordSteps, type Step } from "./trace-store.ts";
 
 /** An attempt that gave nothing. */
 export type FailedAttempt = { readonly attempt: Attempt; readonly cause: AttemptFault };
@@ -36,16 +24,6 @@ export type Attempt = {
   readonly contract: ContractRow;
   readonly startMs: number;
 };
-
-export const spanOf = (task: TaskSummaryRow): Span => ({
-  orgId: task.org_id,
-  traceId: task.trace_id,
-  spanId: task.span_id,
-  parentSpanId: task.parent_span_id,
-  taskId: task.task_id,
-  callerAgentId: task.caller_agent_id,
-  contractId: task.contract_id,
-});
 
 /**
  * Storage that is overloaded, or away for a moment, must not cost a task its end. To try again does no harm: what moves a task asks for the
@@ -81,6 +59,14 @@ export const settleBegin = (
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
     const number = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (number === undefined) return undefined;
+    const key = { orgId: hold.orgId, taskId: hold.taskId, attempt: number };
+    const of = {
+      traceId: task.trace_id,
+      agentId: agent.agent_id,
+      contractId: contract.contract_id,
+      contractVersion: contract.version,
+    };
+    await openAttempt(tx, key, { ...of, startMs });
     const details = {
       attempt: number,
       adapter,
@@ -102,16 +88,10 @@ export const settleBegin = (
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>
-  persist(app, async (tx) => {
-    const { hold, task } = held;
+  persist(app, (tx) => {
     const endMs = app.clock.now();
-    const output = sealJson(app, hold.orgId, hold.taskId, "output", answer.output);
-    if (
-      (await endTask(tx, hold, { state: TaskState.COMPLETED, output, error: null, usage: answer.usage, endMs })) === 0
-    )
-      return false;
     const at = { timeMs: endMs, targetAgentId: attempt.agent.agent_id };
-    await recordSteps(tx, app, spanOf(task), [
+    const steps: Step[] = [
       {
         ...at,
         kind: TraceEventKind.ANSWERED,
@@ -125,35 +105,33 @@ export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answ
         message: "the output fits the contract",
         details: { violations: [] },
       },
-      { ...at, kind: TraceEventKind.COMPLETED, message: "completed", durationMs: endMs - task.create_ms },
-    ]);
-    await emitEnd(tx, app, task, task.contract_version, TaskState.COMPLETED, "", endMs);
-    return true;
+      { ...at, kind: TraceEventKind.COMPLETED, message: "completed", durationMs: endMs - held.task.create_ms },
+    ];
+    const { output, usage } = answer;
+    return concludeTask(tx, app, held, {
+      state: TaskState.COMPLETED,
+      endMs,
+      output,
+      attempt: { number: attempt.number, usage },
+      steps,
+    });
   });
 
 /** An attempt failed and another one follows after a wait. */
-export const settleAttemptFailed = (
-  app: App,
-  { hold, task }: HeldTask,
-  attempt: Attempt,
-  fault: AttemptFault,
-  waitMs: number,
-): Promise<boolean> =>
-  persist(app, async (tx) => {
-    if ((await endAttempt(tx, hold, fault.usage)) === 0) return false;
-    await recordSteps(tx, app, spanOf(task), [failedStep(app.clock.now(), attempt, fault, "retry", waitMs)]);
-    return true;
+export const settleAttemptFailed = (app: App, held: HeldTask, last: FailedAttempt, waitMs: number): Promise<boolean> =>
+  persist(app, (tx) => {
+    const endMs = app.clock.now();
+    return concludeAttempt(tx, app, held, outcomeOf(last), endMs, [failedStep(endMs, last, "retry", waitMs)]);
   });
 
 /** The task falls back to another contract, after an attempt that failed or because nobody was left for one. */
 export const settleFallback = (
   app: App,
-  { hold, task }: HeldTask,
+  held: HeldTask,
   contract: ContractRow,
   last: FailedAttempt | undefined,
 ): Promise<boolean> =>
-  persist(app, async (tx) => {
-    if ((await endAttempt(tx, hold, last?.cause.usage ?? noUsage)) === 0) return false;
+  persist(app, (tx) => {
     const timeMs = app.clock.now();
     const { contract_id, version } = contract;
     const fallback: Step = {
@@ -162,20 +140,16 @@ export const settleFallback = (
       message: `falls back to ${contract_id}@${version}`,
       details: { contract_id, contract_version: version },
     };
-    const failed = last ? [failedStep(timeMs, last.attempt, last.cause, "fallback", 0)] : [];
-    await recordSteps(tx, app, spanOf(task), [...failed, fallback]);
-    return true;
+    const failed = last ? [failedStep(timeMs, last, "fallback", 0)] : [];
+    return concludeAttempt(tx, app, held, last && outcomeOf(last), timeMs, [...failed, fallback]);
   });
 
 /** The task failed for good, at an attempt or between two. */
 export const settleFailed = (app: App, held: HeldTask, fault: TaskFault, last?: FailedAttempt): Promise<boolean> =>
-  persist(app, async (tx) => {
-    const { hold, task } = held;
+  persist(app, (tx) => {
+    const { task } = held;
     const endMs = app.clock.now();
-    const usage = last?.cause.usage ?? noUsage;
-    const error = sealFault(app, hold.orgId, hold.taskId, fault);
-    if ((await endTask(tx, hold, { state: TaskState.FAILED, output: null, error, usage, endMs })) === 0) return false;
-    const steps: Step[] = last ? [failedStep(endMs, last.attempt, last.cause, "fail", 0)] : [];
+    const steps: Step[] = last ? [failedStep(endMs, last, "fail", 0)] : [];
     const failed = {
       kind: TraceEventKind.FAILED,
       timeMs: endMs,
@@ -184,10 +158,15 @@ export const settleFailed = (app: App, held: HeldTask, fault: TaskFault, last?: 
       targetAgentId: last?.attempt.agent.agent_id ?? task.target_agent_id,
       durationMs: endMs - task.create_ms,
     };
-    await recordSteps(tx, app, spanOf(task), [...steps, failed]);
-    await emitEnd(tx, app, task, task.contract_version, TaskState.FAILED, fault.reason, endMs);
-    return true;
+    const attempt = last && outcomeOf(last);
+    return concludeTask(tx, app, held, { state: TaskState.FAILED, endMs, fault, attempt, steps: [...steps, failed] });
   });
+
+const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
+  number: attempt.number,
+  usage: cause.usage,
+  fault: { reason: cause.reason, message: cause.message, metadata: cause.metadata },
+});
 
 const answered = (attempt: Attempt, output: JsonValue, usage: Usage) => ({
   attempt: attempt.number,
@@ -196,7 +175,7 @@ const answered = (attempt: Attempt, output: JsonValue, usage: Usage) => ({
   output_tokens: usage.outputTokens,
 });
 
-const failedStep = (timeMs: number, attempt: Attempt, fault: AttemptFault, next: string, waitMs: number): Step => ({
+const failedStep = (timeMs: number, { attempt, cause: fault }: FailedAttempt, next: string, waitMs: number): Step => ({
   kind: TraceEventKind.ATTEMPT_FAILED,
   timeMs,
   message: `attempt ${attempt.number}: ${fault.message}`,
@@ -212,31 +191,3 @@ const failedStep = (timeMs: number, attempt: Attempt, fault: AttemptFault, next:
   targetAgentId: attempt.agent.agent_id,
   durationMs: timeMs - attempt.startMs,
 });
-
-/** Tells the world how a task ended; the caller's agent is the one concerned. */
-export const emitEnd = (
-  tx: Tx,
-  app: App,
-  task: TaskSummaryRow,
-  version: string,
-  state: TaskState,
-  reason: string,
-  timeMs: number,
-): Promise<void> =>
-  emit(tx, app, {
-    orgId: task.org_id,
-    type: state === TaskState.COMPLETED ? "task.completed" : "task.failed",
-    agentId: task.caller_agent_id,
-    timeMs,
-    traceId: task.trace_id,
-    payload: {
-      task_id: task.task_id,
-      contract_id: task.contract_id,
-      contract_version: version,
-      state: stateName(state),
-      reason,
-    },
-  });
-
-export const stateName = (state: number): string =>
-  Object.keys(TaskState).find((name) => TaskState[name as keyof typeof TaskState] === state) ?? String(state);

@@ -122,6 +122,12 @@ function newTask(
     lease_owner: app.serverId,
     lease_token: 1,
     in_flight: 0,
+    requested_version: req.contractVersion,
+    origin: "bus",
+    grant_id: "",
+    approval_id: "",
+    retry_of_dead_letter_id: "",
+    cost_micros: 0,
   };
 }
 

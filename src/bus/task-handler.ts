@@ -20,25 +20,22 @@ import { logCursors, logStart } from "../rpc/log-position.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
-import { noUsage } from "./adapter.ts";
+import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
 import { cancelTopic, type Dispatcher } from "./dispatch.ts";
-import { emitEnd, spanOf, stateName } from "./settle.ts";
 import { acceptTask, actingAgent, wishOf } from "./submit.ts";
 import {
-  endTask,
   findTask,
   isTerminal,
   listTasks,
   lockTask,
-  sealFault,
   type TaskRow,
   type TaskSummaryRow,
   taskState,
   toTask,
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
-import { fromEventRow, hasStepAfter, readTraceSteps, recordSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
+import { fromEventRow, hasStepAfter, readTraceSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
 
 /** A task's caller is woken by a bell, and after a lost connection all bells ring; this guards against what nobody thought of. */
 const waitPollMs = 5_000;
@@ -86,13 +83,6 @@ export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<
       message: req.note || "canceled",
       metadata: { canceled_by: caller.agentId || caller.keyId },
     } as const;
-    await endTask(tx, hold, {
-      state: TaskState.CANCELED,
-      output: null,
-      error: sealFault(app, orgId, task.task_id, fault),
-      usage: noUsage,
-      endMs: now,
-    });
     const step = {
       kind: TraceEventKind.CANCELED,
       timeMs: now,
@@ -101,8 +91,7 @@ export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<
       targetAgentId: task.target_agent_id,
       durationMs: now - task.create_ms,
     };
-    await recordSteps(tx, app, spanOf(task), [step]);
-    await emitEnd(tx, app, task, task.contract_version, TaskState.CANCELED, fault.reason, now);
+    await concludeTask(tx, app, { hold, task }, { state: TaskState.CANCELED, endMs: now, fault, steps: [step] });
     tx.ring(cancelTopic(task.task_id));
     return { task: toTask(app, (await findTask(tx, orgId, task.task_id))!) };
   }),

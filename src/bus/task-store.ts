@@ -41,6 +41,15 @@ export type TaskRow = {
   readonly lease_token: number;
   /** Whether an agent may have it right now; see {@link InFlight}. */
   readonly in_flight: number;
+  /** The version or range that was asked for. */
+  readonly requested_version: string;
+  /** The way it came: "bus", "gateway" or "listing". */
+  readonly origin: string;
+  readonly grant_id: string;
+  /** The approval it waits or waited for, or empty. */
+  readonly approval_id: string;
+  readonly retry_of_dead_letter_id: string;
+  readonly cost_micros: number;
 };
 
 /** What a list answers of a task: all but the payloads. */
@@ -63,7 +72,8 @@ export type TaskFault = {
 export type Hold = { readonly orgId: string; readonly taskId: string; readonly token: number };
 
 const summaryColumns = sql`org_id, task_id, state, namespace, contract_id, contract_version, caller_agent_id, caller_key_id, target_org_id, target_agent_id,
-  wanted_agent_id, error, attempts, input_tokens, output_tokens, model, trace_id, span_id, parent_span_id, labels, create_ms, end_ms, deadline_ms, lease_owner, lease_token, in_flight`;
+  wanted_agent_id, error, attempts, input_tokens, output_tokens, model, trace_id, span_id, parent_span_id, labels, create_ms, end_ms, deadline_ms, lease_owner, lease_token, in_flight,
+  requested_version, origin, grant_id, approval_id, retry_of_dead_letter_id, cost_micros`;
 const columns = sql`${summaryColumns}, input, output`;
 
 /** See TaskState: below 4 a task is not terminal. */
@@ -75,7 +85,8 @@ export const insertTask = (tx: Tx, row: TaskRow): Promise<number> =>
     values (${row.org_id}, ${row.task_id}, ${row.state}, ${row.namespace}, ${row.contract_id}, ${row.contract_version}, ${row.caller_agent_id},
       ${row.caller_key_id}, ${row.target_org_id}, ${row.target_agent_id}, ${row.wanted_agent_id}, ${row.error}, ${row.attempts}, ${row.input_tokens},
       ${row.output_tokens}, ${row.model}, ${row.trace_id}, ${row.span_id}, ${row.parent_span_id}, ${row.labels}, ${row.create_ms}, ${row.end_ms},
-      ${row.deadline_ms}, ${row.lease_owner}, ${row.lease_token}, ${row.in_flight}, ${row.input}, ${row.output})`);
+      ${row.deadline_ms}, ${row.lease_owner}, ${row.lease_token}, ${row.in_flight}, ${row.requested_version},
+      ${row.origin}, ${row.grant_id}, ${row.approval_id}, ${row.retry_of_dead_letter_id}, ${row.cost_micros}, ${row.input}, ${row.output})`);
 
 export const findTask = (db: Queryable, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
   db.one<TaskRow>(sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId}`);
@@ -112,7 +123,7 @@ export const beginAttempt = async (
 export const endAttempt = (tx: Tx, hold: Hold, usage: Usage): Promise<number> =>
   tx.run(sql`update task set in_flight = 0, ${consumed(usage)} where ${held(hold)}`);
 
-/** The task reaches its terminal state; 0 when it is no longer held. */
+/** The task reaches its terminal state; gives how many attempts it had, or undefined when it is no longer held. */
 export const endTask = (
   tx: Tx,
   hold: Hold,
@@ -123,9 +134,10 @@ export const endTask = (
     readonly usage: Usage;
     readonly endMs: number;
   },
-): Promise<number> =>
-  tx.run(sql`
-    update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.usage)} where ${held(hold)}`);
+): Promise<{ readonly attempts: number } | undefined> =>
+  tx.one<{ attempts: number }>(sql`
+    update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.usage)} where ${held(hold)}
+    returning attempts`);
 
 const consumed = (usage: Usage): Sql =>
   sql`input_tokens = input_tokens + ${usage.inputTokens}, output_tokens = output_tokens + ${usage.outputTokens}, model = case when ${usage.model} = '' then model else ${usage.model} end`;
@@ -248,5 +260,8 @@ export function toTask(
     ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
     ...(row.deadline_ms !== null && { deadlineTime: timestampFromMs(row.deadline_ms) }),
     labels: JSON.parse(row.labels) as Record<string, string>,
+    approvalId: row.approval_id,
+    costMicros: BigInt(row.cost_micros),
+    retryOfDeadLetterId: row.retry_of_dead_letter_id,
   };
 }

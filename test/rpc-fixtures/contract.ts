@@ -30,6 +30,9 @@ export async function addContract(world: World, orgId: string, { contractId, cap
       fallbacks: "[]",
       create_ms: clock.now(),
       deprecate_ms: null,
+      estimated_tokens: 0,
+      max_tokens: 0,
+      partner_agent_ids: "[]",
     }),
   );
   return contractId;

@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/agent/v1/agent_runtime.proto.
  */
 export const file_moltwire_agent_v1_agent_runtime: GenFile = /*@__PURE__*/
-  fileDesc("CiVtb2x0d2lyZS9hZ2VudC92MS9hZ2VudF9ydW50aW1lLnByb3RvEhFtb2x0d2lyZS5hZ2VudC52MSKgAgoOVGFza0Fzc2lnbm1lbnQSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEhgKB2F0dGVtcHQYAiABKAVCB7pIBBoCKAESHwoLY29udHJhY3RfaWQYAyABKAlCCrpIB3IFEAEYgAESIQoQY29udHJhY3RfdmVyc2lvbhgEIAEoCUIHukgEcgIYQBIcCgpjYXBhYmlsaXR5GAUgASgJQgi6SAVyAxiAARIlCgVpbnB1dBgGIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIxCg1kZWFkbGluZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIcCgt0cmFjZXBhcmVudBgIIAEoCUIHukgEcgIYNyJtCgVVc2FnZRIkCgxpbnB1dF90b2tlbnMYASABKANCDrpICyIJGICglKWNHSgAEiUKDW91dHB1dF90b2tlbnMYAiABKANCDrpICyIJGICglKWNHSgAEhcKBW1vZGVsGAMgASgJQgi6SAVyAxiAASJQCghQcm9ncmVzcxIpCghmcmFjdGlvbhgBIAEoAUIXukgUEhIZAAAAAAAA8D8pAAAAAAAAAAASGQoHbWVzc2FnZRgCIAEoCUIIukgFcgMYgAhiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("CiVtb2x0d2lyZS9hZ2VudC92MS9hZ2VudF9ydW50aW1lLnByb3RvEhFtb2x0d2lyZS5hZ2VudC52MSK9AgoOVGFza0Fzc2lnbm1lbnQSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEhgKB2F0dGVtcHQYAiABKAVCB7pIBBoCKAESHwoLY29udHJhY3RfaWQYAyABKAlCCrpIB3IFEAEYgAESIQoQY29udHJhY3RfdmVyc2lvbhgEIAEoCUIHukgEcgIYQBIcCgpjYXBhYmlsaXR5GAUgASgJQgi6SAVyAxiAARIlCgVpbnB1dBgGIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIxCg1kZWFkbGluZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIcCgt0cmFjZXBhcmVudBgIIAEoCUIHukgEcgIYNxIbCgptYXhfdG9rZW5zGAkgASgDQge6SAQiAigAIm0KBVVzYWdlEiQKDGlucHV0X3Rva2VucxgBIAEoA0IOukgLIgkYgKCUpY0dKAASJQoNb3V0cHV0X3Rva2VucxgCIAEoA0IOukgLIgkYgKCUpY0dKAASFwoFbW9kZWwYAyABKAlCCLpIBXIDGIABIlAKCFByb2dyZXNzEikKCGZyYWN0aW9uGAEgASgBQhe6SBQSEhkAAAAAAADwPykAAAAAAAAAABIZCgdtZXNzYWdlGAIgASgJQgi6SAVyAxiACGIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * TaskAssignment is one task as an agent receives it.
@@ -76,6 +76,13 @@ export type TaskAssignment = Message<"moltwire.agent.v1.TaskAssignment"> & {
    * @generated from field: string traceparent = 8;
    */
   traceparent: string;
+
+  /**
+   * The tokens that the work may use at most, if the contract sets a bound. 0: none.
+   *
+   * @generated from field: int64 max_tokens = 9;
+   */
+  maxTokens: bigint;
 };
 
 /**
@@ -139,6 +146,13 @@ export type TaskAssignmentJson = {
    * @generated from field: string traceparent = 8;
    */
   traceparent?: string;
+
+  /**
+   * The tokens that the work may use at most, if the contract sets a bound. 0: none.
+   *
+   * @generated from field: int64 max_tokens = 9;
+   */
+  maxTokens?: string;
 };
 
 /**

@@ -5,15 +5,15 @@
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { StructJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, DurationJson, StructJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file moltwire/bus/v1/agent.proto.
  */
 export const file_moltwire_bus_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chttb2x0d2lyZS9idXMvdjEvYWdlbnQucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKHAwoFQWdlbnQSDgoGb3JnX2lkGAEgASgJEhAKCGFnZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSLgoKdHJ1c3RfdGllchgFIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISFAoMY2FwYWJpbGl0aWVzGAYgAygJEhUKDWFsbG93ZWRfdG9vbHMYByADKAkSKwoIZW5kcG9pbnQYCCABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhAKCGRpc2FibGVkGAogASgIEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YDSABKAMidwoIRW5kcG9pbnQSLQoEZWNobxgBIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5FY2hvRW5kcG9pbnRIABItCgRodHRwGAIgASgLMh0ubW9sdHdpcmUuYnVzLnYxLkh0dHBFbmRwb2ludEgAQg0KBGtpbmQSBbpIAggBIg4KDEVjaG9FbmRwb2ludCInCgxIdHRwRW5kcG9pbnQSFwoDdXJsGAEgASgJQgq6SAdyBRABGIAQKqsBCglUcnVzdFRpZXISGgoWVFJVU1RfVElFUl9VTlNQRUNJRklFRBAAEh8KG1RSVVNUX1RJRVJfSU5URVJOQUxfVFJVU1RFRBABEiIKHlRSVVNUX1RJRVJfSU5URVJOQUxfUkVTVFJJQ1RFRBACEh8KG1RSVVNUX1RJRVJfRVhURVJOQUxfUEFSVE5FUhADEhwKGFRSVVNUX1RJRVJfUFVCTElDX1ZFTkRPUhAEYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Chttb2x0d2lyZS9idXMvdjEvYWdlbnQucHJvdG8SD21vbHR3aXJlLmJ1cy52MSL1AwoFQWdlbnQSDgoGb3JnX2lkGAEgASgJEhAKCGFnZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSLgoKdHJ1c3RfdGllchgFIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISFAoMY2FwYWJpbGl0aWVzGAYgAygJEhUKDWFsbG93ZWRfdG9vbHMYByADKAkSKwoIZW5kcG9pbnQYCCABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhAKCGRpc2FibGVkGAogASgIEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YDSABKAMSDgoGd2VpZ2h0GA4gASgFEjEKB2JyZWFrZXIYDyABKAsyIC5tb2x0d2lyZS5idXMudjEuQnJlYWtlclNldHRpbmdzEikKB2NpcmN1aXQYECABKAsyGC5tb2x0d2lyZS5idXMudjEuQ2lyY3VpdCLJAQoPQnJlYWtlclNldHRpbmdzEiUKEWZhaWx1cmVfdGhyZXNob2xkGAEgASgFQgq6SAcaBRjoBygAEjoKBndpbmRvdxgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIkBwyAggBEkEKDW9wZW5fZHVyYXRpb24YAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIARIQCghkaXNhYmxlZBgEIAEoCCKtAQoHQ2lyY3VpdBIsCgVzdGF0ZRgBIAEoDjIdLm1vbHR3aXJlLmJ1cy52MS5DaXJjdWl0U3RhdGUSFQoNZmFpbHVyZV9jb3VudBgCIAEoBRItCglvcGVuX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJldHJ5X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrsCCghFbmRwb2ludBItCgRlY2hvGAEgASgLMh0ubW9sdHdpcmUuYnVzLnYxLkVjaG9FbmRwb2ludEgAEi0KBGh0dHAYAiABKAsyHS5tb2x0d2lyZS5idXMudjEuSHR0cEVuZHBvaW50SAASLQoEZ3JwYxgDIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5HcnBjRW5kcG9pbnRIABIxCgZvcGVuYWkYBCABKAsyHy5tb2x0d2lyZS5idXMudjEuT3BlbkFpRW5kcG9pbnRIABItCgRwdWxsGAUgASgLMh0ubW9sdHdpcmUuYnVzLnYxLlB1bGxFbmRwb2ludEgAEjEKBmN1c3RvbRgGIAEoCzIfLm1vbHR3aXJlLmJ1cy52MS5DdXN0b21FbmRwb2ludEgAQg0KBGtpbmQSBbpIAggBIg4KDEVjaG9FbmRwb2ludCInCgxIdHRwRW5kcG9pbnQSFwoDdXJsGAEgASgJQgq6SAdyBRABGIAQIjcKDEdycGNFbmRwb2ludBIXCgN1cmwYASABKAlCCrpIB3IFEAEYgBASDgoGc3RyZWFtGAIgASgIIogDCg5PcGVuQWlFbmRwb2ludBIcCghiYXNlX3VybBgBIAEoCUIKukgHcgUQARiAEBIZCgVtb2RlbBgCIAEoCUIKukgHcgUQARiAARIgCg1zeXN0ZW1fcHJvbXB0GAMgASgJQgm6SAZyBCiAgAESMQoLdGVtcGVyYXR1cmUYBCABKAFCF7pIFBISGQAAAAAAAABAKQAAAAAAAAAASAGIAQESJgoRbWF4X291dHB1dF90b2tlbnMYBSABKAVCC7pICBoGGMCEPSgAEhMKC2pzb25fb3V0cHV0GAYgASgIEg4KBnN0cmVhbRgHIAEoCBIdCgdhcGlfa2V5GAggASgJQgq6SAdyBRABGIAESAASOwoLYXBpX2tleV9lbnYYCSABKAlCJLpIIXIfEAEYgAEyGF5bQS1aYS16X11bQS1aYS16MC05X10qJEgAEiEKDmFwaV9rZXlfc3RvcmVkGAogASgIQge6SARqAggBSABCDAoKY3JlZGVudGlhbEIOCgxfdGVtcGVyYXR1cmUiDgoMUHVsbEVuZHBvaW50InMKDkN1c3RvbUVuZHBvaW50EjgKB2FkYXB0ZXIYASABKAlCJ7pIJHIiEAEYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBInCgZjb25maWcYAiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0KqsBCglUcnVzdFRpZXISGgoWVFJVU1RfVElFUl9VTlNQRUNJRklFRBAAEh8KG1RSVVNUX1RJRVJfSU5URVJOQUxfVFJVU1RFRBABEiIKHlRSVVNUX1RJRVJfSU5URVJOQUxfUkVTVFJJQ1RFRBACEh8KG1RSVVNUX1RJRVJfRVhURVJOQUxfUEFSVE5FUhADEhwKGFRSVVNUX1RJRVJfUFVCTElDX1ZFTkRPUhAEKnwKDENpcmN1aXRTdGF0ZRIdChlDSVJDVUlUX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUQ0lSQ1VJVF9TVEFURV9DTE9TRUQQARIWChJDSVJDVUlUX1NUQVRFX09QRU4QAhIbChdDSVJDVUlUX1NUQVRFX0hBTEZfT1BFThADYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Agent is one party on the bus: it calls contracts, or does the work behind them, or both.
@@ -111,6 +111,27 @@ export type Agent = Message<"moltwire.bus.v1.Agent"> & {
    * @generated from field: int64 revision = 13;
    */
   revision: bigint;
+
+  /**
+   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1. 0 counts as 1.
+   *
+   * @generated from field: int32 weight = 14;
+   */
+  weight: number;
+
+  /**
+   * When its circuit breaker opens and for how long. Not set: the defaults of BreakerSettings.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 15;
+   */
+  breaker?: BreakerSettings | undefined;
+
+  /**
+   * How its circuit breaker stands. Answered by GetAgent, not in lists; ignored in requests.
+   *
+   * @generated from field: moltwire.bus.v1.Circuit circuit = 16;
+   */
+  circuit?: Circuit | undefined;
 };
 
 /**
@@ -209,6 +230,27 @@ export type AgentJson = {
    * @generated from field: int64 revision = 13;
    */
   revision?: string;
+
+  /**
+   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1. 0 counts as 1.
+   *
+   * @generated from field: int32 weight = 14;
+   */
+  weight?: number;
+
+  /**
+   * When its circuit breaker opens and for how long. Not set: the defaults of BreakerSettings.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 15;
+   */
+  breaker?: BreakerSettingsJson;
+
+  /**
+   * How its circuit breaker stands. Answered by GetAgent, not in lists; ignored in requests.
+   *
+   * @generated from field: moltwire.bus.v1.Circuit circuit = 16;
+   */
+  circuit?: CircuitJson;
 };
 
 /**
@@ -217,6 +259,162 @@ export type AgentJson = {
  */
 export const AgentSchema: GenMessage<Agent, {jsonType: AgentJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_bus_v1_agent, 0);
+
+/**
+ * BreakerSettings says when an agent's circuit breaker opens. Failures of the agent count: what it answers as an error, cannot be used, comes late or never.
+ * Refusals by policy or budget, and callers' errors, do not.
+ *
+ * @generated from message moltwire.bus.v1.BreakerSettings
+ */
+export type BreakerSettings = Message<"moltwire.bus.v1.BreakerSettings"> & {
+  /**
+   * How many failures within the window open it. 1 to 1,000; 0 counts as 5.
+   *
+   * @generated from field: int32 failure_threshold = 1;
+   */
+  failureThreshold: number;
+
+  /**
+   * How long a failure counts. 1 s to 1 h. Default 60 s.
+   *
+   * @generated from field: google.protobuf.Duration window = 2;
+   */
+  window?: Duration | undefined;
+
+  /**
+   * How long it stays open before one task may try the agent. 1 s to 1 h. Default 30 s.
+   *
+   * @generated from field: google.protobuf.Duration open_duration = 3;
+   */
+  openDuration?: Duration | undefined;
+
+  /**
+   * Never opens.
+   *
+   * @generated from field: bool disabled = 4;
+   */
+  disabled: boolean;
+};
+
+/**
+ * BreakerSettings says when an agent's circuit breaker opens. Failures of the agent count: what it answers as an error, cannot be used, comes late or never.
+ * Refusals by policy or budget, and callers' errors, do not.
+ *
+ * @generated from message moltwire.bus.v1.BreakerSettings
+ */
+export type BreakerSettingsJson = {
+  /**
+   * How many failures within the window open it. 1 to 1,000; 0 counts as 5.
+   *
+   * @generated from field: int32 failure_threshold = 1;
+   */
+  failureThreshold?: number;
+
+  /**
+   * How long a failure counts. 1 s to 1 h. Default 60 s.
+   *
+   * @generated from field: google.protobuf.Duration window = 2;
+   */
+  window?: DurationJson;
+
+  /**
+   * How long it stays open before one task may try the agent. 1 s to 1 h. Default 30 s.
+   *
+   * @generated from field: google.protobuf.Duration open_duration = 3;
+   */
+  openDuration?: DurationJson;
+
+  /**
+   * Never opens.
+   *
+   * @generated from field: bool disabled = 4;
+   */
+  disabled?: boolean;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.BreakerSettings.
+ * Use `create(BreakerSettingsSchema)` to create a new message.
+ */
+export const BreakerSettingsSchema: GenMessage<BreakerSettings, {jsonType: BreakerSettingsJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 1);
+
+/**
+ * Circuit is how the circuit breaker of an agent stands. It survives a restart and is the same on all replicas.
+ *
+ * @generated from message moltwire.bus.v1.Circuit
+ */
+export type Circuit = Message<"moltwire.bus.v1.Circuit"> & {
+  /**
+   * Whether tasks go to the agent.
+   *
+   * @generated from field: moltwire.bus.v1.CircuitState state = 1;
+   */
+  state: CircuitState;
+
+  /**
+   * Failures that count now.
+   *
+   * @generated from field: int32 failure_count = 2;
+   */
+  failureCount: number;
+
+  /**
+   * When it opened last.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 3;
+   */
+  openTime?: Timestamp | undefined;
+
+  /**
+   * When one task may try the agent. Not set unless it is open.
+   *
+   * @generated from field: google.protobuf.Timestamp retry_time = 4;
+   */
+  retryTime?: Timestamp | undefined;
+};
+
+/**
+ * Circuit is how the circuit breaker of an agent stands. It survives a restart and is the same on all replicas.
+ *
+ * @generated from message moltwire.bus.v1.Circuit
+ */
+export type CircuitJson = {
+  /**
+   * Whether tasks go to the agent.
+   *
+   * @generated from field: moltwire.bus.v1.CircuitState state = 1;
+   */
+  state?: CircuitStateJson;
+
+  /**
+   * Failures that count now.
+   *
+   * @generated from field: int32 failure_count = 2;
+   */
+  failureCount?: number;
+
+  /**
+   * When it opened last.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 3;
+   */
+  openTime?: TimestampJson;
+
+  /**
+   * When one task may try the agent. Not set unless it is open.
+   *
+   * @generated from field: google.protobuf.Timestamp retry_time = 4;
+   */
+  retryTime?: TimestampJson;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.Circuit.
+ * Use `create(CircuitSchema)` to create a new message.
+ */
+export const CircuitSchema: GenMessage<Circuit, {jsonType: CircuitJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 2);
 
 /**
  * Endpoint is where and how an agent takes tasks.
@@ -245,6 +443,38 @@ export type Endpoint = Message<"moltwire.bus.v1.Endpoint"> & {
      */
     value: HttpEndpoint;
     case: "http";
+  } | {
+    /**
+     * A gRPC server.
+     *
+     * @generated from field: moltwire.bus.v1.GrpcEndpoint grpc = 3;
+     */
+    value: GrpcEndpoint;
+    case: "grpc";
+  } | {
+    /**
+     * An OpenAI-compatible chat completions server.
+     *
+     * @generated from field: moltwire.bus.v1.OpenAiEndpoint openai = 4;
+     */
+    value: OpenAiEndpoint;
+    case: "openai";
+  } | {
+    /**
+     * None: the agent pulls its tasks with BusService/Serve.
+     *
+     * @generated from field: moltwire.bus.v1.PullEndpoint pull = 5;
+     */
+    value: PullEndpoint;
+    case: "pull";
+  } | {
+    /**
+     * An adapter inside the server, given to it by the program that embeds it.
+     *
+     * @generated from field: moltwire.bus.v1.CustomEndpoint custom = 6;
+     */
+    value: CustomEndpoint;
+    case: "custom";
   } | { case: undefined; value?: undefined };
 };
 
@@ -267,6 +497,34 @@ export type EndpointJson = {
    * @generated from field: moltwire.bus.v1.HttpEndpoint http = 2;
    */
   http?: HttpEndpointJson;
+
+  /**
+   * A gRPC server.
+   *
+   * @generated from field: moltwire.bus.v1.GrpcEndpoint grpc = 3;
+   */
+  grpc?: GrpcEndpointJson;
+
+  /**
+   * An OpenAI-compatible chat completions server.
+   *
+   * @generated from field: moltwire.bus.v1.OpenAiEndpoint openai = 4;
+   */
+  openai?: OpenAiEndpointJson;
+
+  /**
+   * None: the agent pulls its tasks with BusService/Serve.
+   *
+   * @generated from field: moltwire.bus.v1.PullEndpoint pull = 5;
+   */
+  pull?: PullEndpointJson;
+
+  /**
+   * An adapter inside the server, given to it by the program that embeds it.
+   *
+   * @generated from field: moltwire.bus.v1.CustomEndpoint custom = 6;
+   */
+  custom?: CustomEndpointJson;
 };
 
 /**
@@ -274,7 +532,7 @@ export type EndpointJson = {
  * Use `create(EndpointSchema)` to create a new message.
  */
 export const EndpointSchema: GenMessage<Endpoint, {jsonType: EndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 1);
+  messageDesc(file_moltwire_bus_v1_agent, 3);
 
 /**
  * EchoEndpoint answers every task with its input.
@@ -297,7 +555,7 @@ export type EchoEndpointJson = {
  * Use `create(EchoEndpointSchema)` to create a new message.
  */
 export const EchoEndpointSchema: GenMessage<EchoEndpoint, {jsonType: EchoEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 2);
+  messageDesc(file_moltwire_bus_v1_agent, 4);
 
 /**
  * HttpEndpoint is an HTTP server implementing moltwire.agent.v1.AgentRuntimeService/HandleTask as Connect JSON.
@@ -334,7 +592,305 @@ export type HttpEndpointJson = {
  * Use `create(HttpEndpointSchema)` to create a new message.
  */
 export const HttpEndpointSchema: GenMessage<HttpEndpoint, {jsonType: HttpEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 3);
+  messageDesc(file_moltwire_bus_v1_agent, 5);
+
+/**
+ * GrpcEndpoint is a gRPC server implementing moltwire.agent.v1.AgentRuntimeService.
+ *
+ * @generated from message moltwire.bus.v1.GrpcEndpoint
+ */
+export type GrpcEndpoint = Message<"moltwire.bus.v1.GrpcEndpoint"> & {
+  /**
+   * An http (HTTP/2 without TLS) or https URL without a path, such as `https://agent.example:8443`. Private addresses are refused unless the operator
+   * allows them.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * Call StreamTask instead of HandleTask, so that progress and pieces of output reach WatchTask.
+   *
+   * @generated from field: bool stream = 2;
+   */
+  stream: boolean;
+};
+
+/**
+ * GrpcEndpoint is a gRPC server implementing moltwire.agent.v1.AgentRuntimeService.
+ *
+ * @generated from message moltwire.bus.v1.GrpcEndpoint
+ */
+export type GrpcEndpointJson = {
+  /**
+   * An http (HTTP/2 without TLS) or https URL without a path, such as `https://agent.example:8443`. Private addresses are refused unless the operator
+   * allows them.
+   *
+   * @generated from field: string url = 1;
+   */
+  url?: string;
+
+  /**
+   * Call StreamTask instead of HandleTask, so that progress and pieces of output reach WatchTask.
+   *
+   * @generated from field: bool stream = 2;
+   */
+  stream?: boolean;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.GrpcEndpoint.
+ * Use `create(GrpcEndpointSchema)` to create a new message.
+ */
+export const GrpcEndpointSchema: GenMessage<GrpcEndpoint, {jsonType: GrpcEndpointJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 6);
+
+/**
+ * OpenAiEndpoint is a server of the OpenAI chat completions API (`POST {base_url}/chat/completions`). The task's input becomes the user message: a string as
+ * it is, an object with a `messages` array as these messages, anything else as JSON. The output is `{"text": "…"}`, or with `json_output` the JSON object
+ * that the model wrote. `usage` becomes the task's usage.
+ *
+ * @generated from message moltwire.bus.v1.OpenAiEndpoint
+ */
+export type OpenAiEndpoint = Message<"moltwire.bus.v1.OpenAiEndpoint"> & {
+  /**
+   * Such as `https://api.openai.com/v1`. Private addresses are refused unless the operator allows them.
+   *
+   * @generated from field: string base_url = 1;
+   */
+  baseUrl: string;
+
+  /**
+   * The model to ask for.
+   *
+   * @generated from field: string model = 2;
+   */
+  model: string;
+
+  /**
+   * Put before the messages as the system message.
+   *
+   * @generated from field: string system_prompt = 3;
+   */
+  systemPrompt: string;
+
+  /**
+   * From 0 to 2. Not set: the server's default.
+   *
+   * @generated from field: optional double temperature = 4;
+   */
+  temperature?: number | undefined;
+
+  /**
+   * The most tokens to write. 0: the server's default.
+   *
+   * @generated from field: int32 max_output_tokens = 5;
+   */
+  maxOutputTokens: number;
+
+  /**
+   * Ask for JSON that fits the contract's output schema (`response_format` `json_schema`), and answer that as the output.
+   *
+   * @generated from field: bool json_output = 6;
+   */
+  jsonOutput: boolean;
+
+  /**
+   * Stream, so that pieces of output reach WatchTask.
+   *
+   * @generated from field: bool stream = 7;
+   */
+  stream: boolean;
+
+  /**
+   * Where the key for it comes from. Not set: none is sent.
+   *
+   * @generated from oneof moltwire.bus.v1.OpenAiEndpoint.credential
+   */
+  credential: {
+    /**
+     * The key itself. It is stored sealed and never answered: `api_key_stored` says that there is one.
+     *
+     * @generated from field: string api_key = 8;
+     */
+    value: string;
+    case: "apiKey";
+  } | {
+    /**
+     * The name of an environment variable of the server, which the operator must have given to this origin with MOLTWIRE_ADAPTER_KEYS.
+     *
+     * @generated from field: string api_key_env = 9;
+     */
+    value: string;
+    case: "apiKeyEnv";
+  } | {
+    /**
+     * A key is stored. In a change of the endpoint: keep it, if `base_url` has the same origin.
+     *
+     * @generated from field: bool api_key_stored = 10;
+     */
+    value: boolean;
+    case: "apiKeyStored";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * OpenAiEndpoint is a server of the OpenAI chat completions API (`POST {base_url}/chat/completions`). The task's input becomes the user message: a string as
+ * it is, an object with a `messages` array as these messages, anything else as JSON. The output is `{"text": "…"}`, or with `json_output` the JSON object
+ * that the model wrote. `usage` becomes the task's usage.
+ *
+ * @generated from message moltwire.bus.v1.OpenAiEndpoint
+ */
+export type OpenAiEndpointJson = {
+  /**
+   * Such as `https://api.openai.com/v1`. Private addresses are refused unless the operator allows them.
+   *
+   * @generated from field: string base_url = 1;
+   */
+  baseUrl?: string;
+
+  /**
+   * The model to ask for.
+   *
+   * @generated from field: string model = 2;
+   */
+  model?: string;
+
+  /**
+   * Put before the messages as the system message.
+   *
+   * @generated from field: string system_prompt = 3;
+   */
+  systemPrompt?: string;
+
+  /**
+   * From 0 to 2. Not set: the server's default.
+   *
+   * @generated from field: optional double temperature = 4;
+   */
+  temperature?: number | "NaN" | "Infinity" | "-Infinity";
+
+  /**
+   * The most tokens to write. 0: the server's default.
+   *
+   * @generated from field: int32 max_output_tokens = 5;
+   */
+  maxOutputTokens?: number;
+
+  /**
+   * Ask for JSON that fits the contract's output schema (`response_format` `json_schema`), and answer that as the output.
+   *
+   * @generated from field: bool json_output = 6;
+   */
+  jsonOutput?: boolean;
+
+  /**
+   * Stream, so that pieces of output reach WatchTask.
+   *
+   * @generated from field: bool stream = 7;
+   */
+  stream?: boolean;
+
+  /**
+   * The key itself. It is stored sealed and never answered: `api_key_stored` says that there is one.
+   *
+   * @generated from field: string api_key = 8;
+   */
+  apiKey?: string;
+
+  /**
+   * The name of an environment variable of the server, which the operator must have given to this origin with MOLTWIRE_ADAPTER_KEYS.
+   *
+   * @generated from field: string api_key_env = 9;
+   */
+  apiKeyEnv?: string;
+
+  /**
+   * A key is stored. In a change of the endpoint: keep it, if `base_url` has the same origin.
+   *
+   * @generated from field: bool api_key_stored = 10;
+   */
+  apiKeyStored?: boolean;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.OpenAiEndpoint.
+ * Use `create(OpenAiEndpointSchema)` to create a new message.
+ */
+export const OpenAiEndpointSchema: GenMessage<OpenAiEndpoint, {jsonType: OpenAiEndpointJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 7);
+
+/**
+ * PullEndpoint is an agent without an inbound port: its tasks wait for BusService/Serve.
+ *
+ * @generated from message moltwire.bus.v1.PullEndpoint
+ */
+export type PullEndpoint = Message<"moltwire.bus.v1.PullEndpoint"> & {
+};
+
+/**
+ * PullEndpoint is an agent without an inbound port: its tasks wait for BusService/Serve.
+ *
+ * @generated from message moltwire.bus.v1.PullEndpoint
+ */
+export type PullEndpointJson = {
+};
+
+/**
+ * Describes the message moltwire.bus.v1.PullEndpoint.
+ * Use `create(PullEndpointSchema)` to create a new message.
+ */
+export const PullEndpointSchema: GenMessage<PullEndpoint, {jsonType: PullEndpointJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 8);
+
+/**
+ * CustomEndpoint is an adapter inside the server; see `createServer` of `moltwire/server`.
+ *
+ * @generated from message moltwire.bus.v1.CustomEndpoint
+ */
+export type CustomEndpoint = Message<"moltwire.bus.v1.CustomEndpoint"> & {
+  /**
+   * The adapter's name. ENDPOINT_REFUSED if this server has none of it.
+   *
+   * @generated from field: string adapter = 1;
+   */
+  adapter: string;
+
+  /**
+   * Given to the adapter as it is. At most 16 KiB as JSON.
+   *
+   * @generated from field: google.protobuf.Struct config = 2;
+   */
+  config?: JsonObject | undefined;
+};
+
+/**
+ * CustomEndpoint is an adapter inside the server; see `createServer` of `moltwire/server`.
+ *
+ * @generated from message moltwire.bus.v1.CustomEndpoint
+ */
+export type CustomEndpointJson = {
+  /**
+   * The adapter's name. ENDPOINT_REFUSED if this server has none of it.
+   *
+   * @generated from field: string adapter = 1;
+   */
+  adapter?: string;
+
+  /**
+   * Given to the adapter as it is. At most 16 KiB as JSON.
+   *
+   * @generated from field: google.protobuf.Struct config = 2;
+   */
+  config?: StructJson;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.CustomEndpoint.
+ * Use `create(CustomEndpointSchema)` to create a new message.
+ */
+export const CustomEndpointSchema: GenMessage<CustomEndpoint, {jsonType: CustomEndpointJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 9);
 
 /**
  * TrustTier says how far an agent is trusted, most first.
@@ -397,4 +953,59 @@ export type TrustTierJson = "TRUST_TIER_UNSPECIFIED" | "TRUST_TIER_INTERNAL_TRUS
  */
 export const TrustTierSchema: GenEnum<TrustTier, TrustTierJson> = /*@__PURE__*/
   enumDesc(file_moltwire_bus_v1_agent, 0);
+
+/**
+ * CircuitState is whether tasks go to an agent.
+ *
+ * @generated from enum moltwire.bus.v1.CircuitState
+ */
+export const CircuitState = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: CIRCUIT_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Tasks go to it.
+   *
+   * @generated from enum value: CIRCUIT_STATE_CLOSED = 1;
+   */
+  CLOSED: 1,
+
+  /**
+   * It failed too often: no task goes to it.
+   *
+   * @generated from enum value: CIRCUIT_STATE_OPEN = 2;
+   */
+  OPEN: 2,
+
+  /**
+   * One task tries it, the others wait for how that ends: a success closes the circuit, a failure opens it again.
+   *
+   * @generated from enum value: CIRCUIT_STATE_HALF_OPEN = 3;
+   */
+  HALF_OPEN: 3,
+} as const;
+
+/**
+ * CircuitState is whether tasks go to an agent.
+ *
+ * @generated from enum moltwire.bus.v1.CircuitState
+ */
+export type CircuitState = (typeof CircuitState)[keyof typeof CircuitState] | UnknownEnum;
+
+/**
+ * CircuitState is whether tasks go to an agent.
+ *
+ * @generated from enum moltwire.bus.v1.CircuitState
+ */
+export type CircuitStateJson = "CIRCUIT_STATE_UNSPECIFIED" | "CIRCUIT_STATE_CLOSED" | "CIRCUIT_STATE_OPEN" | "CIRCUIT_STATE_HALF_OPEN";
+
+/**
+ * Describes the enum moltwire.bus.v1.CircuitState.
+ */
+export const CircuitStateSchema: GenEnum<CircuitState, CircuitStateJson> = /*@__PURE__*/
+  enumDesc(file_moltwire_bus_v1_agent, 1);
 

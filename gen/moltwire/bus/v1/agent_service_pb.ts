@@ -8,7 +8,7 @@ import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/vali
 import type { FieldMask, FieldMaskJson, StructJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
-import type { Agent, AgentJson, Endpoint, EndpointJson, TrustTier, TrustTierJson } from "./agent_pb.ts";
+import type { Agent, AgentJson, BreakerSettings, BreakerSettingsJson, Endpoint, EndpointJson, TrustTier, TrustTierJson } from "./agent_pb.ts";
 import { file_moltwire_bus_v1_agent } from "./agent_pb.ts";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/agent_service.proto.
  */
 export const file_moltwire_bus_v1_agent_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9idXMvdjEvYWdlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIo8DChRSZWdpc3RlckFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASNwoEbmFtZRgCIAEoCUIpukgmciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAEEjgKCnRydXN0X3RpZXIYBCABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQARJICgxjYXBhYmlsaXRpZXMYBSADKAlCMrpIL5IBLBAyGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEioKDWFsbG93ZWRfdG9vbHMYBiADKAlCE7pIEJIBDRBkGAEiB3IFEAEYgAESKwoIZW5kcG9pbnQYByABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ij4KFVJlZ2lzdGVyQWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCJHCg9HZXRBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEAiOQoQR2V0QWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCKfAQoRTGlzdEFnZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIcCgpjYXBhYmlsaXR5GAQgASgJQgi6SAVyAxiAARIWCgRuYW1lGAUgASgJQgi6SAVyAxiAASJVChJMaXN0QWdlbnRzUmVzcG9uc2USJgoGYWdlbnRzGAEgAygLMhYubW9sdHdpcmUuYnVzLnYxLkFnZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLXAQoSVXBkYXRlQWdlbnRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIbCghhZ2VudF9pZBgCIAEoCUIJukgGcgQQARhAEjQKBmNoYW5nZRgDIAEoCzIcLm1vbHR3aXJlLmJ1cy52MS5BZ2VudENoYW5nZUIGukgDyAEBEjcKC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IGukgDyAEBEhwKC2lmX3JldmlzaW9uGAUgASgDQge6SAQiAigAIoADCgtBZ2VudENoYW5nZRI4CgRuYW1lGAEgASgJQiq6SCdyJRiAATIgXihbQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSopPyQSHQoLZGVzY3JpcHRpb24YAiABKAlCCLpIBXIDGIAEEjgKCnRydXN0X3RpZXIYAyABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQARJICgxjYXBhYmlsaXRpZXMYBCADKAlCMrpIL5IBLBAyGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEioKDWFsbG93ZWRfdG9vbHMYBSADKAlCE7pIEJIBDRBkGAEiB3IFEAEYgAESKwoIZW5kcG9pbnQYBiABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYByABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhAKCGRpc2FibGVkGAggASgIIjwKE1VwZGF0ZUFnZW50UmVzcG9uc2USJQoFYWdlbnQYASABKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQiSgoSRGVsZXRlQWdlbnRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIbCghhZ2VudF9pZBgCIAEoCUIJukgGcgQQARhAIi8KE0RlbGV0ZUFnZW50UmVzcG9uc2USGAoQcmV2b2tlZF9hcGlfa2V5cxgBIAEoBTLMBAoMQWdlbnRTZXJ2aWNlEngKDVJlZ2lzdGVyQWdlbnQSJS5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlcXVlc3QaJi5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAESaQoIR2V0QWdlbnQSIC5tb2x0d2lyZS5idXMudjEuR2V0QWdlbnRSZXF1ZXN0GiEubW9sdHdpcmUuYnVzLnYxLkdldEFnZW50UmVzcG9uc2UiGJACAZLeGBEIAhILYWdlbnRzOnJlYWQYAhJvCgpMaXN0QWdlbnRzEiIubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXF1ZXN0GiMubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXNwb25zZSIYkAIBkt4YEQgCEgthZ2VudHM6cmVhZBgCEnIKC1VwZGF0ZUFnZW50EiMubW9sdHdpcmUuYnVzLnYxLlVwZGF0ZUFnZW50UmVxdWVzdBokLm1vbHR3aXJlLmJ1cy52MS5VcGRhdGVBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAEScgoLRGVsZXRlQWdlbnQSIy5tb2x0d2lyZS5idXMudjEuRGVsZXRlQWdlbnRSZXF1ZXN0GiQubW9sdHdpcmUuYnVzLnYxLkRlbGV0ZUFnZW50UmVzcG9uc2UiGJLeGBQIAxIMYWdlbnRzOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent]);
+  fileDesc("CiNtb2x0d2lyZS9idXMvdjEvYWdlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIt4DChRSZWdpc3RlckFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASNwoEbmFtZRgCIAEoCUIpukgmciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAEEjgKCnRydXN0X3RpZXIYBCABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQARJICgxjYXBhYmlsaXRpZXMYBSADKAlCMrpIL5IBLBAyGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEioKDWFsbG93ZWRfdG9vbHMYBiADKAlCE7pIEJIBDRBkGAEiB3IFEAEYgAESKwoIZW5kcG9pbnQYByABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhoKBndlaWdodBgJIAEoBUIKukgHGgUY6AcoABIxCgdicmVha2VyGAogASgLMiAubW9sdHdpcmUuYnVzLnYxLkJyZWFrZXJTZXR0aW5ncyI+ChVSZWdpc3RlckFnZW50UmVzcG9uc2USJQoFYWdlbnQYASABKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQiRwoPR2V0QWdlbnRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIbCghhZ2VudF9pZBgCIAEoCUIJukgGcgQQARhAIjkKEEdldEFnZW50UmVzcG9uc2USJQoFYWdlbnQYASABKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQinwEKEUxpc3RBZ2VudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgSHAoKY2FwYWJpbGl0eRgEIAEoCUIIukgFcgMYgAESFgoEbmFtZRgFIAEoCUIIukgFcgMYgAEiVQoSTGlzdEFnZW50c1Jlc3BvbnNlEiYKBmFnZW50cxgBIAMoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki1wEKElVwZGF0ZUFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGwoIYWdlbnRfaWQYAiABKAlCCbpIBnIEEAEYQBI0CgZjaGFuZ2UYAyABKAsyHC5tb2x0d2lyZS5idXMudjEuQWdlbnRDaGFuZ2VCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIcCgtpZl9yZXZpc2lvbhgFIAEoA0IHukgEIgIoACLPAwoLQWdlbnRDaGFuZ2USOAoEbmFtZRgBIAEoCUIqukgnciUYgAEyIF4oW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qKT8kEh0KC2Rlc2NyaXB0aW9uGAIgASgJQgi6SAVyAxiABBI4Cgp0cnVzdF90aWVyGAMgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllckIIukgFggECEAESSAoMY2FwYWJpbGl0aWVzGAQgAygJQjK6SC+SASwQMhgBIiZyJBABGIABMh1eW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qJBIqCg1hbGxvd2VkX3Rvb2xzGAUgAygJQhO6SBCSAQ0QZBgBIgdyBRABGIABEisKCGVuZHBvaW50GAYgASgLMhkubW9sdHdpcmUuYnVzLnYxLkVuZHBvaW50EikKCG1ldGFkYXRhGAcgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIQCghkaXNhYmxlZBgIIAEoCBIaCgZ3ZWlnaHQYCSABKAVCCrpIBxoFGOgHKAASMQoHYnJlYWtlchgKIAEoCzIgLm1vbHR3aXJlLmJ1cy52MS5CcmVha2VyU2V0dGluZ3MiPAoTVXBkYXRlQWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCJKChJEZWxldGVBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEAiLwoTRGVsZXRlQWdlbnRSZXNwb25zZRIYChByZXZva2VkX2FwaV9rZXlzGAEgASgFMswECgxBZ2VudFNlcnZpY2USeAoNUmVnaXN0ZXJBZ2VudBIlLm1vbHR3aXJlLmJ1cy52MS5SZWdpc3RlckFnZW50UmVxdWVzdBomLm1vbHR3aXJlLmJ1cy52MS5SZWdpc3RlckFnZW50UmVzcG9uc2UiGJLeGBQIAxIMYWdlbnRzOndyaXRlGAEgARJpCghHZXRBZ2VudBIgLm1vbHR3aXJlLmJ1cy52MS5HZXRBZ2VudFJlcXVlc3QaIS5tb2x0d2lyZS5idXMudjEuR2V0QWdlbnRSZXNwb25zZSIYkAIBkt4YEQgCEgthZ2VudHM6cmVhZBgCEm8KCkxpc3RBZ2VudHMSIi5tb2x0d2lyZS5idXMudjEuTGlzdEFnZW50c1JlcXVlc3QaIy5tb2x0d2lyZS5idXMudjEuTGlzdEFnZW50c1Jlc3BvbnNlIhiQAgGS3hgRCAISC2FnZW50czpyZWFkGAIScgoLVXBkYXRlQWdlbnQSIy5tb2x0d2lyZS5idXMudjEuVXBkYXRlQWdlbnRSZXF1ZXN0GiQubW9sdHdpcmUuYnVzLnYxLlVwZGF0ZUFnZW50UmVzcG9uc2UiGJLeGBQIAxIMYWdlbnRzOndyaXRlGAEgARJyCgtEZWxldGVBZ2VudBIjLm1vbHR3aXJlLmJ1cy52MS5EZWxldGVBZ2VudFJlcXVlc3QaJC5tb2x0d2lyZS5idXMudjEuRGVsZXRlQWdlbnRSZXNwb25zZSIYkt4YFAgDEgxhZ2VudHM6d3JpdGUYASABYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent]);
 
 /**
  * RegisterAgentRequest is the request of RegisterAgent.
@@ -79,6 +79,20 @@ export type RegisterAgentRequest = Message<"moltwire.bus.v1.RegisterAgentRequest
    * @generated from field: google.protobuf.Struct metadata = 8;
    */
   metadata?: JsonObject | undefined;
+
+  /**
+   * Its share of the tasks; see Agent.
+   *
+   * @generated from field: int32 weight = 9;
+   */
+  weight: number;
+
+  /**
+   * When its circuit breaker opens; see Agent.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
+   */
+  breaker?: BreakerSettings | undefined;
 };
 
 /**
@@ -142,6 +156,20 @@ export type RegisterAgentRequestJson = {
    * @generated from field: google.protobuf.Struct metadata = 8;
    */
   metadata?: StructJson;
+
+  /**
+   * Its share of the tasks; see Agent.
+   *
+   * @generated from field: int32 weight = 9;
+   */
+  weight?: number;
+
+  /**
+   * When its circuit breaker opens; see Agent.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
+   */
+  breaker?: BreakerSettingsJson;
 };
 
 /**
@@ -438,8 +466,8 @@ export type UpdateAgentRequest = Message<"moltwire.bus.v1.UpdateAgentRequest"> &
   change?: AgentChange | undefined;
 
   /**
-   * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`. A field
-   * that is named and not given is emptied.
+   * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`,
+   * `weight`, `breaker`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -481,8 +509,8 @@ export type UpdateAgentRequestJson = {
   change?: AgentChangeJson;
 
   /**
-   * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`. A field
-   * that is named and not given is emptied.
+   * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`,
+   * `weight`, `breaker`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -564,6 +592,20 @@ export type AgentChange = Message<"moltwire.bus.v1.AgentChange"> & {
    * @generated from field: bool disabled = 8;
    */
   disabled: boolean;
+
+  /**
+   * Its share of the tasks; see Agent.
+   *
+   * @generated from field: int32 weight = 9;
+   */
+  weight: number;
+
+  /**
+   * When its circuit breaker opens; see Agent.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
+   */
+  breaker?: BreakerSettings | undefined;
 };
 
 /**
@@ -627,6 +669,20 @@ export type AgentChangeJson = {
    * @generated from field: bool disabled = 8;
    */
   disabled?: boolean;
+
+  /**
+   * Its share of the tasks; see Agent.
+   *
+   * @generated from field: int32 weight = 9;
+   */
+  weight?: number;
+
+  /**
+   * When its circuit breaker opens; see Agent.
+   *
+   * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
+   */
+  breaker?: BreakerSettingsJson;
 };
 
 /**

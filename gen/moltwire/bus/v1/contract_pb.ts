@@ -15,7 +15,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/contract.proto.
  */
 export const file_moltwire_bus_v1_contract: GenFile = /*@__PURE__*/
-  fileDesc("Ch5tb2x0d2lyZS9idXMvdjEvY29udHJhY3QucHJvdG8SD21vbHR3aXJlLmJ1cy52MSLNBAoIQ29udHJhY3QSDgoGb3JnX2lkGAEgASgJEhMKC2NvbnRyYWN0X2lkGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSEgoKY2FwYWJpbGl0eRgEIAEoCRITCgtkZXNjcmlwdGlvbhgFIAEoCRItCgxpbnB1dF9zY2hlbWEYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei4KDW91dHB1dF9zY2hlbWEYByABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EjIKDnNlY3VyaXR5X2NsYXNzGAggASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIWCg5yZXF1aXJlZF90b29scxgJIAMoCRIqCgd0aW1lb3V0GAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnJlcGVhdGFibGUYCyABKAgSMgoMcmV0cnlfcG9saWN5GAwgASgLMhwubW9sdHdpcmUuYnVzLnYxLlJldHJ5UG9saWN5EhkKEWFwcHJvdmFsX3JlcXVpcmVkGA0gASgIEi8KCWZhbGxiYWNrcxgOIAMoCzIcLm1vbHR3aXJlLmJ1cy52MS5Db250cmFjdFJlZhISCgpkZXByZWNhdGVkGA8gASgIEi8KC2NyZWF0ZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5kZXByZWNhdGVfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAipgEKC1JldHJ5UG9saWN5Eh4KC21heF9yZXRyaWVzGAEgASgFQgm6SAYaBBgKKAASOAoHYmFja29mZhgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIMukgJqgEGIgIIPDIAEj0KC21heF9iYWNrb2ZmGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg26SAqqAQciAwisAjIAIkgKC0NvbnRyYWN0UmVmEh8KC2NvbnRyYWN0X2lkGAEgASgJQgq6SAdyBRABGIABEhgKB3ZlcnNpb24YAiABKAlCB7pIBHICGEAiUgoMU2NoZW1hQ2hhbmdlEhAKCGJyZWFraW5nGAEgASgIEhEKCWRpcmVjdGlvbhgCIAEoCRIMCgRwYXRoGAMgASgJEg8KB21lc3NhZ2UYBCABKAliBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
+  fileDesc("Ch5tb2x0d2lyZS9idXMvdjEvY29udHJhY3QucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKWBQoIQ29udHJhY3QSDgoGb3JnX2lkGAEgASgJEhMKC2NvbnRyYWN0X2lkGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSEgoKY2FwYWJpbGl0eRgEIAEoCRITCgtkZXNjcmlwdGlvbhgFIAEoCRItCgxpbnB1dF9zY2hlbWEYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei4KDW91dHB1dF9zY2hlbWEYByABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EjIKDnNlY3VyaXR5X2NsYXNzGAggASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIWCg5yZXF1aXJlZF90b29scxgJIAMoCRIqCgd0aW1lb3V0GAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnJlcGVhdGFibGUYCyABKAgSMgoMcmV0cnlfcG9saWN5GAwgASgLMhwubW9sdHdpcmUuYnVzLnYxLlJldHJ5UG9saWN5EhkKEWFwcHJvdmFsX3JlcXVpcmVkGA0gASgIEi8KCWZhbGxiYWNrcxgOIAMoCzIcLm1vbHR3aXJlLmJ1cy52MS5Db250cmFjdFJlZhISCgpkZXByZWNhdGVkGA8gASgIEi8KC2NyZWF0ZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5kZXByZWNhdGVfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQZXN0aW1hdGVkX3Rva2VucxgSIAEoAxISCgptYXhfdG9rZW5zGBMgASgDEhkKEXBhcnRuZXJfYWdlbnRfaWRzGBQgAygJIqYBCgtSZXRyeVBvbGljeRIeCgttYXhfcmV0cmllcxgBIAEoBUIJukgGGgQYCigAEjgKB2JhY2tvZmYYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDLpICaoBBiICCDwyABI9CgttYXhfYmFja29mZhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIrAIyACJICgtDb250cmFjdFJlZhIfCgtjb250cmFjdF9pZBgBIAEoCUIKukgHcgUQARiAARIYCgd2ZXJzaW9uGAIgASgJQge6SARyAhhAIlIKDFNjaGVtYUNoYW5nZRIQCghicmVha2luZxgBIAEoCBIRCglkaXJlY3Rpb24YAiABKAkSDAoEcGF0aBgDIAEoCRIPCgdtZXNzYWdlGAQgASgJYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
 
 /**
  * Contract is one version of an agreement between those who ask for work and those who do it. A version never changes.
@@ -141,6 +141,27 @@ export type Contract = Message<"moltwire.bus.v1.Contract"> & {
    * @generated from field: google.protobuf.Timestamp deprecate_time = 17;
    */
   deprecateTime?: Timestamp | undefined;
+
+  /**
+   * The tokens one task is expected to use: what a budget reserves when the task is accepted. 0: `max_tokens` is reserved.
+   *
+   * @generated from field: int64 estimated_tokens = 18;
+   */
+  estimatedTokens: bigint;
+
+  /**
+   * The tokens one task may use at most, told to the agent. Reserved in place of an estimate. 0: no bound, and nothing is reserved without an estimate.
+   *
+   * @generated from field: int64 max_tokens = 19;
+   */
+  maxTokens: bigint;
+
+  /**
+   * The external partners that may ask for it: agents of the tier EXTERNAL_PARTNER reach only contracts that name them.
+   *
+   * @generated from field: repeated string partner_agent_ids = 20;
+   */
+  partnerAgentIds: string[];
 };
 
 /**
@@ -267,6 +288,27 @@ export type ContractJson = {
    * @generated from field: google.protobuf.Timestamp deprecate_time = 17;
    */
   deprecateTime?: TimestampJson;
+
+  /**
+   * The tokens one task is expected to use: what a budget reserves when the task is accepted. 0: `max_tokens` is reserved.
+   *
+   * @generated from field: int64 estimated_tokens = 18;
+   */
+  estimatedTokens?: string;
+
+  /**
+   * The tokens one task may use at most, told to the agent. Reserved in place of an estimate. 0: no bound, and nothing is reserved without an estimate.
+   *
+   * @generated from field: int64 max_tokens = 19;
+   */
+  maxTokens?: string;
+
+  /**
+   * The external partners that may ask for it: agents of the tier EXTERNAL_PARTNER reach only contracts that name them.
+   *
+   * @generated from field: repeated string partner_agent_ids = 20;
+   */
+  partnerAgentIds?: string[];
 };
 
 /**

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/task.proto.
  */
 export const file_moltwire_bus_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("Chptb2x0d2lyZS9idXMvdjEvdGFzay5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIpcFCgRUYXNrEg4KBm9yZ19pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEikKBXN0YXRlGAMgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tTdGF0ZRITCgtjb250cmFjdF9pZBgEIAEoCRIYChBjb250cmFjdF92ZXJzaW9uGAUgASgJEhcKD2NhbGxlcl9hZ2VudF9pZBgGIAEoCRIXCg90YXJnZXRfYWdlbnRfaWQYByABKAkSJQoFaW5wdXQYCCABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSJgoGb3V0cHV0GAkgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlEikKBWVycm9yGAogASgLMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tFcnJvchIQCghhdHRlbXB0cxgLIAEoBRInCgV1c2FnZRgMIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlEhAKCHRyYWNlX2lkGA0gASgJEg8KB3NwYW5faWQYDiABKAkSFgoOcGFyZW50X3NwYW5faWQYDyABKAkSLwoLY3JlYXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1kZWFkbGluZV90aW1lGBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCgZsYWJlbHMYEyADKAsyIS5tb2x0d2lyZS5idXMudjEuVGFzay5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrcBCglUYXNrRXJyb3ISLAoGcmVhc29uGAEgASgOMhwubW9sdHdpcmUuYXBpLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSOgoIbWV0YWRhdGEYAyADKAsyKC5tb2x0d2lyZS5idXMudjEuVGFza0Vycm9yLk1ldGFkYXRhRW50cnkaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpECCgtUYXNrQXR0ZW1wdBIPCgdhdHRlbXB0GAEgASgFEhAKCGFnZW50X2lkGAIgASgJEhMKC2NvbnRyYWN0X2lkGAMgASgJEhgKEGNvbnRyYWN0X3ZlcnNpb24YBCABKAkSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBWVycm9yGAcgASgLMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tFcnJvchInCgV1c2FnZRgIIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlKt4BCglUYXNrU3RhdGUSGgoWVEFTS19TVEFURV9VTlNQRUNJRklFRBAAEhgKFFRBU0tfU1RBVEVfU1VCTUlUVEVEEAESFgoSVEFTS19TVEFURV9XT1JLSU5HEAISIAocVEFTS19TVEFURV9BV0FJVElOR19BUFBST1ZBTBADEhgKFFRBU0tfU1RBVEVfQ09NUExFVEVEEAQSFQoRVEFTS19TVEFURV9GQUlMRUQQBRIXChNUQVNLX1NUQVRFX0NBTkNFTEVEEAYSFwoTVEFTS19TVEFURV9SRUpFQ1RFRBAHYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_agent_v1_agent_runtime, file_moltwire_api_v1_error_reason]);
+  fileDesc("Chptb2x0d2lyZS9idXMvdjEvdGFzay5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIuIFCgRUYXNrEg4KBm9yZ19pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEikKBXN0YXRlGAMgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tTdGF0ZRITCgtjb250cmFjdF9pZBgEIAEoCRIYChBjb250cmFjdF92ZXJzaW9uGAUgASgJEhcKD2NhbGxlcl9hZ2VudF9pZBgGIAEoCRIXCg90YXJnZXRfYWdlbnRfaWQYByABKAkSJQoFaW5wdXQYCCABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSJgoGb3V0cHV0GAkgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlEikKBWVycm9yGAogASgLMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tFcnJvchIQCghhdHRlbXB0cxgLIAEoBRInCgV1c2FnZRgMIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlEhAKCHRyYWNlX2lkGA0gASgJEg8KB3NwYW5faWQYDiABKAkSFgoOcGFyZW50X3NwYW5faWQYDyABKAkSLwoLY3JlYXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1kZWFkbGluZV90aW1lGBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCgZsYWJlbHMYEyADKAsyIS5tb2x0d2lyZS5idXMudjEuVGFzay5MYWJlbHNFbnRyeRITCgthcHByb3ZhbF9pZBgUIAEoCRITCgtjb3N0X21pY3JvcxgVIAEoAxIfChdyZXRyeV9vZl9kZWFkX2xldHRlcl9pZBgWIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrcBCglUYXNrRXJyb3ISLAoGcmVhc29uGAEgASgOMhwubW9sdHdpcmUuYXBpLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSOgoIbWV0YWRhdGEYAyADKAsyKC5tb2x0d2lyZS5idXMudjEuVGFza0Vycm9yLk1ldGFkYXRhRW50cnkaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpECCgtUYXNrQXR0ZW1wdBIPCgdhdHRlbXB0GAEgASgFEhAKCGFnZW50X2lkGAIgASgJEhMKC2NvbnRyYWN0X2lkGAMgASgJEhgKEGNvbnRyYWN0X3ZlcnNpb24YBCABKAkSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBWVycm9yGAcgASgLMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tFcnJvchInCgV1c2FnZRgIIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlKt4BCglUYXNrU3RhdGUSGgoWVEFTS19TVEFURV9VTlNQRUNJRklFRBAAEhgKFFRBU0tfU1RBVEVfU1VCTUlUVEVEEAESFgoSVEFTS19TVEFURV9XT1JLSU5HEAISIAocVEFTS19TVEFURV9BV0FJVElOR19BUFBST1ZBTBADEhgKFFRBU0tfU1RBVEVfQ09NUExFVEVEEAQSFQoRVEFTS19TVEFURV9GQUlMRUQQBRIXChNUQVNLX1NUQVRFX0NBTkNFTEVEEAYSFwoTVEFTS19TVEFURV9SRUpFQ1RFRBAHYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_agent_v1_agent_runtime, file_moltwire_api_v1_error_reason]);
 
 /**
  * Task is one piece of work under a contract.
@@ -156,6 +156,27 @@ export type Task = Message<"moltwire.bus.v1.Task"> & {
    * @generated from field: map<string, string> labels = 19;
    */
   labels: { [key: string]: string };
+
+  /**
+   * The approval it waits for, or waited for last.
+   *
+   * @generated from field: string approval_id = 20;
+   */
+  approvalId: string;
+
+  /**
+   * What all attempts cost by the rates of CostService, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 21;
+   */
+  costMicros: bigint;
+
+  /**
+   * The dead letter it tries again, if it does.
+   *
+   * @generated from field: string retry_of_dead_letter_id = 22;
+   */
+  retryOfDeadLetterId: string;
 };
 
 /**
@@ -296,6 +317,27 @@ export type TaskJson = {
    * @generated from field: map<string, string> labels = 19;
    */
   labels?: { [key: string]: string };
+
+  /**
+   * The approval it waits for, or waited for last.
+   *
+   * @generated from field: string approval_id = 20;
+   */
+  approvalId?: string;
+
+  /**
+   * What all attempts cost by the rates of CostService, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 21;
+   */
+  costMicros?: string;
+
+  /**
+   * The dead letter it tries again, if it does.
+   *
+   * @generated from field: string retry_of_dead_letter_id = 22;
+   */
+  retryOfDeadLetterId?: string;
 };
 
 /**

@@ -1,0 +1,84 @@
+import { fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { type TaskAttemptSchema, TaskErrorSchema } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import type { App } from "../app.ts";
+import { type Queryable, sql, type Tx } from "../db/db.ts";
+import { noUsage, type Usage } from "./adapter.ts";
+import { type TaskFault, toTaskError } from "./task-store.ts";
+
+/** One attempt as it is stored. `end_ms` is null while it runs; `error`, sealed, also when it succeeded. */
+export type AttemptRow = {
+  readonly org_id: string;
+  readonly task_id: string;
+  readonly attempt: number;
+  readonly trace_id: string;
+  readonly agent_id: string;
+  readonly contract_id: string;
+  readonly contract_version: string;
+  readonly start_ms: number;
+  readonly end_ms: number | null;
+  readonly error: Uint8Array | null;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly model: string;
+};
+
+type Key = { readonly orgId: string; readonly taskId: string; readonly attempt: number };
+
+const columns = sql`org_id, task_id, attempt, trace_id, agent_id, contract_id, contract_version, start_ms, end_ms, error, input_tokens, output_tokens, model`;
+
+/** Writes down that an attempt begins. */
+export const openAttempt = (
+  tx: Tx,
+  key: Key,
+  of: {
+    readonly traceId: string;
+    readonly agentId: string;
+    readonly contractId: string;
+    readonly contractVersion: string;
+    readonly startMs: number;
+  },
+): Promise<number> =>
+  tx.run(sql`
+    insert into task_attempt (${columns})
+    values (${key.orgId}, ${key.taskId}, ${key.attempt}, ${of.traceId}, ${of.agentId}, ${of.contractId}, ${of.contractVersion}, ${of.startMs}, null,
+      null, 0, 0, '')`);
+
+/** How an attempt ended. */
+export type AttemptEnd = { readonly endMs: number; readonly usage: Usage; readonly fault?: TaskFault };
+
+/** Writes down how one attempt ended. */
+export const closeAttempt = (tx: Tx, app: Pick<App, "vault">, key: Key, end: AttemptEnd): Promise<number> =>
+  tx.run(sql`
+    update task_attempt set end_ms = ${end.endMs}, error = ${sealed(app, key, end.fault)}, input_tokens = ${end.usage.inputTokens},
+      output_tokens = ${end.usage.outputTokens}, model = ${end.usage.model}
+    where org_id = ${key.orgId} and task_id = ${key.taskId} and attempt = ${key.attempt} and end_ms is null`);
+
+/** The task ended from outside while an attempt ran, or nobody knows how the attempt ended; changes nothing when none runs. */
+export const abandonAttempt = (tx: Tx, app: Pick<App, "vault">, key: Key, fault: TaskFault, endMs: number) =>
+  closeAttempt(tx, app, key, { endMs, usage: noUsage, fault });
+
+/** All attempts of a task, first one first. */
+export const attemptsOf = (db: Queryable, orgId: string, taskId: string): Promise<AttemptRow[]> =>
+  db.all<AttemptRow>(
+    sql`select ${columns} from task_attempt where org_id = ${orgId} and task_id = ${taskId} order by attempt`,
+  );
+
+const placeOf = ({ orgId, taskId, attempt }: Key) => ({ orgId, table: "task_attempt", id: `${taskId} ${attempt}` });
+
+const sealed = (app: Pick<App, "vault">, key: Key, fault: TaskFault | undefined): Uint8Array | null =>
+  fault ? app.vault.seal(placeOf(key), toBinary(TaskErrorSchema, toTaskError(fault))) : null;
+
+export const toTaskAttempt = (app: Pick<App, "vault">, row: AttemptRow): MessageInitShape<typeof TaskAttemptSchema> => {
+  const key = { orgId: row.org_id, taskId: row.task_id, attempt: row.attempt };
+  return {
+    attempt: row.attempt,
+    agentId: row.agent_id,
+    contractId: row.contract_id,
+    contractVersion: row.contract_version,
+    startTime: timestampFromMs(row.start_ms),
+    ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
+    ...(row.error && { error: fromBinary(TaskErrorSchema, app.vault.open(placeOf(key), row.error)) }),
+    usage: { inputTokens: BigInt(row.input_tokens), outputTokens: BigInt(row.output_tokens), model: row.model },
+  };
+};

@@ -1,0 +1,100 @@
+/** Every end of a task, and of an attempt, is here: what depends on either is written in the same transaction. */
+import type { JsonValue } from "@bufbuild/protobuf";
+import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import type { App } from "../app.ts";
+import type { Tx } from "../db/db.ts";
+import { emit } from "../ops/outbox.ts";
+import { noUsage, type Usage } from "./adapter.ts";
+import { abandonAttempt, closeAttempt } from "./attempt-store.ts";
+import {
+  endAttempt,
+  endTask,
+  type Hold,
+  sealFault,
+  sealJson,
+  type TaskFault,
+  type TaskSummaryRow,
+} from "./task-store.ts";
+import { recordSteps, type Span, type Step } from "./trace-store.ts";
+
+/** A task in the hands of this server. */
+export type HeldTask = { readonly hold: Hold; readonly task: TaskSummaryRow };
+
+/** How an attempt went: what it used, and why it gave nothing if it did. */
+export type AttemptOutcome = { readonly number: number; readonly usage: Usage; readonly fault?: TaskFault };
+
+/** How a task ends. `attempt` is the one that ended with it, if one did; without it, one that still ran is abandoned. */
+export type TaskEnd = {
+  readonly state: TaskState;
+  readonly endMs: number;
+  readonly output?: JsonValue;
+  readonly fault?: TaskFault;
+  readonly attempt?: AttemptOutcome | undefined;
+  readonly steps: readonly Step[];
+};
+
+export const spanOf = (task: TaskSummaryRow): Span => ({
+  orgId: task.org_id,
+  traceId: task.trace_id,
+  spanId: task.span_id,
+  parentSpanId: task.parent_span_id,
+  taskId: task.task_id,
+  callerAgentId: task.caller_agent_id,
+  contractId: task.contract_id,
+});
+
+/** Ends a task, once: false when it is no longer held or has ended already, and then nothing was written. */
+export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<boolean> {
+  const { orgId, taskId } = hold;
+  const ended = await endTask(tx, hold, {
+    state: end.state,
+    output: end.output === undefined ? null : sealJson(app, orgId, taskId, "output", end.output),
+    error: end.fault ? sealFault(app, orgId, taskId, end.fault) : null,
+    usage: end.attempt?.usage ?? noUsage,
+    endMs: end.endMs,
+  });
+  if (!ended) return false;
+  if (end.attempt)
+    await closeAttempt(tx, app, { orgId, taskId, attempt: end.attempt.number }, { ...end.attempt, endMs: end.endMs });
+  else if (ended.attempts > 0 && end.fault)
+    await abandonAttempt(tx, app, { orgId, taskId, attempt: ended.attempts }, end.fault, end.endMs);
+  await recordSteps(tx, app, spanOf(task), end.steps);
+  await emitEnd(tx, app, task, end);
+  return true;
+}
+
+/** Ends an attempt after which the task goes on: false when the task is no longer held, and then nothing was written. */
+export async function concludeAttempt(
+  tx: Tx,
+  app: App,
+  { hold, task }: HeldTask,
+  attempt: AttemptOutcome | undefined,
+  endMs: number,
+  steps: readonly Step[],
+): Promise<boolean> {
+  if ((await endAttempt(tx, hold, attempt?.usage ?? noUsage)) === 0) return false;
+  const { orgId, taskId } = hold;
+  if (attempt) await closeAttempt(tx, app, { orgId, taskId, attempt: attempt.number }, { ...attempt, endMs });
+  await recordSteps(tx, app, spanOf(task), steps);
+  return true;
+}
+
+/** Tells the world how a task ended; the caller's agent is the one concerned. */
+const emitEnd = (tx: Tx, app: App, task: TaskSummaryRow, { state, fault, endMs }: TaskEnd): Promise<void> =>
+  emit(tx, app, {
+    orgId: task.org_id,
+    type: state === TaskState.COMPLETED ? "task.completed" : "task.failed",
+    agentId: task.caller_agent_id,
+    timeMs: endMs,
+    traceId: task.trace_id,
+    payload: {
+      task_id: task.task_id,
+      contract_id: task.contract_id,
+      contract_version: task.contract_version,
+      state: stateName(state),
+      reason: fault?.reason ?? "",
+    },
+  });
+
+export const stateName = (state: number): string =>
+  Object.keys(TaskState).find((name) => TaskState[name as keyof typeof TaskState] === state) ?? String(state);

@@ -12,6 +12,7 @@ import type { App } from "./app.ts";
 import type { Adapters } from "./bus/adapter.ts";
 import { echoAdapter } from "./bus/adapters/echo.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
+import { expireApprovals } from "./bus/approval/expire.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
@@ -91,6 +92,7 @@ const mib = 1_048_576;
 const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
+const approvalMs = 5_000;
 const certificateMs = 60_000;
 
 /** Opens storage, brings its schema forward, and builds the server; `listen` opens the port. */
@@ -178,6 +180,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
+    every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 

@@ -17,6 +17,7 @@ import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
+import { approvalHandler } from "./bus/approval/handler.ts";
 import { contractHandler } from "./bus/contract-handler.ts";
 import type { Dispatcher } from "./bus/dispatch.ts";
 import { taskHandler } from "./bus/task-handler.ts";
@@ -59,7 +60,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(ContractService, contractHandler(app));
   serve(AgentService, agentHandler(app));
   serve(PolicyService, {});
-  serve(ApprovalService, {});
+  serve(ApprovalService, approvalHandler(app, dispatcher));
   serve(BudgetService, {});
   serve(DeadLetterService, {});
   serve(TraceService, traceHandler(app));

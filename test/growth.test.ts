@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { agentsWithCapability } from "../src/bus/agent-store.ts";
+import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
 import { listTasks, orphanedTasks } from "../src/bus/task-store.ts";
 import {
   committedTraceSteps,
@@ -24,6 +25,7 @@ afterAll(() => world[Symbol.asyncDispose]());
 
 const at = { xid: 0, seq: 400_000 };
 const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
+const noApproval = { state: 0, agentId: "", callerAgentId: "", contractId: "", taskId: "", traceId: "" };
 const org = "org_a";
 const trace = "0".repeat(32);
 
@@ -72,6 +74,22 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "a page of traces",
     (db) => listTraces(db, org, { openerAgentId: "", contractId: "" }, [1, trace], 51),
     /trace_start \(org_id=\? AND \(start_ms/,
+  ],
+  ["approvals that nobody decided in time", (db) => dueApprovals(db, 1, 100), /approval_due \(expire_ms<\?\)/],
+  [
+    "a page of one agent's approvals in one state",
+    (db) => listApprovals(db, org, { ...noApproval, callerAgentId: "agt_a", state: 1 }, ["apr_z"], 51),
+    /approval_caller \(org_id=\? AND caller_agent_id=\? AND approval_id<\?\)/,
+  ],
+  [
+    "a page of the approvals of one contract in one state",
+    (db) => listApprovals(db, org, { ...noApproval, contractId: "c", state: 1 }, ["apr_z"], 51),
+    /approval_contract \(org_id=\? AND contract_id=\? AND approval_id<\?\)/,
+  ],
+  [
+    "a page of the approvals that concern one agent",
+    (db) => listApprovals(db, org, { ...noApproval, agentId: "agt_a" }, ["apr_z"], 51),
+    /approval_target \(org_id=\? AND target_agent_id=\? AND approval_id<\?\)/,
   ],
   ["tasks without a server", (db) => orphanedTasks(db, 1, 100), /task_open/],
   [

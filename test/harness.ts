@@ -7,6 +7,7 @@ import { pino } from "pino";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
+import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { ContractService } from "../gen/moltwire/bus/v1/contract_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
@@ -114,6 +115,7 @@ export const clientsAt = (url: string, key: string | undefined, protocol: Protoc
 
 const clientsOf = (over: Transport) => ({
   bus: createClient(BusService, over),
+  approvals: createClient(ApprovalService, over),
   contracts: createClient(ContractService, over),
   agents: createClient(AgentService, over),
   traces: createClient(TraceService, over),

@@ -1,5 +1,3 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { pino } from "pino";
@@ -24,7 +22,7 @@ import {
 } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
-import { freshDatabase } from "./engines.ts";
+import { lastingStorage } from "./engines.ts";
 import {
   type Clients,
   clientsAt,
@@ -42,23 +40,9 @@ const fixture = fileURLToPath(new URL("bus-fixtures/server.ts", import.meta.url)
 const operatorKey = "kR7w2Qz9XvB4nT6mLp3sYf8hJd5gCa1e";
 const leaseMs = 3_000;
 
-/** Storage that outlives its servers. */
-async function storage(dialect: "sqlite" | "postgres") {
-  const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-  const database = dialect === "postgres" ? await freshDatabase() : undefined;
-  return {
-    folder,
-    options: database ? { databaseUrl: database.url } : { data: folder },
-    async [Symbol.asyncDispose]() {
-      rmSync(folder, { recursive: true });
-      await database?.drop();
-    },
-  };
-}
-
 describe("kill -9 of the server in the middle of its work, on a data folder", () => {
   test("each task ends as promised after the restart: dispatched, repeated under the same id, or OUTCOME_UNKNOWN", async () => {
-    await using place = await storage("sqlite");
+    await using place = await lastingStorage("sqlite");
     await using agent = await httpAgent(silent);
     await using broken = await httpAgent(failing("internal"));
     const args = ["--data", place.folder, "--port", "0", "--rate-limit", "0", "--log-level", "silent"];
@@ -129,7 +113,7 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
   });
 
   test("a task whose deadline passed while the server was down is not given to an agent any more", async () => {
-    await using place = await storage("sqlite");
+    await using place = await lastingStorage("sqlite");
     await using agent = await httpAgent();
     let adminKey: string;
     let taskId: string;
@@ -156,7 +140,7 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
 });
 
 test("a start that fails because its port is taken has begun nobody's work", async () => {
-  await using place = await storage("sqlite");
+  await using place = await lastingStorage("sqlite");
   await using agent = await httpAgent(silent);
   {
     await using first = await start("sqlite", { ...place.options, drainMs: 0 });
@@ -181,7 +165,7 @@ test("a start that fails because its port is taken has begun nobody's work", asy
 
 describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL database", () => {
   test("when one is killed the others take its tasks after its lease, none twice, each ending once", async () => {
-    await using place = await storage("postgres");
+    await using place = await lastingStorage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", { ...place.options, leaseMs });
     await using two = await start("postgres", { ...place.options, leaseMs });
@@ -220,7 +204,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("a task that was taken over ignores what its former holder brings, and the call of that one is hung up on", async () => {
-    await using place = await storage("postgres");
+    await using place = await lastingStorage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", place.options);
     const org = await one.org();
@@ -250,7 +234,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("a task is canceled through another replica than the one that works on it", async () => {
-    await using place = await storage("postgres");
+    await using place = await lastingStorage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", place.options);
     await using two = await start("postgres", place.options);
@@ -265,7 +249,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("connections that the database drops again and again leave no task open", async () => {
-    await using place = await storage("postgres");
+    await using place = await lastingStorage("postgres");
     await using agent = await httpAgent();
     await using world = await start("postgres", place.options);
     await using witness = await start("postgres");
@@ -319,15 +303,16 @@ test.each(dialects)("a task that its own server has lost sight of is taken up ag
   });
   await eventually(async () => {
     clock.advance(61_000);
-    return (await org.admin.bus.getTask({ taskId })).task?.state === TaskState.COMPLETED;
+    return recovered(await eventsOf(org.admin, traceId)).length > 0;
   });
+  await eventually(async () => (await org.admin.bus.getTask({ taskId })).task?.state === TaskState.COMPLETED);
   expect(recovered(await eventsOf(org.admin, traceId)).map(({ details }) => details?.action)).toEqual(["dispatch"]);
   expect(agent.calls.map(({ task }) => task.attempt)).toEqual([1, 2]);
 });
 
 describe.each(dialects)("a graceful stop on %s", (dialect) => {
   test("answers who still waits when the grace is over, ends streams with their cursor, and the tasks go on after the restart", async () => {
-    await using place = await storage(dialect);
+    await using place = await lastingStorage(dialect);
     await using agent = await httpAgent(silent);
     const before = await start(dialect, { ...place.options, drainMs: 200 });
     const org = await before.org();
@@ -358,7 +343,7 @@ describe.each(dialects)("a graceful stop on %s", (dialect) => {
   });
 
   test("lets tasks under way end within the grace, and their callers have the answer", async () => {
-    await using place = await storage(dialect);
+    await using place = await lastingStorage(dialect);
     await using agent = await httpAgent(silent);
     const world = await start(dialect, { ...place.options, drainMs: 20_000 });
     const org = await world.org();
@@ -374,7 +359,7 @@ describe.each(dialects)("a graceful stop on %s", (dialect) => {
   });
 
   test("a SIGTERM with a task under way and an open stream exits 0", async () => {
-    await using place = await storage(dialect);
+    await using place = await lastingStorage(dialect);
     await using agent = await httpAgent(silent);
     const database = "databaseUrl" in place.options ? ["--database-url", place.options.databaseUrl] : [];
     const args = ["--data", place.folder, "--port", "0", "--log-level", "silent", ...database];

@@ -33,8 +33,11 @@ export async function attemptOnce(
   run.signal.throwIfAborted();
   const endpoint = endpointOf(agent)!;
   const timeoutMs = Math.max(1, Math.min(contract.timeout_ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
-  const attempt = await settleBegin(app, run, agent, contract, String(endpoint.kind.case), timeoutMs);
-  if (!attempt) throw new LetGo("no longer held");
+  const adapter = String(endpoint.kind.case);
+  const begun = await settleBegin(app, run, run.input, { agent, contract, adapter, timeoutMs });
+  if (!begun) throw new LetGo("no longer held");
+  if ("rejected" in begun) return undefined;
+  const { attempt } = begun;
   try {
     const answer = await call(run, contract, attempt, endpoint, timeoutMs);
     const violations = outputViolations(app, contract, answer.output);

@@ -1,10 +1,13 @@
 /** Every end of a task, and of an attempt, is here: what depends on either is written in the same transaction. */
 import type { JsonValue } from "@bufbuild/protobuf";
+import { ApprovalState } from "../../gen/moltwire/bus/v1/approval_pb.ts";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { emit } from "../ops/outbox.ts";
 import { noUsage, type Usage } from "./adapter.ts";
+import { endApproval } from "./approval/store.ts";
 import { abandonAttempt, closeAttempt } from "./attempt-store.ts";
 import {
   endAttempt,
@@ -54,6 +57,7 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
     endMs: end.endMs,
   });
   if (!ended) return false;
+  if (task.approval_id) await cancelApproval(tx, orgId, task.approval_id, end.endMs);
   if (end.attempt)
     await closeAttempt(tx, app, { orgId, taskId, attempt: end.attempt.number }, { ...end.attempt, endMs: end.endMs });
   else if (ended.attempts > 0 && end.fault)
@@ -62,6 +66,20 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
   await emitEnd(tx, app, task, end);
   return true;
 }
+
+/** What nobody has decided when the task ends needs no decision any more. */
+const cancelApproval = (tx: Tx, orgId: string, approvalId: string, decideMs: number): Promise<number> =>
+  endApproval(tx, orgId, approvalId, { state: ApprovalState.CANCELED, decideMs, decidedBy: "", note: "" });
+
+/** The step of a task that is refused after it was accepted. */
+export const rejectedStep = (task: TaskSummaryRow, fault: TaskFault, timeMs: number): Step => ({
+  kind: TraceEventKind.REJECTED,
+  timeMs,
+  message: fault.message,
+  details: { reason: fault.reason, message: fault.message, ...fault.metadata },
+  targetAgentId: task.target_agent_id,
+  durationMs: timeMs - task.create_ms,
+});
 
 /** Ends an attempt after which the task goes on: false when the task is no longer held, and then nothing was written. */
 export async function concludeAttempt(

@@ -4,6 +4,7 @@ import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { findAgent } from "./agent-store.ts";
+import type { Demand } from "./approval/gate.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
 import { jsonBytes, jsonFault } from "./payload.ts";
 import { resolveContract } from "./resolve.ts";
@@ -21,7 +22,13 @@ export type Wish = {
 
 /** The decision on a wish: the steps taken to it, and either the contract and first agent, or the refusal. */
 export type Decision = { readonly steps: readonly Step[] } & (
-  | { readonly contract: ContractRow; readonly targetAgentId: string; readonly refusal?: undefined }
+  | {
+      readonly contract: ContractRow;
+      readonly targetAgentId: string;
+      /** Who asks for an approval first, if anybody does. */
+      readonly demand?: Demand | undefined;
+      readonly refusal?: undefined;
+    }
   | { readonly refusal: Fault }
 );
 
@@ -48,7 +55,7 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     checkInput(deciding, contract);
     const targetAgentId = await chooseAgent(deciding, contract, turn);
     checkPolicy(deciding, targetAgentId);
-    return { steps, contract, targetAgentId };
+    return { steps, contract, targetAgentId, demand: demandOf(contract) };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     add(TraceEventKind.REFUSED, error.message, { reason: error.reason, message: error.message, ...error.metadata });
@@ -78,13 +85,6 @@ async function checkContract({ db, wish }: Deciding): Promise<ContractRow> {
   if (contract.deprecate_ms !== null) {
     const metadata = { field: "contract_version", contract_id, contract_version: version };
     throw new Fault("CONTRACT_DEPRECATED", `${contract_id}@${version} is deprecated and takes no new tasks`, metadata);
-  }
-  if (contract.approval_required !== 0) {
-    throw new Fault(
-      "APPROVAL_REQUIRED",
-      `${contract_id}@${version} needs an approval for each task, and this server cannot take approvals yet`,
-      { field: "contract_id", contract_id },
-    );
   }
   return contract;
 }
@@ -156,6 +156,11 @@ async function chooseAgent({ db, wish, add }: Deciding, contract: ContractRow, t
   };
   throw new Fault("NO_CAPABLE_AGENT", `no agent with the capability ${capability} can do it: ${advice}`, metadata);
 }
+
+const demandOf = (contract: ContractRow): Demand | undefined =>
+  contract.approval_required === 0
+    ? undefined
+    : { byContract: true, policyIds: [], reasons: [`${contract.contract_id} asks for an approval of each task`] };
 
 /** Inside one organisation everything is allowed until policies are built; the trace says so. */
 function checkPolicy({ add }: Deciding, targetAgentId: string): void {

@@ -124,10 +124,11 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
   const { app, task } = run;
   const contract = await findContract(app.db.query, task.org_id, task.contract_id, task.contract_version);
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
-  const { candidates } = await route(app.db.query, task.org_id, contract, task.wanted_agent_id, turn);
+  const { candidates } = await route(app.db.query, task.org_id, contract, boundAgent(task), turn);
   let failure = await tryContract(hands, run, contract, candidates);
+  const approved = task.approval_id !== "";
   for (const ref of JSON.parse(contract.fallbacks) as ContractRef[]) {
-    if (!failure?.nextAllowed) break;
+    if (!failure?.nextAllowed || approved) break; // the approval was for this contract and this agent
     const fallback = await usableFallback(run, ref, turn);
     if (!fallback) continue;
     if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
@@ -135,6 +136,9 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
   }
   if (failure && !(await settleFailed(app, run, failure.fault, failure.last))) throw new LetGo("no longer held");
 }
+
+/** The only agent that may do it: the one that was approved, or the one that the caller insists on. */
+const boundAgent = (task: TaskRow): string => (task.approval_id ? task.target_agent_id : task.wanted_agent_id);
 
 /** The fallback's version and its agents, if it takes this input and somebody can do it. */
 async function usableFallback({ app, task, input }: Run, ref: ContractRef, turn: number) {

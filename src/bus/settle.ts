@@ -3,12 +3,13 @@ import type { JsonValue } from "@bufbuild/protobuf";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import { type Body, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
+import { type Body, OutcomeUnknownError, OverloadedError, type Tx } from "../db/db.ts";
 import { isLost } from "../db/postgres-wire.ts";
 import type { Answer, AttemptFault, Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { openAttempt } from "./attempt-store.ts";
-import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, spanOf } from "./conclude.ts";
+import { withdrawal } from "./authority.ts";
+import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
 import { beginAttempt, InFlight, type TaskFault } from "./task-store.ts";
@@ -45,17 +46,24 @@ const firstStorageWaitMs = 50;
 const mayPass = (error: unknown): boolean =>
   error instanceof OverloadedError || error instanceof OutcomeUnknownError || isLost(error);
 
-/** Writes down, before the agent is called, that it will be; undefined when the task is no longer held. */
+/** What became of the beginning of an attempt: it has begun, or the task has been rejected. */
+export type Begun = { readonly attempt: Attempt } | { readonly rejected: TaskFault };
+
+/**
+ * Writes down, before the agent is called, that it will be; undefined when the task is no longer held. A task that was approved is looked at
+ * again first, in the same transaction.
+ */
 export const settleBegin = (
   app: App,
-  { hold, task }: HeldTask,
-  agent: AgentRow,
-  contract: ContractRow,
-  adapter: string,
-  timeoutMs: number,
-): Promise<Attempt | undefined> =>
+  held: HeldTask,
+  input: JsonValue,
+  { agent, contract, adapter, timeoutMs }: Beginning,
+): Promise<Begun | undefined> =>
   persist(app, async (tx) => {
+    const { hold, task } = held;
     const startMs = app.clock.now();
+    const rejected = task.approval_id ? await withdrawal(tx, app, task, input, agent.agent_id) : undefined;
+    if (rejected) return (await reject(tx, app, held, rejected)) ? { rejected } : undefined;
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
     const number = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (number === undefined) return undefined;
@@ -83,8 +91,22 @@ export const settleBegin = (
         targetAgentId: agent.agent_id,
       },
     ]);
-    return { number, agent, contract, startMs };
+    return { attempt: { number, agent, contract, startMs } };
   });
+
+/** An attempt that is about to begin. */
+export type Beginning = {
+  readonly agent: AgentRow;
+  readonly contract: ContractRow;
+  readonly adapter: string;
+  readonly timeoutMs: number;
+};
+
+function reject(tx: Tx, app: App, held: HeldTask, fault: TaskFault): Promise<boolean> {
+  const endMs = app.clock.now();
+  const step = rejectedStep(held.task, fault, endMs);
+  return concludeTask(tx, app, held, { state: TaskState.REJECTED, endMs, fault, steps: [step] });
+}
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>

@@ -10,9 +10,10 @@ import type { Caller } from "../rpc/caller.ts";
 import type { Command } from "../rpc/command.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { findAgent } from "./agent-store.ts";
+import { type Demand, requestApproval } from "./approval/gate.ts";
 import { decide, type Wish } from "./decide.ts";
 import { insertTask, sealJson, type TaskRow } from "./task-store.ts";
-import { openTrace, recordSteps, type Span } from "./trace-store.ts";
+import { openTrace, recordSteps, type Span, type Step } from "./trace-store.ts";
 
 /** What was asked for, as the pipeline takes it. */
 export const wishOf = (req: SubmitTaskRequest, orgId: string): Wish => ({
@@ -71,17 +72,45 @@ export async function acceptTask(
     await recordSteps(tx, app, span, decision.steps);
     throw asRefused(decision.refusal);
   }
-  const task = newTask(app, req, command, callerAgentId, wish, decision.contract.version, deadlineMs);
+  const { demand, contract, targetAgentId } = decision;
+  const fresh = newTask(app, req, command, callerAgentId, wish, contract.version, deadlineMs);
+  const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
   const accepted = {
     kind: TraceEventKind.ACCEPTED,
     timeMs: now,
     message: `accepted as ${task.task_id}`,
-    details: { contract_version: decision.contract.version },
+    details: { contract_version: contract.version },
   };
-  await recordSteps(tx, app, { ...span, taskId: task.task_id }, [...decision.steps, accepted]);
+  const steps: Step[] = [...decision.steps, accepted];
+  if (demand) {
+    await requestApproval(tx, app, task, wish.input, demand, { tokens: 0, micros: 0 });
+    steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));
+  }
+  await recordSteps(tx, app, { ...span, taskId: task.task_id }, steps);
   return task;
 }
+
+/**
+ * The task as it waits for its approval, which holds for this agent only. Whoever asked is answered at once, so that the deadline of the call
+ * binds nothing any more.
+ */
+const awaiting = (app: App, task: TaskRow, targetAgentId: string): TaskRow => ({
+  ...task,
+  state: TaskState.AWAITING_APPROVAL,
+  approval_id: app.ids.next("apr"),
+  target_agent_id: targetAgentId,
+  deadline_ms: null,
+});
+
+/** The step that says that a task waits for somebody, or in a dry run that it would. */
+export const approvalStep = (timeMs: number, demand: Demand, targetAgentId: string, approvalId = ""): Step => ({
+  kind: TraceEventKind.AWAITING_APPROVAL,
+  timeMs,
+  message: `somebody has to approve first: ${demand.reasons.join("; ")}`,
+  details: { approval_id: approvalId, policy_ids: [...demand.policyIds], reasons: [...demand.reasons] },
+  targetAgentId,
+});
 
 function newTask(
   app: App,

@@ -23,7 +23,7 @@ import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
 import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
 import { cancelTopic, type Dispatcher } from "./dispatch.ts";
-import { acceptTask, actingAgent, wishOf } from "./submit.ts";
+import { acceptTask, actingAgent, approvalStep, wishOf } from "./submit.ts";
 import {
   findTask,
   isTerminal,
@@ -167,7 +167,7 @@ async function submit(
     return { task: toTask(app, accepted) };
   });
   const { orgId = "", taskId = "" } = reply.task!;
-  if (accepted?.task_id === taskId)
+  if (accepted?.task_id === taskId && accepted.state !== TaskState.AWAITING_APPROVAL)
     dispatcher.start({ hold: { orgId, taskId, token: accepted.lease_token }, task: accepted, turn: turn ?? 0 });
   if (req.returnImmediately) return reply;
   return { task: toTask(app, await ended(app, orgId, taskId, context.signal)) };
@@ -176,7 +176,7 @@ async function submit(
 /** A task's deadline is this much before its caller's, so that the caller still hears how the task ended. */
 const answerMs = (timeoutMs: number): number => Math.min(250, Math.ceil(timeoutMs / 5));
 
-/** Waits until a task is terminal, wherever it runs. The signal ends the waiting, not the task. */
+/** Waits until a task is terminal or waits for somebody's approval, wherever it runs. The signal ends the waiting, not the task. */
 async function ended(app: App, orgId: string, taskId: string, signal: AbortSignal): Promise<TaskRow> {
   const over = new AbortController();
   const waiting = AbortSignal.any([signal, over.signal, app.ending]);
@@ -185,7 +185,8 @@ async function ended(app: App, orgId: string, taskId: string, signal: AbortSigna
     for (;;) {
       const state = await taskState(app.db.query, orgId, taskId);
       if (state === undefined) throw notFound("task", taskId);
-      if (isTerminal(state)) return (await findTask(app.db.query, orgId, taskId))!;
+      if (isTerminal(state) || state === TaskState.AWAITING_APPROVAL)
+        return (await findTask(app.db.query, orgId, taskId))!;
       await bell.wait(waitPollMs, waiting);
     }
   } finally {
@@ -206,7 +207,10 @@ async function dryRun(
   const { traceId, spanId, parentSpanId } = traceOf(context);
   const span = { orgId, traceId, spanId, parentSpanId, taskId: "", callerAgentId, contractId: req.contractId };
   const turn = dispatcher.turns.peek(orgId, req.contractId);
-  const { steps } = await decide(app, db, wishOf(req, orgId), app.clock.now(), turn);
+  const now = app.clock.now();
+  const decision = await decide(app, db, wishOf(req, orgId), now, turn);
+  const steps = [...decision.steps];
+  if (!decision.refusal && decision.demand) steps.push(approvalStep(now, decision.demand, decision.targetAgentId));
   return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };
 }
 

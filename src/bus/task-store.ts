@@ -150,6 +150,13 @@ export const takeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Prom
   return taken && { orgId: row.org_id, taskId: row.task_id, token: taken.lease_token };
 };
 
+/** A task that waited for an approval goes on, in this server's hands; gives the token of its hold. Whoever calls this has locked it. */
+export const resumeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Promise<number> =>
+  (await tx.one<{ lease_token: number }>(sql`
+    update task set state = ${TaskState.SUBMITTED}, lease_owner = ${owner}, lease_token = lease_token + 1
+    where org_id = ${row.org_id} and task_id = ${row.task_id} and state = ${TaskState.AWAITING_APPROVAL} returning lease_token`))!
+    .lease_token;
+
 /** Tasks that should be worked on and whose server is gone; by the partial index on open tasks. */
 export const orphanedTasks = (db: Queryable, now: number, limit: number): Promise<TaskSummaryRow[]> =>
   db.all<TaskSummaryRow>(sql`

@@ -16,7 +16,7 @@ export const file_moltwire_bus_v1_approval: GenFile = /*@__PURE__*/
 
 /**
  * Approval is an administrator's word that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
- * under this contract version. A fallback to another agent or contract needs one of its own.
+ * under this contract version. So an approved task falls back to no other agent or contract, and a contract that needs approvals is no fallback for another.
  *
  * @generated from message moltwire.bus.v1.Approval
  */
@@ -99,7 +99,8 @@ export type Approval = Message<"moltwire.bus.v1.Approval"> & {
   input?: Value | undefined;
 
   /**
-   * What the approval is bound to: a SHA-256 over caller, target, contract version and input, as 64 hexadecimal digits.
+   * What the approval is bound to: the SHA-256, as 64 hexadecimal digits, of the JSON array [org_id, caller_agent_id, caller_key_id, target_agent_id,
+   * contract_id, contract_version, input] in canonical form (RFC 8785).
    *
    * @generated from field: string digest = 12;
    */
@@ -148,7 +149,8 @@ export type Approval = Message<"moltwire.bus.v1.Approval"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When it counts as denied unless somebody has decided: 24 hours after it was asked for, or at the task's deadline if that is earlier.
+   * When it counts as denied unless somebody has decided: 24 hours after it was asked for. The deadline of the call that submitted the task does not bind,
+   * since that call was answered with AWAITING_APPROVAL.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 19;
    */
@@ -178,7 +180,7 @@ export type Approval = Message<"moltwire.bus.v1.Approval"> & {
 
 /**
  * Approval is an administrator's word that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
- * under this contract version. A fallback to another agent or contract needs one of its own.
+ * under this contract version. So an approved task falls back to no other agent or contract, and a contract that needs approvals is no fallback for another.
  *
  * @generated from message moltwire.bus.v1.Approval
  */
@@ -261,7 +263,8 @@ export type ApprovalJson = {
   input?: ValueJson;
 
   /**
-   * What the approval is bound to: a SHA-256 over caller, target, contract version and input, as 64 hexadecimal digits.
+   * What the approval is bound to: the SHA-256, as 64 hexadecimal digits, of the JSON array [org_id, caller_agent_id, caller_key_id, target_agent_id,
+   * contract_id, contract_version, input] in canonical form (RFC 8785).
    *
    * @generated from field: string digest = 12;
    */
@@ -310,7 +313,8 @@ export type ApprovalJson = {
   createTime?: TimestampJson;
 
   /**
-   * When it counts as denied unless somebody has decided: 24 hours after it was asked for, or at the task's deadline if that is earlier.
+   * When it counts as denied unless somebody has decided: 24 hours after it was asked for. The deadline of the call that submitted the task does not bind,
+   * since that call was answered with AWAITING_APPROVAL.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 19;
    */

@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import type { Adapters } from "./bus/adapter.ts";
+import type { Policies } from "./bus/policy/policies.ts";
 import type { SchemaCache } from "./bus/schema/schema.ts";
 import type { Clock } from "./clock.ts";
 import type { Config } from "./config.ts";
@@ -23,6 +24,7 @@ export type App = {
   readonly keyUse: KeyUse;
   readonly adapters: Adapters;
   readonly schemas: SchemaCache;
+  readonly policies: Policies;
   readonly metrics: Metrics;
   readonly log: Logger;
   /** This process among the replicas: `srv_…`. */

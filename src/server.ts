@@ -14,6 +14,7 @@ import { echoAdapter } from "./bus/adapters/echo.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
 import { expireApprovals } from "./bus/approval/expire.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
+import { createPolicies } from "./bus/policy/policies.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
 import {
@@ -129,6 +130,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyUse: keyUse(db, log),
     adapters: { echo: echoAdapter, http: httpAdapter(egress), ...adapters },
     schemas: schemaCache(1_000),
+    policies: createPolicies(),
     metrics,
     log,
     serverId: ids.next("srv"),

@@ -20,6 +20,7 @@ import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
 import { contractHandler } from "./bus/contract-handler.ts";
 import type { Dispatcher } from "./bus/dispatch.ts";
+import { policyHandler } from "./bus/policy/policy-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
@@ -59,7 +60,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(BusService, taskHandler(app, dispatcher));
   serve(ContractService, contractHandler(app));
   serve(AgentService, agentHandler(app));
-  serve(PolicyService, {});
+  serve(PolicyService, policyHandler(app));
   serve(ApprovalService, approvalHandler(app, dispatcher));
   serve(BudgetService, {});
   serve(DeadLetterService, {});

@@ -10,6 +10,7 @@ import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/b
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { ContractService } from "../gen/moltwire/bus/v1/contract_service_pb.ts";
+import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
@@ -118,6 +119,7 @@ const clientsOf = (over: Transport) => ({
   approvals: createClient(ApprovalService, over),
   contracts: createClient(ContractService, over),
   agents: createClient(AgentService, over),
+  policies: createClient(PolicyService, over),
   traces: createClient(TraceService, over),
   organizations: createClient(OrganizationService, over),
   keys: createClient(ApiKeyService, over),

@@ -190,7 +190,7 @@ describe.each(dialects)("%s", (dialect) => {
       const org = await world.org();
       await using agent = await httpAgent(({ task }) => (task.input === "last" ? { output: 1 } : undefined));
       const contractId = await contract(org, { timeoutMs: 700 });
-      await worker(org, contractId, agent);
+      await worker(org, contractId, agent, { breaker: { disabled: true } });
       for (let n = 0; n < maxPerPlace; n++) await submit(org.admin, contractId, { returnImmediately: true });
       await agent.call(maxPerPlace - 1);
       const last = await submit(org.admin, contractId, { input: "last" });

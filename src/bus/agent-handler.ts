@@ -23,6 +23,8 @@ import {
   toAgent,
   updateAgent,
 } from "./agent-store.ts";
+import { deleteCircuit, findCircuit, toCircuitMessage } from "./circuit/circuit-store.ts";
+import { breakerOfRow } from "./circuit/conduct.ts";
 
 const maxAgentsPerOrg = 10_000;
 const changeable = [
@@ -74,10 +76,11 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     }),
   ),
 
-  getAgent: query(app, async (req, { db, orgId }) => {
+  getAgent: query(app, async (req, { db, orgId, now }) => {
     const row = await findAgent(db, orgId, req.agentId);
     if (!row) throw notFound("agent", req.agentId);
-    return { agent: toAgent(row) };
+    const circuit = await findCircuit(db, orgId, req.agentId);
+    return { agent: toAgent(row, toCircuitMessage(circuit, breakerOfRow(row), now)) };
   }),
 
   listAgents: query(app, async (req, { db, orgId }) => {
@@ -89,7 +92,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       (after, limit) => listAgents(db, orgId, req, after, limit),
       (row) => [row.agent_id],
     );
-    return { agents: page.rows.map(toAgent), nextPageToken: page.nextPageToken };
+    return { agents: page.rows.map((row) => toAgent(row)), nextPageToken: page.nextPageToken };
   }),
 
   updateAgent: afterEndpointCheck(
@@ -121,6 +124,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         revision: row.revision + 1,
       };
       await unlessTaken(updateAgent(tx, next), () => taken(change.name));
+      if (mask.has("endpoint") || mask.has("breaker")) await deleteCircuit(tx, orgId, req.agentId);
       return { agent: toAgent(next) };
     }),
   ),

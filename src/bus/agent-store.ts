@@ -5,12 +5,14 @@ import {
   type AgentSchema,
   type BreakerSettings,
   BreakerSettingsSchema,
+  type CircuitSchema,
   type Endpoint,
   EndpointSchema,
   type TrustTier,
 } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 import type { Position } from "../rpc/cursor.ts";
+import type { CircuitRow } from "./circuit/circuit-store.ts";
 
 /** An agent as it is stored: lists, endpoint and metadata are JSON; `trust_tier` is the number of TrustTier. */
 export type AgentRow = {
@@ -71,6 +73,7 @@ export async function deleteAgent(tx: Tx, orgId: string, agentId: string): Promi
   // The agent first, as everything that changes one locks it first.
   const deleted = await tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
   await tx.run(sql`delete from agent_capability where org_id = ${orgId} and agent_id = ${agentId}`);
+  await tx.run(sql`delete from agent_circuit where org_id = ${orgId} and agent_id = ${agentId}`);
   return deleted;
 }
 
@@ -98,12 +101,25 @@ export type Wanted = {
   readonly fit: boolean;
 };
 
-/** In the order of their ids; by the index on (org, capability). */
-export function agentsWithCapability(db: Queryable, orgId: string, wanted: Wanted, limit: number): Promise<AgentRow[]> {
+/** An agent with its circuit, unless that is closed: then its columns are null. */
+export type CandidateRow = AgentRow & (CircuitRow | { readonly [Column in keyof CircuitRow]: null });
+
+/**
+ * In the order of their ids; by the index on (org, capability). Their circuits come along by their key: a statement of its own would cost
+ * every task a round trip.
+ */
+export function agentsWithCapability(
+  db: Queryable,
+  orgId: string,
+  wanted: Wanted,
+  limit: number,
+): Promise<CandidateRow[]> {
   const only = wanted.onlyAgentId ? sql`and c.agent_id = ${wanted.onlyAgentId}` : sql``;
   const takesTasks = sql`(a.disabled = 0 and a.endpoint is not null and a.trust_tier <= ${wanted.tier})`;
-  return db.all<AgentRow>(sql`
-    select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
+  return db.all<CandidateRow>(sql`
+    select ${qualified}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms
+    from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
+      left join agent_circuit ci on ci.org_id = a.org_id and ci.agent_id = a.agent_id and ci.state <> 1
     where c.org_id = ${orgId} and c.capability = ${wanted.capability} ${only} and ${wanted.fit ? takesTasks : sql`not ${takesTasks}`}
     order by c.agent_id limit ${limit}`);
 }
@@ -143,7 +159,11 @@ export const breakerText = (settings: BreakerSettings | undefined): string =>
 export const breakerOf = (row: AgentRow): BreakerSettings | undefined =>
   row.breaker === "" ? undefined : fromJsonString(BreakerSettingsSchema, row.breaker);
 
-export const toAgent = (row: AgentRow): MessageInitShape<typeof AgentSchema> => {
+/** An agent as clients read it; with its circuit where that is asked for. */
+export const toAgent = (
+  row: AgentRow,
+  circuit?: MessageInitShape<typeof CircuitSchema>,
+): MessageInitShape<typeof AgentSchema> => {
   const endpoint = endpointOf(row);
   const breaker = breakerOf(row);
   return {
@@ -162,5 +182,6 @@ export const toAgent = (row: AgentRow): MessageInitShape<typeof AgentSchema> => 
     revision: BigInt(row.revision),
     weight: row.weight,
     ...(breaker && { breaker }),
+    ...(circuit && { circuit }),
   };
 };

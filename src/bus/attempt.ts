@@ -6,9 +6,10 @@ import { type Adapter, type Answer, AttemptFault } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
 import type { HeldTask } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
-import { outputViolations, violationFault } from "./decide.ts";
+import { violationFault } from "./decide.ts";
 import { type Attempt, type FailedAttempt, settleBegin, settleCompleted } from "./settle.ts";
 import type { TaskFault, TaskRow } from "./task-store.ts";
+import { outputViolations } from "./violations.ts";
 
 /** A task that this server works on. The signal says to let it go. */
 export type Run = HeldTask & {
@@ -23,7 +24,10 @@ export class LetGo extends Error {
   override readonly name = "LetGo";
 }
 
-/** Calls the agent and, if its answer is good, ends the task; gives what went wrong, or undefined when the task has ended. */
+/**
+ * Calls the agent and, if its answer is good, ends the task; gives what went wrong, or undefined when the task has ended. Throws
+ * {@link CircuitOpen} when the agent cannot be called now.
+ */
 export async function attemptOnce(
   run: Run,
   contract: ContractRow,

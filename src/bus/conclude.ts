@@ -7,12 +7,16 @@ import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { emit } from "../ops/outbox.ts";
 import { noUsage, type Usage } from "./adapter.ts";
+import type { AgentRow } from "./agent-store.ts";
 import { endApproval } from "./approval/store.ts";
 import { abandonAttempt, closeAttempt } from "./attempt-store.ts";
+import type { Verdict } from "./circuit/circuit.ts";
+import { leaveCircuit } from "./circuit/conduct.ts";
 import {
   endAttempt,
   endTask,
   type Hold,
+  type LatestAttempt,
   sealFault,
   sealJson,
   type TaskFault,
@@ -23,8 +27,14 @@ import { recordSteps, type Span, type Step } from "./trace-store.ts";
 /** A task in the hands of this server. */
 export type HeldTask = { readonly hold: Hold; readonly task: TaskSummaryRow };
 
-/** How an attempt went: what it used, and why it gave nothing if it did. */
-export type AttemptOutcome = { readonly number: number; readonly usage: Usage; readonly fault?: TaskFault };
+/** How an attempt went: what it used, why it gave nothing if it did, and what that tells of the agent, as it was when the attempt began. */
+export type AttemptOutcome = {
+  readonly number: number;
+  readonly usage: Usage;
+  readonly fault?: TaskFault;
+  readonly agent: AgentRow;
+  readonly verdict: Verdict;
+};
 
 /** How a task ends. `attempt` is the one that ended with it, if one did; without it, one that still ran is abandoned. */
 export type TaskEnd = {
@@ -62,7 +72,8 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
     await closeAttempt(tx, app, { orgId, taskId, attempt: end.attempt.number }, { ...end.attempt, endMs: end.endMs });
   else if (ended.attempts > 0 && end.fault)
     await abandonAttempt(tx, app, { orgId, taskId, attempt: ended.attempts }, end.fault, end.endMs);
-  await recordSteps(tx, app, spanOf(task), end.steps);
+  const changed = await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
+  await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed));
   await emitEnd(tx, app, task, end);
   return true;
 }
@@ -90,12 +101,28 @@ export async function concludeAttempt(
   endMs: number,
   steps: readonly Step[],
 ): Promise<boolean> {
-  if ((await endAttempt(tx, hold, attempt?.usage ?? noUsage)) === 0) return false;
+  const ended = await endAttempt(tx, hold, attempt?.usage ?? noUsage);
+  if (!ended) return false;
   const { orgId, taskId } = hold;
   if (attempt) await closeAttempt(tx, app, { orgId, taskId, attempt: attempt.number }, { ...attempt, endMs });
-  await recordSteps(tx, app, spanOf(task), steps);
+  const changed = await noteOnCircuit(tx, app, task, ended, attempt, endMs);
+  await recordSteps(tx, app, spanOf(task), [...steps, ...changed]);
   return true;
 }
+
+/** What the end of the task's latest attempt does to the circuit of its agent. An attempt that was given up tells nothing. */
+const noteOnCircuit = (
+  tx: Tx,
+  app: App,
+  { org_id, task_id, trace_id }: TaskSummaryRow,
+  { attempts, target_agent_id, probe }: LatestAttempt,
+  attempt: AttemptOutcome | undefined,
+  now: number,
+): Promise<Step[]> => {
+  const verdict = attempt?.verdict ?? "nothing";
+  const of = { orgId: org_id, agentId: target_agent_id, agent: attempt?.agent, traceId: trace_id };
+  return leaveCircuit(tx, app, { ...of, taskId: task_id, attempt: attempts, verdict, probe: probe !== 0 }, now);
+};
 
 /** Tells the world how a task ended; the caller's agent is the one concerned. */
 const emitEnd = (tx: Tx, app: App, task: TaskSummaryRow, { state, fault, endMs }: TaskEnd): Promise<void> =>

@@ -5,12 +5,15 @@ import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { findAgent } from "./agent-store.ts";
 import type { Demand } from "./approval/gate.ts";
+import { circuitRefusal } from "./circuit/refusal.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
+import { type Fallback, usableFallback } from "./fallback.ts";
 import { jsonBytes, jsonFault } from "./payload.ts";
 import { resolveContract } from "./resolve.ts";
 import { route } from "./route.ts";
 import type { Violation } from "./schema/schema.ts";
 import type { Step } from "./trace-store.ts";
+import { inputViolations } from "./violations.ts";
 
 /** What is asked for. */
 export type Wish = {
@@ -37,6 +40,8 @@ type Deciding = {
   readonly app: App;
   readonly db: Queryable;
   readonly wish: Wish;
+  readonly now: number;
+  readonly turn: number;
   readonly add: (kind: TraceEventKind, message: string, details: JsonObject, targetAgentId?: string) => void;
 };
 
@@ -48,12 +53,12 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
   const steps: Step[] = [];
   const add: Deciding["add"] = (kind, message, details, targetAgentId) =>
     steps.push({ kind, timeMs: now, message, details, ...(targetAgentId && { targetAgentId }) });
-  const deciding: Deciding = { app, db, wish, add };
+  const deciding: Deciding = { app, db, wish, now, turn, add };
   try {
     checkSize(deciding);
     const contract = await checkContract(deciding);
     checkInput(deciding, contract);
-    const targetAgentId = await chooseAgent(deciding, contract, turn);
+    const targetAgentId = await chooseAgent(deciding, contract);
     checkPolicy(deciding, targetAgentId);
     return { steps, contract, targetAgentId, demand: demandOf(contract) };
   } catch (error) {
@@ -100,16 +105,6 @@ function checkInput({ app, wish, add }: Deciding, contract: ContractRow): void {
   if (!passed) throw violationFault("input", violations, contract);
 }
 
-/** What is wrong with an input by the contract's schema. */
-export const inputViolations = (app: App, contract: ContractRow, input: JsonValue): Violation[] =>
-  app.schemas.checker(contract.input_schema_sha256, () => JSON.parse(contract.input_schema) as JsonValue).check(input);
-
-/** What is wrong with an output by the contract's schema. */
-export const outputViolations = (app: App, contract: ContractRow, output: JsonValue): Violation[] =>
-  app.schemas
-    .checker(contract.output_schema_sha256, () => JSON.parse(contract.output_schema) as JsonValue)
-    .check(output);
-
 /** A payload breaks its schema: every field that is wrong, as `input.query`. */
 export function violationFault(
   direction: "input" | "output",
@@ -135,15 +130,22 @@ export function violationFault(
 const fieldName = (direction: string, path: string): string =>
   path === "" || path.startsWith("[") ? direction + path : `${direction}.${path}`;
 
-async function chooseAgent({ db, wish, add }: Deciding, contract: ContractRow, turn: number): Promise<string> {
+/** The first agent; of a fallback if nothing but open circuits keeps the contract's own agents from it. */
+async function chooseAgent(deciding: Deciding, contract: ContractRow): Promise<string> {
+  const { db, wish, now, turn, add } = deciding;
   const { orgId, wantedAgentId } = wish;
   if (wantedAgentId && !(await findAgent(db, orgId, wantedAgentId))) throw notFound("agent", wantedAgentId);
-  const { candidates, considered, verdicts } = await route(db, orgId, contract, wantedAgentId, turn);
+  const { candidates, blocked, considered, verdicts } = await route(db, { orgId, contract, wantedAgentId, turn, now });
   const { capability } = contract;
-  const [first] = candidates;
-  const message = first ? `${first.name} will do it` : `nobody can: ${considered} with the capability ${capability}`;
+  const fallback = candidates.length === 0 && blocked.length > 0 ? await firstFallback(deciding, contract) : undefined;
+  const first = candidates[0] ?? fallback?.candidates[0];
+  const under = fallback ? ` under ${fallback.contract.contract_id}@${fallback.contract.version}` : "";
+  const message = first
+    ? `${first.name} will do it${under}`
+    : `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
   if (first) return first.agent_id;
+  if (blocked.length > 0) throw circuitRefusal(blocked, now);
   const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");
   const lacking = wantedAgentId
     ? "the one that is wanted has not got it"
@@ -161,6 +163,17 @@ const demandOf = (contract: ContractRow): Demand | undefined =>
   contract.approval_required === 0
     ? undefined
     : { byContract: true, policyIds: [], reasons: [`${contract.contract_id} asks for an approval of each task`] };
+
+async function firstFallback(
+  { app, db, wish, now, turn }: Deciding,
+  { fallbacks }: ContractRow,
+): Promise<Fallback | undefined> {
+  for (const ref of JSON.parse(fallbacks) as ContractRef[]) {
+    const fallback = await usableFallback(app, db, { ...wish, turn, now }, ref);
+    if (fallback) return fallback;
+  }
+  return undefined;
+}
 
 /** Inside one organisation everything is allowed until policies are built; the trace says so. */
 function checkPolicy({ add }: Deciding, targetAgentId: string): void {

@@ -1,15 +1,15 @@
 /** The work outside the transactions: calls agents for accepted tasks until each task has ended. */
 import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
-import { Fault } from "../errors.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
 import { attemptOnce, deadlineFault, finalFault, LetGo, pastDeadline, type Run } from "./attempt.ts";
+import { CircuitOpen } from "./circuit/conduct.ts";
+import { type Blocked, circuitFault } from "./circuit/refusal.ts";
 import type { HeldTask } from "./conclude.ts";
 import { type ContractRef, type ContractRow, findContract } from "./contract-store.ts";
-import { inputViolations } from "./decide.ts";
-import { resolveContract } from "./resolve.ts";
+import { usableFallback } from "./fallback.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
-import { route, stillFit } from "./route.ts";
+import { type Candidates, candidatesFor, stillFit } from "./route.ts";
 import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
 import { createTurns, type Turns } from "./turns.ts";
@@ -124,15 +124,16 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
   const { app, task } = run;
   const contract = await findContract(app.db.query, task.org_id, task.contract_id, task.contract_version);
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
-  const { candidates } = await route(app.db.query, task.org_id, contract, boundAgent(task), turn);
-  let failure = await tryContract(hands, run, contract, candidates);
+  const wish = { orgId: task.org_id, input: run.input, wantedAgentId: boundAgent(task), turn };
+  const found = await candidatesFor(app.db.query, { ...wish, contract, now: app.clock.now() });
+  let failure = await tryContract(hands, run, contract, found);
   const approved = task.approval_id !== "";
   for (const ref of JSON.parse(contract.fallbacks) as ContractRef[]) {
     if (!failure?.nextAllowed || approved) break; // the approval was for this contract and this agent
-    const fallback = await usableFallback(run, ref, turn);
+    const fallback = await usableFallback(app, app.db.query, { ...wish, now: app.clock.now() }, ref);
     if (!fallback) continue;
     if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
-    failure = await tryContract(hands, run, fallback.contract, fallback.candidates);
+    failure = await tryContract(hands, run, fallback.contract, fallback);
   }
   if (failure && !(await settleFailed(app, run, failure.fault, failure.last))) throw new LetGo("no longer held");
 }
@@ -140,34 +141,21 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
 /** The only agent that may do it: the one that was approved, or the one that the caller insists on. */
 const boundAgent = (task: TaskRow): string => (task.approval_id ? task.target_agent_id : task.wanted_agent_id);
 
-/** The fallback's version and its agents, if it takes this input and somebody can do it. */
-async function usableFallback({ app, task, input }: Run, ref: ContractRef, turn: number) {
-  try {
-    const contract = await resolveContract(app.db.query, task.org_id, ref);
-    const fits =
-      contract.deprecate_ms === null &&
-      contract.approval_required === 0 &&
-      inputViolations(app, contract, input).length === 0;
-    const { candidates } = await route(app.db.query, task.org_id, contract, task.wanted_agent_id, turn);
-    return fits && candidates.length > 0 ? { contract, candidates } : undefined;
-  } catch (error) {
-    if (error instanceof Fault) return undefined;
-    throw error;
-  }
-}
-
 /**
  * Attempts by one contract. An agent that never had the task gives way to the next one at once; other failures are repeated, after a wait,
- * as often as the contract's retry policy says and as far as repeating does no harm.
+ * as often as the contract's retry policy says and as far as repeating does no harm. An agent whose circuit has opened meanwhile is passed
+ * over.
  */
 async function tryContract(
   hands: Hands,
   run: Run,
   contract: ContractRow,
-  candidates: readonly AgentRow[],
+  { candidates, blocked }: Candidates,
 ): Promise<Failure | undefined> {
   const { app } = run;
-  if (candidates.length === 0) return { fault: nobodyLeft(contract), nextAllowed: true };
+  const shut = new Map(blocked.map((one) => [one.agent.agent_id, one]));
+  const nobody = (): Failure => ({ fault: nobodyLeft(app, contract, [...shut.values()]), nextAllowed: true });
+  if (candidates.length === 0) return nobody();
   let retries = 0;
   let gone = 0;
   for (let index = 0; ; index++) {
@@ -179,14 +167,15 @@ async function tryContract(
       release?.();
       return { fault: deadlineFault(run), nextAllowed: false };
     }
-    if (!agent) {
-      release?.();
-      if (++gone === candidates.length) return { fault: nobodyLeft(contract), nextAllowed: true };
+    const last = await attemptUnlessShut(run, contract, agent).finally(release);
+    if (!last) return undefined;
+    shut.delete(chosen.agent_id);
+    if (last === "gone" || last instanceof CircuitOpen) {
+      if (last !== "gone") shut.set(chosen.agent_id, last);
+      if (++gone === candidates.length) return nobody();
       continue;
     }
     gone = 0;
-    const last = await attemptOnce(run, contract, agent).finally(release);
-    if (!last) return undefined;
     const { cause } = last;
     const nextAllowed = mayRepeat(cause.aftermath, contract) && !pastDeadline(run);
     const untried = cause.aftermath === "not-begun" && index + 1 < candidates.length;
@@ -195,6 +184,21 @@ async function tryContract(
     const waitMs = untried ? 0 : backoffMs(++retries, contract, app.ids.chance());
     if (!(await settleAttemptFailed(app, run, last, waitMs))) throw new LetGo("no longer held");
     if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
+  }
+}
+
+/** The attempt, or why there was none. */
+async function attemptUnlessShut(
+  run: Run,
+  contract: ContractRow,
+  agent: AgentRow | undefined,
+): Promise<FailedAttempt | CircuitOpen | "gone" | undefined> {
+  if (!agent) return "gone";
+  try {
+    return await attemptOnce(run, contract, agent);
+  } catch (error) {
+    if (error instanceof CircuitOpen) return error;
+    throw error;
   }
 }
 
@@ -224,8 +228,11 @@ function placeOf(agent: AgentRow): string {
 const untilDeadline = ({ app, task }: Run, ms: number): number =>
   Math.max(0, Math.min(ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
 
-const nobodyLeft = ({ capability }: ContractRow): TaskFault => ({
-  reason: "NO_CAPABLE_AGENT",
-  message: `no agent with the capability ${capability} is left`,
-  metadata: { capability },
-});
+function nobodyLeft(app: App, { capability }: ContractRow, shut: readonly Blocked[]): TaskFault {
+  if (shut.length > 0) return circuitFault(shut, app.clock.now());
+  return {
+    reason: "NO_CAPABLE_AGENT",
+    message: `no agent with the capability ${capability} is left`,
+    metadata: { capability },
+  };
+}

@@ -2,6 +2,7 @@
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import { abandonAttempt } from "./attempt-store.ts";
+import { leaveCircuit } from "./circuit/conduct.ts";
 import { type HeldTask, spanOf, stateName } from "./conclude.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import { settleFailed } from "./settle.ts";
@@ -15,7 +16,7 @@ import {
   type TaskSummaryRow,
   takeTask,
 } from "./task-store.ts";
-import { recordSteps } from "./trace-store.ts";
+import { recordSteps, type Step } from "./trace-store.ts";
 
 const batch = 100;
 /** More than one server works on at once. */
@@ -63,15 +64,20 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
     const hold = await takeTask(tx, orphan, app.serverId);
     const task = hold && (await findTask(tx, orphan.org_id, orphan.task_id));
     if (!hold || !task) return undefined;
+    const now = app.clock.now();
+    const changed: Step[] = [];
     if (action === "repeat") {
       const key = { orgId: orphan.org_id, taskId: orphan.task_id, attempt: orphan.attempts };
-      await abandonAttempt(tx, app, key, unknownOutcome(orphan), app.clock.now());
+      await abandonAttempt(tx, app, key, unknownOutcome(orphan), now);
+      const of = { ...key, agentId: orphan.target_agent_id, traceId: orphan.trace_id };
+      changed.push(...(await leaveCircuit(tx, app, { ...of, verdict: "nothing", probe: true }, now)));
     }
     const details = { state: stateName(orphan.state), attempts: orphan.attempts, action };
     await recordSteps(tx, app, spanOf(task), [
+      ...changed,
       {
         kind: TraceEventKind.RECOVERED,
-        timeMs: app.clock.now(),
+        timeMs: now,
         message: sentences[action],
         details,
         targetAgentId: task.target_agent_id,

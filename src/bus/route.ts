@@ -1,76 +1,156 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
-import { type AgentRow, agentsWithCapability, findAgent } from "./agent-store.ts";
+import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent } from "./agent-store.ts";
+import { admission, type Circuit, closedCircuit, retryAt } from "./circuit/circuit.ts";
+import { toCircuit } from "./circuit/circuit-store.ts";
+import { stateName } from "./circuit/conduct.ts";
+import type { Blocked } from "./circuit/refusal.ts";
 import type { ContractRow } from "./contract-store.ts";
+import { inTurn } from "./weights.ts";
 
 /** How many fit agents of one capability take turns. */
 export const maxConsidered = 250;
-/** How many agents a trace names, of those that fit and of those that do not. */
+/** How many agents a trace names. */
 const maxNamed = 20;
 
-/** Who may do a task, in the order in which they are tried, and what became of the others. */
-export type Route = {
-  readonly candidates: readonly AgentRow[];
-  readonly considered: number;
-  readonly verdicts: readonly JsonObject[];
+/** Why an agent may not do a task under a contract, or undefined. */
+export type Objection = (agent: AgentRow, contract: ContractRow) => string | undefined;
+
+/** Whom to look for. */
+export type RouteQuery = {
+  readonly orgId: string;
+  readonly contract: ContractRow;
+  /** The only agent that may, or empty. */
+  readonly wantedAgentId: string;
+  /** Whose turn it is among equals; see {@link inTurn}. */
+  readonly turn: number;
+  readonly now: number;
+  /** Beside those that always hold, such as a policy's. The first reason counts. */
+  readonly objections?: readonly Objection[];
 };
 
+export type Candidates = {
+  /** Who may do the task, in the order in which they are tried. */
+  readonly candidates: readonly AgentRow[];
+  /** Who might, were it not for an open circuit. */
+  readonly blocked: readonly Blocked[];
+};
+
+/** Who may do a task, and what became of each agent that was considered. */
+export type Route = Candidates & { readonly considered: number; readonly verdicts: readonly JsonObject[] };
+
+type Judged = { readonly agent: AgentRow; readonly circuit: Circuit; readonly why: string | undefined };
+
 /**
- * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants. Among equals the
- * `turn` decides who is first, so that successive tasks go round.
+ * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants: those whose circuit
+ * lets them be called, the most trusted tier first, and of equals by turns, each as often as its weight says.
  */
-export async function route(
-  db: Queryable,
-  orgId: string,
-  contract: ContractRow,
-  wantedAgentId: string,
-  turn: number,
-): Promise<Route> {
-  const { capability, security_class: tier } = contract;
-  const usable = await agentsWithCapability(
-    db,
-    orgId,
-    { capability, onlyAgentId: wantedAgentId, tier, fit: true },
-    maxConsidered,
-  );
-  const others = await agentsWithCapability(
-    db,
-    orgId,
-    { capability, onlyAgentId: wantedAgentId, tier, fit: false },
-    maxNamed,
-  );
-  const judged = usable.map((agent) => ({ agent, why: whyNot(agent, contract) }));
-  const fit = judged.filter(({ why }) => why === undefined).map(({ agent }) => agent);
-  const first = fit.length === 0 ? 0 : turn % fit.length;
-  const candidates = [...fit.slice(first), ...fit.slice(0, first)];
-  const named = [...judged.slice(0, maxNamed), ...others.map((agent) => ({ agent, why: whyNot(agent, contract) }))];
-  const verdicts = named.map(({ agent, why }) => ({
-    agent_id: agent.agent_id,
-    name: agent.name,
-    chosen: agent === candidates[0],
-    why: why ?? (agent === candidates[0] ? "its turn" : "fits; another's turn"),
-  }));
-  return { candidates, considered: usable.length + others.length, verdicts };
+export const candidatesFor = async (db: Queryable, query: RouteQuery): Promise<Candidates> =>
+  inOrder(judge(await fitAgents(db, query, true), query), query);
+
+/** The same, with a verdict on each agent; for the trace. */
+export async function route(db: Queryable, query: RouteQuery): Promise<Route> {
+  const usable = judge(await fitAgents(db, query, true), query);
+  const others = judge(await fitAgents(db, query, false), query);
+  const found = inOrder(usable, query);
+  const verdicts = [...verdictsOn(found, query.now), ...refused([...usable, ...others])].slice(0, maxNamed);
+  return { ...found, considered: usable.length + others.length, verdicts };
 }
 
-/** The agent as it is now, if it may still do the work. */
-export async function stillFit(db: Queryable, chosen: AgentRow, contract: ContractRow): Promise<AgentRow | undefined> {
+/** The agent as it is now, if it may still do the work. Its circuit is asked when the attempt begins. */
+export async function stillFit(
+  db: Queryable,
+  chosen: AgentRow,
+  contract: ContractRow,
+  objections: readonly Objection[] = [],
+): Promise<AgentRow | undefined> {
   const agent = await findAgent(db, chosen.org_id, chosen.agent_id);
   const able = agent && (JSON.parse(agent.capabilities) as string[]).includes(contract.capability);
-  return able && whyNot(agent, contract) === undefined ? agent : undefined;
+  return able && whyNot(agent, contract, objections) === undefined ? agent : undefined;
 }
 
-/** Why an agent may not do it, or undefined. Tiers count from 1, the most trusted, to 4. */
-function whyNot(agent: AgentRow, contract: ContractRow): string | undefined {
-  if (agent.disabled !== 0) return "disabled";
-  if (agent.endpoint === null) return "has no endpoint";
-  if (agent.trust_tier > contract.security_class)
-    return `its tier ${tierName(agent.trust_tier)} is below ${tierName(contract.security_class)}`;
-  const allowed = new Set(JSON.parse(agent.allowed_tools) as string[]);
-  const missing = (JSON.parse(contract.required_tools) as string[]).find((tool) => !allowed.has(tool));
-  return missing === undefined ? undefined : `may not use the tool ${missing}`;
+const fitAgents = (db: Queryable, { orgId, contract, wantedAgentId }: RouteQuery, fit: boolean) =>
+  agentsWithCapability(
+    db,
+    orgId,
+    { capability: contract.capability, onlyAgentId: wantedAgentId, tier: contract.security_class, fit },
+    fit ? maxConsidered : maxNamed,
+  );
+
+const judge = (agents: readonly CandidateRow[], { contract, objections = [] }: RouteQuery): Judged[] =>
+  agents.map((agent) => ({
+    agent,
+    circuit: agent.state === null ? closedCircuit : toCircuit(agent),
+    why: whyNot(agent, contract, objections),
+  }));
+
+function inOrder(judged: readonly Judged[], { turn, now }: RouteQuery): Candidates {
+  const able = judged.filter(({ why }) => why === undefined);
+  const { callable = [], blocked = [] } = Object.groupBy(able, ({ circuit }) =>
+    admission(circuit, now) === "none" ? "blocked" : "callable",
+  );
+  const tiers = Map.groupBy(callable, ({ agent }) => agent.trust_tier);
+  const candidates = [...tiers.keys()]
+    .toSorted((a, b) => a - b)
+    .flatMap((tier) => {
+      const equals = tiers.get(tier)!.map(({ agent }) => agent);
+      const weights = equals.map(({ weight }) => weight);
+      return inTurn(weights, turn).map((index) => equals[index]!);
+    });
+  return { candidates, blocked };
 }
+
+/** On those that might do it: a higher score goes first. */
+function verdictsOn({ candidates, blocked }: Candidates, now: number): JsonObject[] {
+  const [first] = candidates;
+  const found = candidates.map((agent, place) => {
+    const lost = agent.trust_tier === first!.trust_tier ? "another's turn" : "one of a more trusted tier goes first";
+    const why = place === 0 ? "its turn" : `fits; ${lost}`;
+    return verdict(agent, why, scoreOf(agent, place, candidates.length), place === 0);
+  });
+  return [...found, ...blocked.map(({ agent, circuit }) => verdict(agent, whyBlocked(circuit, now)))];
+}
+
+/** On those that may not. */
+const refused = (judged: readonly Judged[]): JsonObject[] =>
+  judged.filter(({ why }) => why !== undefined).map(({ agent, why }) => verdict(agent, why!));
+
+const verdict = (agent: AgentRow, why: string, score = 0, chosen = false): JsonObject => ({
+  agent_id: agent.agent_id,
+  name: agent.name,
+  chosen,
+  score,
+  why,
+});
+
+/** A hundred for each tier of trust, and within it up to a hundred for how soon it is its turn; 0 is for those that cannot. */
+const scoreOf = (agent: AgentRow, place: number, of: number): number =>
+  (TrustTier.PUBLIC_VENDOR - agent.trust_tier) * 100 + Math.round(100 * (1 - place / of) * 100) / 100;
+
+const whyBlocked = (circuit: Circuit, now: number): string =>
+  `its circuit is ${stateName(circuit.state)} after ${circuit.failuresMs.length} failures, for at most another ${retryAt(circuit) - now} ms`;
+
+function whyNot(agent: AgentRow, contract: ContractRow, more: readonly Objection[]): string | undefined {
+  for (const objection of [...always, ...more]) {
+    const why = objection(agent, contract);
+    if (why !== undefined) return why;
+  }
+  return undefined;
+}
+
+/** Tiers count from 1, the most trusted, to 4. */
+const always: readonly Objection[] = [
+  (agent) => (agent.disabled !== 0 ? "disabled" : undefined),
+  (agent) => (agent.endpoint === null ? "has no endpoint" : undefined),
+  ({ trust_tier }, { security_class }) =>
+    trust_tier > security_class ? `its tier ${tierName(trust_tier)} is below ${tierName(security_class)}` : undefined,
+  (agent, contract) => {
+    const allowed = new Set(JSON.parse(agent.allowed_tools) as string[]);
+    const missing = (JSON.parse(contract.required_tools) as string[]).find((tool) => !allowed.has(tool));
+    return missing === undefined ? undefined : `may not use the tool ${missing}`;
+  },
+];
 
 export const tierName = (tier: number): string =>
   Object.keys(TrustTier).find((name) => TrustTier[name as keyof typeof TrustTier] === tier) ?? String(tier);

@@ -9,6 +9,8 @@ import type { Answer, AttemptFault, Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { openAttempt } from "./attempt-store.ts";
 import { withdrawal } from "./authority.ts";
+import { enterCircuit } from "./circuit/conduct.ts";
+import { verdictOf } from "./circuit/verdict.ts";
 import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
@@ -24,6 +26,8 @@ export type Attempt = {
   readonly agent: AgentRow;
   readonly contract: ContractRow;
   readonly startMs: number;
+  /** How long the agent was given. */
+  readonly timeoutMs: number;
 };
 
 /**
@@ -51,7 +55,8 @@ export type Begun = { readonly attempt: Attempt } | { readonly rejected: TaskFau
 
 /**
  * Writes down, before the agent is called, that it will be; undefined when the task is no longer held. A task that was approved is looked at
- * again first, in the same transaction.
+ * again first, in the same transaction. Throws {@link CircuitOpen}, and then nothing was written, when the circuit of the agent lets nobody
+ * through.
  */
 export const settleBegin = (
   app: App,
@@ -65,8 +70,11 @@ export const settleBegin = (
     const rejected = task.approval_id ? await withdrawal(tx, app, task, input, agent.agent_id) : undefined;
     if (rejected) return (await reject(tx, app, held, rejected)) ? { rejected } : undefined;
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
-    const number = await beginAttempt(tx, hold, agent.agent_id, inFlight);
-    if (number === undefined) return undefined;
+    const begun = await beginAttempt(tx, hold, agent.agent_id, inFlight);
+    if (!begun) return undefined;
+    const number = begun.attempts;
+    const by = { taskId: hold.taskId, attempt: number };
+    const changed = begun.circuit === null ? [] : await enterCircuit(tx, agent, by, timeoutMs, startMs);
     const key = { orgId: hold.orgId, taskId: hold.taskId, attempt: number };
     const of = {
       traceId: task.trace_id,
@@ -83,6 +91,7 @@ export const settleBegin = (
       contract_version: contract.version,
     };
     await recordSteps(tx, app, spanOf(task), [
+      ...changed,
       {
         kind: TraceEventKind.DISPATCHED,
         timeMs: startMs,
@@ -91,7 +100,7 @@ export const settleBegin = (
         targetAgentId: agent.agent_id,
       },
     ]);
-    return { attempt: { number, agent, contract, startMs } };
+    return { attempt: { number, agent, contract, startMs, timeoutMs } };
   });
 
 /** An attempt that is about to begin. */
@@ -134,7 +143,7 @@ export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answ
       state: TaskState.COMPLETED,
       endMs,
       output,
-      attempt: { number: attempt.number, usage },
+      attempt: { number: attempt.number, usage, agent: attempt.agent, verdict: "success" },
       steps,
     });
   });
@@ -188,6 +197,8 @@ const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
   number: attempt.number,
   usage: cause.usage,
   fault: { reason: cause.reason, message: cause.message, metadata: cause.metadata },
+  agent: attempt.agent,
+  verdict: verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),
 });
 
 const answered = (attempt: Attempt, output: JsonValue, usage: Usage) => ({

@@ -107,23 +107,37 @@ const held = ({ orgId, taskId, token }: Hold): Sql =>
 export const isHeld = async (db: Queryable, hold: Hold): Promise<boolean> =>
   (await db.one(sql`select 1 as found from task where ${held(hold)}`)) !== undefined;
 
-/** An attempt is about to begin: gives its number, or undefined when the task is no longer held. */
-export const beginAttempt = async (
+/**
+ * An attempt is about to begin: gives its number, or undefined when the task is no longer held. `circuit` is null, or how the circuit of the agent
+ * stands if it is not closed (2 or 3, see CircuitState): it comes along by its key, since a statement of its own would cost every attempt a
+ * round trip.
+ */
+export const beginAttempt = (
   tx: Tx,
   hold: Hold,
   agentId: string,
   inFlight: number,
-): Promise<number | undefined> =>
-  (
-    await tx.one<{ attempts: number }>(sql`
-      update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = ${inFlight} where ${held(hold)} returning attempts`)
-  )?.attempts;
+): Promise<{ readonly attempts: number; readonly circuit: number | null } | undefined> =>
+  tx.one(sql`
+    update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = ${inFlight} where ${held(hold)}
+    returning attempts, (
+      select c.state from agent_circuit c where c.org_id = ${hold.orgId} and c.agent_id = ${agentId} and c.state <> 1) as circuit`);
 
-/** An attempt has ended and another may follow. */
-export const endAttempt = (tx: Tx, hold: Hold, usage: Usage): Promise<number> =>
-  tx.run(sql`update task set in_flight = 0, ${consumed(usage)} where ${held(hold)}`);
+/** The latest attempt of a task: its number, its agent, and whether it is the probe of that agent's circuit. */
+export type LatestAttempt = { readonly attempts: number; readonly target_agent_id: string; readonly probe: number };
 
-/** The task reaches its terminal state; gives how many attempts it had, or undefined when it is no longer held. */
+/** By the key of the agent's circuit, so that a success need not look for it in a statement of its own. */
+const latestAttempt = sql`attempts, target_agent_id, (
+  select count(*) from agent_circuit c
+  where c.org_id = task.org_id and c.agent_id = task.target_agent_id and c.probe_task_id = task.task_id and c.probe_attempt = task.attempts) as probe`;
+
+/** An attempt has ended and another may follow; undefined when the task is no longer held. */
+export const endAttempt = (tx: Tx, hold: Hold, usage: Usage): Promise<LatestAttempt | undefined> =>
+  tx.one<LatestAttempt>(
+    sql`update task set in_flight = 0, ${consumed(usage)} where ${held(hold)} returning ${latestAttempt}`,
+  );
+
+/** The task reaches its terminal state; undefined when it is no longer held. */
 export const endTask = (
   tx: Tx,
   hold: Hold,
@@ -134,10 +148,10 @@ export const endTask = (
     readonly usage: Usage;
     readonly endMs: number;
   },
-): Promise<{ readonly attempts: number } | undefined> =>
-  tx.one<{ attempts: number }>(sql`
+): Promise<LatestAttempt | undefined> =>
+  tx.one<LatestAttempt>(sql`
     update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.usage)} where ${held(hold)}
-    returning attempts`);
+    returning ${latestAttempt}`);
 
 const consumed = (usage: Usage): Sql =>
   sql`input_tokens = input_tokens + ${usage.inputTokens}, output_tokens = output_tokens + ${usage.outputTokens}, model = case when ${usage.model} = '' then model else ${usage.model} end`;

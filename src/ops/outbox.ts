@@ -7,7 +7,12 @@ import { type Queryable, sql, type Tx } from "../db/db.ts";
 import { type LogPosition, settled, settledAfter } from "../db/log.ts";
 
 /** The events there are so far. */
-export type EventType = "task.completed" | "task.failed" | "approval.requested";
+export type EventType =
+  | "task.completed"
+  | "task.failed"
+  | "approval.requested"
+  | "circuit.opened"
+  | "deadletter.created";
 
 export type NewEvent = {
   readonly orgId: string;

@@ -151,6 +151,8 @@ async function setUp(url: string, agent: Agent): Promise<string> {
     name: "worker",
     capabilities: ["work"],
     endpoint: { kind: { case: "http", value: { url: agent.url } } },
+    // It fails as it is told, and is called all the same.
+    breaker: { disabled: true },
   });
   const common = {
     version: "1.0.0",

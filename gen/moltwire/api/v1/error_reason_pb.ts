@@ -234,7 +234,8 @@ export const ErrorReason = {
   BUDGET_EXCEEDED: 41,
 
   /**
-   * The target's circuit breaker is open. Code UNAVAILABLE with RetryInfo. metadata: {"agent_id": "agt_...", "failure_count": "5"}
+   * The circuit breakers of all agents that could are open: told of the one that comes back first. Code UNAVAILABLE with RetryInfo. A task fails so whose
+   * agents' breakers opened after it was accepted. metadata: {"agent_id": "agt_...", "failure_count": "5"}
    *
    * @generated from enum value: ERROR_REASON_CIRCUIT_OPEN = 42;
    */

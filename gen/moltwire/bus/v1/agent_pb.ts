@@ -113,7 +113,8 @@ export type Agent = Message<"moltwire.bus.v1.Agent"> & {
   revision: bigint;
 
   /**
-   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1. 0 counts as 1.
+   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1, evenly spread. Agents of
+   * a less trusted tier get tasks only when those of a more trusted one cannot. 0 counts as 1.
    *
    * @generated from field: int32 weight = 14;
    */
@@ -232,7 +233,8 @@ export type AgentJson = {
   revision?: string;
 
   /**
-   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1. 0 counts as 1.
+   * Its share of the tasks among agents of the same tier that can do them: one of weight 3 gets three for each one of weight 1, evenly spread. Agents of
+   * a less trusted tier get tasks only when those of a more trusted one cannot. 0 counts as 1.
    *
    * @generated from field: int32 weight = 14;
    */
@@ -261,8 +263,10 @@ export const AgentSchema: GenMessage<Agent, {jsonType: AgentJson}> = /*@__PURE__
   messageDesc(file_moltwire_bus_v1_agent, 0);
 
 /**
- * BreakerSettings says when an agent's circuit breaker opens. Failures of the agent count: what it answers as an error, cannot be used, comes late or never.
- * Refusals by policy or budget, and callers' errors, do not.
+ * BreakerSettings says when an agent's circuit breaker opens. Failed attempts count that tell of the agent: ADAPTER_ERROR, AGENT_UNREACHABLE,
+ * AGENT_TIMEOUT, AGENT_BAD_RESPONSE, and CONTRACT_VIOLATION by its output. Not: an error by which the agent blames what it was asked (the Connect codes
+ * invalid_argument, failed_precondition, out_of_range, not_found, already_exists); an answer that comes late because the caller's deadline was sooner
+ * than the contract's timeout; refusals, cancelations, and faults of the server. A success while it is closed takes nothing back.
  *
  * @generated from message moltwire.bus.v1.BreakerSettings
  */
@@ -297,8 +301,10 @@ export type BreakerSettings = Message<"moltwire.bus.v1.BreakerSettings"> & {
 };
 
 /**
- * BreakerSettings says when an agent's circuit breaker opens. Failures of the agent count: what it answers as an error, cannot be used, comes late or never.
- * Refusals by policy or budget, and callers' errors, do not.
+ * BreakerSettings says when an agent's circuit breaker opens. Failed attempts count that tell of the agent: ADAPTER_ERROR, AGENT_UNREACHABLE,
+ * AGENT_TIMEOUT, AGENT_BAD_RESPONSE, and CONTRACT_VIOLATION by its output. Not: an error by which the agent blames what it was asked (the Connect codes
+ * invalid_argument, failed_precondition, out_of_range, not_found, already_exists); an answer that comes late because the caller's deadline was sooner
+ * than the contract's timeout; refusals, cancelations, and faults of the server. A success while it is closed takes nothing back.
  *
  * @generated from message moltwire.bus.v1.BreakerSettings
  */
@@ -353,7 +359,7 @@ export type Circuit = Message<"moltwire.bus.v1.Circuit"> & {
   state: CircuitState;
 
   /**
-   * Failures that count now.
+   * Failures that count now; while it is not closed, those that opened it.
    *
    * @generated from field: int32 failure_count = 2;
    */
@@ -388,7 +394,7 @@ export type CircuitJson = {
   state?: CircuitStateJson;
 
   /**
-   * Failures that count now.
+   * Failures that count now; while it is not closed, those that opened it.
    *
    * @generated from field: int32 failure_count = 2;
    */
@@ -982,7 +988,8 @@ export const CircuitState = {
   OPEN: 2,
 
   /**
-   * One task tries it, the others wait for how that ends: a success closes the circuit, a failure opens it again.
+   * One task tries it, and no other goes to it until that has ended: a success closes the circuit, a failure opens it again. If it ends without telling
+   * anything of the agent, such as by a cancelation, the next task may try. It is the same one task on all replicas.
    *
    * @generated from enum value: CIRCUIT_STATE_HALF_OPEN = 3;
    */

@@ -850,7 +850,8 @@ export const AgentService: GenService<{
     output: typeof ListAgentsResponseSchema;
   },
   /**
-   * UpdateAgent changes the fields that the mask names. Running tasks are not affected.
+   * UpdateAgent changes the fields that the mask names. Running tasks are not affected. To name `endpoint` or `breaker`, also with the value that it has,
+   * closes the agent's circuit breaker and forgets its failures: what failed may have been mended.
    *
    * Errors: NOT_FOUND, FAILED_PRECONDITION (`if_revision` is not the present one), ALREADY_EXISTS (name), ENDPOINT_REFUSED.
    *

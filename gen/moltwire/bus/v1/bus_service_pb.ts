@@ -1303,8 +1303,8 @@ export const BusService: GenService<{
    * With the header `idempotency-key` a repeated call joins the task that the first one began. `traceparent` makes the task part of that trace.
    *
    * Errors, before anything was accepted (the refusal is in the trace that the error's metadata names): CONTRACT_NOT_FOUND, CONTRACT_VERSION_NOT_FOUND,
-   * CONTRACT_DEPRECATED, CONTRACT_VIOLATION (input), PAYLOAD_TOO_LARGE, NO_CAPABLE_AGENT, NOT_FOUND (target agent), POLICY_DENIED, BUDGET_EXCEEDED. After acceptance the
-   * call succeeds with a task whose `state` and `error` tell.
+   * CONTRACT_DEPRECATED, CONTRACT_VIOLATION (input), PAYLOAD_TOO_LARGE, NO_CAPABLE_AGENT, NOT_FOUND (target agent), CIRCUIT_OPEN (of all agents that could, and no
+   * fallback contract has one that can), POLICY_DENIED, BUDGET_EXCEEDED. After acceptance the call succeeds with a task whose `state` and `error` tell.
    *
    * @generated from rpc moltwire.bus.v1.BusService.SubmitTask
    */

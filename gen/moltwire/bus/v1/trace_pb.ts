@@ -392,7 +392,8 @@ export const TraceEventKind = {
   INPUT_CHECKED: 2,
 
   /**
-   * Agents were considered. details: capability, candidates [{agent_id, name, chosen, score, why}].
+   * Agents were considered. details: capability, considered, candidates [{agent_id, name, chosen, score, why}]: at most 20, the highest score first.
+   * A score is a hundred for each tier of trust above PUBLIC_VENDOR and up to a hundred for how soon it is the agent's turn; 0: it cannot.
    *
    * @generated from enum value: TRACE_EVENT_KIND_ROUTED = 3;
    */
@@ -518,7 +519,7 @@ export const TraceEventKind = {
   DELIVERED: 20,
 
   /**
-   * The agent's circuit breaker changed. details: from, to, failure_count, retry_time.
+   * The agent's circuit breaker changed, by an attempt of this task. details: from, to, failure_count, retry_time (empty unless it is open).
    *
    * @generated from enum value: TRACE_EVENT_KIND_CIRCUIT_CHANGED = 21;
    */

@@ -19,6 +19,7 @@ import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
 import { contractHandler } from "./bus/contract-handler.ts";
+import { deadLetterHandler } from "./bus/dead-letter/dead-letter-handler.ts";
 import type { Dispatcher } from "./bus/dispatch.ts";
 import { policyHandler } from "./bus/policy/policy-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
@@ -63,7 +64,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(PolicyService, policyHandler(app));
   serve(ApprovalService, approvalHandler(app, dispatcher));
   serve(BudgetService, {});
-  serve(DeadLetterService, {});
+  serve(DeadLetterService, deadLetterHandler(app, dispatcher));
   serve(TraceService, traceHandler(app));
   serve(CostService, {});
   serve(OrganizationService, organizationHandler(app));

@@ -10,6 +10,7 @@ import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/b
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { ContractService } from "../gen/moltwire/bus/v1/contract_service_pb.ts";
+import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
@@ -121,6 +122,7 @@ const clientsOf = (over: Transport) => ({
   agents: createClient(AgentService, over),
   policies: createClient(PolicyService, over),
   traces: createClient(TraceService, over),
+  deadLetters: createClient(DeadLetterService, over),
   organizations: createClient(OrganizationService, over),
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),

@@ -12,6 +12,7 @@ import { endApproval } from "./approval/store.ts";
 import { abandonAttempt, closeAttempt } from "./attempt-store.ts";
 import type { Verdict } from "./circuit/circuit.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
+import { writeDeadLetter } from "./dead-letter/write.ts";
 import {
   endAttempt,
   endTask,
@@ -75,6 +76,8 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
   const changed = await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
   await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed));
   await emitEnd(tx, app, task, end);
+  if (end.state === TaskState.FAILED && end.fault)
+    await writeDeadLetter(tx, app, task, ended.target_agent_id, end.fault.reason, end.endMs);
   return true;
 }
 

@@ -1,6 +1,7 @@
 /** The work outside the transactions: calls agents for accepted tasks until each task has ended. */
 import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
+import { Fault } from "../errors.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
 import { attemptOnce, deadlineFault, finalFault, LetGo, pastDeadline, type Run } from "./attempt.ts";
 import { CircuitOpen } from "./circuit/conduct.ts";
@@ -48,6 +49,12 @@ export type Dispatcher = {
   /** Waits until nothing is worked on, at most so long. */
   drain(graceMs: number): Promise<void>;
 };
+
+/** OVERLOADED when the dispatcher takes no more tasks: asked before one is accepted. */
+export function checkRoom(dispatcher: Dispatcher): void {
+  if (!dispatcher.hasRoom())
+    throw new Fault("OVERLOADED", "this server works on as many tasks as it can", {}, { retryAfterMs: 1_000 });
+}
 
 type Hands = { readonly app: App; readonly slots: Slots };
 

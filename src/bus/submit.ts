@@ -9,6 +9,7 @@ import { badField, type Fault, notFound, Refused } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import type { Command } from "../rpc/command.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
+import type { TraceContext } from "../rpc/trace-context.ts";
 import { findAgent } from "./agent-store.ts";
 import { type Demand, requestApproval } from "./approval/gate.ts";
 import { decide, type Wish } from "./decide.ts";
@@ -23,8 +24,8 @@ export const wishOf = (req: SubmitTaskRequest, orgId: string): Wish => ({
   wantedAgentId: req.targetAgentId,
 });
 
-/** INVALID_REQUEST for what binary can say and JSON cannot: numbers that are not finite, values inside that are not set. */
-function toInput(input: Value | undefined): JsonValue {
+/** The input as JSON, null when it is not set. INVALID_REQUEST for what binary can say and JSON cannot: numbers that are not finite, values inside that are not set. */
+export function toInput(input: Value | undefined): JsonValue {
   if (input === undefined || input.kind.case === undefined) return null;
   try {
     return toJson(ValueSchema, input);
@@ -43,43 +44,62 @@ export async function actingAgent(db: Queryable, caller: Caller, orgId: string, 
   return named;
 }
 
+/** A task to accept, whichever way it came. */
+export type TaskOrder = {
+  readonly wish: Wish;
+  /** The agent it is for, checked by {@link actingAgent}; empty for an administrator's own. */
+  readonly callerAgentId: string;
+  readonly labels: Readonly<Record<string, string>>;
+  /** When it fails if it has not ended, in milliseconds; null: never by itself. */
+  readonly deadlineMs: number | null;
+  /** Its span, which need not be in the trace of the call. */
+  readonly trace: TraceContext;
+  /** The way it came: "bus", "gateway" or "listing". */
+  readonly origin: string;
+  readonly grantId: string;
+  /** The dead letter that it tries again, or empty. */
+  readonly retryOfDeadLetterId: string;
+};
+
+/** The order of a SubmitTask. */
+export const orderOf = async (
+  req: SubmitTaskRequest,
+  { tx, caller, orgId, trace }: Command,
+  deadlineMs: number | null,
+): Promise<TaskOrder> => ({
+  wish: wishOf(req, orgId),
+  callerAgentId: await actingAgent(tx, caller, orgId, req.agentId),
+  labels: req.labels,
+  deadlineMs,
+  trace,
+  origin: "bus",
+  grantId: "",
+  retryOfDeadLetterId: "",
+});
+
 /**
  * Accepts a task: once this commits, the task is durable and will reach a terminal state. A refusal is kept too, with the steps that led to
- * it, and thrown as {@link Refused}.
+ * it, and thrown as {@link Refused}, which names the trace.
  */
-export async function acceptTask(
-  app: App,
-  req: SubmitTaskRequest,
-  command: Command,
-  deadlineMs: number | null,
-  turn: number,
-): Promise<TaskRow> {
-  const { tx, caller, orgId, now, trace } = command;
-  const callerAgentId = await actingAgent(tx, caller, orgId, req.agentId);
-  const wish = wishOf(req, orgId);
+export async function acceptTask(app: App, order: TaskOrder, command: Command, turn: number): Promise<TaskRow> {
+  const { tx, orgId, now } = command;
+  const { wish, trace, callerAgentId } = order;
   const decision = await decide(app, tx, wish, now, turn);
-  const span: Span = {
-    orgId,
-    traceId: trace.traceId,
-    spanId: trace.spanId,
-    parentSpanId: trace.parentSpanId,
-    taskId: "",
-    callerAgentId,
-    contractId: req.contractId,
-  };
+  const span: Span = { orgId, ...trace, taskId: "", callerAgentId, contractId: wish.contract.contractId };
   await openTrace(tx, span, now);
   if (decision.refusal) {
     await recordSteps(tx, app, span, decision.steps);
-    throw asRefused(decision.refusal);
+    throw asRefused(decision.refusal, trace);
   }
   const { demand, contract, targetAgentId } = decision;
-  const fresh = newTask(app, req, command, callerAgentId, wish, contract.version, deadlineMs);
+  const fresh = newTask(app, order, command, contract.version);
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
+  const again = order.retryOfDeadLetterId && `, to try ${order.retryOfDeadLetterId} again`;
   const accepted = {
     kind: TraceEventKind.ACCEPTED,
     timeMs: now,
-    message: `accepted as ${task.task_id}`,
+    message: `accepted as ${task.task_id}${again}`,
     details: { contract_version: contract.version },
   };
   const steps: Step[] = [...decision.steps, accepted];
@@ -112,28 +132,21 @@ export const approvalStep = (timeMs: number, demand: Demand, targetAgentId: stri
   targetAgentId,
 });
 
-function newTask(
-  app: App,
-  req: SubmitTaskRequest,
-  { caller, orgId, now, trace }: Command,
-  callerAgentId: string,
-  wish: Wish,
-  version: string,
-  deadlineMs: number | null,
-): TaskRow {
+function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, version: string): TaskRow {
+  const { wish, trace } = order;
   const taskId = app.ids.next("tsk");
   return {
     org_id: orgId,
     task_id: taskId,
     state: TaskState.SUBMITTED,
     namespace: "",
-    contract_id: req.contractId,
+    contract_id: wish.contract.contractId,
     contract_version: version,
-    caller_agent_id: callerAgentId,
+    caller_agent_id: order.callerAgentId,
     caller_key_id: caller.keyId,
     target_org_id: orgId,
     target_agent_id: "",
-    wanted_agent_id: req.targetAgentId,
+    wanted_agent_id: wish.wantedAgentId,
     input: sealJson(app, orgId, taskId, "input", wish.input),
     output: null,
     error: null,
@@ -144,21 +157,26 @@ function newTask(
     trace_id: trace.traceId,
     span_id: trace.spanId,
     parent_span_id: trace.parentSpanId,
-    labels: JSON.stringify(req.labels),
+    labels: JSON.stringify(order.labels),
     create_ms: now,
     end_ms: null,
-    deadline_ms: deadlineMs,
+    deadline_ms: order.deadlineMs,
     lease_owner: app.serverId,
     lease_token: 1,
     in_flight: 0,
-    requested_version: req.contractVersion,
-    origin: "bus",
-    grant_id: "",
+    requested_version: wish.contract.version,
+    origin: order.origin,
+    grant_id: order.grantId,
     approval_id: "",
-    retry_of_dead_letter_id: "",
+    retry_of_dead_letter_id: order.retryOfDeadLetterId,
     cost_micros: 0,
   };
 }
 
-const asRefused = (fault: Fault): Refused =>
-  new Refused(fault.reason, fault.message, { ...fault.metadata }, { ...fault.details, cause: fault });
+const asRefused = (fault: Fault, { traceId }: TraceContext): Refused =>
+  new Refused(
+    fault.reason,
+    fault.message,
+    { trace_id: traceId, ...fault.metadata },
+    { ...fault.details, cause: fault },
+  );

@@ -22,8 +22,8 @@ import { query } from "../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
 import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
-import { cancelTopic, type Dispatcher } from "./dispatch.ts";
-import { acceptTask, actingAgent, approvalStep, wishOf } from "./submit.ts";
+import { cancelTopic, checkRoom, type Dispatcher } from "./dispatch.ts";
+import { acceptTask, actingAgent, approvalStep, orderOf, wishOf } from "./submit.ts";
 import {
   findTask,
   isTerminal,
@@ -155,15 +155,14 @@ async function submit(
   req: SubmitTaskRequest,
   context: HandlerContext,
 ): Promise<SubmitReply> {
-  if (!dispatcher.hasRoom())
-    throw new Fault("OVERLOADED", "this server works on as many tasks as it can", {}, { retryAfterMs: 1_000 });
+  checkRoom(dispatcher);
   const timeoutMs = req.returnImmediately ? undefined : context.timeoutMs();
   const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs - answerMs(timeoutMs);
   let accepted: TaskRow | undefined;
   let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
     turn ??= dispatcher.turns.take(given.orgId, request.contractId); // once, though the body may run again
-    accepted = await acceptTask(app, request, given, deadlineMs, turn);
+    accepted = await acceptTask(app, await orderOf(request, given, deadlineMs), given, turn);
     return { task: toTask(app, accepted) };
   });
   const { orgId = "", taskId = "" } = reply.task!;

@@ -250,6 +250,10 @@ export const openJson = (
 export const sealFault = (app: Pick<App, "vault">, orgId: string, taskId: string, fault: TaskFault): Uint8Array =>
   app.vault.seal(placeOf(orgId, taskId, "error"), toBinary(TaskErrorSchema, toTaskError(fault)));
 
+/** Why a task did not complete, as clients read it. */
+export const openFault = (app: Pick<App, "vault">, orgId: string, taskId: string, sealed: Uint8Array) =>
+  fromBinary(TaskErrorSchema, app.vault.open(placeOf(orgId, taskId, "error"), sealed));
+
 export const toTaskError = ({ reason, message, metadata }: TaskFault) =>
   create(TaskErrorSchema, { reason: ErrorReason[reason], message, metadata });
 
@@ -269,9 +273,7 @@ export function toTask(
     targetAgentId: row.target_agent_id,
     ...(row.input && { input: fromJson(ValueSchema, openJson(app, orgId, taskId, "input", row.input)) }),
     ...(row.output && { output: fromJson(ValueSchema, openJson(app, orgId, taskId, "output", row.output)) }),
-    ...(row.error && {
-      error: fromBinary(TaskErrorSchema, app.vault.open(placeOf(orgId, taskId, "error"), row.error)),
-    }),
+    ...(row.error && { error: openFault(app, orgId, taskId, row.error) }),
     attempts: row.attempts,
     usage: { inputTokens: BigInt(row.input_tokens), outputTokens: BigInt(row.output_tokens), model: row.model },
     traceId: row.trace_id,

@@ -73,7 +73,7 @@ export type DeadLetter = Message<"moltwire.bus.v1.DeadLetter"> & {
   targetAgentId: string;
 
   /**
-   * The contract that was asked for.
+   * The contract that was asked for, also when a fallback failed last.
    *
    * @generated from field: string contract_id = 8;
    */
@@ -122,7 +122,7 @@ export type DeadLetter = Message<"moltwire.bus.v1.DeadLetter"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When it was resolved.
+   * When it was resolved last. A retry after that leaves this, and the next two, as they were.
    *
    * @generated from field: google.protobuf.Timestamp resolve_time = 15;
    */
@@ -214,7 +214,7 @@ export type DeadLetterJson = {
   targetAgentId?: string;
 
   /**
-   * The contract that was asked for.
+   * The contract that was asked for, also when a fallback failed last.
    *
    * @generated from field: string contract_id = 8;
    */
@@ -263,7 +263,7 @@ export type DeadLetterJson = {
   createTime?: TimestampJson;
 
   /**
-   * When it was resolved.
+   * When it was resolved last. A retry after that leaves this, and the next two, as they were.
    *
    * @generated from field: google.protobuf.Timestamp resolve_time = 15;
    */

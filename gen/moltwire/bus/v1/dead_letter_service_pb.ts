@@ -656,8 +656,9 @@ export const DeadLetterService: GenService<{
    * the same trace, below the span of the task that failed; its attempts count from 1, it has no deadline, and policy, budgets and approvals are checked
    * anew. It answers as soon as the task is accepted: WatchTask and GetTask tell the rest.
    *
-   * Errors: NOT_FOUND, FAILED_PRECONDITION (the latest retry has not ended, or has completed; metadata: {"state": "WORKING", "task_id": "tsk_..."}),
-   * QUOTA_EXCEEDED (100 retries), and those of BusService/SubmitTask. A retry that is refused leaves the dead letter as it was.
+   * Errors: NOT_FOUND (also of a caller that was deleted), FAILED_PRECONDITION (a retry has not ended, or has completed; metadata: {"state": "WORKING", "task_id": "tsk_..."}),
+   * QUOTA_EXCEEDED (100 retries), and those of BusService/SubmitTask. A retry that is refused leaves the dead letter as it was; the
+   * refusal is in the trace of the task.
    *
    * @generated from rpc moltwire.bus.v1.DeadLetterService.RetryDeadLetter
    */

@@ -1,0 +1,33 @@
+-- Tasks that failed for good. What was asked for, and each attempt, stay where they are: in task and task_attempt.
+
+create table dead_letter (
+  org_id text not null,
+  dead_letter_id text not null,
+  -- The number of DeadLetterState.
+  state integer not null,
+  task_id text not null,
+  trace_id text not null,
+  caller_agent_id text not null,
+  target_agent_id text not null,
+  contract_id text not null,
+  contract_version text not null,
+  -- The number of ErrorReason.
+  reason integer not null,
+  create_ms integer not null,
+  resolve_ms integer,
+  resolved_by text not null,
+  resolve_note text not null,
+  primary key (org_id, dead_letter_id),
+  unique (org_id, task_id)
+) strict, without rowid;
+-- One for each way to list them, newest first.
+create index dead_letter_time on dead_letter (org_id, create_ms, dead_letter_id);
+create index dead_letter_state on dead_letter (org_id, state, create_ms, dead_letter_id);
+create index dead_letter_reason on dead_letter (org_id, reason, create_ms, dead_letter_id);
+create index dead_letter_contract on dead_letter (org_id, contract_id, create_ms, dead_letter_id);
+create index dead_letter_caller on dead_letter (org_id, caller_agent_id, create_ms, dead_letter_id);
+create index dead_letter_target on dead_letter (org_id, target_agent_id, create_ms, dead_letter_id);
+create index dead_letter_trace on dead_letter (org_id, trace_id, create_ms, dead_letter_id);
+
+-- The retries of a dead letter; most tasks are none.
+create index task_retry on task (org_id, retry_of_dead_letter_id, task_id) where retry_of_dead_letter_id <> '';

@@ -79,6 +79,7 @@ describe.each(dialects)("%s", (dialect) => {
         "ACCEPTED",
         "AWAITING_APPROVAL",
         "APPROVED",
+        "POLICY_DECIDED",
         "DISPATCHED",
         "ANSWERED",
         "OUTPUT_CHECKED",

@@ -17,6 +17,8 @@ export type Run = HeldTask & {
   readonly input: JsonValue;
   readonly task: TaskRow;
   readonly signal: AbortSignal;
+  /** The agent that was decided on when the task was accepted, a moment ago; empty: that was by another server, or long ago. */
+  readonly decidedAgentId: string;
 };
 
 /** Why a task is let go without an end: somebody else has it, or this server stops and a later start finds it. */
@@ -26,21 +28,23 @@ export class LetGo extends Error {
 
 /**
  * Calls the agent and, if its answer is good, ends the task; gives what went wrong, or undefined when the task has ended. Throws
- * {@link CircuitOpen} when the agent cannot be called now.
+ * {@link CircuitOpen} when the agent cannot be called now, and what policies say when they refuse it.
  */
 export async function attemptOnce(
   run: Run,
   contract: ContractRow,
   agent: AgentRow,
+  decided: boolean,
 ): Promise<FailedAttempt | undefined> {
   const { app, task } = run;
   run.signal.throwIfAborted();
   const endpoint = endpointOf(agent)!;
   const timeoutMs = Math.max(1, Math.min(contract.timeout_ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
   const adapter = String(endpoint.kind.case);
-  const begun = await settleBegin(app, run, run.input, { agent, contract, adapter, timeoutMs });
+  const begun = await settleBegin(app, run, run.input, { agent, contract, adapter, timeoutMs, decided });
   if (!begun) throw new LetGo("no longer held");
   if ("rejected" in begun) return undefined;
+  if ("refused" in begun) throw begun.refused;
   const { attempt } = begun;
   try {
     const answer = await call(run, contract, attempt, endpoint, timeoutMs);

@@ -1,16 +1,76 @@
-/** Whether a task that was approved may still run: what let it in may have ended while it waited. */
+/** Whether an attempt may still begin: what let the task in may have ended since, and policies spoke of one agent under one contract. */
 import type { JsonValue } from "@bufbuild/protobuf";
 import { ApprovalState } from "../../gen/moltwire/bus/v1/approval_pb.ts";
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { Fault } from "../errors.ts";
 import { isLive } from "../federation/key-lineage.ts";
 import { configuredKeyId } from "../rpc/auth.ts";
-import { approvable, approvalDigest } from "./approval/gate.ts";
+import { type AgentRow, findAgent } from "./agent-store.ts";
+import { approvable, approvalDigest, type Demand } from "./approval/gate.ts";
 import { findApproval } from "./approval/store.ts";
+import type { ContractRow } from "./contract-store.ts";
+import { permitAgent, policyStep } from "./permit.ts";
+import type { Decided, Origin } from "./policy/decide-task.ts";
 import type { TaskFault, TaskSummaryRow } from "./task-store.ts";
+import type { Step } from "./trace-store.ts";
 
-/** Why it may not, or undefined: the approval is for something else, or whoever asked may no longer ask. */
-export async function withdrawal(
+/** What there is to say before an attempt: the steps and decisions to write down, and why it may not begin if it may not. */
+export type Reconsidered = {
+  readonly steps: readonly Step[];
+  readonly decisions: readonly Decided[];
+  /** This agent may not do it under this contract; another may. */
+  readonly refused?: Fault;
+  /** Nobody may: the task is over. */
+  readonly rejected?: TaskFault;
+};
+
+/**
+ * Asks again before an attempt: always for a task that was approved, whose authority is checked when it runs, and else for every agent and
+ * contract other than those that were decided on when the task was accepted.
+ */
+export async function reconsider(
+  tx: Tx,
+  app: App,
+  task: TaskSummaryRow,
+  input: JsonValue,
+  agent: AgentRow,
+  contract: ContractRow,
+): Promise<Reconsidered> {
+  const approved = task.approval_id !== "";
+  const withdrawn = approved ? await withdrawal(tx, app, task, input, agent.agent_id) : undefined;
+  if (withdrawn) return { steps: [], decisions: [], rejected: withdrawn };
+  const { org_id: orgId, caller_agent_id: callerId, origin, grant_id: grantId } = task;
+  const caller = callerId ? await findAgent(tx, orgId, callerId) : undefined;
+  if (callerId && !caller) return { steps: [], decisions: [], rejected: callerGone(callerId) };
+  const now = app.clock.now();
+  const asking = { orgId, caller, contract, origin: origin as Origin, grantId, now };
+  const permit = await permitAgent(app, tx, asking, agent);
+  const told = policyStep(permit);
+  const kind = TraceEventKind.POLICY_DECIDED;
+  const steps: Step[] = [{ kind, timeMs: now, ...told, targetAgentId: agent.agent_id }];
+  const { decisions } = permit;
+  const refused = permit.refusal ?? (permit.demand && !approved ? approvalNeeded(permit.demand) : undefined);
+  if (!refused) return { steps, decisions };
+  const { reason, message, metadata } = refused;
+  return approved ? { steps, decisions, rejected: { reason, message, metadata } } : { steps, decisions, refused };
+}
+
+const callerGone = (agentId: string): TaskFault => ({
+  reason: "POLICY_DENIED",
+  message: "the agent that asked for the task is gone",
+  metadata: { action: "invoke", agent_id: agentId },
+});
+
+/** An approval is asked for when a task is accepted, and not for another agent or contract later. */
+const approvalNeeded = ({ policyIds, reasons }: Demand): Fault =>
+  new Fault("APPROVAL_REQUIRED", `it would need an approval: ${reasons.join("; ")}`, {
+    policy_ids: policyIds.join(","),
+  });
+
+/** Why an approved task may not run, or undefined: the approval is for something else, or whoever asked may no longer ask. */
+async function withdrawal(
   tx: Tx,
   app: App,
   task: TaskSummaryRow,

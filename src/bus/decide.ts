@@ -3,12 +3,14 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
-import { findAgent } from "./agent-store.ts";
+import { type AgentRow, findAgent } from "./agent-store.ts";
 import type { Demand } from "./approval/gate.ts";
-import { circuitRefusal } from "./circuit/refusal.ts";
+import { type Blocked, circuitRefusal } from "./circuit/refusal.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
 import { type Fallback, usableFallback } from "./fallback.ts";
 import { jsonBytes, jsonFault } from "./payload.ts";
+import { type Permit, permit, policyStep } from "./permit.ts";
+import type { Decided, Origin } from "./policy/decide-task.ts";
 import { resolveContract } from "./resolve.ts";
 import { route } from "./route.ts";
 import type { Violation } from "./schema/schema.ts";
@@ -21,6 +23,10 @@ export type Wish = {
   readonly contract: ContractRef;
   readonly input: JsonValue;
   readonly wantedAgentId: string;
+  /** The agent that asks; empty: an administrator, for no agent. */
+  readonly callerAgentId: string;
+  readonly origin: Origin;
+  readonly grantId: string;
 };
 
 /** The decision on a wish: the steps taken to it, and either the contract and first agent, or the refusal. */
@@ -29,11 +35,14 @@ export type Decision = { readonly steps: readonly Step[] } & (
       readonly contract: ContractRow;
       readonly targetAgentId: string;
       /** Who asks for an approval first, if anybody does. */
-      readonly demand?: Demand | undefined;
+      readonly demand: Demand | undefined;
       readonly refusal?: undefined;
     }
   | { readonly refusal: Fault }
-);
+) & {
+    /** What policies said, for the decision log. */
+    readonly decisions: readonly Decided[];
+  };
 
 /** Whatever a step of the decision needs to read and to write down. */
 type Deciding = {
@@ -54,17 +63,23 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
   const add: Deciding["add"] = (kind, message, details, targetAgentId) =>
     steps.push({ kind, timeMs: now, message, details, ...(targetAgentId && { targetAgentId }) });
   const deciding: Deciding = { app, db, wish, now, turn, add };
+  const decisions: Decided[] = [];
   try {
     checkSize(deciding);
     const contract = await checkContract(deciding);
     checkInput(deciding, contract);
-    const targetAgentId = await chooseAgent(deciding, contract);
-    checkPolicy(deciding, targetAgentId);
-    return { steps, contract, targetAgentId, demand: demandOf(contract) };
+    const choice = await chooseAgents(deciding, contract);
+    const permitted = await askPolicies(deciding, choice);
+    decisions.push(...permitted.decisions);
+    if (permitted.refusal) throw permitted.refusal;
+    const { agent, demand } = permitted;
+    // An approval holds for one contract and one agent of it.
+    if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
+    return { steps, decisions, contract, targetAgentId: agent.agent_id, demand };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     add(TraceEventKind.REFUSED, error.message, { reason: error.reason, message: error.message, ...error.metadata });
-    return { steps, refusal: error };
+    return { steps, decisions, refusal: error };
   }
 }
 
@@ -130,21 +145,35 @@ export function violationFault(
 const fieldName = (direction: string, path: string): string =>
   path === "" || path.startsWith("[") ? direction + path : `${direction}.${path}`;
 
-/** The first agent; of a fallback if nothing but open circuits keeps the contract's own agents from it. */
-async function chooseAgent(deciding: Deciding, contract: ContractRow): Promise<string> {
+/** Who may do it, in the order in which they are tried, under which contract, and whom only an open circuit keeps from it. */
+type Choice = {
+  readonly contract: ContractRow;
+  readonly candidates: readonly [AgentRow, ...AgentRow[]];
+  readonly blocked: readonly Blocked[];
+};
+
+/** The contract's own agents; those of a fallback if nothing but open circuits keeps the former from it. */
+async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<Choice> {
   const { db, wish, now, turn, add } = deciding;
   const { orgId, wantedAgentId } = wish;
   if (wantedAgentId && !(await findAgent(db, orgId, wantedAgentId))) throw notFound("agent", wantedAgentId);
-  const { candidates, blocked, considered, verdicts } = await route(db, { orgId, contract, wantedAgentId, turn, now });
+  const { candidates, blocked, considered, verdicts, toolless } = await route(db, {
+    orgId,
+    contract,
+    wantedAgentId,
+    turn,
+    now,
+  });
   const { capability } = contract;
   const fallback = candidates.length === 0 && blocked.length > 0 ? await firstFallback(deciding, contract) : undefined;
-  const first = candidates[0] ?? fallback?.candidates[0];
+  const [first, ...others] = candidates.length > 0 ? candidates : (fallback?.candidates ?? []);
   const under = fallback ? ` under ${fallback.contract.contract_id}@${fallback.contract.version}` : "";
   const message = first
     ? `${first.name} will do it${under}`
     : `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
-  if (first) return first.agent_id;
+  if (first) return { contract: fallback?.contract ?? contract, candidates: [first, ...others], blocked };
+  if (toolless) throw toolless;
   if (blocked.length > 0) throw circuitRefusal(blocked, now);
   const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");
   const lacking = wantedAgentId
@@ -159,11 +188,6 @@ async function chooseAgent(deciding: Deciding, contract: ContractRow): Promise<s
   throw new Fault("NO_CAPABLE_AGENT", `no agent with the capability ${capability} can do it: ${advice}`, metadata);
 }
 
-const demandOf = (contract: ContractRow): Demand | undefined =>
-  contract.approval_required === 0
-    ? undefined
-    : { byContract: true, policyIds: [], reasons: [`${contract.contract_id} asks for an approval of each task`] };
-
 async function firstFallback(
   { app, db, wish, now, turn }: Deciding,
   { fallbacks }: ContractRow,
@@ -175,12 +199,14 @@ async function firstFallback(
   return undefined;
 }
 
-/** Inside one organisation everything is allowed until policies are built; the trace says so. */
-function checkPolicy({ add }: Deciding, targetAgentId: string): void {
-  const details = {
-    verdict: "ALLOW",
-    policy_ids: ["builtin/inside-one-org"],
-    reasons: ["caller and agent are of one organisation; no other policies exist yet"],
-  };
-  add(TraceEventKind.POLICY_DECIDED, "allowed: inside one organisation (no policies yet)", details, targetAgentId);
+/** Policies, on the caller and on the tools of whoever would do the work. */
+async function askPolicies({ app, db, wish, now, add }: Deciding, choice: Choice): Promise<Permit> {
+  const { orgId, callerAgentId, origin, grantId } = wish;
+  const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
+  if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
+  const asking = { orgId, caller, contract: choice.contract, origin, grantId, now };
+  const permitted = await permit(app, db, asking, choice.candidates);
+  const { message, details } = policyStep(permitted);
+  add(TraceEventKind.POLICY_DECIDED, message, details, permitted.refusal ? undefined : permitted.agent.agent_id);
+  return permitted;
 }

@@ -1,4 +1,5 @@
 /** The work outside the transactions: calls agents for accepted tasks until each task has ended. */
+import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
@@ -11,7 +12,8 @@ import { type ContractRef, type ContractRow, findContract } from "./contract-sto
 import { usableFallback } from "./fallback.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
 import { type Candidates, candidatesFor, stillFit } from "./route.ts";
-import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback } from "./settle.ts";
+import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback, settleRejected } from "./settle.ts";
+import type { Accepted } from "./submit.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
 import { createTurns, type Turns } from "./turns.ts";
 
@@ -33,10 +35,12 @@ type Failure = {
   /** The failed attempt, unless it is written down already or there was none. */
   readonly last?: FailedAttempt;
   readonly nextAllowed: boolean;
+  /** Nothing was begun: policies refuse whoever is left. */
+  readonly rejected?: boolean;
 };
 
 /** A task to work on, and whose turn it is among the agents that can do it. */
-export type Job = HeldTask & { readonly task: TaskRow; readonly turn: number };
+export type Job = HeldTask & { readonly task: TaskRow; readonly turn: number; readonly decidedAgentId?: string };
 
 export type Dispatcher = {
   /** Works on a task that this server holds; returns at once. */
@@ -54,6 +58,13 @@ export type Dispatcher = {
 export function checkRoom(dispatcher: Dispatcher): void {
   if (!dispatcher.hasRoom())
     throw new Fault("OVERLOADED", "this server works on as many tasks as it can", {}, { retryAfterMs: 1_000 });
+}
+
+/** Works on a task that was accepted a moment ago, unless it waits for somebody's approval. */
+export function startAccepted(dispatcher: Dispatcher, { task, turn, decidedAgentId }: Accepted): void {
+  if (task.state === TaskState.AWAITING_APPROVAL) return;
+  const hold = { orgId: task.org_id, taskId: task.task_id, token: task.lease_token };
+  dispatcher.start({ hold, task, turn, decidedAgentId });
 }
 
 type Hands = { readonly app: App; readonly slots: Slots };
@@ -94,7 +105,7 @@ async function runTask(hands: Hands, job: Job): Promise<void> {
   letGoWhenUnwanted(app, job, over).catch(() => {});
   try {
     const input = openJson(app, hold.orgId, hold.taskId, "input", task.input);
-    await tryContracts(hands, { ...job, app, input, signal }, job.turn);
+    await tryContracts(hands, { decidedAgentId: "", ...job, app, input, signal }, job.turn);
   } catch (error) {
     if (error instanceof LetGo || app.ending.aborted) return;
     app.log.error({ err: error, task_id: task.task_id, trace_id: task.trace_id }, "a task could not be worked on");
@@ -133,7 +144,7 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
   const wish = { orgId: task.org_id, input: run.input, wantedAgentId: boundAgent(task), turn };
   const found = await candidatesFor(app.db.query, { ...wish, contract, now: app.clock.now() });
-  let failure = await tryContract(hands, run, contract, found);
+  let failure = await tryContract(hands, run, contract, decidedFirst(found, run.decidedAgentId));
   const approved = task.approval_id !== "";
   for (const ref of JSON.parse(contract.fallbacks) as ContractRef[]) {
     if (!failure?.nextAllowed || approved) break; // the approval was for this contract and this agent
@@ -142,8 +153,19 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
     if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
     failure = await tryContract(hands, run, fallback.contract, fallback);
   }
-  if (failure && !(await settleFailed(app, run, failure.fault, failure.last))) throw new LetGo("no longer held");
+  if (!failure) return;
+  const { fault, last, rejected } = failure;
+  const ended = rejected ? await settleRejected(app, run, fault) : await settleFailed(app, run, fault, last);
+  if (!ended) throw new LetGo("no longer held");
 }
+
+/** The agent that was decided on goes first: those before it were refused by a policy. */
+const decidedFirst = ({ candidates, blocked }: Candidates, agentId: string): Candidates => {
+  const { first = [], others = [] } = Object.groupBy(candidates, (one) =>
+    one.agent_id === agentId ? "first" : "others",
+  );
+  return { candidates: [...first, ...others], blocked };
+};
 
 /** The only agent that may do it: the one that was approved, or the one that the caller insists on. */
 const boundAgent = (task: TaskRow): string => (task.approval_id ? task.target_agent_id : task.wanted_agent_id);
@@ -161,7 +183,11 @@ async function tryContract(
 ): Promise<Failure | undefined> {
   const { app } = run;
   const shut = new Map(blocked.map((one) => [one.agent.agent_id, one]));
-  const nobody = (): Failure => ({ fault: nobodyLeft(app, contract, [...shut.values()]), nextAllowed: true });
+  let refused: Fault | undefined;
+  const nobody = (): Failure =>
+    refused && shut.size === 0
+      ? { fault: refused, nextAllowed: true, rejected: true }
+      : { fault: nobodyLeft(app, contract, [...shut.values()]), nextAllowed: true };
   if (candidates.length === 0) return nobody();
   let retries = 0;
   let gone = 0;
@@ -174,11 +200,14 @@ async function tryContract(
       release?.();
       return { fault: deadlineFault(run), nextAllowed: false };
     }
-    const last = await attemptUnlessShut(run, contract, agent).finally(release);
+    const decided =
+      index === 0 && chosen.agent_id === run.decidedAgentId && contract.contract_id === run.task.contract_id;
+    const last = await attemptUnlessShut(run, contract, agent, decided).finally(release);
     if (!last) return undefined;
     shut.delete(chosen.agent_id);
-    if (last === "gone" || last instanceof CircuitOpen) {
-      if (last !== "gone") shut.set(chosen.agent_id, last);
+    if (last === "gone" || last instanceof CircuitOpen || last instanceof Fault) {
+      if (last instanceof CircuitOpen) shut.set(chosen.agent_id, last);
+      if (last instanceof Fault) refused = last;
       if (++gone === candidates.length) return nobody();
       continue;
     }
@@ -199,12 +228,13 @@ async function attemptUnlessShut(
   run: Run,
   contract: ContractRow,
   agent: AgentRow | undefined,
-): Promise<FailedAttempt | CircuitOpen | "gone" | undefined> {
+  decided: boolean,
+): Promise<FailedAttempt | CircuitOpen | Fault | "gone" | undefined> {
   if (!agent) return "gone";
   try {
-    return await attemptOnce(run, contract, agent);
+    return await attemptOnce(run, contract, agent, decided);
   } catch (error) {
-    if (error instanceof CircuitOpen) return error;
+    if (error instanceof CircuitOpen || error instanceof Fault) return error;
     throw error;
   }
 }

@@ -1,6 +1,7 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
+import { Fault } from "../errors.ts";
 import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent } from "./agent-store.ts";
 import { admission, type Circuit, closedCircuit, retryAt } from "./circuit/circuit.ts";
 import { toCircuit } from "./circuit/circuit-store.ts";
@@ -38,7 +39,12 @@ export type Candidates = {
 };
 
 /** Who may do a task, and what became of each agent that was considered. */
-export type Route = Candidates & { readonly considered: number; readonly verdicts: readonly JsonObject[] };
+export type Route = Candidates & {
+  readonly considered: number;
+  readonly verdicts: readonly JsonObject[];
+  /** When agents were considered and nothing but tools keeps any of them from it. */
+  readonly toolless: Fault | undefined;
+};
 
 type Judged = { readonly agent: AgentRow; readonly circuit: Circuit; readonly why: string | undefined };
 
@@ -55,7 +61,12 @@ export async function route(db: Queryable, query: RouteQuery): Promise<Route> {
   const others = judge(await fitAgents(db, query, false), query);
   const found = inOrder(usable, query);
   const verdicts = [...verdictsOn(found, query.now), ...refused([...usable, ...others])].slice(0, maxNamed);
-  return { ...found, considered: usable.length + others.length, verdicts };
+  return {
+    ...found,
+    considered: usable.length + others.length,
+    verdicts,
+    toolless: others.length === 0 ? toolless(usable, query.contract) : undefined,
+  };
 }
 
 /** The agent as it is now, if it may still do the work. Its circuit is asked when the attempt begins. */
@@ -146,11 +157,31 @@ const always: readonly Objection[] = [
   ({ trust_tier }, { security_class }) =>
     trust_tier > security_class ? `its tier ${tierName(trust_tier)} is below ${tierName(security_class)}` : undefined,
   (agent, contract) => {
-    const allowed = new Set(JSON.parse(agent.allowed_tools) as string[]);
-    const missing = (JSON.parse(contract.required_tools) as string[]).find((tool) => !allowed.has(tool));
+    const missing = missingTool(agent, contract);
     return missing === undefined ? undefined : `may not use the tool ${missing}`;
   },
 ];
+
+/** The first tool that the work needs and the agent does not have. */
+function missingTool(agent: AgentRow, contract: ContractRow): string | undefined {
+  const allowed = new Set(JSON.parse(agent.allowed_tools) as string[]);
+  return (JSON.parse(contract.required_tools) as string[]).find((tool) => !allowed.has(tool));
+}
+
+/** Each of these agents lacks a tool: POLICY_DENIED, told of the first. */
+function toolless(usable: readonly Judged[], contract: ContractRow): Fault | undefined {
+  const [first] = usable;
+  const tool = first && missingTool(first.agent, contract);
+  if (!tool || usable.some(({ agent }) => missingTool(agent, contract) === undefined)) return undefined;
+  const { name, agent_id } = first.agent;
+  const message = `${name} may not use the tool ${tool}, which ${contract.contract_id} needs: add it to its allowed_tools with UpdateAgent`;
+  return new Fault("POLICY_DENIED", message, {
+    policy_ids: "builtin/allowed-tools",
+    action: "use_tool",
+    tool,
+    agent_id,
+  });
+}
 
 export const tierName = (tier: number): string =>
   Object.keys(TrustTier).find((name) => TrustTier[name as keyof typeof TrustTier] === tier) ?? String(tier);

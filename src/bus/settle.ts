@@ -5,15 +5,17 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import { type Body, OutcomeUnknownError, OverloadedError, type Tx } from "../db/db.ts";
 import { isLost } from "../db/postgres-wire.ts";
+import type { Fault } from "../errors.ts";
 import type { Answer, AttemptFault, Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { openAttempt } from "./attempt-store.ts";
-import { withdrawal } from "./authority.ts";
+import { reconsider } from "./authority.ts";
 import { enterCircuit } from "./circuit/conduct.ts";
 import { verdictOf } from "./circuit/verdict.ts";
 import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
+import { recordDecisions } from "./policy/decision-store.ts";
 import { beginAttempt, InFlight, type TaskFault } from "./task-store.ts";
 import { recordSteps, type Step } from "./trace-store.ts";
 
@@ -50,25 +52,34 @@ const firstStorageWaitMs = 50;
 const mayPass = (error: unknown): boolean =>
   error instanceof OverloadedError || error instanceof OutcomeUnknownError || isLost(error);
 
-/** What became of the beginning of an attempt: it has begun, or the task has been rejected. */
-export type Begun = { readonly attempt: Attempt } | { readonly rejected: TaskFault };
+/** What became of the beginning of an attempt: it has begun; or policies refuse this agent; or the task has been rejected. */
+export type Begun = { readonly attempt: Attempt } | { readonly refused: Fault } | { readonly rejected: TaskFault };
 
 /**
- * Writes down, before the agent is called, that it will be; undefined when the task is no longer held. A task that was approved is looked at
- * again first, in the same transaction. Throws {@link CircuitOpen}, and then nothing was written, when the circuit of the agent lets nobody
+ * Writes down, before the agent is called, that it will be; undefined when the task is no longer held. Unless this very attempt was decided on
+ * when the task was accepted, it is reconsidered first, in the same transaction. Throws {@link CircuitOpen}, and then nothing was written, when the circuit of the agent lets nobody
  * through.
  */
 export const settleBegin = (
   app: App,
   held: HeldTask,
   input: JsonValue,
-  { agent, contract, adapter, timeoutMs }: Beginning,
+  { agent, contract, adapter, timeoutMs, decided }: Beginning,
 ): Promise<Begun | undefined> =>
   persist(app, async (tx) => {
     const { hold, task } = held;
     const startMs = app.clock.now();
-    const rejected = task.approval_id ? await withdrawal(tx, app, task, input, agent.agent_id) : undefined;
-    if (rejected) return (await reject(tx, app, held, rejected)) ? { rejected } : undefined;
+    const again = decided ? { steps: [], decisions: [] } : await reconsider(tx, app, task, input, agent, contract);
+    if (again.decisions.length > 0) {
+      const at = { orgId: hold.orgId, traceId: task.trace_id, taskId: hold.taskId, now: startMs };
+      await recordDecisions(tx, app, at, again.decisions);
+    }
+    const { refused, rejected } = again;
+    if (rejected) return (await reject(tx, app, held, rejected, again.steps)) ? { rejected } : undefined;
+    if (refused) {
+      await recordSteps(tx, app, spanOf(task), again.steps);
+      return { refused };
+    }
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
     const begun = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (!begun) return undefined;
@@ -91,6 +102,7 @@ export const settleBegin = (
       contract_version: contract.version,
     };
     await recordSteps(tx, app, spanOf(task), [
+      ...again.steps,
       ...changed,
       {
         kind: TraceEventKind.DISPATCHED,
@@ -109,13 +121,19 @@ export type Beginning = {
   readonly contract: ContractRow;
   readonly adapter: string;
   readonly timeoutMs: number;
+  /** Policies were asked about this agent under this contract when the task was accepted, a moment ago. */
+  readonly decided: boolean;
 };
 
-function reject(tx: Tx, app: App, held: HeldTask, fault: TaskFault): Promise<boolean> {
+function reject(tx: Tx, app: App, held: HeldTask, fault: TaskFault, steps: readonly Step[] = []): Promise<boolean> {
   const endMs = app.clock.now();
   const step = rejectedStep(held.task, fault, endMs);
-  return concludeTask(tx, app, held, { state: TaskState.REJECTED, endMs, fault, steps: [step] });
+  return concludeTask(tx, app, held, { state: TaskState.REJECTED, endMs, fault, steps: [...steps, step] });
 }
+
+/** Policies let none of the agents do the task that are left for it. */
+export const settleRejected = (app: App, held: HeldTask, fault: TaskFault): Promise<boolean> =>
+  persist(app, (tx) => reject(tx, app, held, fault));
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>

@@ -13,12 +13,16 @@ import type { TraceContext } from "../rpc/trace-context.ts";
 import { findAgent } from "./agent-store.ts";
 import { type Demand, requestApproval } from "./approval/gate.ts";
 import { decide, type Wish } from "./decide.ts";
+import { recordDecisions } from "./policy/decision-store.ts";
 import { insertTask, sealJson, type TaskRow } from "./task-store.ts";
 import { openTrace, recordSteps, type Span, type Step } from "./trace-store.ts";
 
 /** What was asked for, as the pipeline takes it. */
-export const wishOf = (req: SubmitTaskRequest, orgId: string): Wish => ({
+export const wishOf = (req: SubmitTaskRequest, orgId: string, callerAgentId: string): Wish => ({
   orgId,
+  callerAgentId,
+  origin: "bus",
+  grantId: "",
   contract: { contractId: req.contractId, version: req.contractVersion },
   input: toInput(req.input),
   wantedAgentId: req.targetAgentId,
@@ -44,19 +48,17 @@ export async function actingAgent(db: Queryable, caller: Caller, orgId: string, 
   return named;
 }
 
+/** A task that was accepted, whose turn it is, and the agent that was decided on. */
+export type Accepted = { readonly task: TaskRow; readonly turn: number; readonly decidedAgentId: string };
+
 /** A task to accept, whichever way it came. */
 export type TaskOrder = {
   readonly wish: Wish;
-  /** The agent it is for, checked by {@link actingAgent}; empty for an administrator's own. */
-  readonly callerAgentId: string;
   readonly labels: Readonly<Record<string, string>>;
   /** When it fails if it has not ended, in milliseconds; null: never by itself. */
   readonly deadlineMs: number | null;
   /** Its span, which need not be in the trace of the call. */
   readonly trace: TraceContext;
-  /** The way it came: "bus", "gateway" or "listing". */
-  readonly origin: string;
-  readonly grantId: string;
   /** The dead letter that it tries again, or empty. */
   readonly retryOfDeadLetterId: string;
 };
@@ -67,13 +69,10 @@ export const orderOf = async (
   { tx, caller, orgId, trace }: Command,
   deadlineMs: number | null,
 ): Promise<TaskOrder> => ({
-  wish: wishOf(req, orgId),
-  callerAgentId: await actingAgent(tx, caller, orgId, req.agentId),
+  wish: wishOf(req, orgId, await actingAgent(tx, caller, orgId, req.agentId)),
   labels: req.labels,
   deadlineMs,
   trace,
-  origin: "bus",
-  grantId: "",
   retryOfDeadLetterId: "",
 });
 
@@ -81,13 +80,18 @@ export const orderOf = async (
  * Accepts a task: once this commits, the task is durable and will reach a terminal state. A refusal is kept too, with the steps that led to
  * it, and thrown as {@link Refused}, which names the trace.
  */
-export async function acceptTask(app: App, order: TaskOrder, command: Command, turn: number): Promise<TaskRow> {
+export async function acceptTask(app: App, order: TaskOrder, command: Command, turn: number): Promise<Accepted> {
   const { tx, orgId, now } = command;
-  const { wish, trace, callerAgentId } = order;
+  const { wish, trace } = order;
+  const { callerAgentId } = wish;
   const decision = await decide(app, tx, wish, now, turn);
   const span: Span = { orgId, ...trace, taskId: "", callerAgentId, contractId: wish.contract.contractId };
   await openTrace(tx, span, now);
+  const { decisions } = decision;
+  const log = (taskId: string) =>
+    decisions.length > 0 && recordDecisions(tx, app, { orgId, traceId: trace.traceId, taskId, now }, decisions);
   if (decision.refusal) {
+    await log("");
     await recordSteps(tx, app, span, decision.steps);
     throw asRefused(decision.refusal, trace);
   }
@@ -95,6 +99,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
   const fresh = newTask(app, order, command, contract.version);
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
+  await log(task.task_id);
   const again = order.retryOfDeadLetterId && `, to try ${order.retryOfDeadLetterId} again`;
   const accepted = {
     kind: TraceEventKind.ACCEPTED,
@@ -108,7 +113,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));
   }
   await recordSteps(tx, app, { ...span, taskId: task.task_id }, steps);
-  return task;
+  return { task, turn, decidedAgentId: targetAgentId };
 }
 
 /**
@@ -142,7 +147,7 @@ function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, ve
     namespace: "",
     contract_id: wish.contract.contractId,
     contract_version: version,
-    caller_agent_id: order.callerAgentId,
+    caller_agent_id: wish.callerAgentId,
     caller_key_id: caller.keyId,
     target_org_id: orgId,
     target_agent_id: "",
@@ -165,8 +170,8 @@ function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, ve
     lease_token: 1,
     in_flight: 0,
     requested_version: wish.contract.version,
-    origin: order.origin,
-    grant_id: order.grantId,
+    origin: wish.origin,
+    grant_id: wish.grantId,
     approval_id: "",
     retry_of_dead_letter_id: order.retryOfDeadLetterId,
     cost_micros: 0,

@@ -22,8 +22,8 @@ import { query } from "../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
 import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
-import { cancelTopic, checkRoom, type Dispatcher } from "./dispatch.ts";
-import { acceptTask, actingAgent, approvalStep, orderOf, wishOf } from "./submit.ts";
+import { cancelTopic, checkRoom, type Dispatcher, startAccepted } from "./dispatch.ts";
+import { type Accepted, acceptTask, actingAgent, approvalStep, orderOf, wishOf } from "./submit.ts";
 import {
   findTask,
   isTerminal,
@@ -158,16 +158,15 @@ async function submit(
   checkRoom(dispatcher);
   const timeoutMs = req.returnImmediately ? undefined : context.timeoutMs();
   const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs - answerMs(timeoutMs);
-  let accepted: TaskRow | undefined;
+  let accepted: Accepted | undefined;
   let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
     turn ??= dispatcher.turns.take(given.orgId, request.contractId); // once, though the body may run again
     accepted = await acceptTask(app, await orderOf(request, given, deadlineMs), given, turn);
-    return { task: toTask(app, accepted) };
+    return { task: toTask(app, accepted.task) };
   });
   const { orgId = "", taskId = "" } = reply.task!;
-  if (accepted?.task_id === taskId && accepted.state !== TaskState.AWAITING_APPROVAL)
-    dispatcher.start({ hold: { orgId, taskId, token: accepted.lease_token }, task: accepted, turn: turn ?? 0 });
+  if (accepted?.task.task_id === taskId) startAccepted(dispatcher, accepted);
   if (req.returnImmediately) return reply;
   return { task: toTask(app, await ended(app, orgId, taskId, context.signal)) };
 }
@@ -207,7 +206,7 @@ async function dryRun(
   const span = { orgId, traceId, spanId, parentSpanId, taskId: "", callerAgentId, contractId: req.contractId };
   const turn = dispatcher.turns.peek(orgId, req.contractId);
   const now = app.clock.now();
-  const decision = await decide(app, db, wishOf(req, orgId), now, turn);
+  const decision = await decide(app, db, wishOf(req, orgId, callerAgentId), now, turn);
   const steps = [...decision.steps];
   if (!decision.refusal && decision.demand) steps.push(approvalStep(now, decision.demand, decision.targetAgentId));
   return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };

@@ -16,9 +16,9 @@ import { readPage } from "../../rpc/page.ts";
 import { query } from "../../rpc/query.ts";
 import { seesWholeOrg } from "../../rpc/scope.ts";
 import { attemptsOf, toTaskAttempt } from "../attempt-store.ts";
-import { checkRoom, type Dispatcher } from "../dispatch.ts";
-import { acceptTask } from "../submit.ts";
-import { findTask, type TaskRow } from "../task-store.ts";
+import { checkRoom, type Dispatcher, startAccepted } from "../dispatch.ts";
+import { type Accepted, acceptTask } from "../submit.ts";
+import { findTask } from "../task-store.ts";
 import {
   type DeadLetterRow,
   findDeadLetter,
@@ -83,7 +83,7 @@ async function retry(
   context: HandlerContext,
 ): Promise<RetryReply> {
   checkRoom(dispatcher);
-  let accepted: TaskRow | undefined;
+  let accepted: Accepted | undefined;
   let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<RetryReply> => {
     const { tx, caller, orgId } = given;
@@ -94,12 +94,9 @@ async function retry(
     turn ??= dispatcher.turns.take(orgId, row.contract_id); // once, though the body may run again
     accepted = await acceptTask(app, order, given, turn);
     await markRetried(tx, row);
-    return { deadLetter: await wholeNow(app, tx, row), taskId: accepted.task_id, spanId: accepted.span_id };
+    return { deadLetter: await wholeNow(app, tx, row), taskId: accepted.task.task_id, spanId: accepted.task.span_id };
   });
-  if (accepted && accepted.task_id === reply.taskId) {
-    const { org_id: orgId, task_id: taskId, lease_token: token } = accepted;
-    dispatcher.start({ hold: { orgId, taskId, token }, task: accepted, turn: turn ?? 0 });
-  }
+  if (accepted && accepted.task.task_id === reply.taskId) startAccepted(dispatcher, accepted);
   return reply;
 }
 

@@ -6,6 +6,7 @@ import type { App } from "../../app.ts";
 import { Fault } from "../../errors.ts";
 import type { Command } from "../../rpc/command.ts";
 import { stateName } from "../conclude.ts";
+import type { Origin } from "../policy/decide-task.ts";
 import { actingAgent, type TaskOrder, toInput } from "../submit.ts";
 import { isTerminal, openJson, type TaskRow } from "../task-store.ts";
 import type { RetryRow } from "./dead-letter-store.ts";
@@ -48,13 +49,13 @@ export async function retryOrder(
       contract: { contractId: failed.contract_id, version: request.contractVersion || failed.contract_version },
       input: request.input ? toInput(request.input) : openJson(app, orgId, failed.task_id, "input", failed.input),
       wantedAgentId: request.targetAgentId || failed.wanted_agent_id,
+      callerAgentId: await actingAgent(tx, caller, orgId, failed.caller_agent_id),
+      origin: failed.origin as Origin,
+      grantId: failed.grant_id,
     },
-    callerAgentId: await actingAgent(tx, caller, orgId, failed.caller_agent_id),
     labels: JSON.parse(failed.labels) as Record<string, string>,
     deadlineMs: null,
     trace: { traceId: failed.trace_id, spanId: app.ids.span(), parentSpanId: failed.span_id },
-    origin: failed.origin,
-    grantId: failed.grant_id,
     retryOfDeadLetterId: request.deadLetterId,
   };
 }

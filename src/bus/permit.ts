@@ -1,0 +1,105 @@
+/** What policies say to a task: may its caller ask for the contract, and may the agent that would do it use the tools that the work needs? */
+import type { JsonObject } from "@bufbuild/protobuf";
+import type { App } from "../app.ts";
+import type { Queryable } from "../db/db.ts";
+import { Fault } from "../errors.ts";
+import type { AgentRow } from "./agent-store.ts";
+import type { Demand } from "./approval/gate.ts";
+import type { ContractRow } from "./contract-store.ts";
+import { type Decided, decideInvoke, decideTools, type Origin, policyDenied } from "./policy/decide-task.ts";
+
+/** How many agents policies are asked about for one task, and how many of those that they refuse are written into the decision log. */
+const maxAsked = 50;
+const maxRefusalsKept = 5;
+
+/** Who asks for what. */
+export type Asking = {
+  readonly orgId: string;
+  /** Undefined: an administrator, for no agent. */
+  readonly caller: AgentRow | undefined;
+  readonly contract: ContractRow;
+  readonly origin: Origin;
+  readonly grantId: string;
+  readonly now: number;
+};
+
+/** The agent that may do it, and who asks for an approval first; or why none may. `decisions` are for the log. */
+export type Permit = { readonly decisions: readonly Decided[] } & (
+  | { readonly agent: AgentRow; readonly demand: Demand | undefined; readonly refusal?: undefined }
+  | { readonly refusal: Fault }
+);
+
+/** The first of the agents that policies let do it. With none, the refusal tells of the first. */
+export async function permit(
+  app: App,
+  db: Queryable,
+  asking: Asking,
+  candidates: readonly [AgentRow, ...AgentRow[]],
+): Promise<Permit> {
+  const refused: (Permit & { readonly refusal: Fault })[] = [];
+  for (const agent of candidates.slice(0, maxAsked)) {
+    const one = await permitAgent(app, db, asking, agent);
+    if (one.refusal) refused.push(one);
+    else return { ...one, decisions: [...logged(refused), ...one.decisions] };
+  }
+  return { refusal: refused[0]!.refusal, decisions: logged(refused) };
+}
+
+const logged = (refused: readonly Permit[]): Decided[] =>
+  refused.slice(0, maxRefusalsKept).flatMap(({ decisions }) => decisions);
+
+/** What policies say to one agent. */
+export async function permitAgent(app: App, db: Queryable, asking: Asking, agent: AgentRow): Promise<Permit> {
+  const { orgId, caller, contract, origin, grantId, now } = asking;
+  const tokens = contract.estimated_tokens || contract.max_tokens;
+  const asked = { orgId, contract, tokens, origin, now };
+  const invoke = await decideInvoke(app, db, {
+    ...asked,
+    caller,
+    targetAgentId: agent.agent_id,
+    ...(grantId && { grantId }),
+  });
+  if (invoke.answer.verdict === "DENY") return { refusal: policyDenied(invoke), decisions: [invoke] };
+  const tools = await decideTools(app, db, { ...asked, agent });
+  const decisions = [invoke, ...tools.decisions];
+  if (tools.denied) return { refusal: toolDenied(agent, tools.denied), decisions };
+  return { agent, demand: demandOf(contract, decisions), decisions };
+}
+
+/** POLICY_DENIED that names the tool and the agent. */
+function toolDenied(agent: AgentRow, { tool, decided }: { readonly tool: string; readonly decided: Decided }): Fault {
+  const denied = policyDenied(decided);
+  const metadata = { ...denied.metadata, tool, agent_id: agent.agent_id };
+  return new Fault("POLICY_DENIED", `${agent.name} may not use the tool ${tool}: ${denied.message}`, metadata);
+}
+
+/** What the trace says of what policies said. */
+export function policyStep(permit: Permit): { readonly message: string; readonly details: JsonObject } {
+  const answers = permit.decisions.map(({ answer }) => answer);
+  const asked = permit.refusal ? undefined : permit.demand?.policyIds;
+  const verdict = permit.refusal ? "DENY" : asked?.length ? "REQUIRE_APPROVAL" : "ALLOW";
+  const ids = [...new Set(answers.flatMap(({ determining }) => determining.map(({ policyId }) => policyId)))];
+  const by = ids.length > 0 ? ` by ${ids.slice(0, 5).join(", ")}` : "";
+  const said = { DENY: "denied", REQUIRE_APPROVAL: "allowed once it is approved", ALLOW: "allowed" }[verdict];
+  const reasons = [...new Set(answers.flatMap(({ reasons }) => reasons))].slice(0, maxTold);
+  const message = permit.refusal ? `denied: ${permit.refusal.message}` : said + by;
+  return { message, details: { verdict, policy_ids: ids.slice(0, maxTold), reasons } };
+}
+
+const maxTold = 20;
+
+function demandOf(contract: ContractRow, decisions: readonly Decided[]): Demand | undefined {
+  const byContract = contract.approval_required !== 0;
+  const asking = decisions
+    .filter(({ answer }) => answer.verdict === "REQUIRE_APPROVAL")
+    .flatMap(({ answer }) => answer.determining.filter(({ approval }) => approval !== ""));
+  if (!byContract && asking.length === 0) return undefined;
+  return {
+    byContract,
+    policyIds: [...new Set(asking.map(({ policyId }) => policyId))],
+    reasons: [
+      ...(byContract ? [`${contract.contract_id} asks for an approval of each task`] : []),
+      ...new Set(asking.map(({ policyId, approval }) => `${policyId}: ${approval}`)),
+    ],
+  };
+}

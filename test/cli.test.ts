@@ -14,7 +14,7 @@ import type { ConnectRouter } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { connectClients } from "../clients/cli/connect.ts";
-import { waitMs } from "../clients/cli/trace-tail.ts";
+import { waitMs } from "../clients/cli/follow.ts";
 import { renderTree } from "../clients/cli/trace-tree.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { AgentService } from "../gen/moltwire/bus/v1/agent_service_pb.ts";

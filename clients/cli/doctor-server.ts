@@ -54,7 +54,7 @@ async function reach(check: string, clients: Clients, url: string): Promise<{ fi
     const late = reason === "DEADLINE_EXCEEDED";
     const detail = late ? `${url} takes connections and did not answer in ${span(timeoutMs)}` : message;
     const help = late ? "see whether it is a Moltwire server, and what its log says" : fix;
-    return { finding: { check, state: "fail", detail, ...(help && { fix: help }) } };
+    return { finding: { check, state: "fail", detail, fix: help ?? "look at the server's log" } };
   }
 }
 

@@ -1,4 +1,5 @@
 /** `moltwire doctor`: what is wrong, and what to do about it. */
+import { type Noun, run, withServer } from "./command.ts";
 import { checkDataFolder, checkKeyFile, checkNode } from "./doctor-local.ts";
 import { checkServer } from "./doctor-server.ts";
 import { exitCodes } from "./exit-codes.ts";
@@ -6,13 +7,17 @@ import { paint, plain, print, printJson } from "./output.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 
 /** One thing that was looked at. */
-export type Finding = {
-  readonly check: string;
-  /** `fail` keeps something from working; `warn` will, or should not stay so; `skip` could not be looked at. */
-  readonly state: "ok" | "warn" | "fail" | "skip";
-  readonly detail: string;
-  /** What to do; every `warn` and `fail` has it. */
-  readonly fix?: string;
+export type Finding = { readonly check: string; readonly detail: string } & (
+  | { readonly state: "ok" | "skip" }
+  /** `fail` keeps something from working; `warn` will, or should not stay so. */
+  | { readonly state: "warn" | "fail" /** What to do. */; readonly fix: string }
+);
+
+/** Adds the command. */
+export const doctor: Noun = (program) => {
+  withServer(program.command("doctor"))
+    .description("check this machine, the server and the key, with a fix for each finding")
+    .action(run((options) => examine(options)));
 };
 
 const marks = {
@@ -23,7 +28,7 @@ const marks = {
 } as const;
 
 /** Looks at everything and prints each finding with its fix. Returns the exit code: 1 if anything failed. */
-export async function doctor(options: ConnectionOptions): Promise<number> {
+async function examine(options: ConnectionOptions): Promise<number> {
   const settings = readSettings(options, process.env);
   const findings: Finding[] = [
     checkNode(process.version),
@@ -38,9 +43,9 @@ export async function doctor(options: ConnectionOptions): Promise<number> {
 
 function show(findings: readonly Finding[]): void {
   const width = Math.max(...findings.map(({ check }) => check.length));
-  for (const { check, state, detail, fix } of findings) {
-    print(`${marks[state]} ${check.padEnd(width)}  ${plain(detail)}`);
-    if (fix) print(`  ${"".padEnd(width)}  ${paint("cyan", "fix:")} ${plain(fix)}`);
+  for (const finding of findings) {
+    print(`${marks[finding.state]} ${finding.check.padEnd(width)}  ${plain(finding.detail)}`);
+    if ("fix" in finding) print(`  ${"".padEnd(width)}  ${paint("cyan", "fix:")} ${plain(finding.fix)}`);
   }
   const count = (state: Finding["state"]) => findings.filter((finding) => finding.state === state).length;
   print(

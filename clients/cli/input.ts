@@ -1,4 +1,4 @@
-/** The input of a task: from the command line, a file or standard input. */
+/** JSON from the command line, a file or standard input. */
 import { readFileSync, statSync } from "node:fs";
 import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
@@ -8,28 +8,44 @@ import { UsageError } from "./settings.ts";
 const maxInputBytes = 1 << 20;
 
 /**
- * Reads INPUT: JSON itself, `@file`, or `-` for what `stdin` holds. Not given: null. Standard input is only read when it is
- * asked for, so that a command in a `while read` loop does not swallow the loop's own input.
+ * Reads INPUT as `readJson` does. Not given: null.
  *
  * @throws UsageError if it cannot be read, is over 1 MiB, or is no JSON.
  */
 export async function readInput(argument: string | undefined, stdin: AsyncIterable<Buffer>): Promise<Value> {
-  if (argument === undefined) return toValue(null, "INPUT");
-  if (argument === "-") return parse(await readAll(stdin), "standard input");
-  if (argument.startsWith("@")) return parse(readInputFile(argument.slice(1)), argument.slice(1));
-  return parse(argument, "INPUT");
+  const label = "INPUT";
+  return toValue(argument === undefined ? null : await readJson(argument, label, stdin), label);
 }
 
-function parse(text: string, from: string): Value {
+/**
+ * Reads JSON: the text itself, `@file`, or `-` for what `stdin` holds. Standard input is only read when it is asked for, so that a command in
+ * a `while read` loop does not swallow the loop's own input. `label` is what the text was given by, for people.
+ *
+ * @throws UsageError if it cannot be read, is over 1 MiB, or is no JSON.
+ */
+export async function readJson(text: string, label: string, stdin: AsyncIterable<Buffer>): Promise<JsonValue> {
+  return text === "-" || text.startsWith("@") ? await readJsonFile(text, stdin) : parse(text, label);
+}
+
+/**
+ * Reads JSON from a file, with or without an @ before its path, or from `stdin` for `-`.
+ *
+ * @throws UsageError as `readJson` does.
+ */
+export async function readJsonFile(path: string, stdin: AsyncIterable<Buffer>): Promise<JsonValue> {
+  if (path === "-") return parse(await readAll(stdin), "standard input");
+  const file = path.replace(/^@/, "");
+  return parse(readInputFile(file), file);
+}
+
+function parse(text: string, from: string): JsonValue {
   if (Buffer.byteLength(text) > maxInputBytes) throw tooLarge(from);
-  let json: JsonValue;
   try {
-    json = JSON.parse(text);
+    return JSON.parse(text);
   } catch (error) {
     const fix = `put JSON in single quotes, such as '{"question":"why?"}', or give @file or - for standard input`;
     throw new UsageError(`${from} is not JSON: ${(error as Error).message.replace(/\s+/g, " ")}`, fix);
   }
-  return toValue(json, from);
 }
 
 function toValue(json: JsonValue, from: string): Value {
@@ -52,7 +68,7 @@ function readInputFile(path: string): string {
     return readFileSync(path, "utf8");
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    throw new UsageError(`the input cannot be read: ${(error as Error).message}`, "check the path after @");
+    throw new UsageError(`the input cannot be read: ${(error as Error).message}`, "check the path");
   }
 }
 

@@ -6,8 +6,8 @@ import { TaskStateSchema } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, type TraceEventKind, TraceEventKindSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import { UsageError } from "./settings.ts";
 
-/** A number that this client does not know, being older than the server, is shown as it is. */
-const nameIn = (schema: DescEnum, number: number): string =>
+/** The name of an enum's value. A number that this client does not know, being older than the server, is shown as it is. */
+export const nameIn = (schema: DescEnum, number: number): string =>
   schema.value[number]?.localName ?? `${schema.name} ${number}`;
 
 /** "COMPLETED". */

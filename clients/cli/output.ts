@@ -1,7 +1,8 @@
 /** Writing to a terminal, a pipe or a program. */
 import { styleText } from "node:util";
 
-type Format = Parameters<typeof styleText>[0];
+/** A colour or a style. */
+export type Format = Parameters<typeof styleText>[0];
 
 /** Colours the text if standard output is a terminal and NO_COLOR is not set. */
 export const paint = (format: Format, text: string): string => styleText(format, text, { stream: process.stdout });

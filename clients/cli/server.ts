@@ -2,15 +2,28 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { join } from "node:path";
+import { type Noun, run } from "./command.ts";
 
 const main = join(import.meta.dirname, "../../src/main.ts");
+
+/** Adds the command. */
+export const server: Noun = (program) => {
+  program
+    .command("server")
+    .description("run a server; its flags are passed on (moltwire server --help)")
+    .argument("[flags...]")
+    .helpOption(false)
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action(run((flags: string[]) => runServer(flags)));
+};
 
 /**
  * Starts the server with these flags and waits for its end. Returns its exit code, or 128 and the signal's number.
  *
  * A Ctrl-C reaches the server by itself, being of the same terminal; it only must not end this process first. SIGTERM is passed on.
  */
-export async function server(flags: readonly string[]): Promise<number> {
+async function runServer(flags: readonly string[]): Promise<number> {
   const child = spawn(process.execPath, [main, ...flags], { stdio: "inherit" });
   const stay = () => {};
   const pass = (signal: NodeJS.Signals) => void child.kill(signal);

@@ -1,7 +1,7 @@
 /** `moltwire submit`: one task, from input to output. */
 import { randomUUID } from "node:crypto";
 import { toJson } from "@bufbuild/protobuf";
-import { timestampMs, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { CallOptions } from "@connectrpc/connect";
 import {
   BusService,
@@ -10,21 +10,47 @@ import {
 } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { type Task, TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import { agentIdOf } from "./agent-name.ts";
+import { collect, type Noun, run, seconds, withServer } from "./command.ts";
 import { connectClients } from "./connect.ts";
-import { exitCodes } from "./exit-codes.ts";
-import { fixes } from "./fixes.ts";
+import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { readInput } from "./input.ts";
-import { kindName, reasonName, stateName } from "./names.ts";
-import { note, paint, paintError, plain, print, printJson, safeJson, span } from "./output.ts";
+import { kindName } from "./names.ts";
+import { note, paint, plain, print, printJson, safeJson } from "./output.ts";
 import { explain, type Problem, report } from "./problem.ts";
-import { type ConnectionOptions, readSettings } from "./settings.ts";
+import { type ConnectionOptions, readSettings, UsageError } from "./settings.ts";
+import { renderEnd } from "./task-end.ts";
+
+/** Adds the command. */
+export const submit: Noun = (program) => {
+  const command = program
+    .command("submit")
+    .description("have a task done and print its output")
+    .argument("<contract>", "the contract's id")
+    .argument("[input]", "JSON, @file, or - for standard input (default: null)")
+    .option("--version <range>", "an exact version, or a range such as ^1.2 (default: the latest)")
+    .option("--target <agent>", "only this agent may do it: its name or id")
+    .option("--as <agent>", "the agent to act for, by name or id; for administrators")
+    .option("--label <name=text>", "write this on the task; may be repeated", collect)
+    .option("--dry-run", "show how it would be checked and routed; change nothing")
+    .option("--no-wait", "end as soon as the task is accepted; print its id")
+    .option("--idempotency-key <text>", "repeat safely: a second call with it joins the first one's task")
+    .option("--timeout <seconds>", "give up, and let the task fail, after so long", seconds);
+  withServer(command)
+    .addHelpText(
+      "after",
+      `\nExample:\n  moltwire submit research/search '{"terms": []}' > found.json\n${exitCodesHelp}`,
+    )
+    .action(run((contract: string, input: string | undefined, options) => submitTask(contract, input, options)));
+};
 
 /** The options of `submit`. */
-export type SubmitOptions = ConnectionOptions & {
+type SubmitOptions = ConnectionOptions & {
   readonly version?: string;
   readonly target?: string;
   /** The agent to act for; for administrators. */
   readonly as?: string;
+  readonly label?: readonly string[];
   readonly dryRun?: boolean;
   /** False with --no-wait. */
   readonly wait?: boolean;
@@ -40,21 +66,21 @@ const graceMs = 3_000;
  * Submits a task and waits for its end. Standard output gets the task's output and nothing else; standard error tells about it.
  * Every call has an idempotency key, so that after a lost connection the same command can join the task. Returns the exit code.
  */
-export async function submit(
-  contractId: string,
-  argument: string | undefined,
-  options: SubmitOptions,
-): Promise<number> {
+async function submitTask(contractId: string, argument: string | undefined, options: SubmitOptions): Promise<number> {
   const settings = readSettings(options, process.env);
   const input = await readInput(argument, process.stdin);
   const idempotencyKey = options.idempotencyKey ?? `cli-${randomUUID()}`;
+  const labels = readLabels(options.label ?? []);
+  const clients = connectClients(settings);
+  const orgId = options.org ?? "";
   const request = {
-    orgId: options.org ?? "",
-    agentId: options.as ?? "",
+    orgId,
+    agentId: await agentIdOf(options.as, { clients, orgId }),
     contractId,
     contractVersion: options.version ?? "",
     input,
-    targetAgentId: options.target ?? "",
+    targetAgentId: await agentIdOf(options.target, { clients, orgId }),
+    labels,
     returnImmediately: options.wait === false,
     validateOnly: options.dryRun === true,
   };
@@ -67,13 +93,22 @@ export async function submit(
   };
   process.once("SIGINT", interrupted);
   try {
-    return conclude(await connectClients(settings)(BusService).submitTask(request, call), options);
+    return conclude(await clients(BusService).submitTask(request, call), options);
   } catch (error) {
     const problem = explain(error, settings.url);
     return report(request.validateOnly ? problem : joinable(problem, idempotencyKey), options.json);
   } finally {
     process.off("SIGINT", interrupted);
   }
+}
+
+function readLabels(texts: readonly string[]): Record<string, string> {
+  const pairs = texts.map((text) => {
+    const [, name, value] = /^([^=]+)=(.*)$/s.exec(text) ?? [];
+    if (name === undefined) throw new UsageError(`--label ${text} is no label`, "write --label name=text");
+    return [name, value!] as const;
+  });
+  return Object.fromEntries(pairs);
 }
 
 /**
@@ -106,21 +141,9 @@ function conclude(response: SubmitTaskResponse, options: SubmitOptions): number 
   return task.state === TaskState.COMPLETED || options.wait === false ? exitCodes.ok : exitCodes.failed;
 }
 
+/** The output on standard output, what there is to say of it on standard error. */
 function showTask(task: Task, waited: boolean): void {
-  const good = task.state === TaskState.COMPLETED || !waited;
-  const mark = good
-    ? paintError("green", `✔ ${stateName(task.state)}`)
-    : paintError("red", `✘ ${stateName(task.state)}`);
-  const took =
-    task.createTime && task.endTime ? `  in ${span(timestampMs(task.endTime) - timestampMs(task.createTime))}` : "";
-  note(`${mark}  ${plain(task.contractId)} ${plain(task.contractVersion)}${took}`);
-  if (task.error) {
-    const reason = reasonName(task.error.reason);
-    note(`  ${reason}: ${plain(task.error.message)}`);
-    if (fixes[reason]) note(`  fix    ${fixes[reason]}`);
-  }
-  note(`  task   ${task.taskId}`);
-  note(`  trace  ${task.traceId}`);
+  for (const line of renderEnd(task, waited)) note(line);
   if (task.output) print(safeJson(toJson(ValueSchema, task.output)));
   else if (!waited) print(task.taskId);
 }

@@ -1,14 +1,77 @@
-/** `moltwire trace get`: one trace as a tree. */
+/** `moltwire trace`: what was done, and why. */
 import { toJson } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { type Trace, type TraceEvent, TraceEventSchema, TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import { TraceService } from "../../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { agentIdOf } from "./agent-name.ts";
+import { collect, type Noun, run, wholeNumber, withServer } from "./command.ts";
 import { type Clients, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
+import { addList } from "./list.ts";
 import { columns, note, paint, print, printJson, span } from "./output.ts";
 import { type ConnectionOptions, readSettings, UsageError } from "./settings.ts";
+import { age, between, type Column } from "./table.ts";
+import { traceTail } from "./trace-tail.ts";
 import { renderTree } from "./trace-tree.ts";
+
+/** Adds the commands. */
+export const trace: Noun = (program) => {
+  const noun = program.command("trace").description("what was done, and why");
+  const get = noun
+    .command("get")
+    .description("print one trace as a tree with times")
+    .argument("<id>", "a trace's id, or that of one of its tasks");
+  withServer(get).action(run((id: string, options) => traceGet(id, options)));
+  const tail = noun
+    .command("tail")
+    .description("print steps as they happen, over lost connections, until Ctrl-C")
+    .option("--trace <id>", "only this trace")
+    .option("--agent <agent>", "only what concerns this agent: its name or id")
+    .option("--contract <id>", "only this contract")
+    .option("--kind <name>", "only this kind of step, such as completed; may be repeated", collect)
+    .option("--from-start", "begin with the oldest step kept")
+    .option("--after <cursor>", "go on after this cursor (--json shows them)")
+    .option("--count <number>", "end after so many steps", wholeNumber(1, 1_000_000));
+  withServer(tail).action(run((options) => traceTail(options)));
+  addList(noun, {
+    summary: "list traces, newest first",
+    method: TraceService.method.listTraces,
+    filters: [
+      {
+        name: "agentId",
+        as: "--agent <agent>",
+        help: "only those that this agent opened: its name or id",
+        read: agentIdOf,
+      },
+      { name: "contractId", as: "--contract <id>", help: "only those whose first task is of this contract" },
+    ],
+    rows: ({ traces }) => traces,
+    columns: traceColumns,
+    things: "traces",
+    first: "moltwire submit CONTRACT INPUT",
+  });
+};
+
+const traceColumns: readonly Column<Trace>[] = [
+  { title: "TRACE", cell: ({ traceId }) => traceId },
+  { title: "AGE", cell: ({ startTime }) => age(startTime), right: true },
+  { title: "TOOK", cell: ({ startTime, updateTime }) => between(startTime, updateTime), right: true },
+  { title: "TASKS", cell: ({ tasks }) => String(tasks), right: true },
+  {
+    title: "OPEN",
+    cell: ({ openTasks }) => (openTasks > 0 ? String(openTasks) : ""),
+    right: true,
+    colour: () => "yellow",
+  },
+  {
+    title: "FAILED",
+    cell: ({ failedTasks }) => (failedTasks > 0 ? String(failedTasks) : ""),
+    right: true,
+    colour: () => "red",
+  },
+  { title: "CONTRACT", cell: ({ contractId }) => contractId, cut: true },
+];
 
 const pageSize = 1_000;
 const maxEvents = 20_000;

@@ -1,0 +1,60 @@
+/** What all commands are made of: their common options, and how they begin and end. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { explain, report } from "./problem.ts";
+import { type ConnectionOptions, defaultUrl } from "./settings.ts";
+
+/** Adds the commands of one noun, such as `agent`, to the program. */
+export type Noun = (program: Command) => void;
+
+/** Adds the options that every command with a server has. They may stand before the command's name as well. */
+export function withServer(command: Command): Command {
+  const options = [
+    new Option("--url <url>", `the server; or MOLTWIRE_URL (default: ${defaultUrl})`),
+    new Option("--key-file <path>", "a file with the key; or MOLTWIRE_API_KEY holds it"),
+    new Option("--org <id>", "the organisation; for the operator"),
+    new Option("--json", "print JSON, for programs"),
+  ];
+  for (const option of options) command.addOption(option.helpGroup("Options of every command:"));
+  return command;
+}
+
+/**
+ * The action of a command: takes its arguments and its options, those before its name too, and returns the exit code. What it throws is
+ * explained on standard error.
+ */
+// biome-ignore lint/suspicious/noExplicitAny: commander hands over what the declarations of the command say.
+export function run(action: (...values: any[]) => Promise<number>): (...values: any[]) => Promise<void> {
+  return async (...values) => {
+    const options = optionsOf(values.pop() as Command);
+    values[values.length - 1] = options;
+    try {
+      process.exitCode = await action(...values);
+    } catch (error) {
+      const url = options.url ?? (process.env.MOLTWIRE_URL || defaultUrl);
+      process.exitCode = report(explain(error, url), options.json);
+    }
+  };
+}
+
+/** A command's options over those of the commands above it. */
+const optionsOf = (command: Command): ConnectionOptions =>
+  command.parent ? { ...optionsOf(command.parent), ...command.opts() } : command.opts();
+
+/** Reads a whole number within limits. */
+export function wholeNumber(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+  };
+}
+
+/** Reads a number of seconds, at most a day. */
+export function seconds(text: string): number {
+  const value = Number(text);
+  if (value >= 0.001 && value <= 86_400) return value;
+  throw new InvalidArgumentError("It must be a number of seconds from 0.001 to 86400.");
+}
+
+/** For an option that may be repeated. */
+export const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];

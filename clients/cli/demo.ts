@@ -1,0 +1,13 @@
+/** `moltwire demo`: see clients/demo. */
+import { type Noun, run, wholeNumber } from "./command.ts";
+
+/** Adds the command. */
+export const demo: Noun = (program) => {
+  program
+    .command("demo")
+    .description("start a server, two agents and a question, and watch the trace")
+    .option("--question <text>", "what to ask of the project's own documents")
+    .option("--keep", "leave the server up until Ctrl-C, and keep its data")
+    .option("--port <number>", "the server's port (default: a free one)", wholeNumber(0, 65_535))
+    .action(run(async (options) => (await import("../demo/demo.ts")).demo(options)));
+};

@@ -1,0 +1,130 @@
+/** `moltwire key`: API keys. A secret is shown once, alone on standard output. */
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { RoleSchema } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { ApiKey } from "../../gen/moltwire/federation/v1/api_key_pb.ts";
+import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { agentIdOf } from "./agent-name.ts";
+import { addCall } from "./call.ts";
+import type { Noun } from "./command.ts";
+import { duration, type Field, oneOf, timeToCome } from "./field.ts";
+import { addList } from "./list.ts";
+import { nameIn } from "./names.ts";
+import { note, paint, paintError, plain } from "./output.ts";
+import { age, at, type Column, renderFacts } from "./table.ts";
+
+const { createApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
+
+const which: Field = { name: "keyId", as: "<key>", help: "its id: key_…" };
+
+/** Adds the commands. */
+export const key: Noun = (program) => {
+  const noun = program.command("key").description("keys: who may call, and what they may do");
+  addCall(noun, {
+    name: "create",
+    summary: "make a key; standard output gets its secret, this once, and nothing else",
+    example: "umask 077; moltwire key create --agent planner > planner.key",
+    method: createApiKey,
+    fields: [
+      { name: "agentId", as: "--agent <agent>", help: "the agent it is bound to: its name or id", read: agentIdOf },
+      {
+        name: "role",
+        as: "--role <role>",
+        help: "agent, org or operator (default: agent with --agent, else org)",
+        read: oneOf(RoleSchema),
+      },
+      { name: "name", as: "--name <text>", help: "what it is for" },
+      {
+        name: "scopes",
+        as: "--scope <scope>",
+        help: "all that it may do, such as tasks:write; may be repeated",
+        many: true,
+      },
+      {
+        name: "expireTime",
+        as: "--expires <when>",
+        help: "a span from now such as 30d, or a date and time",
+        read: timeToCome,
+      },
+    ],
+    from: true,
+    show: ({ apiKey, secret }) => handOver(apiKey!, secret),
+  });
+  addList(noun, {
+    summary: "list keys, oldest first, without secrets",
+    method: listApiKeys,
+    filters: [
+      { name: "agentId", as: "--agent <agent>", help: "only those of this agent: its name or id", read: agentIdOf },
+    ],
+    rows: ({ apiKeys }) => apiKeys,
+    columns,
+    things: "keys",
+    first: "moltwire key create --agent AGENT",
+  });
+  addCall(noun, {
+    name: "rotate",
+    summary: "make a key that may do the same; the old one runs out after the overlap",
+    method: rotateApiKey,
+    fields: [
+      which,
+      {
+        name: "overlap",
+        as: "--overlap <span>",
+        help: "how long the old one still works (default: 1d)",
+        read: duration,
+      },
+    ],
+    show: ({ apiKey, secret, oldKeyExpireTime }) =>
+      handOver(apiKey!, secret, `the old key works until ${at(oldKeyExpireTime)}`),
+  });
+  addCall(noun, {
+    name: "revoke",
+    summary: "end a key at once",
+    method: revokeApiKey,
+    fields: [which],
+    show: (response) => describe(response.apiKey!),
+  });
+};
+
+const columns: readonly Column<ApiKey>[] = [
+  { title: "KEY", cell: ({ keyId }) => keyId },
+  { title: "STATE", cell: (row) => state(row), colour: (row) => (state(row) === "active" ? "green" : "yellow") },
+  { title: "ROLE", cell: ({ role }) => nameIn(RoleSchema, role).toLowerCase() },
+  { title: "AGE", cell: ({ createTime }) => age(createTime), right: true },
+  { title: "USED", cell: ({ lastUsedTime }) => (lastUsedTime ? `${age(lastUsedTime)} ago` : "never"), right: true },
+  { title: "NAME", cell: ({ name }) => name, cut: true },
+  { title: "SCOPES", cell: ({ scopes }) => scopes.join(" "), cut: true },
+];
+
+/** Says all but the secret on standard error, so that standard output can be kept as it is. */
+function handOver(apiKey: ApiKey, secret: string, also?: string): string[] {
+  for (const line of describe(apiKey)) note(line);
+  if (also) note(`  ${also}`);
+  if (secret === "") {
+    note(
+      `${paintError("yellow", "!")} its secret was shown when it was made; if that is lost: moltwire key rotate ${apiKey.keyId}`,
+    );
+    return [];
+  }
+  note(
+    paintError(["yellow", "bold"], "\nits secret, shown this once; keep it now, and where no one else can read it:"),
+  );
+  return [secret];
+}
+
+function describe(apiKey: ApiKey): string[] {
+  return renderFacts(`${paint("bold", apiKey.keyId)}  ${state(apiKey)}`, [
+    ["name", apiKey.name],
+    ["role", nameIn(RoleSchema, apiKey.role).toLowerCase()],
+    ["agent", apiKey.agentId],
+    ["scopes", apiKey.scopes.map(plain).join(" ") || "all of its role"],
+    ["made", at(apiKey.createTime)],
+    ["from", apiKey.rotatedFromKeyId],
+    ["expires", at(apiKey.expireTime)],
+    ["revoked", at(apiKey.revokeTime)],
+  ]);
+}
+
+function state({ revokeTime, expireTime }: ApiKey): string {
+  if (revokeTime) return "revoked";
+  return expireTime && timestampMs(expireTime) <= Date.now() ? "expired" : "active";
+}

@@ -1,0 +1,110 @@
+/** A command that lists things, page by page. */
+import {
+  create,
+  type DescMessage,
+  type DescMethodUnary,
+  isFieldSet,
+  type Message,
+  type MessageInitShape,
+  type MessageShape,
+  toJson,
+} from "@bufbuild/protobuf";
+import type { Command } from "commander";
+import { run, wholeNumber, withServer } from "./command.ts";
+import { callOnce, connectClients } from "./connect.ts";
+import { exitCodes } from "./exit-codes.ts";
+import { declare, type Field } from "./field.ts";
+import { note, paintError, print, printJson, safeJson, columns as width } from "./output.ts";
+import { readRequest } from "./request.ts";
+import { type ConnectionOptions, readSettings } from "./settings.ts";
+import { type Column, renderTable } from "./table.ts";
+
+/** What a list is: the method behind it, its filters, and its table. */
+export type List<I extends DescMessage, O extends DescMessage, T extends Message> = {
+  readonly summary: string;
+  readonly method: DescMethodUnary<I, O>;
+  readonly filters?: readonly Field[];
+  readonly rows: (page: MessageShape<O>) => readonly T[];
+  readonly columns: readonly Column<T>[];
+  /** Of what there is nothing, such as "agents"; and the command that makes the first. */
+  readonly things: string;
+  readonly first: string;
+};
+
+type ListOptions = ConnectionOptions & {
+  readonly pageSize?: number;
+  readonly pageToken?: string;
+  readonly all?: boolean;
+};
+
+const maxRows = 10_000;
+
+/** Adds `list` to its noun. */
+export function addList<I extends DescMessage, O extends DescMessage, T extends Message>(
+  noun: Command,
+  list: List<I, O, T>,
+): Command {
+  const command = noun.command("list").description(list.summary);
+  declare(command, list.filters ?? []);
+  command
+    .option("--page-size <number>", "how many at once (default: 50)", wholeNumber(1, 250))
+    .option("--page-token <token>", "go on after a page, which told it")
+    .option("--all", `page after page, up to ${maxRows.toLocaleString("en")}`);
+  withServer(command);
+  return command.action(run((options: ListOptions) => show(list, command, options)));
+}
+
+async function show<I extends DescMessage, O extends DescMessage, T extends Message>(
+  list: List<I, O, T>,
+  command: Command,
+  options: ListOptions,
+): Promise<number> {
+  const { method, filters = [] } = list;
+  const settings = readSettings(options, process.env);
+  const reading = { clients: connectClients(settings), orgId: options.org ?? "" };
+  const wanted = await readRequest(method.input, { fields: filters }, command, reading);
+  const rows: T[] = [];
+  let pageToken = options.pageToken ?? "";
+  do {
+    const request = create(method.input, {
+      ...wanted,
+      pageToken,
+      pageSize: options.pageSize ?? 0,
+    } as MessageInitShape<I>);
+    const page = await callOnce(settings, method, request);
+    const found = list.rows(page);
+    if (options.json) for (const row of found) printJson(toJson(itemOf(method.output), row), 0);
+    rows.push(...found);
+    pageToken = nextPageToken(page);
+  } while (options.all && pageToken !== "" && rows.length < maxRows);
+
+  if (!options.json) {
+    const filtered = filters.some(({ name }) => isFieldSet(wanted, method.input.field[name]!));
+    if (rows.length > 0) for (const line of renderTable(list.columns, rows, width())) print(line);
+    else note(filtered ? `no ${list.things} match` : `no ${list.things} yet; for the first:\n  ${list.first}`);
+  }
+  if (pageToken !== "") tellNext(pageToken, options);
+  return exitCodes.ok;
+}
+
+/** Every response of a List method has it. */
+const nextPageToken = (page: Message): string => (page as Message & { nextPageToken?: string }).nextPageToken ?? "";
+
+/** The message that a List method lists. */
+function itemOf(response: DescMessage): DescMessage {
+  const field = response.fields.find(({ fieldKind }) => fieldKind === "list");
+  if (field?.fieldKind === "list" && field.listKind === "message") return field.message;
+  throw new Error(`${response.typeName} lists no messages`);
+}
+
+function tellNext(pageToken: string, { json }: ListOptions): void {
+  if (json) note(safeJson({ nextPageToken: pageToken }, 0));
+  else note(paintError("dim", `\nmore: ${nextCommand(process.argv.slice(2), pageToken)}`));
+}
+
+/** The same command for the page after, to copy into a shell. */
+export function nextCommand(args: readonly string[], pageToken: string): string {
+  const kept = args.filter((arg, at) => !/^--page-token(=|$)/.test(arg) && args[at - 1] !== "--page-token");
+  const words = ["moltwire", ...kept, "--page-token", pageToken];
+  return words.map((word) => (/^[\w@%+=:,./^-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
+}

@@ -4,13 +4,13 @@ import { type Agent, type Endpoint, TrustTierSchema } from "../../gen/moltwire/b
 import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { agentIdOf } from "./agent-name.ts";
 import { addCall } from "./call.ts";
-import type { Noun } from "./command.ts";
+import { addNoun, type Noun } from "./command.ts";
 import { choices, type Field, json, number, oneOf, type Reading } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
-import { paint, plain, safeJson } from "./output.ts";
+import { paint, plain } from "./output.ts";
 import { UsageError } from "./settings.ts";
-import { age, at, type Column, renderFacts } from "./table.ts";
+import { age, at, type Column, jsonText, renderFacts } from "./table.ts";
 
 const { registerAgent, getAgent, listAgents, updateAgent, deleteAgent } = AgentService.method;
 
@@ -36,7 +36,7 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const agent: Noun = (program) => {
-  const noun = program.command("agent").description("the parties on the bus: who asks for work, and who does it");
+  const noun = addNoun(program, "agent", "the parties on the bus: who asks for work, and who does it");
   addCall(noun, {
     name: "register",
     summary: "add an agent; `moltwire key create --agent` makes its key",
@@ -114,7 +114,7 @@ function describe(agent: Agent): string[] {
     ["endpoint", endpointText(agent.endpoint) || "none: it only asks for work"],
     ["tools", agent.allowedTools.join(" ")],
     ["trust", nameIn(TrustTierSchema, agent.trustTier)],
-    ["metadata", agent.metadata && safeJson(agent.metadata, 0)],
+    ["metadata", jsonText(agent.metadata)],
     ["registered", at(agent.createTime)],
     ["revision", agent.revision > 1n ? `${agent.revision}, of ${at(agent.updateTime)}` : ""],
   ]);

@@ -6,6 +6,10 @@ import { type ConnectionOptions, defaultUrl } from "./settings.ts";
 /** Adds the commands of one noun, such as `agent`, to the program. */
 export type Noun = (program: Command) => void;
 
+/** Adds a command that only has others under it. */
+export const addNoun = (program: Command, name: string, description: string): Command =>
+  program.command(name).description(description).enablePositionalOptions().helpCommand(false);
+
 /** Adds the options that every command with a server has. They may stand before the command's name as well. */
 export function withServer(command: Command): Command {
   const options = [

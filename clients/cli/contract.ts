@@ -6,13 +6,13 @@ import { TrustTierSchema } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Contract, RetryPolicy } from "../../gen/moltwire/bus/v1/contract_pb.ts";
 import { type CheckContractResponse, ContractService } from "../../gen/moltwire/bus/v1/contract_service_pb.ts";
 import { addCall } from "./call.ts";
-import type { Noun } from "./command.ts";
+import { addNoun, type Noun } from "./command.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { choices, duration, type Field, json, number, oneOf } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
-import { paint, plain, safeJson, span } from "./output.ts";
-import { age, at, type Column, renderFacts } from "./table.ts";
+import { paint, plain, span } from "./output.ts";
+import { age, at, type Column, jsonText, renderFacts } from "./table.ts";
 
 const { registerContract, getContract, listContracts, deprecateContract, checkContract } = ContractService.method;
 
@@ -69,7 +69,7 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const contract: Noun = (program) => {
-  const noun = program.command("contract").description("what may be asked for, and in which form");
+  const noun = addNoun(program, "contract", "what may be asked for, and in which form");
   addCall(noun, {
     name: "register",
     summary: "add a version of a contract; a version never changes",
@@ -154,8 +154,8 @@ function describe(contract: Contract): string[] {
     ["approval", contract.approvalRequired ? "each task needs one" : ""],
     ["registered", at(contract.createTime)],
     ["deprecated", at(contract.deprecateTime)],
-    ["input", schemaLines(contract.inputSchema)],
-    ["output", schemaLines(contract.outputSchema)],
+    ["input", jsonText(contract.inputSchema) ?? "anything"],
+    ["output", jsonText(contract.outputSchema) ?? "anything"],
   ]);
 }
 
@@ -181,12 +181,6 @@ function retryText(policy: RetryPolicy | undefined): string {
   if (!policy || policy.maxRetries === 0) return "none";
   const waits = [policy.backoff, policy.maxBackoff].map((wait) => (wait ? span(durationMs(wait)) : "the default"));
   return `${policy.maxRetries}, the first after ${waits[0]} at most, each after ${waits[1]} at most`;
-}
-
-function schemaLines(schema: JsonObject | undefined): string | string[] {
-  if (!schema || Object.keys(schema).length === 0) return "anything";
-  const text = safeJson(schema, 0);
-  return text.length <= 80 ? text : safeJson(schema).split("\n");
 }
 
 function reference(text: string): JsonObject {

@@ -5,7 +5,7 @@ import type { ApiKey } from "../../gen/moltwire/federation/v1/api_key_pb.ts";
 import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { agentIdOf } from "./agent-name.ts";
 import { addCall } from "./call.ts";
-import type { Noun } from "./command.ts";
+import { addNoun, type Noun } from "./command.ts";
 import { duration, type Field, oneOf, timeToCome } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
@@ -18,7 +18,7 @@ const which: Field = { name: "keyId", as: "<key>", help: "its id: key_…" };
 
 /** Adds the commands. */
 export const key: Noun = (program) => {
-  const noun = program.command("key").description("keys: who may call, and what they may do");
+  const noun = addNoun(program, "key", "keys: who may call, and what they may do");
   addCall(noun, {
     name: "create",
     summary: "make a key; standard output gets its secret, this once, and nothing else",

@@ -2,11 +2,11 @@
 import type { Organization } from "../../gen/moltwire/federation/v1/organization_pb.ts";
 import { OrganizationService } from "../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { addCall } from "./call.ts";
-import type { Noun } from "./command.ts";
+import { addNoun, type Noun } from "./command.ts";
 import { type Field, json, number } from "./field.ts";
 import { addList } from "./list.ts";
-import { paint, plain, safeJson } from "./output.ts";
-import { age, at, type Column, renderFacts } from "./table.ts";
+import { paint, plain } from "./output.ts";
+import { age, at, type Column, jsonText, renderFacts } from "./table.ts";
 
 const { createOrganization, getOrganization, listOrganizations, updateOrganization } = OrganizationService.method;
 
@@ -18,7 +18,7 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const org: Noun = (program) => {
-  const noun = program.command("org").description("organisations: nothing crosses from one to another");
+  const noun = addNoun(program, "org", "organisations: nothing crosses from one to another");
   addCall(noun, {
     name: "create",
     summary: "add an organisation; for the operator. `moltwire key create --org` makes its first key",
@@ -80,7 +80,7 @@ function describe(organization: Organization): string[] {
   const state = paint(stateColour(organization), organization.disabled ? "disabled" : "enabled");
   return renderFacts(`${paint("bold", plain(organization.name))}  ${organization.orgId}  ${state}`, [
     ["for people", organization.displayName],
-    ["metadata", organization.metadata && safeJson(organization.metadata, 0)],
+    ["metadata", jsonText(organization.metadata)],
     ["created", at(organization.createTime)],
     ["revision", organization.revision > 1n ? `${organization.revision}, of ${at(organization.updateTime)}` : ""],
   ]);

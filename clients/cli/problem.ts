@@ -14,6 +14,8 @@ export type Problem = {
   readonly message: string;
   /** Which fields are wrong. */
   readonly fields?: readonly string[];
+  /** The limit that was passed, as the server tells it. */
+  readonly limit?: string;
   readonly fix?: string;
   readonly traceId?: string;
   /** For a stream that ended: where to go on. */
@@ -44,7 +46,12 @@ export function explain(error: unknown, url: string): Problem {
 
 function withReason(error: ConnectError, reason: string, metadata: Record<string, string>): Problem {
   const violations = error.findDetails(BadRequestSchema).flatMap((bad) => bad.fieldViolations);
-  const fields = violations.slice(0, maxFields).map(({ field, description }) => `${field}: ${description}`);
+  // Where the message says it all already, the row only has to name the field.
+  const said = new Set([error.rawMessage, `${violations[0]?.field}: ${error.rawMessage}`]);
+  const fields = violations
+    .slice(0, maxFields)
+    .map(({ field, description }) => ({ field, row: `${field}: ${description}` }))
+    .map(({ field, row }) => (violations.length === 1 && said.has(row) ? field : row));
   if (fields.length === 0 && metadata.field) fields.push(metadata.field);
   if (violations.length > maxFields) fields.push(`and ${violations.length - maxFields} more`);
   const [retry] = error.findDetails(RetryInfoSchema);
@@ -56,6 +63,7 @@ function withReason(error: ConnectError, reason: string, metadata: Record<string
     reason,
     message: error.rawMessage,
     ...(fields.length > 0 && { fields }),
+    ...(metadata.limit && { limit: metadata.limit }),
     ...(fix && { fix }),
     ...(metadata.trace_id && { traceId: metadata.trace_id }),
     ...(metadata.cursor && { cursor: metadata.cursor }),
@@ -117,6 +125,7 @@ export function report(problem: Problem, json = false): number {
 export function renderProblem(problem: Problem): string {
   const rows = [
     ...(problem.fields ?? []).map((field) => ["field", field]),
+    ...(problem.limit ? [["limit", problem.limit]] : []),
     ...(problem.fix ? [["fix", problem.fix]] : []),
     ...(problem.traceId ? [["trace", problem.traceId]] : []),
   ];
@@ -124,6 +133,6 @@ export function renderProblem(problem: Problem): string {
   return [head, ...rows.map(([name, text]) => `  ${name!.padEnd(5)}  ${plain(text!)}`)].join("\n");
 }
 
-function problemJson({ reason, message, fields, fix, traceId }: Problem): string {
-  return safeJson({ error: { reason, message, fields, fix, traceId } });
+function problemJson({ reason, message, fields, limit, fix, traceId }: Problem): string {
+  return safeJson({ error: { reason, message, fields, limit, fix, traceId } });
 }

@@ -44,7 +44,7 @@ export async function readRequest<I extends DescMessage>(
   await fill(request, fields, command, reading);
   for (const field of fields) {
     if (!field.required || request[field.name] !== undefined) continue;
-    throw new UsageError(`${labelOf(field)} is missing`, `give it, as ${field.help}, or in the request of --from`);
+    throw new UsageError(`${labelOf(field)} is missing`, "give it after the command, or in the request of --from");
   }
   if (change) await fillChange(request, change, clear, command, reading);
   return parseRequest(schema, request, from);
@@ -69,7 +69,12 @@ async function fillChange(
   const change = isObject(request.change) ? request.change : {};
   const masked = typeof request.updateMask === "string" ? request.updateMask.split(",") : Object.keys(change);
   const given = await fill(change, fields, command, reading);
-  for (const name of clear) delete change[name];
+  for (const name of clear) {
+    const names = new Set(fields.map((field) => field.name));
+    if (!names.has(name))
+      throw new UsageError(`--clear ${name}: there is no such field`, `one of: ${[...names].join(", ")}`);
+    delete change[name];
+  }
   const mask = new Set([...masked, ...given.map(({ name }) => name), ...clear].filter((name) => name !== ""));
   if (mask.size === 0) throw new UsageError("there is nothing to change", `give ${fields.map(labelOf).join(", ")}`);
   request.change = change;
@@ -84,11 +89,11 @@ function parseRequest<I extends DescMessage>(
   try {
     return fromJson(schema, request);
   } catch (error) {
-    // "cannot decode field moltwire.bus.v1.RegisterAgentRequest.name from JSON: expected string, got 5"
-    const message = (error as Error).message.replace(
-      /^cannot decode (message|field) [\w.]*?(\w+) from JSON: /,
-      (_, kind, name) => `${kind === "field" ? `${name}: ` : ""}`,
-    );
+    // "cannot decode field moltwire.bus.v1.HttpEndpoint.url from JSON: expected string, got 5"
+    const [, place, what] =
+      /^cannot decode \w+ moltwire\.\w+\.v1\.(\S+) from JSON: (.*)$/s.exec((error as Error).message) ?? [];
+    const path = place?.replace(new RegExp(`^${schema.name}\\.?`), "");
+    const message = what === undefined ? (error as Error).message : `${path ? `${path}: ` : ""}${what}`;
     const where = from === undefined ? "the request" : from === "-" ? "standard input" : from;
     throw new UsageError(
       `${where}: ${message}`,

@@ -1,7 +1,8 @@
 /** Tables and blocks of facts, aligned. */
+import type { JsonValue } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { type Format, fit, paint, plain, span } from "./output.ts";
+import { type Format, fit, paint, plain, safeJson, span } from "./output.ts";
 
 /** One column. It is left out when none of its cells says anything. */
 export type Column<T> = {
@@ -69,6 +70,19 @@ export function renderFacts(headline: string, facts: readonly Fact[]): string[] 
     ),
   );
   return [headline, ...lines];
+}
+
+const shortJson = 80;
+const shownLines = 24;
+
+/** JSON for a block: on a line if it is short, else its first lines. Nothing for an empty object. */
+export function jsonText(json: JsonValue | undefined): readonly string[] | undefined {
+  if (json === undefined || safeJson(json, 0) === "{}") return undefined;
+  const line = safeJson(json, 0);
+  if (line.length <= shortJson) return [line];
+  const lines = safeJson(json).split("\n");
+  const more = lines.length - shownLines;
+  return more <= 0 ? lines : [...lines.slice(0, shownLines), paint("dim", `… ${more} more lines: --json shows all`)];
 }
 
 /** A time for a block: "2026-01-31 12:00:00 UTC". */

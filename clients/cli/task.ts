@@ -1,28 +1,27 @@
 /** `moltwire task`: pieces of work under way and done. `moltwire submit` begins one. */
 import { toJson } from "@bufbuild/protobuf";
-import { type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { type Task, TaskStateSchema } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { agentIdOf } from "./agent-name.ts";
 import { addCall } from "./call.ts";
-import { type Noun, run, withServer } from "./command.ts";
+import { addNoun, type Noun, run, withServer } from "./command.ts";
 import { choices, type Field, oneOf } from "./field.ts";
 import { fixes } from "./fixes.ts";
 import { addList } from "./list.ts";
 import { reasonName, stateName } from "./names.ts";
-import { paint, plain, safeJson } from "./output.ts";
-import { age, at, between, type Column, renderFacts } from "./table.ts";
+import { paint, plain } from "./output.ts";
+import { age, at, between, type Column, jsonText, renderFacts } from "./table.ts";
 import { stateColour } from "./task-end.ts";
 import { taskWatch } from "./task-watch.ts";
 
 const { getTask, listTasks, cancelTask } = BusService.method;
-const shownLines = 20;
 
 const which: Field = { name: "taskId", as: "<task>", help: "its id: tsk_…" };
 
 /** Adds the commands. */
 export const task: Noun = (program) => {
-  const noun = program.command("task").description("pieces of work, under way and done");
+  const noun = addNoun(program, "task", "pieces of work, under way and done");
   addList(noun, {
     summary: "list tasks, newest first, without input and output",
     method: listTasks,
@@ -93,18 +92,7 @@ function describe(task: Task): string[] {
     ["attempts", task.attempts > 1 ? String(task.attempts) : ""],
     ["labels", Object.entries(task.labels).map(([name, text]) => `${plain(name)}=${plain(text)}`)],
     ["trace", task.traceId],
-    ["input", payload(task.input)],
-    ["output", payload(task.output)],
+    ["input", task.input && jsonText(toJson(ValueSchema, task.input))],
+    ["output", task.output && jsonText(toJson(ValueSchema, task.output))],
   ]);
-}
-
-/** JSON on a line if it is short, else on the first lines of it. */
-function payload(value: Value | undefined): string | string[] | undefined {
-  if (!value) return undefined;
-  const json = toJson(ValueSchema, value);
-  const short = safeJson(json, 0);
-  if (short.length <= 80) return short;
-  const lines = safeJson(json).split("\n");
-  const more = lines.length - shownLines;
-  return more <= 0 ? lines : [...lines.slice(0, shownLines), paint("dim", `… ${more} more lines: --json shows all`)];
 }

@@ -5,7 +5,7 @@ import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { type Trace, type TraceEvent, TraceEventSchema, TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import { TraceService } from "../../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { agentIdOf } from "./agent-name.ts";
-import { collect, type Noun, run, wholeNumber, withServer } from "./command.ts";
+import { addNoun, collect, type Noun, run, wholeNumber, withServer } from "./command.ts";
 import { type Clients, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { addList } from "./list.ts";
@@ -17,7 +17,7 @@ import { renderTree } from "./trace-tree.ts";
 
 /** Adds the commands. */
 export const trace: Noun = (program) => {
-  const noun = program.command("trace").description("what was done, and why");
+  const noun = addNoun(program, "trace", "what was done, and why");
   const get = noun
     .command("get")
     .description("print one trace as a tree with times")

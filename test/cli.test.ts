@@ -1,10 +1,9 @@
-import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
-import { type AddressInfo, createServer as createTcpServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { json } from "node:stream/consumers";
@@ -26,69 +25,11 @@ import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { reflectionRoutes } from "../src/rpc/reflection.ts";
-
-const root = join(import.meta.dirname, "..");
-const node = join(root, "node_modules/.bin/node");
-const main = join(root, "clients/cli/main.ts");
-const maxCommandMs = 20_000;
-const maxServerMs = 300_000;
+import { commandsIn, freePort } from "./cli-process.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-test-"));
 const operatorKey = randomBytes(32).toString("base64url");
-const running = new Set<ChildProcess>();
-
-/** A started command with what it has said so far. */
-function start(args: readonly string[], env: NodeJS.ProcessEnv = {}, program: readonly string[] = [main]) {
-  const clean = Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_"));
-  const child = spawn(node, [...program, ...args], {
-    cwd: folder,
-    env: { ...Object.fromEntries(clean), ...env },
-    stdio: ["pipe", "pipe", "pipe"],
-    timeout: program[0] === main ? maxCommandMs : maxServerMs,
-    killSignal: "SIGKILL",
-  });
-  running.add(child);
-  child.once("close", () => running.delete(child));
-  child.stdin.on("error", () => {});
-  const said = { stdout: "", stderr: "" };
-  const bell = new EventTarget();
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name].setEncoding("utf8").on("data", (chunk: string) => {
-      said[name] += chunk;
-      bell.dispatchEvent(new Event("said"));
-    });
-  }
-  const closed = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>;
-  return {
-    child,
-    ended: closed.then(([code, signal]) => ({ code, signal, ...said })),
-    async says(pattern: RegExp): Promise<RegExpExecArray> {
-      for (;;) {
-        const match = pattern.exec(said.stdout) ?? pattern.exec(said.stderr);
-        if (match) return match;
-        const end = await Promise.race([once(bell, "said").then(() => undefined), closed]);
-        if (end) throw new Error(`ended without ${pattern}:\n${said.stdout}\n${said.stderr}`);
-      }
-    },
-  };
-}
-
-const startServer = async (port: number, data: string, env: NodeJS.ProcessEnv = {}) => {
-  const flags = ["--host", "127.0.0.1", "--port", String(port), "--data", data];
-  const server = start(flags, { MOLTWIRE_OPERATOR_KEY: operatorKey, ...env }, [join(root, "src/main.ts")]);
-  const [, url] = await server.says(/listening on (http:[^\s"',]+)/);
-  return { ...server, url: url! };
-};
-
-/** A port that was free a moment ago. */
-async function freePort(): Promise<number> {
-  const probe = createTcpServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  await once(probe, "close");
-  return port;
-}
+const { start, startServer, stopAll } = commandsIn(folder, operatorKey);
 
 /** Makes an organisation with the contracts "echo" and "fails" and an agent for each, and answers a key of an agent that calls. */
 async function furnish(url: string, agentUrl: string): Promise<{ key: string; orgKey: string }> {
@@ -147,9 +88,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   grouch.close();
-  const left = [...running].map((child) => once(child, "close"));
-  for (const child of running) child.kill("SIGTERM");
-  await Promise.all(left);
+  await stopAll();
   rmSync(folder, { recursive: true, force: true });
 });
 

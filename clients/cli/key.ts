@@ -10,7 +10,7 @@ import { duration, type Field, oneOf, timeToCome } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
 import { note, paint, paintError, plain } from "./output.ts";
-import { age, at, type Column, renderFacts } from "./table.ts";
+import { age, at, type Column, type Fact, renderFacts } from "./table.ts";
 
 const { createApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
 
@@ -74,7 +74,7 @@ export const key: Noun = (program) => {
       },
     ],
     show: ({ apiKey, secret, oldKeyExpireTime }) =>
-      handOver(apiKey!, secret, `the old key works until ${at(oldKeyExpireTime)}`),
+      handOver(apiKey!, secret, [["old key", `works until ${at(oldKeyExpireTime)}`]]),
   });
   addCall(noun, {
     name: "revoke",
@@ -96,9 +96,8 @@ const columns: readonly Column<ApiKey>[] = [
 ];
 
 /** Says all but the secret on standard error, so that standard output can be kept as it is. */
-function handOver(apiKey: ApiKey, secret: string, also?: string): string[] {
-  for (const line of describe(apiKey)) note(line);
-  if (also) note(`  ${also}`);
+function handOver(apiKey: ApiKey, secret: string, more: readonly Fact[] = []): string[] {
+  for (const line of describe(apiKey, more)) note(line);
   if (secret === "") {
     note(
       `${paintError("yellow", "!")} its secret was shown when it was made; if that is lost: moltwire key rotate ${apiKey.keyId}`,
@@ -111,7 +110,7 @@ function handOver(apiKey: ApiKey, secret: string, also?: string): string[] {
   return [secret];
 }
 
-function describe(apiKey: ApiKey): string[] {
+function describe(apiKey: ApiKey, more: readonly Fact[] = []): string[] {
   return renderFacts(`${paint("bold", apiKey.keyId)}  ${state(apiKey)}`, [
     ["name", apiKey.name],
     ["role", nameIn(RoleSchema, apiKey.role).toLowerCase()],
@@ -121,6 +120,7 @@ function describe(apiKey: ApiKey): string[] {
     ["from", apiKey.rotatedFromKeyId],
     ["expires", at(apiKey.expireTime)],
     ["revoked", at(apiKey.revokeTime)],
+    ...more,
   ]);
 }
 

@@ -1,0 +1,98 @@
+/** The `moltwire` command and the server as processes, as a user starts them. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
+import { join } from "node:path";
+
+const root = join(import.meta.dirname, "..");
+/** What a shell runs instead of `npx moltwire`. */
+export const node = join(root, "node_modules/.bin/node");
+export const main = join(root, "clients/cli/main.ts");
+const maxCommandMs = 20_000;
+const maxServerMs = 300_000;
+
+/** The environment without what would reach the command from the outside. */
+export const cleanEnv = (): NodeJS.ProcessEnv =>
+  Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_")));
+
+/** Starts commands and servers with a folder as their working directory. */
+export function commandsIn(folder: string, operatorKey: string) {
+  const running = new Set<ChildProcess>();
+
+  /** A started command with what it has said so far. */
+  function start(args: readonly string[], env: NodeJS.ProcessEnv = {}, program: readonly string[] = [main]) {
+    const child = spawn(node, [...program, ...args], {
+      cwd: folder,
+      env: { ...cleanEnv(), ...env },
+      stdio: ["pipe", "pipe", "pipe"],
+      timeout: program[0] === main ? maxCommandMs : maxServerMs,
+      killSignal: "SIGKILL",
+    });
+    running.add(child);
+    child.once("close", () => running.delete(child));
+    child.stdin.on("error", () => {});
+    const said = { stdout: "", stderr: "" };
+    const bell = new EventTarget();
+    for (const name of ["stdout", "stderr"] as const) {
+      child[name].setEncoding("utf8").on("data", (chunk: string) => {
+        said[name] += chunk;
+        bell.dispatchEvent(new Event("said"));
+      });
+    }
+    const closed = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>;
+    return {
+      child,
+      ended: closed.then(([code, signal]) => ({ code, signal, ...said })),
+      async says(pattern: RegExp): Promise<RegExpExecArray> {
+        for (;;) {
+          const match = pattern.exec(said.stdout) ?? pattern.exec(said.stderr);
+          if (match) return match;
+          const end = await Promise.race([once(bell, "said").then(() => undefined), closed]);
+          if (end) throw new Error(`ended without ${pattern}:\n${said.stdout}\n${said.stderr}`);
+        }
+      },
+    };
+  }
+
+  return {
+    start,
+    async startServer(port: number, data: string, env: NodeJS.ProcessEnv = {}) {
+      const flags = ["--host", "127.0.0.1", "--port", String(port), "--data", data];
+      const server = start(flags, { MOLTWIRE_OPERATOR_KEY: operatorKey, ...env }, [join(root, "src/main.ts")]);
+      const [, url] = await server.says(/listening on (http:[^\s"',]+)/);
+      return { ...server, url: url! };
+    },
+    /** Ends whatever still runs. */
+    async stopAll(): Promise<void> {
+      const left = [...running].map((child) => once(child, "close"));
+      for (const child of running) child.kill("SIGTERM");
+      await Promise.all(left);
+    },
+  };
+}
+
+/** Runs the command to its end against a server with a key. */
+export const commandsAt = (url: string, key: string) => {
+  const { start, stopAll } = commandsIn(import.meta.dirname, "");
+  const env = { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key };
+  return {
+    stopAll,
+    start: (...args: string[]) => start(args, env),
+    /** What it said and ended with; `stdin` is what it may read. */
+    async moltwire(args: readonly string[], stdin = "") {
+      const { child, ended } = start(args, env);
+      child.stdin.end(stdin);
+      return await ended;
+    },
+  };
+};
+
+/** A port that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const { port } = probe.address() as AddressInfo;
+  probe.close();
+  await once(probe, "close");
+  return port;
+}

@@ -53,14 +53,14 @@ const agentFields: RequestFields = {
 
 async function contract(args: readonly string[], orgId = "") {
   const command = new Command();
-  declareRequest(command, contractFields);
+  declareRequest(command, RegisterContractRequestSchema, contractFields);
   await command.parseAsync(args, { from: "user" });
   return await readRequest(RegisterContractRequestSchema, contractFields, command, { clients, orgId });
 }
 
 async function agent(args: readonly string[]) {
   const command = new Command();
-  declareRequest(command, agentFields);
+  declareRequest(command, UpdateAgentRequestSchema, agentFields);
   await command.parseAsync(args, { from: "user" });
   return await readRequest(UpdateAgentRequestSchema, agentFields, command, { clients, orgId: "" });
 }

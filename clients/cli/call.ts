@@ -32,7 +32,7 @@ type CallOptions = ConnectionOptions & { readonly idempotencyKey?: string };
 export function addCall<I extends DescMessage, O extends DescMessage>(noun: Command, call: Call<I, O>): Command {
   const command = noun.command(call.name).description(call.summary);
   const changes = getOption(call.method, access).kind === Kind.COMMAND;
-  declareRequest(command, call);
+  declareRequest(command, call.method.input, call);
   if (changes) command.option("--idempotency-key <text>", "repeat safely: a second call with it changes nothing more");
   withServer(command);
   if (call.example) command.addHelpText("after", `\nExample:\n  ${call.example}`);

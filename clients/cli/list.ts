@@ -1,11 +1,9 @@
 /** A command that lists things, page by page. */
 import {
-  create,
   type DescMessage,
   type DescMethodUnary,
   isFieldSet,
   type Message,
-  type MessageInitShape,
   type MessageShape,
   toJson,
 } from "@bufbuild/protobuf";
@@ -66,11 +64,7 @@ async function show<I extends DescMessage, O extends DescMessage, T extends Mess
   const rows: T[] = [];
   let pageToken = options.pageToken ?? "";
   do {
-    const request = create(method.input, {
-      ...wanted,
-      pageToken,
-      pageSize: options.pageSize ?? 0,
-    } as MessageInitShape<I>);
+    const request = { ...wanted, pageToken, pageSize: options.pageSize ?? 0 };
     const page = await callOnce(settings, method, request);
     const found = list.rows(page);
     if (options.json) for (const row of found) printJson(toJson(itemOf(method.output), row), 0);

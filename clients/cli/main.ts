@@ -11,6 +11,7 @@ import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { key } from "./key.ts";
 import { org } from "./org.ts";
 import { columns, endWithReader } from "./output.ts";
+import { report } from "./problem.ts";
 import { server } from "./server.ts";
 import { status } from "./status.ts";
 import { submit } from "./submit.ts";
@@ -21,7 +22,7 @@ import { trace } from "./trace.ts";
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, key],
-  "This server:": [server, demo, status, doctor],
+  "Running it:": [server, demo, status, doctor],
 };
 
 const argumentTerm = (argument: Argument): string =>
@@ -32,11 +33,25 @@ const program = new Command("moltwire")
   .version(manifest.version)
   .enablePositionalOptions()
   .exitOverride()
+  .configureOutput({
+    outputError: (text) => {
+      const message = text
+        .replace(/^error: /, "")
+        .replace(/\s+/g, " ")
+        .trim();
+      report(
+        { exitCode: exitCodes.usage, reason: "USAGE", message, fix: "see --help" },
+        process.argv.includes("--json"),
+      );
+    },
+  })
   .configureHelp({
     helpWidth: Math.min(100, columns()),
     subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
   })
-  .helpCommand(false)
+  .addHelpCommand(
+    new Command("help").argument("[command]").description("the help of a command").helpGroup("Running it:"),
+  )
   .addHelpText(
     "after",
     `\nThe key is read from MOLTWIRE_API_KEY or a file: on a command line it would show in \`ps\`.\n${exitCodesHelp}`,

@@ -46,7 +46,7 @@ export function wrap(text: string, width: number): string[] {
 }
 
 /** Columns to write in: the terminal's, at least 60; 100 where there is none. */
-export const columns = (): number => Math.max(60, process.stdout.columns ?? 100);
+export const columns = (): number => Math.max(60, process.stdout.columns || 100);
 
 /** A span of time for people: "0.4 ms", "12 ms", "3.4 s", "2 min 5 s". */
 export function span(ms: number): string {

@@ -16,15 +16,19 @@ export type RequestFields = {
   readonly from?: boolean;
 };
 
-/** Adds to a command what fills a request. */
-export function declareRequest(command: Command, { fields = [], change, from }: RequestFields): void {
+/** Adds to a command what fills a request of this type. */
+export function declareRequest(
+  command: Command,
+  schema: DescMessage,
+  { fields = [], change, from }: RequestFields,
+): void {
   declare(command, fields);
   if (change) {
     declare(command, change);
     const names = [...new Set(change.map(({ name }) => name))].join(", ");
     command.option("--clear <field>", `empty this field: ${names}; may be repeated`, collect);
   }
-  if (from) command.option("--from <file>", "the whole request as JSON; - for standard input");
+  if (from) command.option("--from <file>", `the whole request as JSON, a ${schema.name}; - for standard input`);
 }
 
 /**

@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { commandsAt } from "./cli-process.ts";
 import { type Org, start, type World } from "./harness.ts";
@@ -84,6 +86,15 @@ describe("moltwire agent", () => {
     expect(stderr).toMatch(
       /^✘ INVALID_REQUEST {2}name: .*\n {2}field {2}name\n {2}fix {4}\S.*\n {2}trace {2}[0-9a-f]{32}\n$/,
     );
+  });
+
+  test("a connection lost before the answer ends with 3 and tells how to repeat the command safely", async () => {
+    await using dropping = createServer((socket) => socket.once("data", () => socket.destroy())).listen(0, "127.0.0.1");
+    await once(dropping, "listening");
+    const url = `http://127.0.0.1:${(dropping.address() as AddressInfo).port}`;
+    const { code, stderr } = await commandsAt(url, org.adminKey).moltwire(["agent", "register", "lost"]);
+    expect(code).toBe(3);
+    expect(stderr).toMatch(/^✘ UNREACHABLE .*\n {2}fix {4}it may have been done; .* add --idempotency-key cli-\S+\n$/);
   });
 
   test("update changes what is given and empties what is cleared, unless somebody was faster", async () => {

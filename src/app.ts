@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import type { Adapters } from "./bus/adapter.ts";
 import type { Policies } from "./bus/policy/policies.ts";
 import type { SchemaCache } from "./bus/schema/schema.ts";
+import type { StepWatcher } from "./bus/step-watch.ts";
 import type { Clock } from "./clock.ts";
 import type { Config } from "./config.ts";
 import type { Db } from "./db/db.ts";
@@ -10,6 +11,7 @@ import type { KeyUse } from "./federation/key-use.ts";
 import type { Ids } from "./ids.ts";
 import type { Metrics } from "./ops/metrics.ts";
 import type { Cursors } from "./rpc/cursor.ts";
+import type { Telemetry } from "./telemetry/span.ts";
 import type { Vault } from "./vault/sealed.ts";
 
 /** Everything a handler may reach beside its request. Nothing else reads the clock, makes an id or opens a socket. */
@@ -26,6 +28,10 @@ export type App = {
   readonly schemas: SchemaCache;
   readonly policies: Policies;
   readonly metrics: Metrics;
+  /** Takes spans, if the operator wants them. */
+  readonly telemetry: Telemetry | undefined;
+  /** Told of the steps of each transaction after its commit. */
+  readonly stepsCommitted: StepWatcher;
   readonly log: Logger;
   /** This process among the replicas: `srv_…`. */
   readonly serverId: string;

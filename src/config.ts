@@ -4,6 +4,7 @@ import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
 import { parseProxies } from "./rpc/client-address.ts";
 import { parseOrigins } from "./rpc/cors.ts";
+import { parseEndpoint, parseHeaders } from "./telemetry/settings.ts";
 
 export type Config = {
   readonly host: string;
@@ -28,6 +29,10 @@ export type Config = {
   /** Whose `x-forwarded-for` is believed. */
   readonly trustedProxies: readonly string[];
   readonly logLevel: string;
+  /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
+  readonly otlpEndpoint: string | undefined;
+  /** Sent with them. Secrets. */
+  readonly otlpHeaders: Readonly<Record<string, string>>;
 };
 
 /** A setting is wrong. The message is for the terminal. */
@@ -130,6 +135,20 @@ export const settings = {
     parse: parseProxies,
   },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
+  MOLTWIRE_OTLP_ENDPOINT: {
+    flag: "otlp-endpoint",
+    form: "URL",
+    help: "OTLP/HTTP collector that traces are sent to; /v1/traces is added when there is no path",
+    fallback: undefined,
+    parse: parseEndpoint,
+  },
+  MOLTWIRE_OTLP_HEADERS: {
+    flag: "otlp-headers",
+    form: "LIST",
+    help: "headers sent to it: name=value with commas between (better as a variable: flags show in `ps`)",
+    fallback: undefined,
+    parse: parseHeaders,
+  },
 } satisfies Record<string, Setting<unknown>>;
 
 type Name = keyof typeof settings;
@@ -158,6 +177,10 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
       throw new ConfigError(`${name} (--${setting.flag}): ${(error as Error).message}.`, { cause: error });
     }
   };
+  const otlpEndpoint = value("MOLTWIRE_OTLP_ENDPOINT");
+  const otlpHeaders = value("MOLTWIRE_OTLP_HEADERS");
+  if (otlpHeaders && !otlpEndpoint)
+    throw new ConfigError("MOLTWIRE_OTLP_HEADERS (--otlp-headers): means nothing without MOLTWIRE_OTLP_ENDPOINT.");
   return {
     host: value("MOLTWIRE_HOST")!,
     port: value("MOLTWIRE_PORT")!,
@@ -172,6 +195,8 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
     trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
+    otlpEndpoint,
+    otlpHeaders: otlpHeaders ?? {},
   };
 }
 

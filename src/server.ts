@@ -3,6 +3,7 @@ import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { createContextValues } from "@connectrpc/connect";
+import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
@@ -17,6 +18,7 @@ import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { createPolicies } from "./bus/policy/policies.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
+import { tellAll } from "./bus/step-watch.ts";
 import {
   type Credentials,
   keepCertificates,
@@ -39,7 +41,10 @@ import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
+import { storageMetrics } from "./ops/storage-metrics.ts";
+import { taskMetrics } from "./ops/task-metrics.ts";
 import { every } from "./periodic.ts";
+import { methodName } from "./rpc/access.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
 import { allowOrigins } from "./rpc/cors.ts";
 import { signedCursors } from "./rpc/cursor.ts";
@@ -49,12 +54,14 @@ import { createHealthState, healthRoutes } from "./rpc/health.ts";
 import { sweepReplies } from "./rpc/idempotency.ts";
 import { slidingWindow } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
-import { observeInterceptor } from "./rpc/observe.ts";
+import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
 import { routes, services } from "./services.ts";
 import { setUp } from "./setup.ts";
+import { openTelemetry } from "./telemetry/open.ts";
+import { spansOfTasks } from "./telemetry/task-spans.ts";
 import { tlsServer } from "./tls-port.ts";
 import { plainVault } from "./vault/sealed.ts";
 
@@ -95,6 +102,8 @@ const keyUseMs = 30_000;
 const sweepMs = 60_000;
 const approvalMs = 5_000;
 const certificateMs = 60_000;
+/** What the last spans have when the tasks took all of the time to stop. */
+const minFlushMs = 1_000;
 
 /** Opens storage, brings its schema forward, and builds the server; `listen` opens the port. */
 export async function createServer(options: ServerOptions = {}): Promise<Server> {
@@ -113,10 +122,17 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   // First of all: a wrong pair should touch nothing.
   const files = tlsFiles(config);
   const tls = files && { files, current: await readCredentials(files, clock.now()) };
-  const metrics = createMetrics();
+  const metrics = createMetrics(log);
   const db = await openStorage(config, metrics, onFatal);
   const setup = await setUp({ db, ids, clock, operatorKeyGiven: config.operatorKeyDigest !== undefined });
-  const egress = openEgress({ allow: config.egressAllow, maxConnectionsPerOrigin: maxPerPlace });
+  const egress = openEgress({
+    allow: config.egressAllow,
+    maxConnectionsPerOrigin: maxPerPlace,
+    onResult: metrics.outgoing,
+  });
+  const serverId = ids.next("srv");
+  const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
+  storageMetrics(metrics, db);
   const stopping = new AbortController();
   const ending = new AbortController();
   const app: App = {
@@ -132,8 +148,10 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     schemas: schemaCache(1_000),
     policies: createPolicies(),
     metrics,
+    telemetry,
+    stepsCommitted: tellAll(log, [taskMetrics(metrics, db), ...(telemetry ? [spansOfTasks(telemetry)] : [])]),
     log,
-    serverId: ids.next("srv"),
+    serverId,
     homeOrgId: setup.homeOrgId,
     stopping: stopping.signal,
     ending: ending.signal,
@@ -156,7 +174,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     return refuse(reply, request, toConnectError(new Fault("INTERNAL", "internal fault; the server's log tells more")));
   });
   allowOrigins(http, config.corsOrigins);
-  answerUnknownPaths(http);
+  answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services);
   mount(http, {
     routes: (router) => {
@@ -172,6 +190,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     shutdownSignal: stopping.signal,
     onFailure: ({ error, method }) =>
       log.error({ err: error, method: method.name }, "a call failed outside its handler"),
+    onUnreadable: ({ method, values }, error) => callEnded(app, method, values, error),
+    onUngated: (method, code, tookMs) => metrics.rpc(methodName(method), code, "", tookMs / 1_000),
   });
 
   const work = [
@@ -189,6 +209,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   let closing: Promise<void> | undefined;
   const close = async () => {
     health.shutDown();
+    const drainedMs = performance.now() + drainMs;
     stopping.abort(toConnectError(new Fault("SHUTTING_DOWN", "the server is stopping")));
     const closed = http.close();
     await dispatcher.drain(drainMs);
@@ -198,6 +219,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await app.keyUse.flush();
     await life.end();
     await egress.close();
+    await telemetry?.close(Math.max(minFlushMs, drainedMs - performance.now()));
     await db.close();
     log.flush();
   };

@@ -73,6 +73,13 @@ export function createDispatcher(app: App): Dispatcher {
   const running = new Map<string, Promise<void>>();
   let runningBytes = 0;
   const slots = openSlots({ perKey: maxPerPlace, waitingPerKey: 2 * maxRunning, total: 4 * maxRunning });
+  for (const { name, help, read } of [
+    { name: "moltwire_running_tasks", help: "Tasks this process works on", read: () => running.size },
+    { name: "moltwire_running_tasks_limit", help: "The most tasks it works on", read: () => maxRunning },
+    { name: "moltwire_running_bytes", help: "Bytes of their inputs", read: () => runningBytes },
+    { name: "moltwire_running_bytes_limit", help: "The most bytes of inputs", read: () => maxRunningBytes },
+  ])
+    app.metrics.gauge({ name, help, read });
   return {
     start(job) {
       const { taskId } = job.hold;

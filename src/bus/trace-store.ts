@@ -56,7 +56,12 @@ const ofEvent = { xid: sql`e.xid`, seq: sql`e.seq` };
 const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.body`;
 
 /** Writes the steps of a task, at least one, in the transaction in which they happen: one statement, since each costs a round trip on PostgreSQL. */
-export async function recordSteps(tx: Tx, app: Pick<App, "vault">, span: Span, steps: readonly Step[]): Promise<void> {
+export async function recordSteps(
+  tx: Tx,
+  app: Pick<App, "vault" | "stepsCommitted">,
+  span: Span,
+  steps: readonly Step[],
+): Promise<void> {
   const rows = steps.map((step) => {
     const place = placeOf(span.orgId, span.traceId, step.kind);
     const body = app.vault.seal(place, toBinary(TraceEventSchema, toTraceEvent(span, step)));
@@ -67,6 +72,7 @@ export async function recordSteps(tx: Tx, app: Pick<App, "vault">, span: Span, s
     insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, body) values ${join(rows)}`);
   tx.ring(tracesTopic(span.orgId));
   if (span.taskId) tx.ring(taskTopic(span.taskId));
+  tx.afterCommit(() => app.stepsCommitted(span, steps));
 }
 
 /** The step as clients read it, without its place in the log. */

@@ -72,11 +72,31 @@ export type Tx = Queryable & {
   run(q: Sql): Promise<number>;
   /** Rings the bells of a topic (at most {@link maxTopicLength} characters) once this is committed, and only then. */
   ring(topic: string): void;
+  /** Calls back once this is committed, and only then: for counting, and nothing that must not be lost. It must not throw, and is quick. */
+  afterCommit(tell: () => void): void;
   /** Several statements without parameters. For migrations. */
   script(text: string): Promise<void>;
 };
 
 export type Body<T> = (tx: Tx) => Promise<T>;
+
+/** A pool of connections, in numbers of connections; `waiting` in callers. */
+export type PoolLoad = {
+  readonly used: number;
+  readonly idle: number;
+  readonly waiting: number;
+  readonly limit: number;
+};
+
+/** For metrics. */
+export type DbLoad = {
+  /** Transactions that have not begun: behind others for the disk, or for a connection. */
+  readonly waiting: number;
+  /** SQLite's data file. */
+  readonly file?: string;
+  /** PostgreSQL's connections. */
+  readonly pools?: { readonly writers: PoolLoad; readonly readers: PoolLoad };
+};
 
 export type Db = {
   readonly engine: Dialect["name"];
@@ -91,6 +111,8 @@ export type Db = {
   tx<T>(body: Body<T>): Promise<T>;
   /** A bell rung by any of the topics, which hangs until the signal aborts. */
   listen(topics: string | readonly string[], signal: AbortSignal): Bell;
+  /** How busy it is now. */
+  load(): DbLoad;
   /** Finishes what was accepted, refuses the rest with {@link ClosedError}, then closes. */
   close(): Promise<void>;
 };
@@ -124,9 +146,17 @@ export const maxTopicLength = 512;
  */
 export class Bell {
   #rung = false;
+  #rungMs = 0;
+  #heardMs: number | undefined;
   #wake: (() => void) | undefined;
 
+  /** When the first of the rings was that the last wait heard, by `performance.now()`; undefined if it heard none. */
+  get heardMs(): number | undefined {
+    return this.#heardMs;
+  }
+
   ring(): void {
+    if (!this.#rung) this.#rungMs = performance.now();
     this.#rung = true;
     this.#wake?.();
   }
@@ -138,6 +168,7 @@ export class Bell {
     if (!this.#rung) await this.#ringOrSilence(ms, signal);
     const rung = this.#rung;
     this.#rung = false;
+    this.#heardMs = rung ? this.#rungMs : undefined;
     return rung;
   }
 

@@ -17,8 +17,8 @@ type Done = { readonly waiting: Waiting; readonly state: TxState; readonly outco
 export type GroupCommitOptions = {
   readonly writer: Database;
   readonly openTx: () => { readonly tx: Tx; readonly state: TxState };
-  /** Rings the topics of one committed body. */
-  readonly onCommitted: (topics: Iterable<string>) => void;
+  /** Rings the bells of one committed body, and tells whoever waits for its commit. */
+  readonly onCommitted: (state: TxState) => void;
   /** Told after each batch how many bodies it held and how long it held the event loop. */
   readonly onBatch: (batch: { readonly size: number; readonly ms: number }) => void;
   readonly onFatal: (error: unknown) => void;
@@ -156,7 +156,7 @@ export function groupCommit(options: GroupCommitOptions) {
       waiting.reject(outcome.error);
       return;
     }
-    onCommitted(state.topics);
+    onCommitted(state);
     waiting.resolve(outcome.value as never);
   }
 
@@ -188,6 +188,8 @@ export function groupCommit(options: GroupCommitOptions) {
 
   return {
     submit,
+    /** Bodies that are not answered yet. */
+    waiting: (): number => queue.length,
     /** Whether a transaction body is running at this instant, that is: whether the caller is inside one. */
     isInside: (): boolean => interrupt !== undefined,
     /** Refuses new bodies and resolves once the accepted ones are answered. */

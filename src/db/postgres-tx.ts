@@ -34,6 +34,7 @@ export function postgresTx(client: pg.PoolClient, dialect: Dialect): PostgresTx 
     one: async (q: Sql) => (await query(q)).rows[0],
     run: async (q: Sql) => (await query(q)).rowCount ?? 0,
     ring: (topic: string) => state.ring(topic),
+    afterCommit: (tell: () => void) => state.afterCommit(tell),
     async script(text: string) {
       await send(() => ({ text, query_timeout: maxScriptMs }) as pg.QueryConfig);
     },

@@ -10,6 +10,7 @@ import {
   MisuseError,
   OutcomeUnknownError,
   OverloadedError,
+  type PoolLoad,
   type Queryable,
   type Sql,
   sql,
@@ -113,6 +114,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
       broken = false;
       bells.ring(own.state.topics);
       ear.notify(own.state.topics);
+      own.state.tellCommitted();
       return value;
     } catch (error) {
       if (!isStalePlan(error) && !(error instanceof OutcomeUnknownError)) broken = !(await rollBack(client));
@@ -164,6 +166,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
     } as Queryable,
     tx: (body) => admit(writers, () => retrying(mayRunAgain, () => attemptTx(body))),
     listen: (topics, signal) => bells.add(topics, signal),
+    load: () => ({ waiting: writers.waitingCount, pools: { writers: loadOf(writers), readers: loadOf(readers) } }),
     close: () =>
       (closing ??= (async () => {
         await Promise.allSettled(running);
@@ -172,6 +175,13 @@ export async function openPostgres(address: string, options: PostgresOptions = {
       })()),
   };
 }
+
+const loadOf = (pool: pg.Pool): PoolLoad => ({
+  used: pool.totalCount - pool.idleCount,
+  idle: pool.idleCount,
+  waiting: pool.waitingCount,
+  limit: pool.options.max,
+});
 
 /** The connection was dead before the transaction had begun: another one will do. */
 class NotBegun extends Error {}

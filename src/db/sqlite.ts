@@ -51,7 +51,10 @@ export function openSqlite(options: SqliteOptions): Db {
       const state = new TxState();
       return { state, tx: new SqliteTx(write, state) };
     },
-    onCommitted: (topics) => bells.ring(topics),
+    onCommitted: (state) => {
+      bells.ring(state.topics);
+      state.tellCommitted();
+    },
     ...{ onFatal, onBatch, maxBatch, maxBatchMs, maxQueue },
   });
   const readable = (): Executor => {
@@ -70,6 +73,7 @@ export function openSqlite(options: SqliteOptions): Db {
     } as Queryable,
     tx: group.submit,
     listen: (topics, signal) => bells.add(topics, signal),
+    load: () => ({ waiting: group.waiting(), file: data.path }),
     close: () => (closing ??= group.close().then(() => closeConnections(data, reader, writer))),
   };
 }
@@ -102,6 +106,10 @@ class SqliteTx implements Tx {
 
   ring(topic: string): void {
     this.#state.ring(topic);
+  }
+
+  afterCommit(tell: () => void): void {
+    this.#state.afterCommit(tell);
   }
 
   #guard<T>(work: () => T): T {

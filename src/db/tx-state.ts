@@ -8,6 +8,7 @@ export class TxState {
   #closed = false;
   #failure: { readonly error: unknown } | undefined;
   #topics: Set<string> | undefined;
+  #watchers: (() => void)[] | undefined;
 
   /** The topics to ring after the commit, each once. */
   get topics(): Iterable<string> {
@@ -19,6 +20,17 @@ export class TxState {
     if (topic.length > maxTopicLength) throw new MisuseError(`a topic has at most ${maxTopicLength} characters`);
     this.#topics ??= new Set();
     this.#topics.add(topic);
+  }
+
+  afterCommit(tell: () => void): void {
+    this.assertUsable();
+    this.#watchers ??= [];
+    this.#watchers.push(tell);
+  }
+
+  /** Tells whoever wanted to know of the commit. */
+  tellCommitted(): void {
+    for (const tell of this.#watchers ?? []) tell();
   }
 
   assertUsable(): void {

@@ -70,6 +70,8 @@ export type EgressOptions = {
   readonly connectTimeoutMs?: number;
   /** Limit of an answer's headers, default 16 KiB. */
   readonly maxHeaderBytes?: number;
+  /** Told of each call that ended how: the class of its status, as `2xx`, or the kind of its {@link EgressError}. */
+  readonly onResult?: (result: string) => void;
 };
 
 const checkTimeoutMs = 5_000;
@@ -135,20 +137,31 @@ export const openEgress = (options: EgressOptions): Egress => {
     }
   };
 
+  const fetch: Egress["fetch"] = async (request) => {
+    const target = parseTarget(request.url);
+    const head = { path: target.path, headers: requestHeaders(request) };
+    const parents = request.signal ? [life, { signal: request.signal, stop: aborted }] : [life];
+    return within(request.timeoutMs, tooSlow("the call"), parents, async (signal) => {
+      const answer = await receive(target, head, request, signal);
+      const { status, headers } = answer;
+      const decoded = await decodeContent(answer, request.maxResponseBytes);
+      if (decoded.truncated && request.onOverflow !== "truncate") {
+        throw new EgressError("too-large", "the answer's body is too large", { sent: true, status });
+      }
+      return { status, headers, ...decoded };
+    });
+  };
+
   return {
     fetch: async (request) => {
-      const target = parseTarget(request.url);
-      const head = { path: target.path, headers: requestHeaders(request) };
-      const parents = request.signal ? [life, { signal: request.signal, stop: aborted }] : [life];
-      return within(request.timeoutMs, tooSlow("the call"), parents, async (signal) => {
-        const answer = await receive(target, head, request, signal);
-        const { status, headers } = answer;
-        const decoded = await decodeContent(answer, request.maxResponseBytes);
-        if (decoded.truncated && request.onOverflow !== "truncate") {
-          throw new EgressError("too-large", "the answer's body is too large", { sent: true, status });
-        }
-        return { status, headers, ...decoded };
-      });
+      try {
+        const response = await fetch(request);
+        options.onResult?.(`${Math.floor(response.status / 100)}xx`);
+        return response;
+      } catch (error) {
+        options.onResult?.(error instanceof EgressError ? error.kind : "fault");
+        throw error;
+      }
     },
     check: async (url) => {
       const target = parseTarget(url);

@@ -88,9 +88,12 @@ async function* follow<Message, Position>(
       keyOver.throwIfAborted(); // a slow reader may take long for a page
       yield message;
     }
+    if (page.messages.length > 0) {
+      toldMs = app.clock.now();
+      if (bell.heardMs !== undefined) app.metrics.delivered((performance.now() - bell.heardMs) / 1_000);
+    }
     position = page.position;
     if (page.over) return;
-    if (page.messages.length > 0) toldMs = app.clock.now();
     try {
       signal.throwIfAborted();
       // A reader whose filter lets nothing through hears nothing either, however much happens.

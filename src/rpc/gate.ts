@@ -7,6 +7,7 @@ import { authenticate, keyInHeaders } from "./auth.ts";
 import { callerKey, traceKey } from "./caller.ts";
 import { asConnectError } from "./errors.ts";
 import { type Limiter, takeRequest } from "./limits.ts";
+import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
 /** What a call passes before its body is read: where it stands in a trace, whose key it has, whether that may call this method now. */
@@ -16,6 +17,7 @@ export const gate =
     const { requestHeader, responseHeader, values, method } = context;
     const trace = traceContext(requestHeader.get("traceparent"), app.ids);
     values.set(traceKey, trace);
+    values.set(beganKey, { atMs: performance.now(), timeMs: app.clock.now(), protocol: context.protocolName });
     responseHeader.set("x-trace-id", trace.traceId);
     try {
       const key = keyInHeaders(
@@ -30,6 +32,8 @@ export const gate =
       }
       takeRequest(limiter, caller, method, responseHeader);
     } catch (error) {
-      throw asConnectError(app, error, method, trace.traceId, context.signal);
+      const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
+      callEnded(app, method, values, refusal);
+      throw refusal;
     }
   };

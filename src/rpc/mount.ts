@@ -13,6 +13,7 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
@@ -53,6 +54,10 @@ export type MountOptions = {
   streamGraceMs?: number;
   /** Told of every error that is the server's own: what is thrown and is not a ConnectError. Its caller gets `internal`. */
   onFailure?: (failure: Failure) => void;
+  /** Told of calls that the gate let in and that reach no interceptor, because their message could not be read. */
+  onUnreadable?: (context: HandlerContext, error: ConnectError) => void;
+  /** Told of calls that not even the gate saw: `code` is Connect's, or `http_415` where only HTTP has a word for it. */
+  onUngated?: (method: DescMethod, code: string, tookMs: number) => void;
 };
 
 /** An error that is the server's own, and where it came up. */
@@ -61,6 +66,8 @@ export type Failure = { error: unknown; method: DescMethod; request: FastifyRequ
 /** What the parts of one call tell each other. */
 type Call = {
   request: FastifyRequest;
+  /** Whether the gate was reached. */
+  isGated: boolean;
   /** Set once the gate let the call in. */
   context?: HandlerContext;
   /** Whether the interceptors were reached, which a unary call does only with a whole, decoded message. */
@@ -86,6 +93,8 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     shutdownSignal: new AbortController().signal,
     streamGraceMs: 1_000,
     onFailure: () => {},
+    onUnreadable: () => {},
+    onUngated: () => {},
     ...options,
   };
   const router = createConnectRouter({
@@ -96,6 +105,7 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     interceptors: [guard(limits), ...(options.interceptors ?? [])],
     requestGate: async (context) => {
       const call = context.values.get(callKey);
+      if (call !== undefined) call.isGated = true;
       try {
         await options.gate?.(context);
       } catch (error) {
@@ -125,9 +135,13 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
 }
 
 async function serve(handler: UniversalHandler, request: FastifyRequest, reply: FastifyReply, limits: Limits) {
-  if (limits.shutdownSignal.aborted) return refuse(reply, request, shuttingDown(limits.shutdownSignal));
+  if (limits.shutdownSignal.aborted) {
+    const error = shuttingDown(limits.shutdownSignal);
+    limits.onUngated(handler.method, codeToString(error.code), reply.elapsedTime);
+    return refuse(reply, request, error);
+  }
   reply.hijack();
-  const call: Call = { request, isDecoded: false, isWronglyCompressed: false };
+  const call: Call = { request, isGated: false, isDecoded: false, isWronglyCompressed: false };
   try {
     await answerCall(handler, call, reply, limits);
   } catch (error) {
@@ -158,6 +172,9 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
     const answer = await handler({ ...universal, body, signal: link.signal });
     if (isOneMessage(handler.method)) await takeAnnounced(raw);
     const fault = faultOf(call);
+    if (!call.isGated) limits.onUngated(handler.method, headFault(answer), reply.elapsedTime);
+    else if (call.context !== undefined && !call.isDecoded)
+      limits.onUnreadable(call.context, fault ?? ConnectError.from(call.context.signal.reason));
     if (fault !== undefined) {
       await answer.body?.[Symbol.asyncIterator]().return?.();
       return sendAnswer(raw, reply.raw, errorAnswer(contentType, fault), reply.getHeaders());
@@ -191,6 +208,10 @@ function faultOf(call: Call): ConnectError | undefined {
   const fault = requestFault(reason);
   return fault === reason ? undefined : fault;
 }
+
+/** What is wrong with a request that did not come as far as the gate; only the HTTP statuses tell, and gRPC has but one. */
+const headFault = ({ status }: UniversalServerResponse): string =>
+  status === 200 ? codeToString(Code.InvalidArgument) : `http_${status}`;
 
 /** The headers that say what would have been right: RFC 9110, sections 15.5.6 and 15.5.16. */
 function explained(answer: UniversalServerResponse, handler: UniversalHandler): Record<string, string> {

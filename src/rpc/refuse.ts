@@ -21,6 +21,9 @@ const rpcPath = /^\/(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\/[A-Za-z_]\w*$/;
 /** Whether the path of the URL is shaped like that of a method, served or not. */
 export const isRpcPath = (url: string | undefined): boolean => rpcPath.test(url?.split("?", 1)[0] ?? "");
 
+const isForMethod = ({ raw, headers }: FastifyRequest): boolean =>
+  isRpcPath(raw.url) || dialectOf(headers["content-type"]) !== "connect";
+
 /**
  * Answers a path that nobody serves. A path shaped like an RPC, or a caller that speaks one of the streaming protocols, gets
  * `unimplemented` in its own protocol (in Connect under status 404, which is how its clients know it); anything else
@@ -28,8 +31,7 @@ export const isRpcPath = (url: string | undefined): boolean => rpcPath.test(url?
  */
 export function notFound(request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const contentType = request.headers["content-type"];
-  const isRpc = isRpcPath(request.raw.url) || dialectOf(contentType) !== "connect";
-  const error = isRpc
+  const error = isForMethod(request)
     ? new ConnectError("there is no such method", Code.Unimplemented)
     : new ConnectError("there is nothing here", Code.NotFound);
   const answer = errorAnswer(contentType, error);
@@ -41,11 +43,19 @@ export function notFound(request: FastifyRequest, reply: FastifyReply): FastifyR
 
 /**
  * Makes `notFound` the answer to every path nobody serves, before its body is read or parsed. Hooks added earlier, such as
- * authentication, still come first.
+ * authentication, still come first. `onUnknown` is told of each.
  */
-export function answerUnknownPaths(fastify: FastifyInstance): void {
+export function answerUnknownPaths(
+  fastify: FastifyInstance,
+  onUnknown: (code: Code, tookMs: number) => void = () => {},
+): void {
+  const answer = (request: FastifyRequest, reply: FastifyReply): FastifyReply => {
+    notFound(request, reply);
+    onUnknown(isForMethod(request) ? Code.Unimplemented : Code.NotFound, reply.elapsedTime);
+    return reply;
+  };
   fastify.addHook("onRequest", async (request, reply) => {
-    if (request.is404) return notFound(request, reply);
+    if (request.is404) return answer(request, reply);
   });
-  fastify.setNotFoundHandler(notFound);
+  fastify.setNotFoundHandler(answer);
 }

@@ -57,7 +57,7 @@ const plainDeadlines: Interceptor = (next) => async (request) => {
 /** As the real server is put together, except that its methods declare no role, so nobody is asked for a key. */
 function build(readMaxBytes: number): FastifyInstance {
   const log = pino({ level: "error" }, pino.destination({ dest: 2, sync: true }));
-  const app = { log, metrics: createMetrics() };
+  const app = { log, metrics: createMetrics(log), telemetry: undefined };
   const ids = randomIds();
   const { serverFactory } = cleartextServer();
   const http = fastify({ serverFactory, forceCloseConnections: "idle", return503OnClosing: false });

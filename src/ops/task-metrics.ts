@@ -1,0 +1,69 @@
+import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
+import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import { type StepWatcher, terminalStates } from "../bus/step-watch.ts";
+import { isTerminal } from "../bus/task-store.ts";
+import type { Step } from "../bus/trace-store.ts";
+import { type Db, sql } from "../db/db.ts";
+import type { Metrics } from "./metrics.ts";
+
+/** What becomes of tasks, counted from the steps this process commits; and how many are open, from storage. */
+export function taskMetrics(metrics: Metrics, db: Pick<Db, "query">): StepWatcher {
+  const accepted = metrics.counter("moltwire_tasks_accepted_total", "Tasks that were accepted");
+  const refused = metrics.counter("moltwire_tasks_refused_total", "Tasks that were refused at once, by reason", [
+    "reason",
+  ]);
+  const ended = metrics.counter("moltwire_tasks_ended_total", "Tasks that ended, by state and reason", [
+    "state",
+    "reason",
+  ]);
+  const recovered = metrics.counter(
+    "moltwire_tasks_recovered_total",
+    "Tasks that were taken over from a server that is gone",
+  );
+  const taskSeconds = metrics.histogram(
+    "moltwire_task_seconds",
+    "Time of tasks from acceptance to their end",
+    [0.01, 0.05, 0.25, 1, 5, 30, 120, 600, 3600],
+    ["state"],
+  );
+  const attempts = metrics.counter("moltwire_attempts_total", "Attempts that ended, by why they failed", ["reason"]);
+  metrics.gauge({
+    name: "moltwire_open_tasks",
+    help: "Tasks that have not ended, by state, in all the database",
+    label: "state",
+    read: () => openTasks(db),
+  });
+  return ({ taskId }, steps) => {
+    for (const step of steps) {
+      const state = terminalStates[step.kind];
+      if (state !== undefined && taskId) {
+        ended.inc({ state, reason: state === "COMPLETED" ? "NONE" : reasonOf(step) });
+        taskSeconds.observe({ state }, (step.durationMs ?? 0) / 1_000);
+      } else if (step.kind === TraceEventKind.ACCEPTED) accepted.inc();
+      else if (step.kind === TraceEventKind.REFUSED) refused.inc({ reason: reasonOf(step) });
+      else if (step.kind === TraceEventKind.RECOVERED) recovered.inc();
+      else if (step.kind === TraceEventKind.ANSWERED) attempts.inc({ reason: "NONE" });
+      else if (step.kind === TraceEventKind.ATTEMPT_FAILED) attempts.inc({ reason: reasonOf(step) });
+    }
+  };
+}
+
+/** A reason there is, so that there are not more labels than reasons. */
+function reasonOf({ details }: Step): string {
+  const reason = details?.reason;
+  return typeof reason === "string" && reason in ErrorReason ? reason : "NONE";
+}
+
+const openStates = Object.entries(TaskState).filter(
+  ([, state]) => state !== TaskState.UNSPECIFIED && !isTerminal(state),
+);
+
+/** By the partial index on open tasks, and so as long as there are open ones, whatever the number of tasks. */
+async function openTasks(db: Pick<Db, "query">): Promise<Record<string, number>> {
+  const rows = await db.query.all<{ state: number; tasks: number }>(
+    sql`select state, count(*) as tasks from task where state < 4 group by state`,
+  );
+  const counts = new Map(rows.map(({ state, tasks }) => [state, tasks]));
+  return Object.fromEntries(openStates.map(([name, state]) => [name, counts.get(state) ?? 0]));
+}

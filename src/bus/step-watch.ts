@@ -1,4 +1,5 @@
 import type { Logger } from "pino";
+import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { Span, Step } from "./trace-store.ts";
 
@@ -12,6 +13,13 @@ export const terminalStates: Readonly<Partial<Record<TraceEventKind, string>>> =
   [TraceEventKind.CANCELED]: "CANCELED",
   [TraceEventKind.REJECTED]: "REJECTED",
 };
+
+/** Why a step is a failure: an ErrorReason there is, or empty. */
+export function failureOf({ kind, details }: Step): string {
+  if (kind === TraceEventKind.CANCELED) return "TASK_CANCELED";
+  const reason = details?.reason;
+  return typeof reason === "string" && reason in ErrorReason ? reason : "";
+}
 
 /** Tells each watcher in turn. It is called where storage answers its callers: a fault of a watcher's own must not reach them, and is logged. */
 export const tellAll =

@@ -1,9 +1,7 @@
-import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
-import { type StepWatcher, terminalStates } from "../bus/step-watch.ts";
+import { failureOf, type StepWatcher, terminalStates } from "../bus/step-watch.ts";
 import { isTerminal } from "../bus/task-store.ts";
-import type { Step } from "../bus/trace-store.ts";
 import { type Db, sql } from "../db/db.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -38,21 +36,15 @@ export function taskMetrics(metrics: Metrics, db: Pick<Db, "query">): StepWatche
     for (const step of steps) {
       const state = terminalStates[step.kind];
       if (state !== undefined && taskId) {
-        ended.inc({ state, reason: state === "COMPLETED" ? "NONE" : reasonOf(step) });
+        ended.inc({ state, reason: failureOf(step) || "NONE" });
         taskSeconds.observe({ state }, (step.durationMs ?? 0) / 1_000);
       } else if (step.kind === TraceEventKind.ACCEPTED) accepted.inc();
-      else if (step.kind === TraceEventKind.REFUSED) refused.inc({ reason: reasonOf(step) });
+      else if (step.kind === TraceEventKind.REFUSED) refused.inc({ reason: failureOf(step) || "NONE" });
       else if (step.kind === TraceEventKind.RECOVERED) recovered.inc();
       else if (step.kind === TraceEventKind.ANSWERED) attempts.inc({ reason: "NONE" });
-      else if (step.kind === TraceEventKind.ATTEMPT_FAILED) attempts.inc({ reason: reasonOf(step) });
+      else if (step.kind === TraceEventKind.ATTEMPT_FAILED) attempts.inc({ reason: failureOf(step) || "NONE" });
     }
   };
-}
-
-/** A reason there is, so that there are not more labels than reasons. */
-function reasonOf({ details }: Step): string {
-  const reason = details?.reason;
-  return typeof reason === "string" && reason in ErrorReason ? reason : "NONE";
 }
 
 const openStates = Object.entries(TaskState).filter(

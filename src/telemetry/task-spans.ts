@@ -1,7 +1,7 @@
 /** The spans of tasks and attempts, from the steps of their traces once these are committed. */
 import { createHash } from "node:crypto";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
-import { type StepWatcher, terminalStates } from "../bus/step-watch.ts";
+import { failureOf, type StepWatcher, terminalStates } from "../bus/step-watch.ts";
 import type { Span, Step } from "../bus/trace-store.ts";
 import type { FinishedSpan, Telemetry } from "./span.ts";
 
@@ -39,7 +39,12 @@ export function taskSpans(): (span: Span, steps: readonly Step[]) => FinishedSpa
     if (open.size > maxOpen) open.delete(open.keys().next().value!);
   }
 
-  function endAttempt(span: Span, endMs: number, reason: string, tokens: Record<string, number>): FinishedSpan[] {
+  function endAttempt(
+    span: Span,
+    { kind, timeMs: endMs }: Step,
+    reason: string,
+    tokens: Record<string, number>,
+  ): FinishedSpan[] {
     const attempt = open.get(span.taskId);
     if (!attempt) return [];
     open.delete(span.taskId);
@@ -62,7 +67,7 @@ export function taskSpans(): (span: Span, steps: readonly Step[]) => FinishedSpa
           "moltwire.org_id": span.orgId,
           "moltwire.task_id": span.taskId,
         },
-        failed: reason !== "",
+        failed: kind !== TraceEventKind.ANSWERED,
       },
     ];
   }
@@ -72,13 +77,13 @@ export function taskSpans(): (span: Span, steps: readonly Step[]) => FinishedSpa
     return steps.flatMap((step) => {
       const state = terminalStates[step.kind];
       if (state !== undefined) {
-        const reason = reasonOf(step, state);
-        return [...endAttempt(span, step.timeMs, reason, {}), taskSpan(span, step, state, reason)];
+        const reason = failureOf(step);
+        return [...endAttempt(span, step, reason, {}), taskSpan(span, step, state, reason)];
       }
       if (step.kind === TraceEventKind.DISPATCHED) begin(span, step);
-      else if (step.kind === TraceEventKind.ANSWERED) return endAttempt(span, step.timeMs, "", tokensOf(step));
+      else if (step.kind === TraceEventKind.ANSWERED) return endAttempt(span, step, "", tokensOf(step));
       else if (step.kind === TraceEventKind.ATTEMPT_FAILED)
-        return endAttempt(span, step.timeMs, reasonOf(step, "FAILED"), tokensOf(step));
+        return endAttempt(span, step, failureOf(step), tokensOf(step));
       return [];
     });
   };
@@ -106,9 +111,6 @@ const taskSpan = (span: Span, step: Step, state: string, reason: string): Finish
 
 /** A span id that everybody finds again: 64 bits of a digest. */
 const spanIdOf = (name: string): string => createHash("sha256").update(name).digest("hex").slice(0, 16);
-
-const reasonOf = ({ details }: Step, state: string): string =>
-  state === "COMPLETED" ? "" : typeof details?.reason === "string" ? details.reason : state;
 
 /** https://opentelemetry.io/docs/specs/semconv/gen-ai/: agents that count none report 0. */
 function tokensOf({ details }: Step): Record<string, number> {

@@ -1,5 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "@prometheus-io/client";
 import type { Logger } from "pino";
+import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
 
 /** One value, or one for each value of the gauge's label. */
 export type Reading = number | Readonly<Record<string, number>>;
@@ -43,6 +44,12 @@ export type Metrics = {
   readonly contentType: string;
 };
 
+/** The values of a label `reason`: an ErrorReason, or NONE. */
+export const reasons: readonly string[] = [
+  ...Object.keys(ErrorReason).filter((name) => name !== "UNSPECIFIED"),
+  "NONE",
+];
+
 const maxReadMs = 2_000;
 
 export function createMetrics(log: Logger): Metrics {
@@ -81,6 +88,8 @@ export function createMetrics(log: Logger): Metrics {
     ["method", "code"],
   );
   const errors = counter("moltwire_rpc_errors_total", "Calls that failed, by reason", ["reason"]);
+  // From the start: a rate does not see the first of a series that was not there.
+  for (const reason of reasons) errors.inc({ reason }, 0);
   const batchSize = histogram(
     "moltwire_commit_transactions",
     "Transactions in one commit",

@@ -3,7 +3,7 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import { failureOf, type StepWatcher, terminalStates } from "../bus/step-watch.ts";
 import { isTerminal } from "../bus/task-store.ts";
 import { type Db, sql } from "../db/db.ts";
-import type { Metrics } from "./metrics.ts";
+import { type Metrics, reasons } from "./metrics.ts";
 
 /** What becomes of tasks, counted from the steps this process commits; and how many are open, from storage. */
 export function taskMetrics(metrics: Metrics, db: Pick<Db, "query">): StepWatcher {
@@ -15,6 +15,8 @@ export function taskMetrics(metrics: Metrics, db: Pick<Db, "query">): StepWatche
     "state",
     "reason",
   ]);
+  ended.inc({ state: "COMPLETED", reason: "NONE" }, 0);
+  for (const reason of reasons) ended.inc({ state: "FAILED", reason }, 0);
   const recovered = metrics.counter(
     "moltwire_tasks_recovered_total",
     "Tasks that were taken over from a server that is gone",
@@ -51,11 +53,11 @@ const openStates = Object.entries(TaskState).filter(
   ([, state]) => state !== TaskState.UNSPECIFIED && !isTerminal(state),
 );
 
-/** By the partial index on open tasks, and so as long as there are open ones, whatever the number of tasks. */
+/** By the partial index on open tasks: it takes as long as there are open ones, whatever the number of tasks. */
+export const openTasksByState = sql`select state, count(*) as tasks from task where state < 4 group by state`;
+
 async function openTasks(db: Pick<Db, "query">): Promise<Record<string, number>> {
-  const rows = await db.query.all<{ state: number; tasks: number }>(
-    sql`select state, count(*) as tasks from task where state < 4 group by state`,
-  );
+  const rows = await db.query.all<{ state: number; tasks: number }>(openTasksByState);
   const counts = new Map(rows.map(({ state, tasks }) => [state, tasks]));
   return Object.fromEntries(openStates.map(([name, state]) => [name, counts.get(state) ?? 0]));
 }

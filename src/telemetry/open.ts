@@ -19,6 +19,7 @@ export async function openTelemetry(
   metrics.gauge({ name: "moltwire_otlp_queue", help: "Spans that wait to be exported", read: () => waiting() });
   const spans = metrics.counter("moltwire_otlp_spans_total", "Spans by what became of them", ["result"]);
   const count = (result: SpanResult, number: number) => spans.inc({ result }, number);
+  for (const result of ["sent", "rejected", "failed", "dropped"] as const) count(result, 0);
   if (!otlpEndpoint) return undefined;
   const { openOtlp } = await import("./otlp.ts");
   const resource = { "service.name": "moltwire", "service.version": version, "service.instance.id": serverId };

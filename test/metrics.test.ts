@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
-import { sql } from "../src/db/db.ts";
+import { Bell, sql } from "../src/db/db.ts";
 import { createMetrics } from "../src/ops/metrics.ts";
 import { openTasksByState } from "../src/ops/task-metrics.ts";
 import { contract, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
@@ -174,7 +174,7 @@ describe.each(dialects)("metrics on %s", (dialect) => {
     expect(after.value("moltwire_egress_calls_total", { result: "aborted" })).toBe(1);
   });
 
-  test("tell how far feeds are behind: a reader that takes its time shows", async () => {
+  test("tell how far feeds are behind what is committed", async () => {
     await using world = await start(dialect);
     const org = await world.org();
     const contractId = await contract(org);
@@ -201,6 +201,20 @@ test("open tasks are counted along the index of open ones, however many tasks th
   await using world = await start("sqlite");
   const plan = await world.server.app.db.query.all<{ detail: string }>(sql`explain query plan ${openTasksByState}`);
   expect(plan.map(({ detail }) => detail).join("; ")).toContain("USING INDEX task_open");
+});
+
+test("a bell tells when it was rung first, of the rings that a wait heard", async () => {
+  const { signal } = new AbortController();
+  const bell = new Bell();
+  expect([await bell.wait(1, signal), bell.rungMs]).toEqual([false, undefined]);
+  const before = performance.now();
+  bell.ring();
+  const after = performance.now();
+  while (performance.now() - after < 2);
+  bell.ring();
+  expect(await bell.wait(1, signal)).toBe(true);
+  expect(bell.rungMs).toBeGreaterThanOrEqual(before);
+  expect(bell.rungMs).toBeLessThanOrEqual(after);
 });
 
 test("storage on a disk is measured: its file, its log, and the room that is left", async () => {

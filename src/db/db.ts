@@ -150,9 +150,9 @@ export class Bell {
   #heardMs: number | undefined;
   #wake: (() => void) | undefined;
 
-  /** When the first of the rings was that the last wait heard, by `performance.now()`; undefined if it heard none. */
-  get heardMs(): number | undefined {
-    return this.#heardMs;
+  /** When the first of the rings was that the last wait heard, or, if it heard none, that no wait has heard yet; by `performance.now()`. */
+  get rungMs(): number | undefined {
+    return this.#heardMs ?? (this.#rung ? this.#rungMs : undefined);
   }
 
   ring(): void {

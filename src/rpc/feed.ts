@@ -82,7 +82,12 @@ async function* follow<Message, Position>(
   let { position } = reader;
   yield* reader.first ?? [];
   let toldMs = app.clock.now();
+  /** Since when there is something committed that is not delivered, by `performance.now()`. */
+  let behindMs: number | undefined;
+  /** When the last read began that found something: what was rung for before, it found. */
+  let foundMs = 0;
   for (;;) {
+    const readMs = performance.now();
     const page = await reader.read(position, feedPageSize);
     for (const message of page.messages) {
       keyOver.throwIfAborted(); // a slow reader may take long for a page
@@ -90,7 +95,12 @@ async function* follow<Message, Position>(
     }
     if (page.messages.length > 0) {
       toldMs = app.clock.now();
-      if (bell.heardMs !== undefined) app.metrics.delivered((performance.now() - bell.heardMs) / 1_000);
+      if (behindMs !== undefined) app.metrics.delivered((performance.now() - behindMs) / 1_000);
+    }
+    // A ring can come before its rows are readable: until something is found, what it announced is still to come.
+    if (page.position !== position) {
+      foundMs = readMs;
+      if (!page.more) behindMs = undefined;
     }
     position = page.position;
     if (page.over) return;
@@ -98,7 +108,13 @@ async function* follow<Message, Position>(
       signal.throwIfAborted();
       // A reader whose filter lets nothing through hears nothing either, however much happens.
       const leftMs = toldMs + checkpointMs - app.clock.now();
-      if (leftMs > 0 && (page.more || (await heard(app, reader, position, bell, leftMs, signal)))) continue;
+      if (leftMs > 0 && page.more) continue;
+      if (leftMs > 0 && (await heard(app, reader, position, bell, leftMs, signal))) {
+        const { rungMs = 0 } = bell;
+        if (rungMs > foundMs) behindMs ??= rungMs;
+        continue;
+      }
+      behindMs = undefined;
       yield reader.checkpoint(position, app.clock.now());
       toldMs = app.clock.now();
     } catch (error) {

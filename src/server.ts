@@ -219,8 +219,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await app.keyUse.flush();
     await life.end();
     await egress.close();
-    await telemetry?.close(Math.max(minFlushMs, drainedMs - performance.now()));
     await db.close();
+    await telemetry?.close(Math.max(minFlushMs, drainedMs - performance.now()));
     log.flush();
   };
   return {

@@ -90,7 +90,7 @@ export type PoolLoad = {
 
 /** For metrics. */
 export type DbLoad = {
-  /** Transactions that have not begun: behind others for the disk, or for a connection. */
+  /** Transactions that are not answered yet on SQLite, or have no connection yet on PostgreSQL. */
   readonly waiting: number;
   /** SQLite's data file. */
   readonly file?: string;

@@ -6,8 +6,10 @@ import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { Bell, sql } from "../src/db/db.ts";
-import { createMetrics } from "../src/ops/metrics.ts";
+import { createMetrics, reasons } from "../src/ops/metrics.ts";
 import { openTasksByState } from "../src/ops/task-metrics.ts";
+import { methodName } from "../src/rpc/access.ts";
+import { services } from "../src/services.ts";
 import { contract, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { dialects, eventually, refusal, start, type World } from "./harness.ts";
@@ -195,6 +197,23 @@ describe.each(dialects)("metrics on %s", (dialect) => {
     leave.abort();
     await feed.next().catch(() => {});
   });
+});
+
+test("the alerts of METRICS.md ask for metrics, reasons and methods that there are", () => {
+  const names = new Set(documented.map(({ name }) => name));
+  const alerts = documented.flatMap(({ alert }) => [...alert.matchAll(/`([^`]+)`/g)].map(([, text]) => text!));
+  expect(alerts.length).toBeGreaterThan(20);
+  const methods = services.flatMap((service) => service.methods.map(methodName));
+  for (const alert of alerts) {
+    const asked = [...alert.matchAll(/\b(?:moltwire|nodejs|process)_\w+/g)].map(([name]) =>
+      name.replace(/_bucket$/, ""),
+    );
+    const unknown = asked.filter((name) => !names.has(name) && name !== "process_max_fds");
+    expect([alert, asked.length > 0, ...unknown]).toEqual([alert, true]);
+    for (const [, list] of alert.matchAll(/reason=~?"([^"]+)"/g)) expect(reasons).toContain(list!.split("\\|")[0]);
+    for (const [, method] of alert.matchAll(/method="([^"]+)"/g)) expect(methods).toContain(method);
+    expect(alert.split("(").length).toBe(alert.split(")").length);
+  }
 });
 
 test("open tasks are counted along the index of open ones, however many tasks there are", async () => {

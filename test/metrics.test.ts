@@ -54,7 +54,7 @@ function parse(text: string): Scrape {
 /** The rows of METRICS.md. */
 const documented = readFileSync(new URL("../src/ops/METRICS.md", import.meta.url), "utf8")
   .split("\n")
-  .filter((line) => line.startsWith("| `"))
+  .filter((line) => /^\| `(moltwire|nodejs|process)_/.test(line))
   .map((line) => {
     const [, name, type, labels, on, meaning, alert] = line.split(/(?<!\\)\|/).map((cell) => cell.trim());
     const labelNames = [...labels!.matchAll(/`(\w+)`/g)].map(([, label]) => label!);

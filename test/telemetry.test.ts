@@ -1,5 +1,8 @@
 /** What leaves the server as OpenTelemetry, seen by a collector on the loopback. */
 import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Writable } from "node:stream";
 import { promisify } from "node:util";
 import { pino } from "pino";
@@ -10,6 +13,7 @@ import { type Delivery, openExporter, type SpanResult } from "../src/telemetry/e
 import type { FinishedSpan } from "../src/telemetry/span.ts";
 import { contract, reasonOf, stateOf, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
+import { freshDatabase } from "./engines.ts";
 import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 import { type Collector, collector, partialSuccess, type ReceivedSpan } from "./telemetry-fixtures/collector.ts";
 
@@ -128,6 +132,35 @@ describe.each(dialects)("spans on %s", (dialect) => {
     ]);
     expect(ofName(spans, "invoke_agent")).toMatchObject([{ attributes: { "error.type": "TASK_CANCELED" } }]);
     for (const { body } of to.requests) expect(body.includes("no longer wanted")).toBe(false);
+  });
+
+  test("a task that outlives its server has one span, of whoever ends it, below the call that submitted it", async () => {
+    await using to = await collector();
+    const database = dialect === "postgres" ? await freshDatabase() : undefined;
+    const data = mkdtempSync(join(tmpdir(), "moltwire-spans-"));
+    const options = { ...exporting(to), data, drainMs: 1, ...(database && { databaseUrl: database.url }) };
+    try {
+      await using agent = await httpAgent(silent);
+      const first = await start(dialect, options);
+      const org = await first.org();
+      const contractId = await contract(org);
+      await worker(org, contractId, agent);
+      const task = await submit(org.admin, contractId, { returnImmediately: true });
+      await agent.call(0);
+      await first.server.close();
+      expect(ofName(to.spans(), "task")).toEqual([]);
+      await using second = await start(dialect, options);
+      expect(reasonOf(await whenEnded(second.as(org.adminKey), task.taskId))).toBe("OUTCOME_UNKNOWN");
+      await second.server.close();
+      const spans = to.spans().filter(({ traceId }) => traceId === task.traceId);
+      const [call] = ofName(spans, "SubmitTask");
+      expect(ofName(spans, "task")).toMatchObject([
+        { parentSpanId: call!.spanId, status: 2, attributes: { "error.type": "OUTCOME_UNKNOWN" } },
+      ]);
+    } finally {
+      rmSync(data, { recursive: true });
+      await database?.drop();
+    }
   });
 
   test("calls that are refused have a span with their code and reason, below their caller's", async () => {

@@ -112,8 +112,10 @@ export function openExporter(options: ExporterOptions): Exporter {
       closing = true;
       wake.abort();
       const cut = setTimeout(() => over.abort(), graceMs);
-      if (queue.length > 0) start();
-      while (sending) await sending;
+      while (sending || (queue.length > 0 && !over.signal.aborted)) {
+        start();
+        await sending;
+      }
       clearTimeout(cut);
       if (queue.length > 0) count("dropped", queue.length);
       queue = [];

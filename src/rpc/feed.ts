@@ -97,11 +97,9 @@ async function* follow<Message, Position>(
       toldMs = app.clock.now();
       if (behindMs !== undefined) app.metrics.delivered((performance.now() - behindMs) / 1_000);
     }
-    // A ring can come before its rows are readable: until something is found, what it announced is still to come.
-    if (page.position !== position) {
-      foundMs = readMs;
-      if (!page.more) behindMs = undefined;
-    }
+    if (page.position !== position) foundMs = readMs;
+    // Also when nothing was found: on PostgreSQL a ring can come after its rows were read, or before they are readable, and nobody can tell which.
+    if (!page.more) behindMs = undefined;
     position = page.position;
     if (page.over) return;
     try {
@@ -114,7 +112,6 @@ async function* follow<Message, Position>(
         if (rungMs > foundMs) behindMs ??= rungMs;
         continue;
       }
-      behindMs = undefined;
       yield reader.checkpoint(position, app.clock.now());
       toldMs = app.clock.now();
     } catch (error) {

@@ -29,7 +29,7 @@ export function startServer(settings: Record<string, string>): ServerProcess {
   return startProgram([entry], { ...Object.fromEntries(inherited), ...settings });
 }
 
-/** Starts a program under Node that prints `listening on http://…` once it does. */
+/** Starts a program under Node that prints `listening on http://…` (or https) once it does. */
 export function startProgram(args: readonly string[], env: NodeJS.ProcessEnv = process.env): ServerProcess {
   const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
   const ended = once(child, "exit");
@@ -40,7 +40,7 @@ export function startProgram(args: readonly string[], env: NodeJS.ProcessEnv = p
   const listening = Promise.withResolvers<string>();
   const hear = (chunk: Buffer) => {
     log = `${log}${chunk}`.slice(-keptCharacters);
-    const [, url] = /listening on (http:\S+)/.exec(log) ?? [];
+    const [, url] = /listening on (https?:\S+)/.exec(log) ?? [];
     if (url) listening.resolve(url);
   };
   child.stdout.on("data", hear);

@@ -12,6 +12,13 @@ export type RawConnection = {
 
 export async function connectRaw(port: number): Promise<RawConnection> {
   const socket = net.connect(port, "127.0.0.1");
+  const connection = watchRaw(socket);
+  await new Promise((resolve) => socket.once("connect", resolve));
+  return connection;
+}
+
+/** Keeps what a socket is sent. */
+export function watchRaw(socket: Socket): RawConnection {
   const chunks: Buffer[] = [];
   const closed = Promise.withResolvers<void>();
   let isClosed = false;
@@ -21,7 +28,6 @@ export async function connectRaw(port: number): Promise<RawConnection> {
     isClosed = true;
     closed.resolve();
   });
-  await new Promise((resolve) => socket.once("connect", resolve));
   const received = () => Buffer.concat(chunks);
   return {
     socket,

@@ -1,0 +1,46 @@
+/** The attacker, in a process of its own. */
+import { random } from "../crash/random.ts";
+import { openAsker, validCall } from "./ask.ts";
+import { type Attempts, pursue, type Tally, type Target } from "./attack.ts";
+import { attacks } from "./attacks.ts";
+
+/** What is to be done: an attack, or as many harmless calls. */
+export type Job = {
+  readonly attack: string;
+  readonly harmless: boolean;
+  readonly target: Target;
+  readonly count: number;
+  readonly seed: number;
+};
+
+/** How attempts ended, how long they took, and what part of that this process had a processor. */
+export type Outcome = { readonly tally: Tally; readonly tookMs: number; readonly busy: number };
+
+async function work({ attack: name, harmless, target, count, seed }: Job): Promise<Outcome> {
+  const attack = attacks.find((each) => each.name === name);
+  if (!attack) throw new Error(`there is no attack called ${name}`);
+  const attempts = harmless ? harmlessCalls(target) : attack.begin(target, random(seed));
+  const cpu = process.cpuUsage();
+  const startMs = performance.now();
+  try {
+    const tally = await pursue(attempts, { ...attack, count });
+    const tookMs = performance.now() - startMs;
+    const { user, system } = process.cpuUsage(cpu);
+    return { tally, tookMs, busy: (user + system) / 1_000 / tookMs };
+  } finally {
+    attempts.end();
+  }
+}
+
+function harmlessCalls(target: Target): Attempts {
+  const { ask, end } = openAsker(target);
+  return { one: () => ask(...validCall(target)), end };
+}
+
+process.on("message", (job: Job) => {
+  work(job).then(
+    (outcome) => process.send!(outcome),
+    (error: unknown) => process.send!({ error: String((error as Error).stack ?? error) }),
+  );
+});
+process.on("disconnect", () => process.exit(0));

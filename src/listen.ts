@@ -4,6 +4,7 @@ import http from "node:http";
 import http2 from "node:http2";
 import type { Socket } from "node:net";
 import type { FastifyServerFactory } from "fastify";
+import { type Connections, limitedConnections } from "./connections.ts";
 
 /** What a client may take from the port. Every number is a hard limit; times are in milliseconds. */
 export type ListenLimits = {
@@ -22,13 +23,13 @@ export type ListenLimits = {
   timeoutCheckMs: number;
   /** HTTP/2: how long a session may live without an open stream. Then GOAWAY and closed. */
   idleSessionTimeoutMs: number;
-  /** Connections at once; one more is closed at once. */
+  /** Connections at once; one more takes the place of one that is not being served, and is closed at once if there is none. */
   maxConnections: number;
   /** Request line and headers together. HTTP/1.1 answers 431, HTTP/2 resets the stream. */
   maxHeaderBytes: number;
   /** Headers in a request. HTTP/1.1 ignores those after it, HTTP/2 resets the stream. */
   maxHeaders: number;
-  /** HTTP/2: open streams in a session; one more is refused. */
+  /** HTTP/2: open streams in a session; one more is refused. HTTP/1.1: requests without an answer; one more closes the connection. */
   maxStreams: number;
   /** HTTP/2: streams a client may reset in a burst; above it, and above the rate, the session is closed (CVE-2023-44487). */
   streamResetBurst: number;
@@ -103,43 +104,53 @@ export type Greeting = {
 export type Decisions = {
   /** Connections of which it is not known yet what they speak; destroyed when the drain begins. */
   readonly undecided: Set<Socket>;
-  readonly serve: (socket: Socket, isHttp2: boolean) => void;
+  /** `connection` is what was accepted, if `socket` is but what is spoken in it. */
+  readonly serve: (socket: Socket, isHttp2: boolean, connection?: Socket) => void;
 };
 
 /** A port of a kind; calls `greet` for each address it listens on. */
 export function openPort(limits: ListenLimits, greet: (decisions: Decisions) => Greeting): Port {
   let drainPort = () => {};
-  const serverFactory: FastifyServerFactory = (handler) => {
-    const sockets = new Set<Socket>();
+  const serverFactory: FastifyServerFactory = (fastify) => {
+    const connections = limitedConnections(limits.maxConnections);
     const undecided = new Set<Socket>();
+    // A client may cancel or cut off many requests in one packet with them: they cost nothing but their parsing.
+    const handler: Handler = (request, response) => {
+      if (!isLost(request)) fastify(request, response);
+    };
     const h1 = http1Server(handler, limits);
-    const h2 = http2Sessions(handler, limits);
+    const h2 = http2Sessions(handler, limits, connections);
     const closeIdleHttp1 = h1.closeIdleConnections.bind(h1);
     const serveHttp1 = h1.listeners("connection") as ((socket: Socket) => void)[];
     const greeting = greet({
       undecided,
-      serve(socket, isHttp2) {
+      serve(socket, isHttp2, connection = socket) {
         undecided.delete(socket);
-        if (isHttp2) h2.serve(socket);
-        else for (const serve of serveHttp1) serve.call(h1, socket);
+        if (isHttp2) return h2.serve(socket, connection);
+        accepted.set(socket, connection);
+        for (const serve of serveHttp1) serve.call(h1, socket);
       },
     });
+    const accepted = new WeakMap<Socket, Socket>();
     let draining = false;
 
     h1.removeAllListeners("connection");
     h1.on("connection", (socket: Socket) => {
-      sockets.add(socket);
-      socket.once("close", () => {
-        sockets.delete(socket);
-        undecided.delete(socket);
-      });
+      if (!connections.add(socket)) {
+        socket.destroy();
+        return;
+      }
+      socket.once("close", () => undecided.delete(socket));
       // A peer that lost its power sends no FIN.
       socket.setKeepAlive(true, tcpKeepAliveMs);
       greeting.accept(socket);
     });
-    // A response that was under way when the drain began leaves its connection open for a next request.
-    h1.on("request", (_request, response) => {
+    h1.prependListener("request", ({ socket }, response) => {
+      const connection = accepted.get(socket) ?? socket;
+      if (connections.began(connection) > limits.maxStreams) connection.destroy();
       response.once("close", () => {
+        connections.ended(connection);
+        // A response that was under way when the drain began leaves its connection open for a next request.
         if (draining) setImmediate(closeIdleHttp1);
       });
     });
@@ -147,9 +158,7 @@ export function openPort(limits: ListenLimits, greet: (decisions: Decisions) => 
     drainPort = () => {
       if (!draining) {
         draining = true;
-        setTimeout(() => {
-          for (const socket of sockets) socket.destroy();
-        }, limits.drainTimeoutMs).unref();
+        setTimeout(connections.destroyAll, limits.drainTimeoutMs).unref();
       }
       greeting.refuse();
       for (const socket of undecided) socket.destroy();
@@ -161,6 +170,12 @@ export function openPort(limits: ListenLimits, greet: (decisions: Decisions) => 
     return h1;
   };
   return { serverFactory, drain: () => drainPort() };
+}
+
+/** Whether nobody waits for an answer any more. */
+function isLost(request: http.IncomingMessage | http2.Http2ServerRequest): boolean {
+  if ("stream" in request) return request.stream.destroyed || request.stream.closed;
+  return request.socket.destroyed;
 }
 
 function http1Server(handler: Handler, limits: ListenLimits): http.Server {
@@ -175,14 +190,15 @@ function http1Server(handler: Handler, limits: ListenLimits): http.Server {
     handler,
   );
   server.maxHeadersCount = limits.maxHeaders;
-  server.maxConnections = limits.maxConnections;
   return server;
 }
 
-type Http2Sessions = { serve(socket: Socket): void; goAway(): void };
+type Http2Sessions = { serve(socket: Socket, connection: Socket): void; goAway(): void };
 
-function http2Sessions(handler: Handler, limits: ListenLimits): Http2Sessions {
+function http2Sessions(handler: Handler, limits: ListenLimits, connections: Connections): Http2Sessions {
   const sessions = new Set<http2.ServerHttp2Session>();
+  // Of the session that is being made: it tells of its socket by a proxy only.
+  let connection: Socket;
   let leaving = false;
   const server = http2.createServer(
     {
@@ -204,11 +220,15 @@ function http2Sessions(handler: Handler, limits: ListenLimits): Http2Sessions {
   server.on("session", (session) => {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
+    const own = connection;
     let openStreams = 0;
     session.on("stream", (stream) => {
+      if (stream.destroyed) return;
       openStreams += 1;
+      connections.began(own);
       stream.once("close", () => {
         openStreams -= 1;
+        connections.ended(own);
       });
     });
     session.setTimeout(limits.idleSessionTimeoutMs, () => {
@@ -217,7 +237,8 @@ function http2Sessions(handler: Handler, limits: ListenLimits): Http2Sessions {
     if (leaving) session.close();
   });
   return {
-    serve: (socket) => {
+    serve: (socket, accepted) => {
+      connection = accepted;
       // The HTTP/1.1 server accepts half-open sockets; here a client that ends its half has left, with all its streams.
       socket.allowHalfOpen = false;
       server.emit("connection", socket);

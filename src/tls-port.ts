@@ -39,11 +39,12 @@ export function tlsServer(options: TlsPortOptions, given: Partial<ListenLimits> 
       socket.destroy();
     });
     server.on("secureConnection", (socket) => {
+      const connection = handshakes.get(peerOf(socket));
       handshakes.delete(peerOf(socket));
       undecided.add(socket);
       socket.once("close", () => undecided.delete(socket));
       // ALPN has decided; only a client that says nothing is still to be found out.
-      sniff(socket, limits.firstBytesTimeoutMs, () => serve(socket, socket.alpnProtocol === "h2"));
+      sniff(socket, limits.firstBytesTimeoutMs, () => serve(socket, socket.alpnProtocol === "h2", connection));
     });
     return {
       accept(socket) {

@@ -5,7 +5,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterEach, describe, expect, test } from "vitest";
 import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
 import type { ListenLimits } from "../src/listen.ts";
-import { connect2, connectRaw, envelope, frame, preface, request2 } from "./wire-fixtures/raw.ts";
+import { connect2, connectRaw, envelope, frame, preface, type RawConnection, request2 } from "./wire-fixtures/raw.ts";
 import { startServer, task, until, type WireServer } from "./wire-fixtures/server.ts";
 
 const method = "/moltwire.agent.v1.AgentRuntimeService/HandleTask";
@@ -169,13 +169,56 @@ describe("slow HTTP/1.1 clients", () => {
   });
 });
 
-test("a connection above the limit is closed at once, and those within it are served", async () => {
-  const server = await start({ maxConnections: 2 });
-  const [first] = [await raw(server), await raw(server)];
-  const third = await raw(server);
-  await third.closed;
-  first.socket.write("GET /plain HTTP/1.1\r\nhost: x\r\n\r\n");
-  await until(() => first.text().startsWith("HTTP/1.1 200"));
+describe("a connection above the limit", () => {
+  const get = "GET /plain HTTP/1.1\r\nhost: x\r\n\r\n";
+  const ask = async (connection: RawConnection) => {
+    connection.socket.write(get);
+    await until(() => connection.text().startsWith("HTTP/1.1 200"));
+  };
+  const wait = (connection: RawConnection, id: string) => {
+    const body = `{"task":{"taskId":"${id}","capability":"wait"}}`;
+    const head = `POST ${method} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
+    connection.socket.write(head + body);
+  };
+
+  test("takes the place of the one that has been silent longest, before that of one that is idle", async () => {
+    const server = await start({ maxConnections: 3 });
+    const [idle, silent, later] = [await raw(server), await raw(server), await raw(server)];
+    await ask(idle);
+    const first = await raw(server);
+    await silent.closed;
+    await ask(first);
+    const second = await raw(server);
+    await later.closed;
+    expect([idle.isClosed(), first.isClosed()]).toEqual([false, false]);
+    await ask(second);
+    await ask(await raw(server));
+    await idle.closed;
+    expect([first.isClosed(), second.isClosed()]).toEqual([false, false]);
+  });
+
+  test("is closed at once while all others are being served, by HTTP/1.1 or HTTP/2, and not after", async () => {
+    const server = await start({ maxConnections: 2 });
+    wait(await raw(server), "h1");
+    const over2 = request2(await session2(server), json, Buffer.from('{"task":{"taskId":"h2","capability":"wait"}}'));
+    await until(() => server.running.has("h1") && server.running.has("h2"));
+    await (await raw(server)).closed;
+    server.release();
+    expect((await over2).status).toBe(200);
+    await ask(await raw(server));
+  });
+});
+
+test("a connection with more requests under way than a session may have streams is closed, and its requests end", async () => {
+  const server = await start();
+  const pipelined = await raw(server);
+  const body = '{"task":{"taskId":"many","capability":"wait"}}';
+  const head = `POST ${method} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
+  pipelined.socket.write((head + body).repeat(101));
+  await pipelined.closed;
+  const within = await raw(server);
+  within.socket.write("GET /plain HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100));
+  await until(() => within.text().split("HTTP/1.1 200").length === 101);
 });
 
 describe("HTTP/2 sessions", () => {
@@ -229,6 +272,25 @@ describe("HTTP/2 sessions", () => {
     const session = await session2(server);
     for (let i = 0; i < 10; i++) session.request({ ":method": "POST", ...json }).close(http2.constants.NGHTTP2_CANCEL);
     expect((await request2(session, json, Buffer.from("{}"))).status).toBe(200);
+  });
+
+  test("calls that are canceled in the packet that begins them run nothing", async () => {
+    const server = await start();
+    const connection = await raw(server);
+    const begin = hpack({ ":method": "POST", ":scheme": "http", ":authority": "x", ...json });
+    const body = Buffer.from('{"task":{"taskId":"reset","capability":"wait"}}');
+    const cancel = (id: number) => frame(3, 0, id, Buffer.from([0, 0, 0, 8]));
+    const seen: string[] = [];
+    const calls = Array.from({ length: 50 }, (_, i) => 2 * i + 1).map((id) =>
+      Buffer.concat([frame(1, 4, id, begin), frame(0, 1, id, body), cancel(id)]),
+    );
+    connection.socket.write(Buffer.concat([preface, frame(4, 0, 0), ...calls, frame(6, 0, 0, Buffer.alloc(8))]));
+    await until(() => framesOf(connection.received()).some(({ type, stream }) => type === 6 && stream === 0));
+    for (let i = 0; i < 10; i++) {
+      await new Promise((resolve) => setImmediate(resolve));
+      seen.push(...server.running);
+    }
+    expect([seen, server.asked()]).toEqual([[], 0]);
   });
 
   test.each([

@@ -26,6 +26,8 @@ export type WireServer = {
   health: HealthState;
   failures: Failure[];
   shutdown: AbortController;
+  /** How many calls of HandleTask there were. */
+  asked(): number;
   /** Handlers that are running. */
   running: Set<string>;
   close(): Promise<void>;
@@ -50,9 +52,11 @@ export async function startServer(
   const shutdown = new AbortController();
   const running = new Set<string>();
   const waiting = Promise.withResolvers<void>();
+  let asked = 0;
   const app = fastify({ serverFactory: edge.serverFactory, return503OnClosing: false });
 
   const handleTask = async ({ task }: HandleTaskRequest, { signal }: HandlerContext) => {
+    asked++;
     if (task?.capability === "bug") throw new TypeError("secret");
     if (task?.capability === "refused")
       throw new ConnectError("not you", Code.PermissionDenied, { "x-why": "because" });
@@ -113,7 +117,7 @@ export async function startServer(
     shutdown.abort();
     await app.close();
   };
-  return { port, url, fastify: app, edge, health, failures, shutdown, running, release, close };
+  return { port, url, fastify: app, edge, health, failures, shutdown, asked: () => asked, running, release, close };
 }
 
 /** HandleTask under another name, and free of side effects, so that Connect offers it by GET. */

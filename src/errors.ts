@@ -135,5 +135,6 @@ export function toConnectError(fault: Fault, traceId?: string): ConnectError {
     headers["retry-after"] = String(Math.max(1, Math.ceil(retryAfterMs / 1000)));
   }
   if (quota) details.push({ desc: QuotaFailureSchema, value: { violations: [quota] } });
-  return new ConnectError(fault.message, codes[fault.reason], headers, details as never, fault);
+  // It may quote what a client sent, and gRPC cannot say half a surrogate pair.
+  return new ConnectError(fault.message.toWellFormed(), codes[fault.reason], headers, details as never, fault);
 }

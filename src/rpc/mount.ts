@@ -14,9 +14,9 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
-import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
+import { brotli, gzip } from "./compression.ts";
 import { type Incoming, incoming } from "./incoming.ts";
 import { isWronglyCompressed, readEnvelopes, readWhole, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
@@ -98,7 +98,7 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     ...options,
   };
   const router = createConnectRouter({
-    acceptCompression: [compressionGzip, compressionBrotli],
+    acceptCompression: [gzip, brotli],
     readMaxBytes: limits.readMaxBytes,
     writeMaxBytes: limits.writeMaxBytes,
     maxTimeoutMs: limits.maxTimeoutMs,
@@ -169,15 +169,19 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
   const link = linkSignals(universal.signal, isUnary ? undefined : shutdownSignal, () => shuttingDown(shutdownSignal));
   try {
     const body = bodyOf(raw, handler.method, call, limits);
-    const answer = await handler({ ...universal, body, signal: link.signal });
+    // Connect fails over a fault whose message, quoting the request, no trailer can hold; it stays the sender's.
+    const answer = await handler({ ...universal, body, signal: link.signal }).catch((error: unknown) => {
+      if (faultOf(call) === undefined) throw error;
+      return undefined;
+    });
     if (isOneMessage(handler.method)) await takeAnnounced(raw);
     const fault = faultOf(call);
-    if (!call.isGated) limits.onUngated(handler.method, headFault(answer), reply.elapsedTime);
+    if (!call.isGated && answer !== undefined) limits.onUngated(handler.method, headFault(answer), reply.elapsedTime);
     else if (call.context !== undefined && !call.isDecoded)
       limits.onUnreadable(call.context, fault ?? ConnectError.from(call.context.signal.reason));
-    if (fault !== undefined) {
-      await answer.body?.[Symbol.asyncIterator]().return?.();
-      return sendAnswer(raw, reply.raw, errorAnswer(contentType, fault), reply.getHeaders());
+    if (fault !== undefined || answer === undefined) {
+      await answer?.body?.[Symbol.asyncIterator]().return?.();
+      return sendAnswer(raw, reply.raw, errorAnswer(contentType, fault!), reply.getHeaders());
     }
     const extra = { ...reply.getHeaders(), ...explained(answer, handler) };
     await sendStream(raw, reply.raw, answer, { extra, stallMs: limits.stallTimeoutMs, isWhole: isUnary });

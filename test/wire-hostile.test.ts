@@ -3,6 +3,7 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
+import { limitHeld } from "../src/rpc/held.ts";
 import {
   binaryCallers,
   type CallerName,
@@ -14,7 +15,7 @@ import {
   sendAs,
 } from "./wire-fixtures/callers.ts";
 import { connect2, connectRaw, envelope, request2 } from "./wire-fixtures/raw.ts";
-import { startServer, type WireServer } from "./wire-fixtures/server.ts";
+import { startServer, until, type WireServer } from "./wire-fixtures/server.ts";
 
 const prefix = `/${AgentRuntimeService.typeName}`;
 let server: WireServer & { release: () => void };
@@ -79,6 +80,7 @@ describe.each(jsonCallers)("malformed JSON by %s", (name) => {
     ["a text for a message", '{"task":"x"}'],
     ["a fraction for a whole number", '{"task":{"attempt":1.5}}'],
     ["a number out of range", '{"task":{"attempt":3000000000}}'],
+    ["half a surrogate pair, which no error message may repeat", '{"task":{"attempt":"\\ud800"}}'],
     ["a time that is none", '{"task":{"deadlineTime":"yesterday"}}'],
     ["a struct 10,000 deep", `{"task":{"input":${"[".repeat(10_000)}${"]".repeat(10_000)}}}`],
     ["an unknown field 10,000 deep", `{"other":${'{"a":'.repeat(10_000)}1${"}".repeat(10_001)}`],
@@ -173,6 +175,41 @@ describe("sizes", () => {
       expect(await send(name, envelope(Buffer.from([1]), 1))).toBe(Code.Internal);
     }
   });
+});
+
+test("beyond the limit of what is held, the longest held is cut, and the newest never", () => {
+  const hold = limitHeld(10);
+  const cut: string[] = [];
+  const name = (id: string) => () => cut.push(id);
+  const releaseA = hold(4, name("a"));
+  hold(4, name("b"));
+  expect(cut).toEqual([]);
+  hold(4, name("c"));
+  expect(cut).toEqual(["a"]);
+  releaseA();
+  hold(2, name("d"));
+  expect(cut).toEqual(["a"]);
+  hold(100, name("e"));
+  expect(cut).toEqual(["a", "b", "c", "d"]);
+});
+
+test("answers that nobody takes are bounded in all, and others are answered", async () => {
+  const size = 900_000;
+  const body = Buffer.from(JSON.stringify({ task: { taskId: "x", input: "x".repeat(size) } }));
+  const headers = { ":path": `${prefix}/HandleTask`, "content-type": "application/json" };
+  const deaf = await connect2(server.port, { maxSessionMemory: 1_000, settings: { initialWindowSize: 0 } });
+  const ends = Array.from({ length: 100 }, () =>
+    request2(deaf, headers, body).then(
+      (answer) => (answer.body.length < size ? "cut" : "answered"),
+      () => "cut",
+    ),
+  );
+  let cut = 0;
+  for (const end of ends) void end.then((how) => (cut += how === "cut" ? 1 : 0));
+  await until(() => cut > 0, 20_000);
+  expect(await send("connect+json", Buffer.from("{}"))).toBe(0);
+  expect(deaf.closed).toBe(false);
+  deaf.destroy();
 });
 
 describe("2,000 malformed requests from a seed", () => {

@@ -13,6 +13,7 @@ import {
 } from "@connectrpc/connect/protocol-connect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { trailerFlag, trailerSerialize } from "@connectrpc/connect/protocol-grpc-web";
+import { limitHeld } from "./held.ts";
 
 /** A request as node:http or node:http2 gives it. */
 export type RawRequest = IncomingMessage | Http2ServerRequest;
@@ -128,7 +129,7 @@ export async function sendStream(
         connection: "close",
         "content-length": String(last.byteLength),
       });
-      const out = taken(response, "finish", stallMs);
+      const out = taken(response, "finish", stallMs, last.byteLength);
       endLater(request, response, last);
       return await out;
     }
@@ -138,12 +139,13 @@ export async function sendStream(
     for (; chunks !== undefined && next !== undefined && next.done !== true; next = await chunks.next()) {
       if (isGone(response)) return;
       // Both kinds take bytes; their declarations overlap in nothing a compiler can call.
-      if (!(response as ServerResponse).write(next.value)) await taken(response, "drain", stallMs);
+      if (!(response as ServerResponse).write(next.value))
+        await taken(response, "drain", stallMs, next.value.byteLength);
     }
     if (isGone(response)) return;
     if (answer.trailer !== undefined) addTrailers(response, nodeHeaders(answer.trailer));
     leaveUnread(request, response);
-    const out = taken(response, "finish", stallMs);
+    const out = taken(response, "finish", stallMs, last?.byteLength ?? 0);
     if (last === undefined) response.end();
     else response.end(last);
     await out;
@@ -178,22 +180,31 @@ function addTrailers(response: RawResponse, trailers: Record<string, string | st
   else response.addTrailers(trailers as Record<string, string>);
 }
 
-/** Resolves at the event or when the response is closed; closes it when neither comes in time. */
-function taken(response: RawResponse, event: "drain" | "finish", stallMs: number): Promise<void> {
+/**
+ * Resolves at the event or when the response is closed; closes it when neither comes in time, or when readers leave so many bytes lying that memory
+ * is at stake and this one has waited longest.
+ */
+function taken(response: RawResponse, event: "drain" | "finish", stallMs: number, bytes: number): Promise<void> {
   if (isGone(response)) return Promise.resolve();
   return new Promise((resolve) => {
-    const timer = setTimeout(() => {
+    const cut = () => {
       if ("stream" in response) response.stream.close(constants.NGHTTP2_CANCEL);
       else response.destroy();
-    }, stallMs);
+    };
+    const timer = setTimeout(cut, stallMs);
+    const release = holdAnswer(bytes, cut);
     const done = () => {
       clearTimeout(timer);
+      release();
       response.off(event, done).off("close", done);
       resolve();
     };
     response.on(event, done).on("close", done);
   });
 }
+
+/** Bytes of answers that the process keeps for readers who do not take them. */
+const holdAnswer = limitHeld(67_108_864);
 
 /** What emits `finish` when the last byte went out; an HTTP/2 response does so only when its stream is closed. */
 function finishOf(response: RawResponse): EventEmitter {

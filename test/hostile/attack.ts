@@ -11,8 +11,9 @@ export type Target = {
   readonly agentId: string;
   /** The key of an administrator, who may register contracts. */
   readonly adminKey: string;
-  /** A finished task with an output of 512 KiB. */
+  /** Finished tasks, the second with an output of 512 KiB. */
   readonly taskId: string;
+  readonly largeTaskId: string;
 };
 
 /** One kind of attack. */
@@ -25,6 +26,8 @@ export type Attack = {
   readonly atOnce: number;
   /** Attempts in a run of 5,000; default 5,000. For those of which each is itself thousands of frames. */
   readonly attempts?: number;
+  /** Attempts in any run, at least; default 3. */
+  readonly least?: number;
   /**
    * What is harmless and keeps the machine as busy. `valid`: the same number of calls of GetAgent to the same server, as fast. `bare`: the attack
    * itself, on a node:http server of nobody's, so that only the attacker's share of the processors is felt.

@@ -11,19 +11,21 @@ export type Job = {
   readonly target: Target;
   readonly count: number;
   readonly seed: number;
+  /** Default: the attack's. */
+  readonly pace?: { readonly perSecond: number; readonly atOnce: number };
 };
 
 /** How attempts ended, how long they took, and what part of that this process had a processor. */
 export type Outcome = { readonly tally: Tally; readonly tookMs: number; readonly busy: number };
 
-async function work({ attack: name, harmless, target, count, seed }: Job): Promise<Outcome> {
+async function work({ attack: name, harmless, target, count, seed, pace }: Job): Promise<Outcome> {
   const attack = attacks.find((each) => each.name === name);
   if (!attack) throw new Error(`there is no attack called ${name}`);
   const attempts = harmless ? harmlessCalls(target) : attack.begin(target, random(seed));
   const cpu = process.cpuUsage();
   const startMs = performance.now();
   try {
-    const tally = await pursue(attempts, { ...attack, count });
+    const tally = await pursue(attempts, { ...attack, ...pace, count });
     const tookMs = performance.now() - startMs;
     const { user, system } = process.cpuUsage(cpu);
     return { tally, tookMs, busy: (user + system) / 1_000 / tookMs };

@@ -62,7 +62,10 @@ async function setUp(url: string): Promise<Omit<Target, "port" | "isTls">> {
   const { agent } = await createClient(AgentService, admin).registerAgent({ name: "customer" });
   const { agentId } = agent!;
   const { secret: key } = await createClient(ApiKeyService, admin).createApiKey({ agentId });
-  const input = { kind: { case: "stringValue" as const, value: "x".repeat(512 * 1_024) } };
-  const { task } = await createClient(BusService, transport(url, key)).submitTask({ contractId: "echo", input });
-  return { key, agentId, adminKey, taskId: task!.taskId };
+  const bus = createClient(BusService, transport(url, key));
+  const done = async (value: string) => {
+    const input = { kind: { case: "stringValue" as const, value } };
+    return (await bus.submitTask({ contractId: "echo", input })).task!.taskId;
+  };
+  return { key, agentId, adminKey, taskId: await done("hello"), largeTaskId: await done("x".repeat(512 * 1_024)) };
 }

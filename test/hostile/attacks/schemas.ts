@@ -36,6 +36,7 @@ export const schemas: Attack = {
   perSecond: 5,
   atOnce: 1,
   attempts: 55,
+  least: cases.length,
   twin: "valid",
   begin(target, choose) {
     const { ask, end } = openAsker(target);

@@ -18,7 +18,9 @@ export const slowReaders: Attack = {
   begin(target) {
     const held = new Set<RawConnection>();
     const head = hpack({ ...callHeaders(target.key), ":path": "/moltwire.bus.v1.BusService/GetTask" });
-    const body = Buffer.from(toBinary(GetTaskRequestSchema, create(GetTaskRequestSchema, { taskId: target.taskId })));
+    const body = Buffer.from(
+      toBinary(GetTaskRequestSchema, create(GetTaskRequestSchema, { taskId: target.largeTaskId })),
+    );
     const asks = Array.from({ length: calls }, (_, i) =>
       Buffer.concat([frame(1, 4, 2 * i + 1, head), frame(0, 1, 2 * i + 1, body)]),
     );

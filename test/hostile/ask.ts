@@ -71,6 +71,13 @@ export function validMessage(name: CallerName, { taskId }: Target): Buffer {
   return encode(name, SubmitTaskRequestSchema, { contractId: "echo", contractVersion: "1.0.0", input });
 }
 
+/** A harmless task of 256 KiB. */
+export function largeCall(): [CallerName, Buffer, AskOptions] {
+  const input = { kind: { case: "stringValue" as const, value: "x".repeat(256 * 1_024) } };
+  const init = { contractId: "echo", contractVersion: "1.0.0", input };
+  return ["connect+json", encode("connect+json", SubmitTaskRequestSchema, init), {}];
+}
+
 /** The harmless call. */
 export const validCall = ({ agentId }: Target): [CallerName, Buffer, AskOptions] => [
   "connect+proto",

@@ -11,7 +11,7 @@ export type Target = {
   readonly agentId: string;
   /** The key of an administrator, who may register contracts. */
   readonly adminKey: string;
-  /** Finished tasks, the second with an output of 512 KiB. */
+  /** Finished tasks, the second of 128 KiB in and 128 KiB out. */
   readonly taskId: string;
   readonly largeTaskId: string;
 };

@@ -1,13 +1,13 @@
 /** The attacker, in a process of its own. */
 import { random } from "../crash/random.ts";
-import { openAsker, validCall } from "./ask.ts";
+import { largeCall, openAsker, validCall } from "./ask.ts";
 import { type Attempts, pursue, type Tally, type Target } from "./attack.ts";
 import { attacks } from "./attacks.ts";
 
-/** What is to be done: an attack, or as many harmless calls. */
+/** What is to be done: an attack, or as many harmless calls, small or large. */
 export type Job = {
   readonly attack: string;
-  readonly harmless: boolean;
+  readonly harmless: false | "small" | "large";
   readonly target: Target;
   readonly count: number;
   readonly seed: number;
@@ -21,7 +21,7 @@ export type Outcome = { readonly tally: Tally; readonly tookMs: number; readonly
 async function work({ attack: name, harmless, target, count, seed, pace }: Job): Promise<Outcome> {
   const attack = attacks.find((each) => each.name === name);
   if (!attack) throw new Error(`there is no attack called ${name}`);
-  const attempts = harmless ? harmlessCalls(target) : attack.begin(target, random(seed));
+  const attempts = harmless ? harmlessCalls(target, harmless) : attack.begin(target, random(seed));
   const cpu = process.cpuUsage();
   const startMs = performance.now();
   try {
@@ -34,9 +34,10 @@ async function work({ attack: name, harmless, target, count, seed, pace }: Job):
   }
 }
 
-function harmlessCalls(target: Target): Attempts {
+function harmlessCalls(target: Target, size: "small" | "large"): Attempts {
   const { ask, end } = openAsker(target);
-  return { one: () => ask(...validCall(target)), end };
+  const call = size === "small" ? validCall(target) : largeCall();
+  return { one: () => ask(...call), end };
 }
 
 process.on("message", (job: Job) => {

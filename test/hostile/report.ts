@@ -3,9 +3,9 @@ import { chart } from "./memory.ts";
 import type { Result, Row } from "./run.ts";
 
 /** The table of attacks, the memory's curve, and what is wrong. */
-export function toText({ isTls, rows, memory, baselineMib, pooled, problems }: Result): string {
+export function toText({ isTls, rows, memory, startMib, baselineMib, pooled, problems }: Result): string {
   const lines = [
-    `\n== ${isTls ? "over TLS" : "in clear"}: memory ${Math.round(baselineMib)} MiB after the warm-up\n`,
+    `\n== ${isTls ? "over TLS" : "in clear"}: memory ${Math.round(startMib)} MiB at the start, ${Math.round(baselineMib)} MiB at most in the warm-up\n`,
     table([head, ...rows.map(toCells)]),
     `\nall kinds: p99 ${pooled.before.toFixed(1)} ms before, ${pooled.harmless.toFixed(1)} under harmless load, ${pooled.during.toFixed(1)} during, ${pooled.after.toFixed(1)} after`,
     `\n${chart(memory)}\n`,

@@ -51,6 +51,8 @@ export type Row = {
 
 export type Result = {
   readonly isTls: boolean;
+  /** At the start, and the most during the warm-up. */
+  readonly startMib: number;
   readonly baselineMib: number;
   readonly rows: readonly Row[];
   readonly memory: readonly Reading[];
@@ -60,8 +62,11 @@ export type Result = {
 };
 
 const fullCount = 5_000;
-/** Calls as fast as they are answered, until the heap is as large as work makes it: V8 lets it grow before it collects. */
-const warmUp = { count: 8_000, pace: { perSecond: 100_000, atOnce: 64 } };
+/** Calls as fast as they are answered, until memory is as large as work makes it: V8 lets the heap grow before it collects. */
+const warmUps = [
+  ["small", { count: 8_000, pace: { perSecond: 100_000, atOnce: 64 } }],
+  ["large", { count: 200, pace: { perSecond: 100_000, atOnce: 16 } }],
+] as const;
 const maxTries = 3;
 
 export async function run(options: RunOptions): Promise<Result> {
@@ -78,15 +83,11 @@ export async function run(options: RunOptions): Promise<Result> {
   });
   try {
     await neighbour.ask({ begin: victim.target });
-    await attacker.ask({
-      attack: attacks[0]!.name,
-      harmless: true,
-      target: victim.target,
-      ...warmUp,
-      seed: options.seed,
-    });
+    const startMib = memory.nowMib();
+    for (const [harmless, warmUp] of warmUps)
+      await attacker.ask({ attack: attacks[0]!.name, harmless, target: victim.target, ...warmUp, seed: options.seed });
+    const baselineMib = memory.peakMib();
     await sleep(quietMs);
-    const baselineMib = memory.nowMib();
     const rows: Row[] = [];
     for (const attack of attacks) {
       for (let tries = 1; ; tries++) {
@@ -111,7 +112,7 @@ export async function run(options: RunOptions): Promise<Result> {
       after: p99(all.after),
     };
     if (isDoubled(pooled)) problems.push(`p99 of all kinds together: ${told(pooled)}`);
-    return { isTls, baselineMib, rows, memory: memory.stop(), pooled, problems };
+    return { isTls, startMib, baselineMib, rows, memory: memory.stop(), pooled, problems };
   } finally {
     memory.stop();
     await Promise.all([attacker.close(), neighbour.close()]);
@@ -124,7 +125,7 @@ export async function run(options: RunOptions): Promise<Result> {
     await neighbour.ask("take");
     await sleep(quietMs);
     const before = await neighbour.ask("take");
-    await attacker.ask(jobOf(attack, harmlessTarget, attempts, options, attack.twin === "valid"));
+    await attacker.ask(jobOf(attack, harmlessTarget, attempts, options, attack.twin === "valid" && "small"));
     const harmless = await neighbour.ask("take");
     await sleep(quietMs / 2);
     await neighbour.ask("take");
@@ -172,7 +173,13 @@ export async function run(options: RunOptions): Promise<Result> {
 const attemptsOf = ({ attempts = fullCount, least = 3 }: Attack, count: number): number =>
   Math.max(least, Math.round((attempts * count) / fullCount));
 
-const jobOf = (attack: Attack, target: Target, count: number, { seed }: RunOptions, harmless: boolean): Job => ({
+const jobOf = (
+  attack: Attack,
+  target: Target,
+  count: number,
+  { seed }: RunOptions,
+  harmless: Job["harmless"],
+): Job => ({
   attack: attack.name,
   harmless,
   target,

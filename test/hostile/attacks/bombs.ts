@@ -12,7 +12,7 @@ const bombs = { gzip: gzipSync(zeros), br: brotliCompressSync(zeros.subarray(0, 
 export const compressionBombs: Attack = {
   name: "gzip and brotli bombs",
   right: /^resource_exhausted$/,
-  perSecond: 50,
+  perSecond: 20,
   atOnce: 8,
   attempts: 500,
   twin: "valid",

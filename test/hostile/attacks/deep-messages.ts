@@ -36,7 +36,7 @@ const texts = [
 export const deepMessages: Attack = {
   name: "messages 10,000 deep",
   right: /^(invalid_argument|not_found)$/,
-  perSecond: 300,
+  perSecond: 150,
   atOnce: 16,
   twin: "valid",
   begin(target, choose) {

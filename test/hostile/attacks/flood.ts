@@ -19,7 +19,7 @@ export function flooding(name: string, { first, block, blocks }: Flood): Attack 
         const connection = await dialHttp2(target);
         connection.socket.write(first);
         await send(connection, block, blocks);
-        const isClosed = await closedWithin(connection, 1_000);
+        const isClosed = await closedWithin(connection, 300);
         connection.socket.destroy();
         return isClosed ? "ended by the server" : "left open";
       },

@@ -9,7 +9,7 @@ const names = callerNames.filter((name) => callers[name].wrap === envelope);
 export const lengthPrefixes: Attack = {
   name: "length prefixes of 4 GiB",
   right: /^resource_exhausted$/,
-  perSecond: 500,
+  perSecond: 250,
   atOnce: 32,
   twin: "valid",
   begin(target, choose) {

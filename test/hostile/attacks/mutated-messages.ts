@@ -7,7 +7,7 @@ import type { Attack } from "../attack.ts";
 export const mutatedMessages: Attack = {
   name: "mutated and truncated messages",
   right: /^(ok|invalid_argument|not_found|resource_exhausted|unimplemented|failed_precondition|permission_denied)$/,
-  perSecond: 500,
+  perSecond: 250,
   atOnce: 32,
   twin: "valid",
   begin(target, choose) {

@@ -6,14 +6,15 @@ import { dial } from "../dial.ts";
 import { callHeaders, hpack } from "../hpack.ts";
 
 const calls = 20;
+const pauseMs = 20;
 
-/** Sessions that ask 20 times for a task of 512 KiB and take none of the answers. */
+/** Sessions that ask 20 times for a task of 256 KiB, one call after the other, and take none of the answers. */
 export const slowReaders: Attack = {
-  name: "readers that take nothing, 20 × 512 KiB a session",
+  name: "readers that take nothing, 20 × 256 KiB a session",
   right: /^(held|closed)$/,
   perSecond: 5,
   atOnce: 2,
-  attempts: 25,
+  attempts: 100,
   twin: "bare",
   begin(target) {
     const held = new Set<RawConnection>();
@@ -34,11 +35,13 @@ export const slowReaders: Attack = {
             preface,
             frame(4, 0, 0, Buffer.from([0, 4, 1, 0, 0, 0])),
             frame(8, 0, 0, Buffer.from([1, 0, 0, 0])),
-            ...asks,
           ]),
         );
         connection.socket.pause();
-        await new Promise((resolve) => setTimeout(resolve, 200));
+        for (const ask of asks) {
+          connection.socket.write(ask);
+          await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        }
         return connection.isClosed() ? "closed" : "held";
       },
       end() {

@@ -14,7 +14,7 @@ const methods = ["Nothing", "submitTask", "SubmitTask2", "toString", "__proto__"
 export const unknownMethods: Attack = {
   name: "unknown methods",
   right: /^unimplemented$/,
-  perSecond: 500,
+  perSecond: 250,
   atOnce: 32,
   twin: "valid",
   begin(target, choose) {

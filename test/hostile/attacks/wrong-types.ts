@@ -34,7 +34,7 @@ const fields = [
 export const wrongTypes: Attack = {
   name: "wrong types in JSON",
   right: /^(ok|invalid_argument|not_found|permission_denied)$/,
-  perSecond: 500,
+  perSecond: 250,
   atOnce: 32,
   twin: "valid",
   begin(target, choose) {

@@ -23,7 +23,7 @@ const { values: flags } = parseArgs({
   },
 });
 const help = `Usage: npm run test:hostile -- [flags]
-  --quick        100 attempts instead of 5,000, p99 judged for all kinds together: less than a minute
+  --quick        100 attempts instead of 5,000, p99 told and not judged: less than a minute
   --seed NUMBER  repeats the choices of a run
   --count NUMBER attempts of a kind
   --only TEXT    kinds whose name contains the text

@@ -38,7 +38,7 @@ function toCells({ attack, attempts, ends, memory, known, longestMs, tries, twin
     [beforeMib, peakMib, afterMib].map((mib) => mib.toFixed(0)).join(" / "),
     [known.before, known.harmless, known.during, known.after].map((ms) => ms.toFixed(1)).join(" / "),
     (known.during / known.before).toFixed(2),
-    `${(known.during / known.harmless).toFixed(2)} ${twin}`,
+    known.harmless === 0 ? "-" : `${(known.during / known.harmless).toFixed(2)} ${twin}`,
     longestMs.toFixed(0),
     String(tries),
   ];

@@ -28,7 +28,7 @@ export const rapidReset: Attack = {
       async one() {
         const connection = await dialHttp2(target);
         connection.socket.write(flood);
-        const isClosed = await closedWithin(connection, 10_000);
+        const isClosed = await closedWithin(connection, 4_000);
         connection.socket.destroy();
         return isClosed ? "ended by the server" : "left open";
       },

@@ -70,8 +70,14 @@ function expected(method: DescMethod, { bad, role, scopes }: Somebody): Verdict 
   if (asked.role === Role.PUBLIC) return "let in";
   if (role === Role.PUBLIC) return "KEY_MISSING";
   if (role < asked.role) return "ROLE_REQUIRED";
-  return !scopes || scopes.includes(asked.scope) ? "let in" : "SCOPE_REQUIRED";
+  if (scopes && !scopes.includes(asked.scope)) return "SCOPE_REQUIRED";
+  return role === Role.AGENT && onlyOfItself.has(`${method.parent.typeName}/${method.name}`)
+    ? "ROLE_REQUIRED"
+    : "let in";
 }
+
+/** Methods that an agent may ask only about itself, which these requests do not. */
+const onlyOfItself: ReadonlySet<string> = new Set(["moltwire.bus.v1.PolicyService/TestPolicy"]);
 
 /** A key for one scope is tried where its area is asked for; that it opens no other, a few keys show everywhere. */
 function concerns({ scopes: [scope] = [] }: Somebody, method: DescMethod): boolean {

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { agentsWithCapability } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
+import { type DecisionFilter, listDecisions } from "../src/bus/policy/decision-store.ts";
+import { listPolicies, loadPolicies, policySetRevision } from "../src/bus/policy/policy-store.ts";
 import { listTasks, orphanedTasks } from "../src/bus/task-store.ts";
 import {
   committedTraceSteps,
@@ -28,6 +30,18 @@ const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
 const noApproval = { state: 0, agentId: "", callerAgentId: "", contractId: "", taskId: "", traceId: "" };
 const org = "org_a";
 const trace = "0".repeat(32);
+
+const anything: DecisionFilter = {
+  verdict: 0,
+  agentId: "",
+  action: "",
+  resource: "",
+  policyId: "",
+  taskId: "",
+  traceId: "",
+};
+const decisions = (filter: Partial<DecisionFilter>) => (db: Queryable) =>
+  listDecisions(db, org, { ...anything, ...filter }, [1, "dec_z"], 51);
 
 test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
@@ -103,12 +117,43 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listKeys(db, org, "agt_a", ["key_a"], 51),
     /api_key_agent \(org_id=\? AND agent_id=\? AND key_id>\?\)/,
   ],
+  ["the revision of a policy set", (db) => policySetRevision(db, org), /policy_set USING PRIMARY KEY \(org_id=\?\)/],
+  ["loading a policy set", (db) => loadPolicies(db, org), /p USING INDEX sqlite_autoindex_policy_1 \(org_id=\?/],
+  ["a page of policies", (db) => listPolicies(db, org, 2, "a", 51), /\(org_id=\? AND policy_id>\?\)/],
+  [
+    "a page of decisions",
+    decisions({}),
+    /autoindex_policy_decision_1 \(org_id=\? AND \(time_ms,decision_id\)<\(\?,\?\)\)/,
+  ],
+  [
+    "a page of decisions of a time",
+    (db) => listDecisions(db, org, { ...anything, startMs: 1, endMs: 2 }, undefined, 51),
+    /autoindex_policy_decision_1 \(org_id=\? AND time_ms>\? AND time_ms<\?\)/,
+  ],
+  ...(
+    [
+      ["one verdict", { verdict: 2 }, "verdict"],
+      ["one agent", { agentId: "agt_a" }, "agent"],
+      ["one action", { action: "invoke" }, "action"],
+      ["one resource", { resource: "r" }, "resource"],
+      ["one policy", { policyId: "p" }, "policy"],
+      ["one task", { taskId: "tsk_a" }, "task"],
+      ["one trace", { traceId: trace }, "trace"],
+      ["one agent with one verdict on one action", { agentId: "agt_a", verdict: 2, action: "invoke" }, "agent"],
+      ["one policy with one verdict of one agent", { policyId: "p", agentId: "agt_a", verdict: 2 }, "policy"],
+      ["one task by one policy in one trace", { taskId: "tsk_a", policyId: "p", traceId: trace }, "task"],
+    ] as const
+  ).map(([what, filter, index]): [string, (db: Queryable) => Promise<unknown>, RegExp] => [
+    `a page of decisions of ${what}`,
+    decisions(filter),
+    new RegExp(`policy_decision_${index} \\(org_id=\\? AND [a-z_]+=\\? AND \\(time_ms,decision_id\\)<`),
+  ]),
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);
   expect(plan.join("\n")).toMatch(index);
   const scans = plan.filter(
     (line) =>
-      /^SCAN /.test(line) && !/^SCAN (asked|given|either|task USING INDEX task_open|lease|\(subquery)/.test(line),
+      /^SCAN /.test(line) && !/^SCAN (asked|given|either|found|task USING INDEX task_open|lease|\(subquery)/.test(line),
   );
   expect(scans).toEqual([]);
 });

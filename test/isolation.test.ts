@@ -40,6 +40,9 @@ async function party(world: World, mark: string): Promise<Party> {
   const worker = await org.agent({ name: unique(`${mark}worker`), capabilities: [capability], endpoint, ...about });
   const caller = await org.agent({ name: unique(`${mark}caller`), ...about });
   await org.admin.keys.createApiKey({ name: `${mark} key` });
+  const cedarText = `permit (principal, action == Action::"claim_job", resource == Queue::"${mark}queue");`;
+  const policyId = unique(`${mark}policy`);
+  await org.admin.policies.putPolicy({ policyId, cedarText, description: `${mark} policy` });
   const { apiKeys } = await org.admin.keys.listApiKeys({ agentId: caller.agentId });
   const contractId = unique("contract");
   await addContract(world, org.orgId, { contractId, capability, description: `${mark} does it` });
@@ -59,6 +62,7 @@ async function party(world: World, mark: string): Promise<Party> {
     task_id: task!.taskId,
     trace_id: task!.traceId,
     contract_id: contractId,
+    policy_id: policyId,
   };
   return { org, worker, caller, contractId, belongings };
 }
@@ -72,7 +76,8 @@ const submit = (
 
 /** Whether the field gives a name to something new: one that another organisation took is free. */
 const isNew = (method: DescMethod, field: string): boolean =>
-  method.name === "RegisterContract" && field === "contract_id";
+  (method.name === "RegisterContract" && field === "contract_id") ||
+  (method.name === "PutPolicy" && field === "policy_id");
 
 /** An id of the same form that nothing has. */
 const randomLike = (id: string): string =>

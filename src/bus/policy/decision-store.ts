@@ -141,9 +141,9 @@ export function listDecisions(
   if (walked !== "policyId")
     return db.all<DecisionRow>(sql`select ${first} from policy_decision d where ${where} ${newest}`);
   return db.all<DecisionRow>(sql`
-    select f.org_id, f.time_ms, f.decision_id, f.verdict, f.task_id, f.trace_id, f.body from (select d.org_id, d.time_ms, d.decision_id from policy_decision d where ${where} ${newest}) d
-    join policy_decision f on f.org_id = d.org_id and f.time_ms = d.time_ms and f.decision_id = d.decision_id and f.nth = 0
-    order by d.time_ms desc, d.decision_id desc`);
+    select f.org_id, f.time_ms, f.decision_id, f.verdict, f.task_id, f.trace_id, f.body from (select d.org_id, d.time_ms, d.decision_id from policy_decision d where ${where} ${newest}) found
+    join policy_decision f on f.org_id = found.org_id and f.time_ms = found.time_ms and f.decision_id = found.decision_id and f.nth = 0
+    order by f.time_ms desc, f.decision_id desc`);
 }
 
 /** By the primary key. */

@@ -44,7 +44,12 @@ export function toAnswer(
   find: (policyId: string) => Statement,
   setRevision: number,
 ): Answer {
-  const failed = new Map(outcomes.flatMap(({ errors }) => errors.map(({ policyId, message }) => [policyId, message])));
+  const failed = new Map(
+    outcomes
+      .flatMap(({ errors }) => errors)
+      .toSorted(byId)
+      .map(({ policyId, message }) => [policyId, message]),
+  );
   const matched = (allowed: boolean) =>
     outcomes.filter((one) => one.allowed === allowed).flatMap(({ reasons }) => reasons);
   const failedForbids = [...failed.keys()].filter((policyId) => find(policyId).facts.effect === "forbid");
@@ -65,7 +70,7 @@ export function toAnswer(
         effect: facts.effect,
         approval: facts.approval ?? "",
       }))
-      .toSorted((a, b) => (a.policyId < b.policyId ? -1 : 1)),
+      .toSorted(byId),
     reasons: named.length === 0 ? [nothingPermits(asked)] : named.map((one) => sentence(one, failed.get(one.policyId))),
     faults: [...failed].slice(0, maxNamed).map(([policyId, message]) => ({
       policyId,
@@ -75,6 +80,9 @@ export function toAnswer(
     setRevision,
   };
 }
+
+const byId = (a: { readonly policyId: string }, b: { readonly policyId: string }): number =>
+  a.policyId < b.policyId ? -1 : 1;
 
 function sentence({ policyId, description, facts }: Statement, failure: string | undefined): string {
   const what = description && `: ${description}`;

@@ -395,7 +395,8 @@ export type PolicyAnswer = Message<"moltwire.bus.v1.PolicyAnswer"> & {
   verdict: PolicyVerdict;
 
   /**
-   * The policies that made it so, by id: with DENY those that forbid, else those that permit. Empty when nothing permits.
+   * The policies that made it so, by id: with DENY those that forbid, else those that permit. Empty when nothing permits. At most 50, those that ask for an
+   * approval before others.
    *
    * @generated from field: repeated moltwire.bus.v1.DeterminingPolicy determining_policies = 2;
    */
@@ -409,7 +410,7 @@ export type PolicyAnswer = Message<"moltwire.bus.v1.PolicyAnswer"> & {
   reasons: string[];
 
   /**
-   * Policies that could not be evaluated for this question, by id. One that would permit has no say; one that would forbid does forbid.
+   * Policies that could not be evaluated for this question, by id. One that would permit has no say; one that would forbid does forbid. At most 50.
    *
    * @generated from field: repeated moltwire.bus.v1.PolicyFault faults = 4;
    */
@@ -430,7 +431,8 @@ export type PolicyAnswerJson = {
   verdict?: PolicyVerdictJson;
 
   /**
-   * The policies that made it so, by id: with DENY those that forbid, else those that permit. Empty when nothing permits.
+   * The policies that made it so, by id: with DENY those that forbid, else those that permit. Empty when nothing permits. At most 50, those that ask for an
+   * approval before others.
    *
    * @generated from field: repeated moltwire.bus.v1.DeterminingPolicy determining_policies = 2;
    */
@@ -444,7 +446,7 @@ export type PolicyAnswerJson = {
   reasons?: string[];
 
   /**
-   * Policies that could not be evaluated for this question, by id. One that would permit has no say; one that would forbid does forbid.
+   * Policies that could not be evaluated for this question, by id. One that would permit has no say; one that would forbid does forbid. At most 50.
    *
    * @generated from field: repeated moltwire.bus.v1.PolicyFault faults = 4;
    */

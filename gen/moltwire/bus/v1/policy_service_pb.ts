@@ -39,7 +39,7 @@ export type PutPolicyRequest = Message<"moltwire.bus.v1.PutPolicyRequest"> & {
   policyId: string;
 
   /**
-   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB.
+   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators.
    *
    * @generated from field: string cedar_text = 3;
    */
@@ -88,7 +88,7 @@ export type PutPolicyRequestJson = {
   policyId?: string;
 
   /**
-   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB.
+   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators.
    *
    * @generated from field: string cedar_text = 3;
    */
@@ -1445,7 +1445,7 @@ export const PolicyService: GenService<{
    *
    * Errors: INVALID_POLICY (the text is not one Cedar statement that fits the policy schema; metadata: {"field": "cedar_text", "line": "2", "column": "14"};
    * all faults are in google.rpc.BadRequest), FAILED_PRECONDITION (`if_revision` is not the present one; metadata: {"revision": "4"}),
-   * QUOTA_EXCEEDED (1,000 policies per organisation).
+   * QUOTA_EXCEEDED (1,000 policies per organisation, and 1 MiB of their texts together).
    *
    * @generated from rpc moltwire.bus.v1.PolicyService.PutPolicy
    */
@@ -1496,7 +1496,8 @@ export const PolicyService: GenService<{
    *
    * Errors: INVALID_POLICY (a draft policy is wrong, with the metadata of PutPolicy and its field, such as "draft.puts[2].cedar_text"; the window is empty or
    * longer than 31 days; the action does not go with the types of principal and resource), NOT_FOUND (the principal, the resource, or a policy to leave out),
-   * ROLE_REQUIRED (an agent asks for more than it may).
+   * ROLE_REQUIRED (an agent asks for more than it may), INVALID_REQUEST (a circumstance that the action does not have, or of another type),
+   * QUOTA_EXCEEDED (the draft makes the set larger than PutPolicy would), OVERLOADED (other windows are being gone through).
    *
    * @generated from rpc moltwire.bus.v1.PolicyService.TestPolicy
    */

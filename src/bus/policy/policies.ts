@@ -4,10 +4,10 @@ import type { Queryable } from "../../db/db.ts";
 import { type Answer, toAnswer } from "./answer.ts";
 import { type Bounded, bounded } from "./bounded.ts";
 import { readBuiltins } from "./builtin.ts";
-import { type Cedar, type CedarRequest, openCedar } from "./cedar.ts";
+import { type Cedar, type CedarOutcome, type CedarRequest, openCedar } from "./cedar.ts";
 import { type ContextValue, type ContextValues, toCedarContext } from "./context.ts";
 import type { Entity } from "./entity.ts";
-import { evaluate, type PolicySet, policySet } from "./policy-set.ts";
+import { evaluate, type PolicySet, policySet, type Slice } from "./policy-set.ts";
 import { loadPolicies, policySetRevision, type StoredStatement } from "./policy-store.ts";
 import { type Facts, factsOf, factsVersion, type Statement } from "./statement.ts";
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
@@ -56,6 +56,7 @@ export function createPolicies(): Policies {
   const builtins = readBuiltins(cedar);
   const sets = bounded<PolicySet>(maxSets, maxSetBytes);
   const answers = bounded<Answer>(maxAnswers, maxAnswerWeight);
+  const outcomesOfBuiltins = bounded<readonly CedarOutcome[]>(maxAnswers, maxAnswerWeight);
   // Answers are kept by the set's number: a set that is loaded anew has another, and no answer of a former one is found again.
   const numbers = new WeakMap<PolicySet, number>();
   let lastNumber = 0;
@@ -82,26 +83,32 @@ export function createPolicies(): Policies {
 
   const answer: Policies["answer"] = (set, question, memo = answers) => {
     const { principal, action, resource, related = [] } = question;
-    const slices = [builtins.slice(action), set.slice(action)];
-    const key = keyOf(
-      numberOf(set),
-      question,
-      slices.map(({ context }) => context),
-    );
+    const [builtin, own] = [builtins.slice(action), set.slice(action)];
+    const key = keyOf(numberOf(set), question, [builtin.context, own.context]);
     const known = memo.get(key);
     if (known) return known;
+    const entities = [...new Map([principal, resource, ...related].map((one) => [one.key, one])).values()];
     const request: CedarRequest = {
       principal: principal.uid,
       action: { type: "Action", id: action },
       resource: resource.uid,
       context: toCedarContext(question.context),
-      entities: [...new Map([principal, resource, ...related].map((one) => [one.key, one])).values()].map((one) =>
-        one.json(),
-      ),
+      entities: entities.map((one) => one.json()),
     };
     const find = (policyId: string): Statement => (builtins.statements.get(policyId) ?? set.statements.get(policyId))!;
-    const made = toAnswer(question, evaluate(cedar, slices, request), find, set.revision);
+    const outcomes = [...builtinOutcomes(question, builtin, request), ...evaluate(cedar, own, request)];
+    const made = toAnswer(question, outcomes, find, set.revision);
     memo.set(key, made, answerOverhead + key.length + made.reasons.reduce((sum, { length }) => sum + length, 0));
+    return made;
+  };
+
+  // Apart, since they look at few circumstances: where the organisation's own look at more, only those are evaluated each time.
+  const builtinOutcomes = (question: Question, slice: Slice, request: CedarRequest): readonly CedarOutcome[] => {
+    const key = keyOf(0, question, [slice.context]);
+    const known = outcomesOfBuiltins.get(key);
+    if (known) return known;
+    const made = evaluate(cedar, slice, request);
+    outcomesOfBuiltins.set(key, made, answerOverhead + key.length);
     return made;
   };
 

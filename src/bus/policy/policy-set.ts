@@ -77,11 +77,9 @@ function toChunk(list: readonly Statement[]): Chunk {
  * Decides by the chunks that can match. What Cedar says to all policies together is what follows from each part: a forbid of any part forbids, and the
  * policies that permit are those of all parts; so nothing is lost by cutting.
  */
-export function evaluate(cedar: Cedar, slices: readonly Slice[], request: CedarRequest): CedarOutcome[] {
+export function evaluate(cedar: Cedar, { general, named }: Slice, request: CedarRequest): CedarOutcome[] {
   const names = [uidText(request.principal as Uid), uidText(request.resource as Uid)];
-  return slices
-    .flatMap(({ general, named }) => [general, ...names.map((name) => named.get(name) ?? [])].flat())
-    .map((chunk) => cedar.decide(chunk, request));
+  return [general, ...names.map((name) => named.get(name) ?? [])].flat().map((chunk) => cedar.decide(chunk, request));
 }
 
 type Uid = { readonly type: string; readonly id: string };

@@ -1,13 +1,15 @@
-import type { JsonObject } from "@bufbuild/protobuf";
+import { create, type JsonObject } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BadRequestSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { type PolicyAnswer, PolicyEffect, PolicyOrigin, PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
+import { DecisionWindowSchema } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { findAgent } from "../src/bus/agent-store.ts";
 import { findContract } from "../src/bus/contract-store.ts";
 import { type Decided, decideInvoke, decideTools, policyDenied } from "../src/bus/policy/decide-task.ts";
 import { recordDecisions } from "../src/bus/policy/decision-store.ts";
+import { simulate as goThrough } from "../src/bus/policy/simulate.ts";
 import { contract, nameOf } from "./bus-fixtures/bus.ts";
 import { freshDatabase } from "./engines.ts";
 import {
@@ -311,6 +313,21 @@ describe.each(dialects)("policies on %s", (dialect) => {
         origin: PolicyOrigin.ORGANIZATION,
       });
       expect([policies.length, policySetRevision]).toEqual([20, 21n]);
+    });
+
+    test("keeps an organisation's policies to 1 MiB together, and takes the next when one is gone", async () => {
+      const org = await world.org();
+      const large = `permit (principal, action == Action::"claim_job", resource); // ${"x".repeat(16_300)}`;
+      for (let i = 0; i < 64; i++) await put(org, `p${i}`, large);
+      const found = await refusal(put(org, "one-more", large));
+      expect(found).toMatchObject({
+        code: "ResourceExhausted",
+        reason: "QUOTA_EXCEEDED",
+        metadata: { limit: "1048576" },
+      });
+      expect(await refusal(put(org, "p0", large, { ifRevision: 2n }))).toMatchObject({ reason: "FAILED_PRECONDITION" });
+      await org.admin.policies.deletePolicy({ policyId: "p0" });
+      await put(org, "one-more", large);
     });
 
     test("is audited, and not open to agents", async () => {
@@ -640,6 +657,12 @@ describe.each(dialects)("policies on %s", (dialect) => {
       });
       expect(await simulate({ maxDecisions: 9 })).toMatchObject({ decisions: 9n, truncated: false });
       const bad = async (window: object) => (await refusal(simulate(window))).reason;
+      const { app } = world.server;
+      const current = await app.policies.current(app.db.query, org.orgId);
+      const asked = { db: app.db.query, orgId: org.orgId, now: clock.now() };
+      const window = create(DecisionWindowSchema, { startTime: timestampFromMs(from) });
+      const busy = goThrough(app, window, asked, { current, draft: undefined }, { count: 2 }, app.stopping);
+      await expect(busy).rejects.toMatchObject({ reason: "OVERLOADED" });
       expect(await bad({ endTime: timestampFromMs(from) })).toBe("INVALID_POLICY");
       expect(await bad({ startTime: timestampFromMs(clock.now() - 32 * 86_400_000) })).toBe("INVALID_POLICY");
     });

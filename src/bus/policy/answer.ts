@@ -33,6 +33,7 @@ export type Answer = {
 /** How many policies and how many faults an answer names. */
 export const maxNamed = 50;
 const maxMessageLength = 512;
+const maxGistLength = 160;
 
 /** Who, what, with what. */
 type Asked = { readonly principal: Entity; readonly action: string; readonly resource: Entity };
@@ -85,13 +86,19 @@ const byId = (a: { readonly policyId: string }, b: { readonly policyId: string }
   a.policyId < b.policyId ? -1 : 1;
 
 function sentence({ policyId, description, facts }: Statement, failure: string | undefined): string {
-  const what = description && `: ${description}`;
+  const what = description && `: ${gist(description)}`;
   if (failure !== undefined)
     return `${policyId} forbids it, because it could not be evaluated: ${failure.slice(0, maxMessageLength)}`;
   if (facts.effect === "forbid") return `${policyId} forbids it${what}`;
   if (facts.approval === null) return `${policyId} permits it${what}`;
   return `${policyId} permits it once it is approved: ${facts.approval}`;
 }
+
+/** The first sentence, which is kept with every decision. */
+const gist = (description: string): string => {
+  const end = description.search(/[.:;]\s/);
+  return (end === -1 ? description : description.slice(0, end)).slice(0, maxGistLength).replace(/\.$/, "");
+};
 
 const nothingPermits = ({ principal, action, resource }: Asked): string => {
   const { uid: who } = principal;

@@ -58,7 +58,7 @@ type Outcome = {
 export async function simulate(
   app: App,
   window: DecisionWindow,
-  { db, orgId, now }: Query,
+  { db, orgId, now }: Pick<Query, "db" | "orgId" | "now">,
   sets: Sets,
   running: Running,
   signal: AbortSignal,

@@ -381,6 +381,34 @@ describe("the policy rule", () => {
   });
 });
 
+test.each<[string, object]>([
+  [
+    'permit (principal, action, resource) when { context has grant_id && context.grant_id == "g" };',
+    { actions: null, context: ["grant_id"] },
+  ],
+  [
+    'permit (principal, action, resource) when { context["tokens"] > 1 } unless { context.origin like "b*" };',
+    { context: ["origin", "tokens"] },
+  ],
+  [
+    "permit (principal, action, resource) when { if [1, 2].contains(1) then {a: context}.a has time else false };",
+    { context: null },
+  ],
+  ["permit (principal, action, resource) when { (if true then context else context).tokens > 1 };", { context: null }],
+  ['permit (principal, action, resource) when { resource.context == "x" && "context.tokens" == "" };', { context: [] }],
+  [
+    'forbid (principal == Agent::"a\\"b", action in [Action::"invoke", Action::"deny"], resource == Tool::"t");',
+    { effect: "forbid", actions: ["invoke", "deny"], principal: 'Agent::"a\\"b"', resource: 'Tool::"t"' },
+  ],
+  [
+    '@approval permit (principal in Org::"o", action in Action::"invoke", resource is Tool);',
+    { approval: "somebody has to approve it", actions: ["invoke"], principal: null, resource: null },
+  ],
+  ['@approval("ask") forbid (principal, action == Action::"invoke", resource);', { approval: null }],
+])("of %s is known what it can speak to", (text, facts) => {
+  expect(factsOf(cedar, text)).toMatchObject(facts);
+});
+
 describe("a text that is nested", () => {
   const shapes: [string, (n: number) => string][] = [
     ["brackets", (n) => `${"(".repeat(n)}true${")".repeat(n)}`],

@@ -6,11 +6,13 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { type PolicyAnswer, PolicyEffect, PolicyOrigin, PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import { DecisionWindowSchema } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { findAgent } from "../src/bus/agent-store.ts";
+import { findApproval } from "../src/bus/approval/store.ts";
 import { findContract } from "../src/bus/contract-store.ts";
+import { decideApprover } from "../src/bus/policy/decide-approval.ts";
 import { type Decided, decideInvoke, decideTools, policyDenied } from "../src/bus/policy/decide-task.ts";
 import { recordDecisions } from "../src/bus/policy/decision-store.ts";
 import { simulate as goThrough } from "../src/bus/policy/simulate.ts";
-import { contract, nameOf } from "./bus-fixtures/bus.ts";
+import { contract, nameOf, submit } from "./bus-fixtures/bus.ts";
 import { freshDatabase } from "./engines.ts";
 import {
   clientsAt,
@@ -163,6 +165,51 @@ describe.each(dialects)("policies on %s", (dialect) => {
         reason: "POLICY_DENIED",
         metadata: { policy_ids: "no-web", action: "use_tool" },
       });
+    });
+
+    test("let trusted agents and administrators decide on requests, and nobody on its own", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { approvalRequired: true });
+      const endpoint = { kind: { case: "echo", value: {} } } as const;
+      await agent(org, TrustTier.INTERNAL_TRUSTED, { capabilities: [contractId], endpoint });
+      const [asker, peer] = [
+        await agent(org, TrustTier.INTERNAL_TRUSTED),
+        await agent(org, TrustTier.INTERNAL_TRUSTED),
+      ];
+      const restricted = await agent(org, TrustTier.INTERNAL_RESTRICTED);
+      const { approvalId } = await submit(asker.as, contractId);
+      const { app } = world.server;
+      const decider = async (by: OrgAgent | undefined, ownRequest = false) => {
+        const approval = (await findApproval(app.db.query, org.orgId, approvalId))!;
+        const who = by && (await findAgent(app.db.query, org.orgId, by.agentId));
+        const asked = { approval, action: "approve", decider: who, ownRequest, now: clock.now() } as const;
+        const { answer } = await decideApprover(app, app.db.query, asked);
+        return [answer.verdict, ...answer.determining.map(({ policyId }) => policyId)];
+      };
+      expect(await decider(peer)).toEqual(["ALLOW", "builtin/trusted-approvers"]);
+      expect(await decider(undefined)).toEqual(["ALLOW", "builtin/administrator"]);
+      expect(await decider(restricted)).toEqual(["DENY"]);
+      expect(await decider(asker)).toEqual(["DENY", "builtin/approver-is-not-requester"]);
+      expect(await decider(undefined, true)).toEqual(["DENY", "builtin/approver-is-not-requester"]);
+      // A policy can go on from the request to who made it, and to its contract.
+      const when = `resource.contract.capability == "${contractId}" && resource has requester && resource.requester.rank == 1`;
+      await put(
+        org,
+        "two-eyes",
+        `forbid (principal is Agent, action == Action::"approve", resource) when { ${when} };`,
+      );
+      expect(await decider(peer)).toEqual(["DENY", "two-eyes"]);
+      const tested = await org.admin.policies.testPolicy({
+        subject: {
+          case: "question",
+          value: {
+            principal: { type: "Agent", id: peer.agentId },
+            action: "approve",
+            resource: { type: "Approval", id: approvalId },
+          },
+        },
+      });
+      expect([verdictOf(tested.answer), idsOf(tested.answer)]).toEqual(["DENY", ["two-eyes"]]);
     });
 
     test("can be read and listed, and neither put nor deleted", async () => {

@@ -2,28 +2,53 @@
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { findAgent } from "../agent-store.ts";
+import { type ApprovalRow, findApproval } from "../approval/store.ts";
 import { findContract } from "../contract-store.ts";
 import { resolveContract } from "../resolve.ts";
-import { agentEntity, contractEntity, type Entity, orgEntity, toolEntity } from "./entity.ts";
+import { agentEntity, contractEntity, type Entity, entityRef, orgEntity, ownedEntity, toolEntity } from "./entity.ts";
 
 /** A thing as a question names it; `version` is of a contract, empty for the latest. */
 export type Wanted = { readonly type: string; readonly id: string; readonly orgId: string; readonly version: string };
 
+/** A thing, and those that its attributes name and policies can go on to. */
+export type Found = { readonly entity: Entity; readonly related: readonly Entity[] };
+
 /** How the things of each type are found. Those of a type that is not here are not there: its area adds it when it is built. */
-const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promise<Entity | undefined>>> = {
-  Org: async (_db, { id, orgId }) => (id === orgId ? orgEntity(id) : undefined),
+const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promise<Found | undefined>>> = {
+  Org: async (_db, { id, orgId }) => (id === orgId ? alone(orgEntity(id)) : undefined),
   Agent: async (db, { id, orgId }) => {
     const row = await findAgent(db, orgId, id);
-    return row && agentEntity(row);
+    return row && alone(agentEntity(row));
   },
   Contract: async (db, { id, orgId, version }) => {
     const exact = version ? await findContract(db, orgId, id, version) : undefined;
     const row = exact ?? (await newest(db, orgId, id, version));
-    return row && contractEntity(row);
+    return row && alone(contractEntity(row));
   },
   // A tool is nothing but its name.
-  Tool: async (_db, { id, orgId }) => toolEntity(id, orgId),
+  Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),
+  Approval: async (db, { id, orgId }) => {
+    const row = await findApproval(db, orgId, id);
+    return row && approvalEntities(db, row);
+  },
 };
+
+const alone = (entity: Entity): Found => ({ entity, related: [] });
+
+/** A request that waits for approval, with its requester and its contract as they are now. */
+export async function approvalEntities(db: Queryable, row: ApprovalRow): Promise<Found> {
+  const { org_id: orgId, approval_id, caller_agent_id, contract_id, contract_version } = row;
+  const requester = caller_agent_id ? await findAgent(db, orgId, caller_agent_id) : undefined;
+  const contract = await findContract(db, orgId, contract_id, contract_version);
+  const entity = ownedEntity("Approval", approval_id, orgId, {
+    contract: entityRef("Contract", contract_id),
+    ...(caller_agent_id && { requester: entityRef("Agent", caller_agent_id) }),
+  });
+  return {
+    entity,
+    related: [...(requester ? [agentEntity(requester)] : []), ...(contract ? [contractEntity(contract)] : [])],
+  };
+}
 
 /** The newest version that is meant; undefined when there is none. */
 async function newest(db: Queryable, orgId: string, contractId: string, version: string) {
@@ -36,5 +61,5 @@ async function newest(db: Queryable, orgId: string, contractId: string, version:
 }
 
 /** The thing as it is now, or undefined: of another organisation than the one that asks nothing is found. */
-export const findEntity = async (db: Queryable, askingOrgId: string, wanted: Wanted): Promise<Entity | undefined> =>
+export const findEntity = async (db: Queryable, askingOrgId: string, wanted: Wanted): Promise<Found | undefined> =>
   wanted.orgId === askingOrgId && Object.hasOwn(finders, wanted.type) ? finders[wanted.type]!(db, wanted) : undefined;

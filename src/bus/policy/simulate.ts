@@ -23,10 +23,9 @@ import {
   listDecisions,
   toDecision,
 } from "./decision-store.ts";
-import type { Entity } from "./entity.ts";
 import type { Question } from "./policies.ts";
 import type { PolicySet } from "./policy-set.ts";
-import { findEntity } from "./resolve-entity.ts";
+import { type Found, findEntity } from "./resolve-entity.ts";
 
 const maxWindowMs = 31 * 86_400_000;
 const defaultMaxDecisions = 10_000;
@@ -97,7 +96,7 @@ async function run(
   const { policies } = app;
   const most = window.maxDecisions || defaultMaxDecisions;
   const outcomes = new Map<string, Outcome>();
-  const entities = bounded<Entity | undefined>(maxEntities, maxEntities);
+  const entities = bounded<Found>(maxEntities, maxEntities);
   // Apart from the answers that the tasks of everybody are decided by.
   const memo = bounded<Answer>(maxAnswers, maxAnswerWeight);
   let [decisions, changed, undecidable] = [0, 0, 0];
@@ -154,7 +153,7 @@ async function askAgain(
   orgId: string,
   { principal: who, action, resource: what, context: recorded }: DecisionBody,
   timeMs: number,
-  entities: ReturnType<typeof bounded<Entity | undefined>>,
+  entities: ReturnType<typeof bounded<Found>>,
 ): Promise<Question | undefined> {
   const shape = policies.vocabulary.actions.get(action);
   if (!shape) return undefined;
@@ -170,7 +169,13 @@ async function askAgain(
   const [principal, resource] = [await find(who), await find(what)];
   if (!principal || !resource) return undefined;
   try {
-    return { principal, action, resource, context: readContext(recorded, action, shape, timeMs, "context") };
+    return {
+      principal: principal.entity,
+      action,
+      resource: resource.entity,
+      related: resource.related,
+      context: readContext(recorded, action, shape, timeMs, "context"),
+    };
   } catch (error) {
     if (error instanceof Fault) return undefined;
     throw error;

@@ -64,11 +64,11 @@ async function toQuestion(vocabulary: Vocabulary, asked: PolicyQuestion, { db, o
     if (!found) throw notFound(type.toLowerCase(), id);
     return found;
   };
-  const [principal, resource] = [await find("principal"), await find("resource")];
+  const [{ entity: principal }, { entity: resource, related }] = [await find("principal"), await find("resource")];
   const known = Object.hasOwn(shape.context, "contract_version") && resource.type === "Contract";
   const attributes = known ? resource.json().attrs : {};
   const whole = known ? { ...given, contract_version: attributes.version as string } : given;
-  return { principal, action, resource, context: readContext(whole, action, shape, now, "question.context") };
+  return { principal, action, resource, related, context: readContext(whole, action, shape, now, "question.context") };
 }
 
 /** INVALID_POLICY unless there is the action and these types go with it. */

@@ -1,9 +1,8 @@
-/** The deepest a policy may nest, in the units of {@link nestingOf}; Cedar's stack holds about three times as much. */
+/** The deepest a policy may nest, in the units of {@link nestingOf}; Cedar's stack holds about twice as much. */
 export const maxNesting = 160;
 
 const bracket = 4;
 const step = 1;
-const link = 0.25;
 
 /** One bracket that is open: the steps since its last comma, and the `&&` and `||`. */
 type Level = { steps: number; links: number };
@@ -12,8 +11,8 @@ const token = /\/\/[^\n]*|"(?:[^"\\]|\\[\s\S])*"?|[A-Za-z_]\w*|&&|\|\||[\s\S]/g;
 
 /**
  * How deep the syntax tree of a policy can be, at most and roughly, told without parsing it: Cedar parses, prints and evaluates recursively, and a text
- * that is nested too deeply (a hundred and fifty brackets do) takes the whole evaluator down. A bracket counts 4; what makes a chain longer (a member, a sum, a
- * negation, an `if`) 1; an `&&`, an `||`, a `when` a quarter. Brackets within brackets add up, the elements of a list do not.
+ * that is nested too deeply (a hundred and fifty brackets do) takes the whole evaluator down. A bracket counts 4; what makes a chain longer (a
+ * member, a sum, a negation, an `if`, an `&&`, an `||`, a `when`) 1. Brackets within brackets add up, the elements of a list do not.
  */
 export function nestingOf(text: string): number {
   const levels: Level[] = [{ steps: 0, links: 0 }];
@@ -52,11 +51,11 @@ export function nestingOf(text: string): number {
       case "&&":
       case "||":
         forget(levels.at(-1)!, false);
-        add("links", link);
+        add("links", step);
         break;
       case "when":
       case "unless":
-        add("links", link);
+        add("links", step);
         break;
       case "if":
       case "+":

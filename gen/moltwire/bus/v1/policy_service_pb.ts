@@ -39,7 +39,7 @@ export type PutPolicyRequest = Message<"moltwire.bus.v1.PutPolicyRequest"> & {
   policyId: string;
 
   /**
-   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators.
+   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators in a row.
    *
    * @generated from field: string cedar_text = 3;
    */
@@ -88,7 +88,7 @@ export type PutPolicyRequestJson = {
   policyId?: string;
 
   /**
-   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators.
+   * One `permit` or `forbid` in Cedar, without template slots. At most 16 KiB, and not nested deeper than about 40 brackets or 160 operators in a row.
    *
    * @generated from field: string cedar_text = 3;
    */

@@ -9,7 +9,7 @@ import { type ContextValue, type ContextValues, toCedarContext } from "./context
 import type { Entity } from "./entity.ts";
 import { evaluate, type PolicySet, policySet, type Slice } from "./policy-set.ts";
 import { loadPolicies, policySetRevision, type StoredStatement } from "./policy-store.ts";
-import { type Facts, factsOf, factsVersion, type Statement } from "./statement.ts";
+import { type Facts, factsOf, factsVersion, type Statement, uidText } from "./statement.ts";
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
 
 /** A question with everything that its answer can depend on, but the policies. */
@@ -87,7 +87,8 @@ export function createPolicies(): Policies {
     const key = keyOf(numberOf(set), question, [builtin.context, own.context]);
     const known = memo.get(key);
     if (known) return known;
-    const entities = [...new Map([principal, resource, ...related].map((one) => [one.key, one])).values()];
+    // Cedar refuses two entities of one name.
+    const entities = [...new Map([...related, resource, principal].map((one) => [uidText(one.uid), one])).values()];
     const request: CedarRequest = {
       principal: principal.uid,
       action: { type: "Action", id: action },

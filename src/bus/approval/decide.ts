@@ -8,6 +8,9 @@ import { Fault, notFound, Refused } from "../../errors.ts";
 import { firstKey } from "../../federation/key-lineage.ts";
 import type { Command } from "../../rpc/command.ts";
 import { concludeTask, rejectedStep, spanOf } from "../conclude.ts";
+import { decideApprover } from "../policy/decide-approval.ts";
+import { policyDenied } from "../policy/decide-task.ts";
+import { recordDecisions } from "../policy/decision-store.ts";
 import { lockTask, resumeTask, type TaskFault, type TaskRow } from "../task-store.ts";
 import { recordSteps } from "../trace-store.ts";
 import { type ApprovalRow, endApproval, findApproval } from "./store.ts";
@@ -42,7 +45,7 @@ export async function decideApproval(
     throw new Fault("FAILED_PRECONDITION", "digest: this is not what waits for approval; read it again", {
       field: "digest",
     });
-  await refuseRequester(command, approval, verdict);
+  await askPolicies(app, command, approval, verdict);
   if (approval.state === verdicts[verdict] && approval.decided_by === caller.keyId) return { approval };
   if (approval.state !== ApprovalState.PENDING) throw alreadyDecided(approval.state);
   if (approval.expire_ms <= now) {
@@ -105,15 +108,19 @@ const alreadyDecided = (state: number): Fault => {
   return new Fault("FAILED_PRECONDITION", `the approval is ${name} already`, { state: name });
 };
 
-/** Who asked for a task neither approves nor denies it, with whatever key of the same line. */
-async function refuseRequester({ tx, caller }: Command, approval: ApprovalRow, action: string): Promise<void> {
-  const same =
+/** Who asked for a task neither approves nor denies it, with whatever key of the same line, and an organisation's own policies may forbid more. */
+async function askPolicies(
+  app: App,
+  { tx, caller, orgId, now, trace }: Command,
+  approval: ApprovalRow,
+  action: keyof typeof verdicts,
+) {
+  const ownRequest =
     caller.keyId === approval.caller_key_id ||
     (await firstKey(tx, caller.keyId)) === (await firstKey(tx, approval.caller_key_id));
-  if (!same) return;
-  throw new Fault(
-    "POLICY_DENIED",
-    `whoever asked for a task does not ${action} it: somebody else's key is needed${action === "deny" ? ", or CancelTask" : ""}`,
-    { policy_ids: "builtin/approver-is-not-requester", action },
-  );
+  const decided = await decideApprover(app, tx, { approval, action, decider: undefined, ownRequest, now });
+  await recordDecisions(tx, app, { orgId, traceId: trace.traceId, taskId: approval.task_id, now }, [decided]);
+  if (decided.answer.verdict === "ALLOW") return;
+  const { reason, message, metadata } = policyDenied(decided);
+  throw new Refused(reason, message, { ...metadata });
 }

@@ -8,8 +8,10 @@ import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
+import { BudgetService } from "../gen/moltwire/bus/v1/budget_service_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { ContractService } from "../gen/moltwire/bus/v1/contract_service_pb.ts";
+import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
@@ -123,6 +125,8 @@ const clientsOf = (over: Transport) => ({
   policies: createClient(PolicyService, over),
   traces: createClient(TraceService, over),
   deadLetters: createClient(DeadLetterService, over),
+  budgets: createClient(BudgetService, over),
+  costs: createClient(CostService, over),
   organizations: createClient(OrganizationService, over),
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),

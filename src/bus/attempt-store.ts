@@ -3,7 +3,7 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type TaskAttemptSchema, TaskErrorSchema } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
-import { noUsage, type Usage } from "./adapter.ts";
+import type { PricedAttempt } from "./cost/price-attempt.ts";
 import { type TaskFault, toTaskError } from "./task-store.ts";
 
 /** One attempt as it is stored. `end_ms` is null while it runs; `error`, sealed, also when it succeeded. */
@@ -45,18 +45,23 @@ export const openAttempt = (
       null, 0, 0, '')`);
 
 /** How an attempt ended. */
-export type AttemptEnd = { readonly endMs: number; readonly usage: Usage; readonly fault?: TaskFault };
+export type AttemptEnd = PricedAttempt & { readonly endMs: number; readonly fault?: TaskFault | undefined };
 
-/** Writes down how one attempt ended. */
+/** Writes down how one attempt ended, once; gives how many rows that changed. */
 export const closeAttempt = (tx: Tx, app: Pick<App, "vault">, key: Key, end: AttemptEnd): Promise<number> =>
   tx.run(sql`
     update task_attempt set end_ms = ${end.endMs}, error = ${sealed(app, key, end.fault)}, input_tokens = ${end.usage.inputTokens},
-      output_tokens = ${end.usage.outputTokens}, model = ${end.usage.model}
+      output_tokens = ${end.usage.outputTokens}, model = ${end.usage.model}, cost_micros = ${end.costMicros}, estimated = ${end.estimated ? 1 : 0},
+      rate = ${end.rate ? JSON.stringify(end.rate) : ""}
     where org_id = ${key.orgId} and task_id = ${key.taskId} and attempt = ${key.attempt} and end_ms is null`);
 
-/** The task ended from outside while an attempt ran, or nobody knows how the attempt ended; changes nothing when none runs. */
-export const abandonAttempt = (tx: Tx, app: Pick<App, "vault">, key: Key, fault: TaskFault, endMs: number) =>
-  closeAttempt(tx, app, key, { endMs, usage: noUsage, fault });
+/** The agent that an attempt is with, or undefined when the attempt has ended. */
+export const runningWith = async (db: Queryable, key: Key): Promise<string | undefined> =>
+  (
+    await db.one<{ agent_id: string }>(sql`
+      select agent_id from task_attempt
+      where org_id = ${key.orgId} and task_id = ${key.taskId} and attempt = ${key.attempt} and end_ms is null`)
+  )?.agent_id;
 
 /** All attempts of a task, first one first. */
 export const attemptsOf = (db: Queryable, orgId: string, taskId: string): Promise<AttemptRow[]> =>

@@ -6,12 +6,11 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { emit } from "../ops/outbox.ts";
-import { noUsage, type Usage } from "./adapter.ts";
-import type { AgentRow } from "./agent-store.ts";
 import { endApproval } from "./approval/store.ts";
-import { abandonAttempt, closeAttempt } from "./attempt-store.ts";
-import type { Verdict } from "./circuit/circuit.ts";
+import { type AttemptOutcome, abandonAttempt, attemptFor, finishAttempt, usedBy } from "./attempt-end.ts";
+import { settleBudgets } from "./budget/settle-budgets.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
+import { countAttempt } from "./cost/cost-store.ts";
 import { writeDeadLetter } from "./dead-letter/write.ts";
 import {
   endAttempt,
@@ -27,15 +26,6 @@ import { recordSteps, type Span, type Step } from "./trace-store.ts";
 
 /** A task in the hands of this server. */
 export type HeldTask = { readonly hold: Hold; readonly task: TaskSummaryRow };
-
-/** How an attempt went: what it used, why it gave nothing if it did, and what that tells of the agent, as it was when the attempt began. */
-export type AttemptOutcome = {
-  readonly number: number;
-  readonly usage: Usage;
-  readonly fault?: TaskFault;
-  readonly agent: AgentRow;
-  readonly verdict: Verdict;
-};
 
 /** How a task ends. `attempt` is the one that ended with it, if one did; without it, one that still ran is abandoned. */
 export type TaskEnd = {
@@ -60,24 +50,27 @@ export const spanOf = (task: TaskSummaryRow): Span => ({
 /** Ends a task, once: false when it is no longer held or has ended already, and then nothing was written. */
 export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<boolean> {
   const { orgId, taskId } = hold;
+  const ending = end.attempt && (await attemptFor(tx, task, end.attempt, end.endMs));
   const ended = await endTask(tx, hold, {
     state: end.state,
     output: end.output === undefined ? null : sealJson(app, orgId, taskId, "output", end.output),
     error: end.fault ? sealFault(app, orgId, taskId, end.fault) : null,
-    usage: end.attempt?.usage ?? noUsage,
+    used: usedBy(ending),
     endMs: end.endMs,
   });
   if (!ended) return false;
   if (task.approval_id) await cancelApproval(tx, orgId, task.approval_id, end.endMs);
-  if (end.attempt)
-    await closeAttempt(tx, app, { orgId, taskId, attempt: end.attempt.number }, { ...end.attempt, endMs: end.endMs });
-  else if (ended.attempts > 0 && end.fault)
-    await abandonAttempt(tx, app, { orgId, taskId, attempt: ended.attempts }, end.fault, end.endMs);
+  if (ending) await finishAttempt(tx, app, ending, end.attempt?.fault);
+  const abandoned =
+    !ending && ended.attempts > 0 && end.fault && (await abandonAttempt(tx, app, task, ended.attempts, end.fault));
   const changed = await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
-  await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed));
+  const budgeted = ended.budgeted ? await settleBudgets(tx, app, task, end.endMs) : [];
+  await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed, ...budgeted));
   await emitEnd(tx, app, task, end);
   if (end.state === TaskState.FAILED && end.fault)
     await writeDeadLetter(tx, app, task, ended.target_agent_id, end.fault.reason, end.endMs);
+  const counted = ending ?? abandoned;
+  if (counted) await countAttempt(tx, counted);
   return true;
 }
 
@@ -104,12 +97,13 @@ export async function concludeAttempt(
   endMs: number,
   steps: readonly Step[],
 ): Promise<boolean> {
-  const ended = await endAttempt(tx, hold, attempt?.usage ?? noUsage);
+  const ending = attempt && (await attemptFor(tx, task, attempt, endMs));
+  const ended = await endAttempt(tx, hold, usedBy(ending));
   if (!ended) return false;
-  const { orgId, taskId } = hold;
-  if (attempt) await closeAttempt(tx, app, { orgId, taskId, attempt: attempt.number }, { ...attempt, endMs });
+  if (ending) await finishAttempt(tx, app, ending, attempt.fault);
   const changed = await noteOnCircuit(tx, app, task, ended, attempt, endMs);
   await recordSteps(tx, app, spanOf(task), [...steps, ...changed]);
+  if (ending) await countAttempt(tx, ending);
   return true;
 }
 

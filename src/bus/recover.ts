@@ -1,9 +1,10 @@
 /** Tasks whose server is gone: each is found, taken over, and brought to its end. */
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
-import { abandonAttempt } from "./attempt-store.ts";
+import { abandonAttempt } from "./attempt-end.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
 import { type HeldTask, spanOf, stateName } from "./conclude.ts";
+import { countAttempt } from "./cost/cost-store.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import { settleFailed } from "./settle.ts";
 import {
@@ -16,7 +17,7 @@ import {
   type TaskSummaryRow,
   takeTask,
 } from "./task-store.ts";
-import { recordSteps, type Step } from "./trace-store.ts";
+import { recordSteps } from "./trace-store.ts";
 
 const batch = 100;
 /** More than one server works on at once. */
@@ -65,13 +66,18 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
     const task = hold && (await findTask(tx, orphan.org_id, orphan.task_id));
     if (!hold || !task) return undefined;
     const now = app.clock.now();
-    const changed: Step[] = [];
-    if (action === "repeat") {
-      const key = { orgId: orphan.org_id, taskId: orphan.task_id, attempt: orphan.attempts };
-      await abandonAttempt(tx, app, key, unknownOutcome(orphan), now);
-      const of = { ...key, agentId: orphan.target_agent_id, traceId: orphan.trace_id };
-      changed.push(...(await leaveCircuit(tx, app, { ...of, verdict: "nothing", probe: true }, now)));
-    }
+    const again = action === "repeat";
+    const abandoned = again
+      ? await abandonAttempt(tx, app, orphan, orphan.attempts, unknownOutcome(orphan))
+      : undefined;
+    const of = {
+      orgId: orphan.org_id,
+      taskId: orphan.task_id,
+      agentId: orphan.target_agent_id,
+      traceId: orphan.trace_id,
+    };
+    const left = { ...of, attempt: orphan.attempts, verdict: "nothing", probe: true } as const;
+    const changed = again ? await leaveCircuit(tx, app, left, now) : [];
     const details = { state: stateName(orphan.state), attempts: orphan.attempts, action };
     await recordSteps(tx, app, spanOf(task), [
       ...changed,
@@ -83,6 +89,7 @@ async function recoverTask(app: App, dispatcher: Dispatcher, orphan: TaskSummary
         targetAgentId: task.target_agent_id,
       },
     ]);
+    if (abandoned) await countAttempt(tx, abandoned);
     return { hold, task };
   });
   if (!taken) return false;

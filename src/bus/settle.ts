@@ -8,11 +8,12 @@ import { isLost } from "../db/postgres-wire.ts";
 import type { Fault } from "../errors.ts";
 import type { Answer, AttemptFault, Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
+import type { AttemptOutcome } from "./attempt-end.ts";
 import { openAttempt } from "./attempt-store.ts";
 import { reconsider } from "./authority.ts";
 import { enterCircuit } from "./circuit/conduct.ts";
 import { verdictOf } from "./circuit/verdict.ts";
-import { type AttemptOutcome, concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
+import { concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
 import { recordDecisions } from "./policy/decision-store.ts";
@@ -214,6 +215,7 @@ export const settleFailed = (app: App, held: HeldTask, fault: TaskFault, last?: 
 const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
   number: attempt.number,
   usage: cause.usage,
+  unknown: cause.aftermath === "lost",
   fault: { reason: cause.reason, message: cause.message, metadata: cause.metadata },
   agent: attempt.agent,
   verdict: verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),

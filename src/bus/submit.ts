@@ -12,6 +12,9 @@ import { seesWholeOrg } from "../rpc/scope.ts";
 import type { TraceContext } from "../rpc/trace-context.ts";
 import { findAgent } from "./agent-store.ts";
 import { type Demand, requestApproval } from "./approval/gate.ts";
+import { type BudgetWish, reserveBudgets } from "./budget/reserve-budgets.ts";
+import type { ContractRow } from "./contract-store.ts";
+import { reserveTokens } from "./cost/price-attempt.ts";
 import { decide, type Wish } from "./decide.ts";
 import { recordDecisions } from "./policy/decision-store.ts";
 import { insertTask, sealJson, type TaskRow } from "./task-store.ts";
@@ -96,7 +99,14 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     throw asRefused(decision.refusal, trace);
   }
   const { demand, contract, targetAgentId } = decision;
-  const fresh = newTask(app, order, command, contract.version);
+  const draft = newTask(app, order, command, contract.version);
+  const budget = await reserveBudgets(tx, app, draft.task_id, budgetWish(draft, decision));
+  if (budget.refusal) {
+    await log("");
+    await recordSteps(tx, app, span, [...decision.steps, ...budget.steps]);
+    throw asRefused(budget.refusal, trace);
+  }
+  const fresh = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
   await log(task.task_id);
@@ -107,9 +117,9 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     message: `accepted as ${task.task_id}${again}`,
     details: { contract_version: contract.version },
   };
-  const steps: Step[] = [...decision.steps, accepted];
+  const steps: Step[] = [...decision.steps, ...budget.steps, accepted];
   if (demand) {
-    await requestApproval(tx, app, task, wish.input, demand, { tokens: 0, micros: 0 });
+    await requestApproval(tx, app, task, wish.input, demand, budget.reserved);
     steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));
   }
   await recordSteps(tx, app, { ...span, taskId: task.task_id }, steps);
@@ -175,8 +185,28 @@ function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, ve
     approval_id: "",
     retry_of_dead_letter_id: order.retryOfDeadLetterId,
     cost_micros: 0,
+    budgeted: 0,
   };
 }
+
+/** What a task asks of budgets. */
+export const budgetWish = (
+  of: Pick<
+    TaskRow,
+    "org_id" | "trace_id" | "caller_agent_id" | "caller_key_id" | "grant_id" | "contract_id" | "create_ms"
+  >,
+  { contract, targetAgentId }: { readonly contract: ContractRow; readonly targetAgentId: string },
+): BudgetWish => ({
+  orgId: of.org_id,
+  traceId: of.trace_id,
+  callerAgentId: of.caller_agent_id,
+  callerKeyId: of.caller_key_id,
+  grantId: of.grant_id,
+  targetAgentId,
+  contractId: of.contract_id,
+  tokens: reserveTokens(contract),
+  createMs: of.create_ms,
+});
 
 const asRefused = (fault: Fault, { traceId }: TraceContext): Refused =>
   new Refused(

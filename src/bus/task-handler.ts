@@ -20,10 +20,11 @@ import { logCursors, logStart } from "../rpc/log-position.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
+import { checkBudgets } from "./budget/reserve-budgets.ts";
 import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
 import { cancelTopic, checkRoom, type Dispatcher, startAccepted } from "./dispatch.ts";
-import { type Accepted, acceptTask, actingAgent, approvalStep, orderOf, wishOf } from "./submit.ts";
+import { type Accepted, acceptTask, actingAgent, approvalStep, budgetWish, orderOf, wishOf } from "./submit.ts";
 import {
   findTask,
   isTerminal,
@@ -207,8 +208,19 @@ async function dryRun(
   const turn = dispatcher.turns.peek(orgId, req.contractId);
   const now = app.clock.now();
   const decision = await decide(app, db, wishOf(req, orgId, callerAgentId), now, turn);
-  const steps = [...decision.steps];
-  if (!decision.refusal && decision.demand) steps.push(approvalStep(now, decision.demand, decision.targetAgentId));
+  const draft = {
+    org_id: orgId,
+    trace_id: traceId,
+    caller_agent_id: callerAgentId,
+    caller_key_id: callerOf(context).keyId,
+    grant_id: "",
+    contract_id: req.contractId,
+    create_ms: now,
+  };
+  const budget = decision.refusal ? undefined : await checkBudgets(db, budgetWish(draft, decision));
+  const steps = [...decision.steps, ...(budget?.steps ?? [])];
+  if (!decision.refusal && !budget?.refusal && decision.demand)
+    steps.push(approvalStep(now, decision.demand, decision.targetAgentId));
   return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };
 }
 

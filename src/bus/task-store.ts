@@ -7,6 +7,7 @@ import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import type { ReasonName } from "../errors.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { Usage } from "./adapter.ts";
+import { plus } from "./cost/saturated.ts";
 
 /** A task as it is stored: `state` is the number of TaskState; input, output and error are sealed. */
 export type TaskRow = {
@@ -50,10 +51,12 @@ export type TaskRow = {
   readonly approval_id: string;
   readonly retry_of_dead_letter_id: string;
   readonly cost_micros: number;
+  /** Whether its end has budgets to settle. */
+  readonly budgeted: number;
 };
 
-/** What a list answers of a task: all but the payloads. */
-export type TaskSummaryRow = Omit<TaskRow, "input" | "output">;
+/** What a list answers of a task: all but the payloads, and what lies behind them. */
+export type TaskSummaryRow = Omit<TaskRow, "input" | "output" | "budgeted">;
 
 /**
  * Whether an agent may have a task: 0 none has; 1 one may, and doing it twice does no harm; 2 one may, and nobody may do it again. It is kept
@@ -74,7 +77,7 @@ export type Hold = { readonly orgId: string; readonly taskId: string; readonly t
 const summaryColumns = sql`org_id, task_id, state, namespace, contract_id, contract_version, caller_agent_id, caller_key_id, target_org_id, target_agent_id,
   wanted_agent_id, error, attempts, input_tokens, output_tokens, model, trace_id, span_id, parent_span_id, labels, create_ms, end_ms, deadline_ms, lease_owner, lease_token, in_flight,
   requested_version, origin, grant_id, approval_id, retry_of_dead_letter_id, cost_micros`;
-const columns = sql`${summaryColumns}, input, output`;
+const columns = sql`${summaryColumns}, input, output, budgeted`;
 
 /** See TaskState: below 4 a task is not terminal. */
 export const isTerminal = (state: number): boolean => state >= TaskState.COMPLETED;
@@ -86,7 +89,8 @@ export const insertTask = (tx: Tx, row: TaskRow): Promise<number> =>
       ${row.caller_key_id}, ${row.target_org_id}, ${row.target_agent_id}, ${row.wanted_agent_id}, ${row.error}, ${row.attempts}, ${row.input_tokens},
       ${row.output_tokens}, ${row.model}, ${row.trace_id}, ${row.span_id}, ${row.parent_span_id}, ${row.labels}, ${row.create_ms}, ${row.end_ms},
       ${row.deadline_ms}, ${row.lease_owner}, ${row.lease_token}, ${row.in_flight}, ${row.requested_version},
-      ${row.origin}, ${row.grant_id}, ${row.approval_id}, ${row.retry_of_dead_letter_id}, ${row.cost_micros}, ${row.input}, ${row.output})`);
+      ${row.origin}, ${row.grant_id}, ${row.approval_id}, ${row.retry_of_dead_letter_id}, ${row.cost_micros}, ${row.input}, ${row.output},
+      ${row.budgeted})`);
 
 export const findTask = (db: Queryable, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
   db.one<TaskRow>(sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId}`);
@@ -132,12 +136,16 @@ const latestAttempt = sql`attempts, target_agent_id, (
   where c.org_id = task.org_id and c.agent_id = task.target_agent_id and c.probe_task_id = task.task_id and c.probe_attempt = task.attempts) as probe`;
 
 /** An attempt has ended and another may follow; undefined when the task is no longer held. */
-export const endAttempt = (tx: Tx, hold: Hold, usage: Usage): Promise<LatestAttempt | undefined> =>
+export const endAttempt = (tx: Tx, hold: Hold, used: Used): Promise<LatestAttempt | undefined> =>
   tx.one<LatestAttempt>(
-    sql`update task set in_flight = 0, ${consumed(usage)} where ${held(hold)} returning ${latestAttempt}`,
+    sql`update task set in_flight = 0, ${consumed(used)} where ${held(hold)} returning ${latestAttempt}`,
   );
 
-/** The task reaches its terminal state; undefined when it is no longer held. */
+/** Adds what an attempt used that ended with nobody holding the task. */
+export const addUsed = (tx: Tx, orgId: string, taskId: string, used: Used): Promise<number> =>
+  tx.run(sql`update task set ${consumed(used)} where org_id = ${orgId} and task_id = ${taskId}`);
+
+/** The task reaches its terminal state; gives what there is to do at its end, or undefined when it is no longer held. */
 export const endTask = (
   tx: Tx,
   hold: Hold,
@@ -145,16 +153,22 @@ export const endTask = (
     readonly state: TaskState;
     readonly output: Uint8Array | null;
     readonly error: Uint8Array | null;
-    readonly usage: Usage;
+    readonly used: Used;
     readonly endMs: number;
   },
-): Promise<LatestAttempt | undefined> =>
-  tx.one<LatestAttempt>(sql`
-    update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.usage)} where ${held(hold)}
-    returning ${latestAttempt}`);
+): Promise<(LatestAttempt & { readonly budgeted: number }) | undefined> =>
+  tx.one(sql`
+    update task set state = ${end.state}, output = ${end.output}, error = ${end.error}, end_ms = ${end.endMs}, in_flight = 0, ${consumed(end.used)} where ${held(hold)}
+    returning ${latestAttempt}, budgeted`);
 
-const consumed = (usage: Usage): Sql =>
-  sql`input_tokens = input_tokens + ${usage.inputTokens}, output_tokens = output_tokens + ${usage.outputTokens}, model = case when ${usage.model} = '' then model else ${usage.model} end`;
+/** What an attempt used and cost. */
+export type Used = { readonly usage: Usage; readonly costMicros: number };
+
+const consumed = ({ usage, costMicros }: Used): Sql => {
+  const { inputTokens, outputTokens, model } = usage;
+  return sql`input_tokens = input_tokens + ${inputTokens}, output_tokens = output_tokens + ${outputTokens},
+    cost_micros = ${plus(sql`cost_micros`, costMicros)}, model = case when ${model} = '' then model else ${model} end`;
+};
 
 /** Takes a task over: from now on only the holder of the new token changes it. */
 export const takeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Promise<Hold | undefined> => {

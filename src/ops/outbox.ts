@@ -12,7 +12,9 @@ export type EventType =
   | "task.failed"
   | "approval.requested"
   | "circuit.opened"
-  | "deadletter.created";
+  | "deadletter.created"
+  | "budget.warning"
+  | "budget.exceeded";
 
 export type NewEvent = {
   readonly orgId: string;

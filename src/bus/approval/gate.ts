@@ -6,7 +6,7 @@ import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { emit } from "../../ops/outbox.ts";
 import { canonicalJson } from "../schema/compile.ts";
-import type { TaskRow } from "../task-store.ts";
+import type { TaskRow, TaskSummaryRow } from "../task-store.ts";
 import { insertApproval } from "./store.ts";
 
 /** How long an approval waits for somebody. */
@@ -47,7 +47,7 @@ export const approvalDigest = (what: Approvable): string =>
     .digest("hex");
 
 /** What a stored task would be approved for. */
-export const approvable = (task: Omit<TaskRow, "input" | "output">, input: JsonValue): Approvable => ({
+export const approvable = (task: TaskSummaryRow, input: JsonValue): Approvable => ({
   orgId: task.org_id,
   callerAgentId: task.caller_agent_id,
   callerKeyId: task.caller_key_id,

@@ -1,0 +1,169 @@
+/** Whether budgets let a task in, and what is set aside for it. */
+import type { JsonObject } from "@bufbuild/protobuf";
+import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { App } from "../../app.ts";
+import type { Queryable, Tx } from "../../db/db.ts";
+import type { Fault } from "../../errors.ts";
+import { emit } from "../../ops/outbox.ts";
+import { costMicros, unknownUsage } from "../cost/price.ts";
+import { rateFor } from "../cost/rate-store.ts";
+import type { Step } from "../trace-store.ts";
+import { type Applying, type Budgets, budgetsFor, type TaskSubjects } from "./applying.ts";
+import { periodStart } from "./period.ts";
+import { exceeded, lacking, periodName, type Standing, scopeName, warn } from "./refusal.ts";
+import {
+  type Amount,
+  findUse,
+  insertReserves,
+  reserveUse,
+  settleUse,
+  standingOfTask,
+  type UseKey,
+  type UseRow,
+  unused,
+} from "./use-store.ts";
+
+/** A task that asks for room. `tokens` is its contract's estimate; `createMs` decides on which day it counts. */
+export type BudgetWish = TaskSubjects & {
+  readonly contractId: string;
+  readonly tokens: number;
+  readonly createMs: number;
+};
+
+/** The answer: the steps to write down, and either whether the task's end has something to settle, or why it is refused. */
+export type BudgetDecision = {
+  readonly steps: readonly Step[];
+  readonly budgeted: boolean;
+  /** What was set aside in each budget. */
+  readonly reserved: Amount;
+  readonly refusal?: Fault;
+};
+
+const nothing: Amount = { tokens: 0, micros: 0 };
+
+/**
+ * Sets the estimate of a task aside in every budget it falls under, or in none. Whatever happens beside it, spent + reserved of none pass its
+ * limit by it. A refusal leaves its event, and is to be committed.
+ */
+export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetDecision> {
+  const { orgId } = wish;
+  const budgets = await budgetsFor(tx, wish, wish.tokens > 0);
+  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing };
+  const amount = await amountOf(tx, wish, budgets);
+  const held: { readonly one: Applying; readonly use: UseRow }[] = [];
+  for (const one of budgets.applying) {
+    const startMs = periodStart(one.budget.period, wish.createMs);
+    const fits = lacking(standingOf(one, unused(startMs)), amount) === undefined;
+    const use = fits ? await reserveUse(tx, keyOf(orgId, one), startMs, amount, one.budget) : undefined;
+    if (use) held.push({ one, use });
+    else {
+      for (const before of held) await settleUse(tx, keyOf(orgId, before.one), before.use.start_ms, amount, nothing);
+      return refuse(tx, app, wish, standingOf(one, await currentUse(tx, orgId, one, startMs)), amount);
+    }
+  }
+  const rows = held.map(({ one: { budget, subjectId }, use: { start_ms } }) => ({
+    ...budget,
+    subject_id: subjectId,
+    start_ms,
+    ...amount,
+  }));
+  await insertReserves(tx, orgId, taskId, rows);
+  for (const { one, use } of held)
+    await warn(tx, app, one.budget.budget_id, standingOf(one, use), { ...wish, timeMs: wish.createMs });
+  return { steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount };
+}
+
+/** What {@link reserveBudgets} would answer now; changes nothing. */
+export async function checkBudgets(db: Queryable, wish: BudgetWish): Promise<BudgetDecision> {
+  const budgets = await budgetsFor(db, wish, wish.tokens > 0);
+  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing };
+  const amount = await amountOf(db, wish, budgets);
+  for (const one of budgets.applying) {
+    const startMs = periodStart(one.budget.period, wish.createMs);
+    const standing = standingOf(one, await currentUse(db, wish.orgId, one, startMs));
+    if (lacking(standing, amount)) return refused(exceeded(standing, amount, wish.createMs), wish);
+  }
+  return { steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount };
+}
+
+/**
+ * Why a task that was accepted before must not go on now: a limit was lowered since, or other tasks used more than they had reserved. Undefined
+ * when it may. Its own reserve counts; a day that is over and a budget that is gone do not.
+ */
+export async function stillWithinBudgets(
+  db: Queryable,
+  task: { readonly org_id: string; readonly task_id: string },
+  now: number,
+): Promise<Fault | undefined> {
+  for (const row of await standingOfTask(db, task.org_id, task.task_id)) {
+    const standing = { scope: row.scope, period: row.period, subjectId: row.subject_id, limits: row, use: row };
+    if (row.start_ms === periodStart(row.period, now) && lacking(standing, nothing))
+      return exceeded(standing, nothing, now);
+  }
+  return undefined;
+}
+
+/**
+ * The estimate, and what it costs by the rate of the target's work with the model it reported last, all tokens being of the dearer kind: with
+ * that, a task passes its reserve in credits only by more tokens, another agent, or another model.
+ */
+async function amountOf(db: Queryable, wish: BudgetWish, { model }: Budgets): Promise<Amount> {
+  const { orgId, targetAgentId, tokens, createMs } = wish;
+  if (tokens === 0) return nothing;
+  const rate = await rateFor(db, orgId, targetAgentId, model, createMs);
+  return { tokens, micros: costMicros(unknownUsage(tokens, model, rate), rate) };
+}
+
+async function refuse(tx: Tx, app: App, wish: BudgetWish, standing: Standing, amount: Amount): Promise<BudgetDecision> {
+  const fault = exceeded(standing, amount, wish.createMs);
+  await emit(tx, app, {
+    orgId: wish.orgId,
+    type: "budget.exceeded",
+    agentId: wish.callerAgentId,
+    timeMs: wish.createMs,
+    traceId: wish.traceId,
+    payload: { ...fault.metadata, contract_id: wish.contractId },
+  });
+  return refused(fault, wish);
+}
+
+function refused(fault: Fault, { createMs }: BudgetWish): BudgetDecision {
+  const { reason, message, metadata } = fault;
+  const details = { reason, message, ...metadata };
+  return {
+    steps: [{ kind: TraceEventKind.REFUSED, timeMs: createMs, message, details }],
+    budgeted: false,
+    reserved: nothing,
+    refusal: fault,
+  };
+}
+
+const keyOf = (orgId: string, { budget, subjectId }: Applying): UseKey => ({
+  orgId,
+  budgetId: budget.budget_id,
+  subjectId,
+});
+
+const standingOf = ({ budget, subjectId }: Applying, use: UseRow): Standing => ({
+  scope: budget.scope,
+  period: budget.period,
+  subjectId,
+  limits: budget,
+  use,
+});
+
+async function currentUse(db: Queryable, orgId: string, one: Applying, startMs: number): Promise<UseRow> {
+  const use = await findUse(db, keyOf(orgId, one));
+  return use && use.start_ms >= startMs ? use : unused(startMs);
+}
+
+function reserveStep(applying: readonly Applying[], { tokens, micros }: Amount, timeMs: number): Step {
+  const budgets: JsonObject[] = applying.map(({ budget, subjectId }) => ({
+    scope: scopeName(budget.scope),
+    subject_id: subjectId,
+    period: periodName(budget.period),
+  }));
+  const details = { action: "reserve", tokens, credits_micros: micros, budgets };
+  const message = `reserves ${tokens} tokens and ${micros} micro-credits in ${applying.length} ${applying.length === 1 ? "budget" : "budgets"}`;
+  return { kind: TraceEventKind.BUDGETED, timeMs, message, details };
+}

@@ -282,10 +282,10 @@ describe.each(dialects)("%s", (dialect) => {
       ["tomorrow", "", "start_date"],
     ] as const)
       for (const call of [
-        org.admin.costs.getAgentCosts({ agentId, startDate, endDate }),
-        org.admin.costs.listAgentCosts({ startDate, endDate }),
+        () => org.admin.costs.getAgentCosts({ agentId, startDate, endDate }),
+        () => org.admin.costs.listAgentCosts({ startDate, endDate }),
       ])
-        expect(await refusal(call)).toMatchObject({ reason: "INVALID_REQUEST", metadata: { field } });
+        expect(await refusal(call())).toMatchObject({ reason: "INVALID_REQUEST", metadata: { field } });
     await org.admin.costs.listAgentCosts({ startDate: "2025-01-01", endDate: "2026-01-01" });
   });
 

@@ -1,6 +1,10 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { agentsWithCapability } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
+import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
+import { findUse, standingOfTask, usedByModel } from "../src/bus/budget/use-store.ts";
+import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
+import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
 import { type DecisionFilter, listDecisions } from "../src/bus/policy/decision-store.ts";
 import { listPolicies, loadPolicies, policySetRevision } from "../src/bus/policy/policy-store.ts";
 import { listTasks, orphanedTasks } from "../src/bus/task-store.ts";
@@ -30,6 +34,11 @@ const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
 const noApproval = { state: 0, agentId: "", callerAgentId: "", contractId: "", taskId: "", traceId: "" };
 const org = "org_a";
 const trace = "0".repeat(32);
+const days = { startMs: 0, endMs: 10 };
+const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
+const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
+const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };
+const useKey = { orgId: org, budgetId: "bdg_a", subjectId: "agt_a" };
 
 const anything: DecisionFilter = {
   verdict: 0,
@@ -111,6 +120,66 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => agentsWithCapability(db, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250),
     /PRIMARY KEY \(org_id=\? AND capability=\?\)/,
   ],
+  [
+    "the budgets of a task",
+    (db) => budgetsOfTask(db, org, subjects),
+    /PRIMARY KEY \(org_id=\? AND scope=\? AND subject_id=\?\)/,
+  ],
+  [
+    "a page of an agent's budgets",
+    (db) => listBudgets(db, org, anyBudget, { agentId: "agt_a", keyId: "key_a" }, 1, [1, "agt_a", 1], 51),
+    /b USING PRIMARY KEY \(org_id=\? AND \(scope,subject_id,period\)>/,
+  ],
+  [
+    "whether an agent may read a budget",
+    (db) => mayRead(db, budgetName, { agentId: "agt_a", keyId: "" }),
+    /agent_cost_model/,
+  ],
+  [
+    "what is used of a budget",
+    (db) => findUse(db, useKey),
+    /PRIMARY KEY \(org_id=\? AND budget_id=\? AND subject_id=\?\)/,
+  ],
+  ["a budget by its id", (db) => findBudgetById(db, org, "bdg_a"), /budget_id \(org_id=\? AND budget_id=\?\)/],
+  [
+    "how the budgets of a task stand",
+    (db) => standingOfTask(db, org, "tsk_a"),
+    /r USING PRIMARY KEY \(org_id=\? AND task_id=\?\)/,
+  ],
+  ["what a task used", (db) => usedByModel(db, org, "tsk_a"), /PRIMARY KEY \(org_id=\? AND task_id=\?\)/],
+  ["the rate of an attempt", (db) => rateFor(db, org, "agt_a", "m", 1), /AND model=\? AND effective_ms<\?\)/],
+  ["how many rates there are", (db) => countLiveRates(db, org, 1, 10), /rate_live \(org_id=\? AND end_ms>\?\)/],
+  ["the rates of an agent", (db) => ratesOfAgent(db, org, "agt_a", 1, 250), /rate_live \(org_id=\? AND end_ms>\?\)/],
+  [
+    "the model that an agent reported last",
+    (db) => lastModel(db, org, "agt_a"),
+    /\(org_id=\? AND agent_id=\? AND day_ms=\?\)/,
+  ],
+  [
+    "the costs of an agent",
+    (db) => agentModels(db, org, "agt_a", days, 250),
+    /\(org_id=\? AND agent_id=\? AND day_ms>\? AND day_ms<\?\)/,
+  ],
+  [
+    "a page of the costs per agent and day",
+    (db) => listAgentDays(db, org, { agentId: "", model: "", window: days }, [5, "agt_a"], 51),
+    /agent_cost_day \(org_id=\? AND day_ms>\? AND day_ms<\?\)/,
+  ],
+  [
+    "the first page of the costs of a trace",
+    (db) => traceSteps(db, org, trace, "agt_a", undefined, 51),
+    /task_attempt_trace \(org_id=\? AND trace_id=\? AND end_ms>\?\)/,
+  ],
+  [
+    "a page of the costs of a trace",
+    (db) => traceSteps(db, org, trace, "", [1, "tsk_a", 1], 51),
+    /task_attempt_trace \(org_id=\? AND trace_id=\? AND \(end_ms/,
+  ],
+  [
+    "the costs of a trace",
+    (db) => traceTotals(db, org, trace, "agt_a"),
+    /task_attempt_trace \(org_id=\? AND trace_id=\?/,
+  ],
   ["a key", (db) => findKey(db, "key_a"), /PRIMARY KEY \(key_id=\?\)/],
   [
     "a page of keys",
@@ -154,6 +223,10 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) && !/^SCAN (asked|given|either|found|task USING INDEX task_open|lease|\(subquery)/.test(line),
+    /^SCAN /.test(line) &&
+      !/^SCAN (asked|given|either|of_models|latest|live|b$|CONSTANT ROW|task USING INDEX task_open|lease|\(subquery)/.test(
+        line,
+      ),
   );
   expect(scans).toEqual([]);
 });

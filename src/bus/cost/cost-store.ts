@@ -123,27 +123,32 @@ export type StepRow = {
   readonly end_ms: number;
 };
 
-/** The attempts of a trace that have ended, of all tasks or of those that one agent asked for or was given; by the index on (org, trace, end). */
+/** Attempts that have ended, as a range of the end: SQLite does not take the index for `is not null` alone. */
+const ended = sql`a.end_ms > 0`;
+
+/** The attempts of a trace, of all tasks or of those that one agent asked for or was given; by the index on (org, trace, end). */
 const stepsOf = (orgId: string, traceId: string, forAgentId: string): Sql => sql`
   from task_attempt a join task k on k.org_id = a.org_id and k.task_id = a.task_id
-  where a.org_id = ${orgId} and a.trace_id = ${traceId} and a.end_ms is not null
+  where a.org_id = ${orgId} and a.trace_id = ${traceId}
     ${forAgentId ? sql`and (k.caller_agent_id = ${forAgentId} or k.target_agent_id = ${forAgentId} or a.agent_id = ${forAgentId})` : sql``}`;
 
 /** Oldest first. */
-export const traceSteps = (
+export function traceSteps(
   db: Queryable,
   orgId: string,
   traceId: string,
   forAgentId: string,
   after: Position | undefined,
   limit: number,
-): Promise<StepRow[]> =>
-  db.all<StepRow>(sql`
+): Promise<StepRow[]> {
+  const later =
+    after &&
+    sql`a.end_ms is not null and (a.end_ms, a.task_id, a.attempt) > (${after[0]!}, ${after[1]!}, ${after[2]!})`;
+  return db.all<StepRow>(sql`
     select a.task_id, k.span_id, k.parent_span_id, a.attempt, a.contract_id, a.contract_version, k.caller_agent_id, a.agent_id, a.model,
       a.input_tokens, a.output_tokens, a.cost_micros, a.rate, a.estimated, a.end_ms
-    ${stepsOf(orgId, traceId, forAgentId)}
-      ${after ? sql`and (a.end_ms, a.task_id, a.attempt) > (${after[0]!}, ${after[1]!}, ${after[2]!})` : sql``}
-    order by a.end_ms, a.task_id, a.attempt limit ${limit}`);
+    ${stepsOf(orgId, traceId, forAgentId)} and ${later ?? ended} order by a.end_ms, a.task_id, a.attempt limit ${limit}`);
+}
 
 export const traceTotals = async (
   db: Queryable,
@@ -155,7 +160,7 @@ export const traceTotals = async (
     select count(distinct a.task_id) as tasks, count(*) as attempts, cast(coalesce(sum(a.input_tokens), 0) as bigint) as input_tokens,
       cast(coalesce(sum(a.output_tokens), 0) as bigint) as output_tokens, cast(coalesce(sum(a.cost_micros), 0) as bigint) as cost_micros,
       count(case when a.rate = '' and a.input_tokens + a.output_tokens > 0 then 1 end) as unrated_attempts
-    ${stepsOf(orgId, traceId, forAgentId)}`))!;
+    ${stepsOf(orgId, traceId, forAgentId)} and ${ended}`))!;
 
 export const toTotals = (row: TotalsRow): MessageInitShape<typeof CostTotalsSchema> => ({
   tasks: BigInt(row.tasks),

@@ -77,7 +77,7 @@ export const countLiveRates = async (db: Queryable, orgId: string, now: number, 
     sql`select count(*) as n from (select 1 as one from rate where org_id = ${orgId} and end_ms > ${now} limit ${bound}) live`,
   ))!.n;
 
-/** The rates that can apply to an agent, in effect or to come: most closely named first, then by model, then by time. */
+/** The rates that can apply to an agent, in effect or to come: most closely named first, then by model, then by time; of those that live, of which there are few. */
 export const ratesOfAgent = (db: Queryable, orgId: string, agentId: string, now: number, limit: number) =>
   db.all<RateRow>(sql`
     select ${columns} from rate where org_id = ${orgId} and agent_id in (${agentId}, '') and end_ms > ${now}

@@ -97,7 +97,12 @@ describe.each(dialects)("%s", (dialect) => {
   });
   afterAll(() => world[Symbol.asyncDispose]());
 
-  const runs = { numRuns: dialect === "sqlite" ? 40 : 15 };
+  const runs = {
+    numRuns: dialect === "sqlite" ? 40 : 15,
+    // Of a failure it tells the shortest history that it found until then.
+    interruptAfterTimeLimit: 25_000,
+    markInterruptAsFailure: true,
+  };
 
   test("no history of sets, reserves and settles lets more in than fits, and counts are what open and ended tasks make them", async () => {
     await fc.assert(

@@ -226,8 +226,9 @@ export const ErrorReason = {
   POLICY_DENIED: 40,
 
   /**
-   * A budget has no room. Code RESOURCE_EXHAUSTED with QuotaFailure. metadata: {"scope": "AGENT", "subject_id": "agt_...", "period": "DAY",
-   * "unit": "tokens", "limit": "...", "spent": "...", "reserved": "...", "reset_time": "..."}
+   * A budget has no room. Code RESOURCE_EXHAUSTED with QuotaFailure, and with RetryInfo if it has room for the task when its day is over. metadata:
+   * {"scope": "AGENT", "subject_id": "agt_...", "period": "DAY", "unit": "tokens" or "credits_micros", "limit": "...", "spent": "...",
+   * "reserved": "...", "reset_time": "..." unless it never begins anew}
    *
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 41;
    */

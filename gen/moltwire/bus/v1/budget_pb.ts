@@ -19,7 +19,9 @@ export const file_moltwire_bus_v1_budget: GenFile = /*@__PURE__*/
  *
  * Accepting a task reserves its estimate: refused with BUDGET_EXCEEDED if spent + reserved would pass the limit. When it ends, what it used is spent and
  * the rest released; when its outcome is unknown, the whole reserve is spent. A task may use more than its reserve: that is recorded, and nothing more is
- * accepted until there is room. Credits here are cost by the rates of CostService/SetRates; no money moves by a budget.
+ * accepted until there is room: not even what reserves nothing, which otherwise is accepted also when the limit is just reached. Credits here are cost
+ * by the rates of CostService/SetRates; no money moves by a budget. They are reserved at the dearer price of the rate for the first agent of the task and
+ * the model that it reported last, and spent as the attempts cost.
  *
  * @generated from message moltwire.bus.v1.Budget
  */
@@ -107,7 +109,9 @@ export type Budget = Message<"moltwire.bus.v1.Budget"> & {
  *
  * Accepting a task reserves its estimate: refused with BUDGET_EXCEEDED if spent + reserved would pass the limit. When it ends, what it used is spent and
  * the rest released; when its outcome is unknown, the whole reserve is spent. A task may use more than its reserve: that is recorded, and nothing more is
- * accepted until there is room. Credits here are cost by the rates of CostService/SetRates; no money moves by a budget.
+ * accepted until there is room: not even what reserves nothing, which otherwise is accepted also when the limit is just reached. Credits here are cost
+ * by the rates of CostService/SetRates; no money moves by a budget. They are reserved at the dearer price of the rate for the first agent of the task and
+ * the model that it reported last, and spent as the attempts cost.
  *
  * @generated from message moltwire.bus.v1.Budget
  */

@@ -21,7 +21,7 @@ export const file_moltwire_bus_v1_cost: GenFile = /*@__PURE__*/
  */
 export type CostTotals = Message<"moltwire.bus.v1.CostTotals"> & {
   /**
-   * How many tasks.
+   * How many tasks. One that took several attempts counts once for each agent, with the first of its attempts by that agent.
    *
    * @generated from field: int64 tasks = 1;
    */
@@ -70,7 +70,7 @@ export type CostTotals = Message<"moltwire.bus.v1.CostTotals"> & {
  */
 export type CostTotalsJson = {
   /**
-   * How many tasks.
+   * How many tasks. One that took several attempts counts once for each agent, with the first of its attempts by that agent.
    *
    * @generated from field: int64 tasks = 1;
    */
@@ -308,7 +308,7 @@ export type StepCost = Message<"moltwire.bus.v1.StepCost"> & {
   agentId: string;
 
   /**
-   * The model, as the agent reported it.
+   * The model, as the agent reported it; when `estimated`, the one that it had reported last.
    *
    * @generated from field: string model = 9;
    */
@@ -329,7 +329,7 @@ export type StepCost = Message<"moltwire.bus.v1.StepCost"> & {
   outputTokens: bigint;
 
   /**
-   * What it cost, in micro-credits: (input tokens · input rate + output tokens · output rate) / 1,000, rounded up.
+   * What it cost, in micro-credits: (input tokens · input rate + output tokens · output rate) / 1,000, rounded up, at most 10^15.
    *
    * @generated from field: int64 cost_micros = 12;
    */
@@ -343,7 +343,8 @@ export type StepCost = Message<"moltwire.bus.v1.StepCost"> & {
   rate?: Rate | undefined;
 
   /**
-   * Whether the outcome is unknown, so that tokens and cost are the reserve and not a report. The reserve counts as input tokens.
+   * Whether the outcome is unknown, so that tokens and cost are what was left of the task's reserve and not a report. They count as tokens of the dearer
+   * kind, as input tokens if both cost the same, whether there is a budget or not.
    *
    * @generated from field: bool estimated = 14;
    */
@@ -420,7 +421,7 @@ export type StepCostJson = {
   agentId?: string;
 
   /**
-   * The model, as the agent reported it.
+   * The model, as the agent reported it; when `estimated`, the one that it had reported last.
    *
    * @generated from field: string model = 9;
    */
@@ -441,7 +442,7 @@ export type StepCostJson = {
   outputTokens?: string;
 
   /**
-   * What it cost, in micro-credits: (input tokens · input rate + output tokens · output rate) / 1,000, rounded up.
+   * What it cost, in micro-credits: (input tokens · input rate + output tokens · output rate) / 1,000, rounded up, at most 10^15.
    *
    * @generated from field: int64 cost_micros = 12;
    */
@@ -455,7 +456,8 @@ export type StepCostJson = {
   rate?: RateJson;
 
   /**
-   * Whether the outcome is unknown, so that tokens and cost are the reserve and not a report. The reserve counts as input tokens.
+   * Whether the outcome is unknown, so that tokens and cost are what was left of the task's reserve and not a report. They count as tokens of the dearer
+   * kind, as input tokens if both cost the same, whether there is a budget or not.
    *
    * @generated from field: bool estimated = 14;
    */

@@ -102,7 +102,7 @@ export type Task = Message<"moltwire.bus.v1.Task"> & {
   attempts: number;
 
   /**
-   * What all attempts consumed.
+   * What all attempts consumed. One of which nobody knows that counts with what was left of the task's reserve; see StepCost.
    *
    * @generated from field: moltwire.agent.v1.Usage usage = 12;
    */
@@ -263,7 +263,7 @@ export type TaskJson = {
   attempts?: number;
 
   /**
-   * What all attempts consumed.
+   * What all attempts consumed. One of which nobody knows that counts with what was left of the task's reserve; see StepCost.
    *
    * @generated from field: moltwire.agent.v1.Usage usage = 12;
    */
@@ -466,7 +466,7 @@ export type TaskAttempt = Message<"moltwire.bus.v1.TaskAttempt"> & {
   error?: TaskError | undefined;
 
   /**
-   * What it consumed.
+   * What it consumed; see StepCost for one of which nobody knows that.
    *
    * @generated from field: moltwire.agent.v1.Usage usage = 8;
    */
@@ -529,7 +529,7 @@ export type TaskAttemptJson = {
   error?: TaskErrorJson;
 
   /**
-   * What it consumed.
+   * What it consumed; see StepCost for one of which nobody knows that.
    *
    * @generated from field: moltwire.agent.v1.Usage usage = 8;
    */

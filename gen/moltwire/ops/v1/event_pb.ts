@@ -63,9 +63,10 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
   traceId: string;
 
   /**
-   * The facts. For `task.completed` and `task.failed`: task_id, contract_id, contract_version, state, reason. For
-   * `circuit.opened`, each time an agent's circuit breaker opens, also again after a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN),
-   * failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id, contract_version, target_agent_id, reason.
+   * The facts. For `task.completed` and `task.failed`: task_id, contract_id, contract_version, state, reason. For `approval.requested`: approval_id, task_id,
+   * contract_id, contract_version, target_agent_id, reasons, expire_time. For `circuit.opened`, each time an agent's circuit breaker opens, also again after
+   * a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN), failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id,
+   * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */
@@ -121,9 +122,10 @@ export type EventJson = {
   traceId?: string;
 
   /**
-   * The facts. For `task.completed` and `task.failed`: task_id, contract_id, contract_version, state, reason. For
-   * `circuit.opened`, each time an agent's circuit breaker opens, also again after a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN),
-   * failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id, contract_version, target_agent_id, reason.
+   * The facts. For `task.completed` and `task.failed`: task_id, contract_id, contract_version, state, reason. For `approval.requested`: approval_id, task_id,
+   * contract_id, contract_version, target_agent_id, reasons, expire_time. For `circuit.opened`, each time an agent's circuit breaker opens, also again after
+   * a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN), failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id,
+   * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */

@@ -14,7 +14,7 @@ import {
   worker,
 } from "./bus-fixtures/bus.ts";
 import { httpAgent } from "./bus-fixtures/http-agent.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import { dialects, eventually, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -312,13 +312,13 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test("a waiting task outlives its server, and runs on the next one once it is approved", async () => {
-    await using storage = await lastingStorage(dialect);
-    const first = await start(dialect, storage.options);
+    await using place = await storage(dialect);
+    const first = await start(dialect, place.options);
     await using at = await scene(first);
     const { taskId, approvalId } = await submit(at.asker.as, at.contractId);
     const key = at.org.adminKey;
     await first[Symbol.asyncDispose]();
-    await using second = await start(dialect, storage.options);
+    await using second = await start(dialect, place.options);
     const admin = second.as(key);
     expect(stateOf((await admin.bus.getTask({ taskId })).task)).toBe("AWAITING_APPROVAL");
     await admin.approvals.approve({ approvalId });
@@ -355,9 +355,9 @@ describe.each(dialects)("%s", (dialect) => {
 test.runIf(dialects.includes("postgres"))(
   "a task accepted by one replica and approved on another runs once, and its caller hears of it",
   async () => {
-    await using storage = await lastingStorage("postgres");
-    await using one = await start("postgres", storage.options);
-    await using two = await start("postgres", storage.options);
+    await using place = await storage("postgres");
+    await using one = await start("postgres", place.options);
+    await using two = await start("postgres", place.options);
     await using at = await scene(one);
     const task = await submit(at.asker.as, at.contractId);
     const admin = two.as(at.org.adminKey);

@@ -1,7 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
 import { inject } from "vitest";
@@ -72,18 +69,4 @@ async function asAdmin(text: string): Promise<void> {
   await client.connect();
   await client.query(text);
   await client.end();
-}
-
-/** Storage that outlives its servers. */
-export async function lastingStorage(dialect: "sqlite" | "postgres") {
-  const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-  const database = dialect === "postgres" ? await freshDatabase() : undefined;
-  return {
-    folder,
-    options: database ? { databaseUrl: database.url } : { data: folder },
-    async [Symbol.asyncDispose]() {
-      rmSync(folder, { recursive: true });
-      await database?.drop();
-    },
-  };
 }

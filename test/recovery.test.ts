@@ -22,7 +22,7 @@ import {
 } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import {
   type Clients,
   clientsAt,
@@ -42,7 +42,7 @@ const leaseMs = 3_000;
 
 describe("kill -9 of the server in the middle of its work, on a data folder", () => {
   test("each task ends as promised after the restart: dispatched, repeated under the same id, or OUTCOME_UNKNOWN", async () => {
-    await using place = await lastingStorage("sqlite");
+    await using place = await storage("sqlite");
     await using agent = await httpAgent(silent);
     await using broken = await httpAgent(failing("internal"));
     const args = ["--data", place.folder, "--port", "0", "--rate-limit", "0", "--log-level", "silent"];
@@ -113,7 +113,7 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
   });
 
   test("a task whose deadline passed while the server was down is not given to an agent any more", async () => {
-    await using place = await lastingStorage("sqlite");
+    await using place = await storage("sqlite");
     await using agent = await httpAgent();
     let adminKey: string;
     let taskId: string;
@@ -140,7 +140,7 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
 });
 
 test("a start that fails because its port is taken has begun nobody's work", async () => {
-  await using place = await lastingStorage("sqlite");
+  await using place = await storage("sqlite");
   await using agent = await httpAgent(silent);
   {
     await using first = await start("sqlite", { ...place.options, drainMs: 0 });
@@ -165,7 +165,7 @@ test("a start that fails because its port is taken has begun nobody's work", asy
 
 describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL database", () => {
   test("when one is killed the others take its tasks after its lease, none twice, each ending once", async () => {
-    await using place = await lastingStorage("postgres");
+    await using place = await storage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", { ...place.options, leaseMs });
     await using two = await start("postgres", { ...place.options, leaseMs });
@@ -204,7 +204,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("a task that was taken over ignores what its former holder brings, and the call of that one is hung up on", async () => {
-    await using place = await lastingStorage("postgres");
+    await using place = await storage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", place.options);
     const org = await one.org();
@@ -234,7 +234,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("a task is canceled through another replica than the one that works on it", async () => {
-    await using place = await lastingStorage("postgres");
+    await using place = await storage("postgres");
     await using agent = await httpAgent(silent);
     await using one = await start("postgres", place.options);
     await using two = await start("postgres", place.options);
@@ -249,7 +249,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
   });
 
   test("connections that the database drops again and again leave no task open", async () => {
-    await using place = await lastingStorage("postgres");
+    await using place = await storage("postgres");
     await using agent = await httpAgent();
     await using world = await start("postgres", place.options);
     await using witness = await start("postgres");
@@ -312,7 +312,7 @@ test.each(dialects)("a task that its own server has lost sight of is taken up ag
 
 describe.each(dialects)("a graceful stop on %s", (dialect) => {
   test("answers who still waits when the grace is over, ends streams with their cursor, and the tasks go on after the restart", async () => {
-    await using place = await lastingStorage(dialect);
+    await using place = await storage(dialect);
     await using agent = await httpAgent(silent);
     const before = await start(dialect, { ...place.options, drainMs: 200 });
     const org = await before.org();
@@ -343,7 +343,7 @@ describe.each(dialects)("a graceful stop on %s", (dialect) => {
   });
 
   test("lets tasks under way end within the grace, and their callers have the answer", async () => {
-    await using place = await lastingStorage(dialect);
+    await using place = await storage(dialect);
     await using agent = await httpAgent(silent);
     const world = await start(dialect, { ...place.options, drainMs: 20_000 });
     const org = await world.org();
@@ -359,7 +359,7 @@ describe.each(dialects)("a graceful stop on %s", (dialect) => {
   });
 
   test("a SIGTERM with a task under way and an open stream exits 0", async () => {
-    await using place = await lastingStorage(dialect);
+    await using place = await storage(dialect);
     await using agent = await httpAgent(silent);
     const database = "databaseUrl" in place.options ? ["--database-url", place.options.databaseUrl] : [];
     const args = ["--data", place.folder, "--port", "0", "--log-level", "silent", ...database];

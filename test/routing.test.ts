@@ -1,0 +1,111 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
+import { contract, echoEndpoint, eventsOf, reasonOf, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
+import { deadUrl, failing, httpAgent } from "./bus-fixtures/http-agent.ts";
+import { type Clients, dialects, type Org, start, unique, type World } from "./harness.ts";
+
+type Verdict = {
+  readonly agent_id: string;
+  readonly chosen: boolean;
+  readonly score: number;
+  readonly why: string;
+};
+
+/** What the trace says of the agents that were considered. */
+async function verdictsOf(by: Clients, traceId: string): Promise<Verdict[]> {
+  const routed = (await eventsOf(by, traceId)).find(({ kind }) => kind === TraceEventKind.ROUTED);
+  return routed!.details!.candidates as never;
+}
+
+describe.each(dialects)("%s", (dialect) => {
+  let world: World;
+  beforeAll(async () => {
+    world = await start(dialect);
+  });
+  afterAll(() => world[Symbol.asyncDispose]());
+
+  const echoer = (org: Org, capability: string, init: Parameters<Org["agent"]>[0] = {}) =>
+    org.agent({ name: unique("echoer"), capabilities: [capability], endpoint: echoEndpoint, ...init });
+
+  /** Whom so many tasks go to, one after the other. */
+  async function targets(org: Org, contractId: string, count: number): Promise<string[]> {
+    const found: string[] = [];
+    for (let n = 0; n < count; n++) found.push((await submit(org.admin, contractId)).targetAgentId);
+    return found;
+  }
+  const countsOf = (ids: readonly string[]) =>
+    Object.fromEntries(Object.entries(Object.groupBy(ids, (id) => id)).map(([id, same]) => [id, same!.length]));
+
+  test("among equals one of weight 3 gets three tasks for each one of weight 1, in every cycle, and never all at the end", async () => {
+    const org = await world.org();
+    const contractId = await contract(org);
+    const heavy = await echoer(org, contractId, { weight: 3 });
+    const light = await echoer(org, contractId, { weight: 1 });
+    for (let cycle = 0; cycle < 3; cycle++)
+      expect(countsOf(await targets(org, contractId, 4))).toEqual({ [heavy.agentId]: 3, [light.agentId]: 1 });
+    await org.admin.agents.updateAgent({
+      agentId: light.agentId,
+      updateMask: { paths: ["weight"] },
+      change: { weight: 3 },
+    });
+    expect(countsOf(await targets(org, contractId, 6))).toEqual({ [heavy.agentId]: 3, [light.agentId]: 3 });
+  });
+
+  test("the most trusted tier has all tasks while it can do them, whatever the weights, and the next one those it cannot", async () => {
+    const org = await world.org();
+    const contractId = await contract(org, { securityClass: TrustTier.EXTERNAL_PARTNER });
+    const partner = await echoer(org, contractId, { trustTier: TrustTier.EXTERNAL_PARTNER, weight: 1_000 });
+    const trusted = await worker(org, contractId, await deadUrl(), { trustTier: TrustTier.INTERNAL_TRUSTED });
+    const vendor = await echoer(org, contractId, { trustTier: TrustTier.PUBLIC_VENDOR });
+    const task = await submit(org.admin, contractId);
+    expect([task.targetAgentId, task.attempts]).toEqual([partner.agentId, 2]);
+    const verdicts = await verdictsOf(org.admin, task.traceId);
+    expect(verdicts.map(({ agent_id, chosen }) => [agent_id, chosen])).toEqual([
+      [trusted.agentId, true],
+      [partner.agentId, false],
+      [vendor.agentId, false],
+    ]);
+    expect(verdicts.map(({ why }) => why)).toEqual([
+      "its turn",
+      expect.stringContaining("more trusted"),
+      expect.stringContaining("below"),
+    ]);
+    const scores = verdicts.map(({ score }) => score);
+    expect(scores).toEqual(scores.toSorted((a, b) => b - a));
+    expect(new Set(scores).size).toBe(3);
+    expect(scores[2]).toBe(0);
+  });
+
+  test("a trace names no more than twenty of those that were considered, the chosen one among them", async () => {
+    const org = await world.org();
+    const contractId = await contract(org);
+    for (let n = 0; n < 22; n++) await echoer(org, contractId);
+    await echoer(org, contractId, { trustTier: TrustTier.PUBLIC_VENDOR });
+    const task = await submit(org.admin, contractId);
+    const verdicts = await verdictsOf(org.admin, task.traceId);
+    expect(verdicts).toHaveLength(20);
+    expect(verdicts.find(({ chosen }) => chosen)?.agent_id).toBe(task.targetAgentId);
+    expect(new Set(verdicts.map(({ score }) => score)).size).toBe(20);
+  });
+
+  test("agents are fallen back on in the order of the trace, then contracts in their own, and none is gone back to", async () => {
+    const org = await world.org();
+    await using bad = await httpAgent(failing("unavailable", 503));
+    await using last = await httpAgent();
+    const [second, third] = [await contract(org), await contract(org)];
+    const first = await contract(org, { fallbacks: [{ contractId: second }, { contractId: third }] });
+    for (let n = 0; n < 3; n++) await worker(org, first, bad);
+    for (let n = 0; n < 2; n++) await worker(org, second, bad);
+    await worker(org, third, last);
+    const task = await submit(org.admin, first);
+    expect(stateOf(task)).toBe("COMPLETED");
+    const steps = await eventsOf(org.admin, task.traceId);
+    const dispatched = steps.filter(({ kind }) => kind === TraceEventKind.DISPATCHED);
+    const ofFirst = (await verdictsOf(org.admin, task.traceId)).map(({ agent_id }) => agent_id);
+    expect(dispatched.slice(0, 3).map(({ targetAgentId }) => targetAgentId)).toEqual(ofFirst);
+    expect(dispatched.map(({ details }) => details?.contract_id)).toEqual([first, first, first, second, second, third]);
+    expect(new Set(dispatched.map(({ targetAgentId }) => targetAgentId)).size).toBe(6);
+    expect(reasonOf(task)).toBe("undefined");
+  });
+});

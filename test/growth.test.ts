@@ -3,8 +3,10 @@ import { agentsWithCapability } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
 import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel } from "../src/bus/budget/use-store.ts";
+import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
 import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
 import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
+import { listDeadLetters, retriesOf } from "../src/bus/dead-letter/dead-letter-store.ts";
 import { type DecisionFilter, listDecisions } from "../src/bus/policy/decision-store.ts";
 import { listPolicies, loadPolicies, policySetRevision } from "../src/bus/policy/policy-store.ts";
 import { listTasks, orphanedTasks } from "../src/bus/task-store.ts";
@@ -32,6 +34,10 @@ afterAll(() => world[Symbol.asyncDispose]());
 const at = { xid: 0, seq: 400_000 };
 const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
 const noApproval = { state: 0, agentId: "", callerAgentId: "", contractId: "", taskId: "", traceId: "" };
+const anyLetter = {
+  ...{ taskId: "", traceId: "", callerAgentId: "", targetAgentId: "", contractId: "", contractVersion: "" },
+  ...{ reason: 0, state: 0, startMs: null, endMs: null },
+};
 const org = "org_a";
 const trace = "0".repeat(32);
 const days = { startMs: 0, endMs: 10 };
@@ -180,6 +186,28 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => traceTotals(db, org, trace, "agt_a"),
     /task_attempt_trace \(org_id=\? AND trace_id=\?/,
   ],
+  ["the circuits that are not closed", (db) => countOpenCircuits(db), /agent_circuit_not_closed/],
+  ...(
+    [
+      [{}, "dead_letter_time (org_id=? AND"],
+      [{ startMs: 1, endMs: 2 }, "dead_letter_time (org_id=? AND"],
+      [{ taskId: "t", contractId: "c" }, "autoindex_dead_letter_2 (org_id=? AND task_id=?)"],
+      [{ traceId: trace, state: 1 }, "dead_letter_trace (org_id=? AND trace_id=? AND"],
+      [{ callerAgentId: "a", state: 1, reason: 50 }, "dead_letter_caller (org_id=? AND caller_agent_id=? AND"],
+      [{ targetAgentId: "a", contractId: "c", startMs: 1 }, "dead_letter_target (org_id=? AND target_agent_id=? AND"],
+      [{ contractId: "c", state: 1, reason: 50 }, "dead_letter_contract (org_id=? AND contract_id=? AND"],
+      [{ reason: 50, state: 1 }, "dead_letter_reason (org_id=? AND reason=? AND"],
+      [{ state: 1, contractVersion: "1.0.0" }, "dead_letter_state (org_id=? AND state=? AND"],
+    ] as const
+  ).map(
+    ([filter, index]) =>
+      [
+        `a page of dead letters by ${Object.keys(filter).join(", ") || "nothing"}`,
+        (db: Queryable) => listDeadLetters(db, org, { ...anyLetter, ...filter }, [1_000, "dlq_z"], 51),
+        new RegExp(index.replaceAll(/[()?]/g, "\\$&")),
+      ] as [string, (db: Queryable) => Promise<unknown>, RegExp],
+  ),
+  ["the retries of dead letters", (db) => retriesOf(db, org, ["dlq_a", "dlq_b"]), /task_retry \(org_id=\? AND retry/],
   ["a key", (db) => findKey(db, "key_a"), /PRIMARY KEY \(key_id=\?\)/],
   [
     "a page of keys",
@@ -223,7 +251,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|given|either|found|of_models|latest|live|b$|CONSTANT ROW|task USING INDEX task_open|lease|\(subquery)/.test(
+      !/^SCAN (asked|given|either|found|of_models|latest|live|b$|d$|CONSTANT ROW|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
         line,
       ),
   );

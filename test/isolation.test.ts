@@ -6,6 +6,8 @@ import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { services } from "../src/services.ts";
+import { httpEndpoint } from "./bus-fixtures/bus.ts";
+import { deadUrl } from "./bus-fixtures/http-agent.ts";
 import { type Clients, dialects, type Org, type OrgAgent, start, unique, type World } from "./harness.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
 import { callRaw, type RawAnswer } from "./rpc-fixtures/raw.ts";
@@ -53,6 +55,11 @@ async function party(world: World, mark: string): Promise<Party> {
     { [`${mark}label`]: `${mark}` },
   );
   await submit(caller.as, contractId, `${mark} again`, {});
+  const failing = unique("failing");
+  await org.agent({ name: unique(`${mark}gone`), capabilities: [failing], endpoint: httpEndpoint(await deadUrl()) });
+  await addContract(world, org.orgId, { contractId: failing, capability: failing });
+  await submit(caller.as, failing, `${mark} failed`, { [`${mark}label`]: mark });
+  const { deadLetters } = await org.admin.deadLetters.listDeadLetters({});
   const belongings = {
     org_id: org.orgId,
     agent_id: caller.agentId,
@@ -63,6 +70,7 @@ async function party(world: World, mark: string): Promise<Party> {
     trace_id: task!.traceId,
     contract_id: contractId,
     policy_id: policyId,
+    dead_letter_id: deadLetters[0]!.deadLetterId,
   };
   return { org, worker, caller, contractId, belongings };
 }
@@ -160,6 +168,9 @@ describe.each(dialects)("%s", (dialect) => {
       "TraceService/GetTrace trace_id",
       "ApiKeyService/RotateApiKey key_id",
       "BusService/SubmitTask target_agent_id",
+      "DeadLetterService/GetDeadLetter dead_letter_id",
+      "DeadLetterService/RetryDeadLetter dead_letter_id",
+      "DeadLetterService/ListDeadLetters caller_agent_id",
     ])
       expect(found).toContainEqual(expect.stringContaining(name));
   });
@@ -177,7 +188,7 @@ describe.each(dialects)("%s", (dialect) => {
     const shared = new Set(["org_id", "agent_id", "target_agent_id", "caller_agent_id", "contract_id"]);
     expect(await compare(theirs.belongings, sibling.key, theirs.contractId, (field) => shared.has(field))).toEqual([]);
     const [got, other] = [theirs.caller.agentId, randomLike(theirs.caller.agentId)];
-    for (const name of ["SubmitTask", "ListTasks", "ListTraces", "TailTraces", "Serve"]) {
+    for (const name of ["SubmitTask", "ListTasks", "ListDeadLetters", "ListTraces", "TailTraces", "Serve"]) {
       const method = methodNamed(name);
       const pair = [got, other].map((agentId) =>
         call(method, sibling.key, { ...companions(method, theirs.contractId), agentId }),
@@ -195,8 +206,10 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await sibling.as.events.listEvents({})).events).toEqual([]);
     expect(await firstStep(sibling.as)).toBeUndefined();
     expect(await firstStep(theirs.caller.as)).toBeDefined();
-    expect((await theirs.caller.as.bus.listTasks({})).tasks).toHaveLength(2);
-    expect((await theirs.caller.as.events.listEvents({})).events).toHaveLength(2);
+    expect((await sibling.as.deadLetters.listDeadLetters({})).deadLetters).toEqual([]);
+    expect((await theirs.caller.as.bus.listTasks({})).tasks).toHaveLength(3);
+    expect((await theirs.caller.as.events.listEvents({})).events).toHaveLength(4);
+    expect((await theirs.caller.as.deadLetters.listDeadLetters({})).deadLetters).toHaveLength(1);
   });
 
   /** The first trace event that somebody sees from the start, if there is one before the feed is silent. */

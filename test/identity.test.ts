@@ -9,7 +9,7 @@ import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BadRequestSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
-import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { CircuitState, TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { ConfigError, readConfig } from "../src/config.ts";
 import { sql } from "../src/db/db.ts";
 import {
@@ -226,7 +226,9 @@ describe.each(dialects)("%s", (dialect) => {
       const { agent } = await admin.agents.registerAgent(init);
       expect(agent).toMatchObject({ ...init, trustTier: TrustTier.INTERNAL_RESTRICTED, disabled: false, revision: 1n });
       expect(agent!.endpoint).toBeUndefined();
-      expect((await admin.agents.getAgent({ agentId: agent!.agentId })).agent).toEqual(agent);
+      const { agent: read } = await admin.agents.getAgent({ agentId: agent!.agentId });
+      expect({ ...read, circuit: undefined }).toEqual({ ...agent, circuit: undefined });
+      expect(read!.circuit).toMatchObject({ state: CircuitState.CLOSED, failureCount: 0 });
       for (const filter of [
         { name: init.name },
         { capability: "research" },

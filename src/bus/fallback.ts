@@ -4,17 +4,11 @@ import type { Queryable } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
 import { resolveContract } from "./resolve.ts";
-import { type Candidates, candidatesFor } from "./route.ts";
+import { type Candidates, candidatesFor, type RouteQuery } from "./route.ts";
 import { inputViolations } from "./violations.ts";
 
-/** Who asks a fallback to do what. */
-export type FallbackWish = {
-  readonly orgId: string;
-  readonly input: JsonValue;
-  readonly wantedAgentId: string;
-  readonly turn: number;
-  readonly now: number;
-};
+/** What a fallback is to do, and for whom to look. */
+export type FallbackWish = Omit<RouteQuery, "contract"> & { readonly input: JsonValue };
 
 /** A contract that can stand in for another, and the agents that can do it now, at least one. */
 export type Fallback = Candidates & { readonly contract: ContractRow };

@@ -70,11 +70,11 @@ export type Ended = Try & {
 export async function leaveCircuit(tx: Tx, app: App, ended: Ended, now: number): Promise<Step[]> {
   const { orgId, agentId, verdict, probe } = ended;
   if (!probe && verdict !== "failure") return [];
+  if (ended.agent && breakerOfRow(ended.agent).disabled) return [];
   // The agent's lock comes first, as with everything that changes an agent: it also keeps two first failures from adding the row twice.
   const agent = await lockAgent(tx, orgId, agentId);
   if (!agent || (ended.agent && !sameTarget(agent, ended.agent))) return [];
   const breaker = breakerOfRow(agent);
-  if (breaker.disabled) return [];
   const circuit = await lockCircuit(tx, orgId, agentId);
   const next = afterAttempt(circuit, breaker, ended, verdict, now);
   if (next === circuit) return [];

@@ -29,5 +29,10 @@ create index dead_letter_caller on dead_letter (org_id, caller_agent_id, create_
 create index dead_letter_target on dead_letter (org_id, target_agent_id, create_ms, dead_letter_id);
 create index dead_letter_trace on dead_letter (org_id, trace_id, create_ms, dead_letter_id);
 
+-- Those that failed before. Their reasons are sealed, so that no filter by reason finds them; the task tells it.
+insert into dead_letter
+  select org_id, 'dlq_' || substr(task_id, 5), 1, task_id, trace_id, caller_agent_id, target_agent_id, contract_id, contract_version, 0, end_ms, null, '', ''
+  from task where state = 5;
+
 -- The retries of a dead letter; most tasks are none.
 create index task_retry on task (org_id, retry_of_dead_letter_id, task_id) where retry_of_dead_letter_id <> '';

@@ -4,7 +4,7 @@ import { RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { CircuitState } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
-import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
+import { countOpenCircuits, putCircuit } from "../src/bus/circuit/circuit-store.ts";
 import { sql } from "../src/db/db.ts";
 import {
   contract,
@@ -151,6 +151,22 @@ describe.each(dialects)("%s", (dialect) => {
     expect([outcomes.COMPLETED?.length, outcomes.CIRCUIT_OPEN?.length]).toEqual([1, 99]);
     expect(await stateOfCircuit(org.admin, agentId)).toBe("CLOSED");
     expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
+  });
+
+  test("a try that nobody ever ends blocks the agent no longer than it could have taken", async () => {
+    const org = await world.org();
+    await using agent = await httpAgent();
+    const contractId = await contract(org);
+    const { agentId } = await worker(org, contractId, agent);
+    const lost = { taskId: "tsk_lost", attempt: 1, untilMs: clock.now() + 10_000 };
+    const circuit = { state: CircuitState.HALF_OPEN, failuresMs: [1], openMs: 1, retryMs: null, probe: lost };
+    await world.server.app.db.tx((tx) => putCircuit(tx, org.orgId, agentId, circuit));
+    clock.advance(9_999);
+    expect((await refusal(submit(org.admin, contractId))).reason).toBe("CIRCUIT_OPEN");
+    clock.advance(1);
+    const task = await submit(org.admin, contractId);
+    expect(stateOf(task)).toBe("COMPLETED");
+    expect(await changesOf(org.admin, task.traceId)).toEqual(["HALF_OPEN-CLOSED"]);
   });
 
   test("a try that is canceled tells nothing, and the next task may try at once", async () => {

@@ -103,7 +103,12 @@ describe("the circuit breaker", () => {
   test("lets exactly one through while a probe is believed to run, and another once that is lost", () => {
     const open: Circuit = { ...closedCircuit, state: CircuitState.OPEN, failuresMs: [1], openMs: 1, retryMs: 10 };
     expect([admission(open, 9), admission(open, 10)]).toEqual(["none", "probe"]);
-    const tried = withProbe(open, { taskId: "a", attempt: 1, untilMs: 50 });
+    const reserved = withProbe(open, { taskId: "a", attempt: 0, untilMs: 30 });
+    expect([admission(reserved, 29, "a"), admission(reserved, 29, "b"), admission(reserved, 30, "b")]).toEqual([
+      ...["probe", "none", "probe"],
+    ]);
+    const tried = withProbe(reserved, { taskId: "a", attempt: 1, untilMs: 50 });
+    expect(admission(tried, 30, "a")).toBe("none");
     expect([admission(tried, 10), admission(tried, 49), admission(tried, 50)]).toEqual(["none", "none", "probe"]);
     const breaker = { threshold: 1, windowMs: 100, openMs: 10, disabled: false };
     const again = withProbe(tried, { taskId: "b", attempt: 1, untilMs: 90 });

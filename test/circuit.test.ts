@@ -149,6 +149,8 @@ describe.each(dialects)("%s", (dialect) => {
     probe.answer({ output: 1 });
     const outcomes = Object.groupBy(await Promise.all(callers), (outcome) => outcome);
     expect([outcomes.COMPLETED?.length, outcomes.CIRCUIT_OPEN?.length]).toEqual([1, 99]);
+    // The others were refused, and not accepted to fail: the only dead letter is of the task that opened the circuit.
+    expect((await org.admin.deadLetters.listDeadLetters({})).deadLetters).toHaveLength(1);
     expect(await stateOfCircuit(org.admin, agentId)).toBe("CLOSED");
     expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
   });
@@ -334,6 +336,24 @@ describe.each(dialects)("%s", (dialect) => {
       expect(reasonOf(await submit(org.admin, first))).toBe("ADAPTER_ERROR");
       const refused = await refusal(submit(org.admin, first));
       expect([refused.reason, bad.calls.length, good.calls.length]).toEqual(["CIRCUIT_OPEN", 1, 2]);
+    });
+
+    test("those that may not try the agent go to the fallback contract, one of them tries", async () => {
+      const org = await world.org();
+      await using bad = await httpAgent(failed);
+      await using good = await httpAgent();
+      const second = await contract(org);
+      await worker(org, second, good);
+      const { contractId } = await broken(org, bad, 5_000);
+      const first = await contract(org, { capability: contractId, fallbacks: [{ contractId: second }] });
+      bad.handle = silent;
+      clock.advance(5_000);
+      const tasks = Array.from({ length: 20 }, () => submit(org.admin, first));
+      const probe = await bad.call(1);
+      await good.call(18);
+      probe.answer({ output: 1 });
+      expect((await Promise.all(tasks)).map(stateOf)).toEqual(Array.from({ length: 20 }, () => "COMPLETED"));
+      expect([bad.calls.length, good.calls.length]).toEqual([2, 19]);
     });
 
     test("while a task waits for its next attempt, the agent is passed over: for another, a fallback, or the end", async () => {

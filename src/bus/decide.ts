@@ -36,6 +36,8 @@ export type Decision = { readonly steps: readonly Step[] } & (
       readonly targetAgentId: string;
       /** Who asks for an approval first, if anybody does. */
       readonly demand: Demand | undefined;
+      /** The agents of which the task has to be the one that tries them, if the circuits of all that can are open and there are no fallbacks. */
+      readonly toProbe: readonly AgentRow[];
       readonly refusal?: undefined;
     }
   | { readonly refusal: Fault }
@@ -75,13 +77,23 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     const { agent, demand } = permitted;
     // An approval holds for one contract and one agent of it.
     if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
-    return { steps, decisions, contract, targetAgentId: agent.agent_id, demand };
+    // What waits for an approval keeps nobody from trying an agent meanwhile.
+    const toProbe = demand ? [] : choice.toProbe;
+    return { steps, decisions, contract, targetAgentId: agent.agent_id, demand, toProbe };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
-    add(TraceEventKind.REFUSED, error.message, { reason: error.reason, message: error.message, ...error.metadata });
+    steps.push(refusedStep(error, now));
     return { steps, decisions, refusal: error };
   }
 }
+
+/** The step by which a task is refused. */
+export const refusedStep = ({ reason, message, metadata }: Fault, timeMs: number): Step => ({
+  kind: TraceEventKind.REFUSED,
+  timeMs,
+  message,
+  details: { reason, message, ...metadata },
+});
 
 function checkSize({ wish, add }: Deciding): void {
   const { contractId, version } = wish.contract;
@@ -150,6 +162,7 @@ type Choice = {
   readonly contract: ContractRow;
   readonly candidates: readonly [AgentRow, ...AgentRow[]];
   readonly blocked: readonly Blocked[];
+  readonly toProbe: readonly AgentRow[];
 };
 
 /** The contract's own agents; those of a fallback if nothing but open circuits keeps the former from it. */
@@ -157,13 +170,8 @@ async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<
   const { db, wish, now, turn, add } = deciding;
   const { orgId, wantedAgentId } = wish;
   if (wantedAgentId && !(await findAgent(db, orgId, wantedAgentId))) throw notFound("agent", wantedAgentId);
-  const { candidates, blocked, considered, verdicts, toolless } = await route(db, {
-    orgId,
-    contract,
-    wantedAgentId,
-    turn,
-    now,
-  });
+  const found = await route(db, { orgId, contract, wantedAgentId, turn, now });
+  const { candidates, blocked, considered, verdicts, toolless } = found;
   const { capability } = contract;
   const fallback = candidates.length === 0 && blocked.length > 0 ? await firstFallback(deciding, contract) : undefined;
   const [first, ...others] = candidates.length > 0 ? candidates : (fallback?.candidates ?? []);
@@ -172,7 +180,9 @@ async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<
     ? `${first.name} will do it${under}`
     : `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
-  if (first) return { contract: fallback?.contract ?? contract, candidates: [first, ...others], blocked };
+  // Where there are fallbacks, those that may not try the agent go to them.
+  const toProbe = contract.fallbacks === "[]" ? found.toProbe : [];
+  if (first) return { contract: fallback?.contract ?? contract, candidates: [first, ...others], blocked, toProbe };
   if (toolless) throw toolless;
   if (blocked.length > 0) throw circuitRefusal(blocked, now);
   const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");

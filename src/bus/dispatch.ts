@@ -149,7 +149,13 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
   const { app, task } = run;
   const contract = await findContract(app.db.query, task.org_id, task.contract_id, task.contract_version);
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
-  const wish = { orgId: task.org_id, input: run.input, wantedAgentId: boundAgent(task), turn };
+  const wish = {
+    orgId: task.org_id,
+    input: run.input,
+    wantedAgentId: boundAgent(task),
+    turn,
+    taskId: task.task_id,
+  };
   const found = await candidatesFor(app.db.query, { ...wish, contract, now: app.clock.now() });
   let failure = await tryContract(hands, run, contract, decidedFirst(found, run.decidedAgentId));
   const approved = task.approval_id !== "";
@@ -167,11 +173,11 @@ async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void>
 }
 
 /** The agent that was decided on goes first: those before it were refused by a policy. */
-const decidedFirst = ({ candidates, blocked }: Candidates, agentId: string): Candidates => {
+const decidedFirst = ({ candidates, ...rest }: Candidates, agentId: string): Candidates => {
   const { first = [], others = [] } = Object.groupBy(candidates, (one) =>
     one.agent_id === agentId ? "first" : "others",
   );
-  return { candidates: [...first, ...others], blocked };
+  return { candidates: [...first, ...others], ...rest };
 };
 
 /** The only agent that may do it: the one that was approved, or the one that the caller insists on. */

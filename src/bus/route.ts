@@ -27,6 +27,8 @@ export type RouteQuery = {
   /** Whose turn it is among equals; see {@link inTurn}. */
   readonly turn: number;
   readonly now: number;
+  /** The task, once it is accepted: it may have reserved the probe of an open circuit. */
+  readonly taskId?: string;
   /** Beside those that always hold, such as a policy's. The first reason counts. */
   readonly objections?: readonly Objection[];
 };
@@ -34,6 +36,8 @@ export type RouteQuery = {
 export type Candidates = {
   /** Who may do the task, in the order in which they are tried. */
   readonly candidates: readonly AgentRow[];
+  /** Those of them that one task may try, when there are no others: the circuits of all are open. */
+  readonly toProbe: readonly AgentRow[];
   /** Who might, were it not for an open circuit. */
   readonly blocked: readonly Blocked[];
 };
@@ -96,10 +100,10 @@ const judge = (agents: readonly CandidateRow[], { contract, objections = [] }: R
     why: whyNot(agent, contract, objections),
   }));
 
-function inOrder(judged: readonly Judged[], { turn, now }: RouteQuery): Candidates {
+function inOrder(judged: readonly Judged[], { turn, now, taskId }: RouteQuery): Candidates {
   const able = judged.filter(({ why }) => why === undefined);
   const { callable = [], blocked = [] } = Object.groupBy(able, ({ circuit }) =>
-    admission(circuit, now) === "none" ? "blocked" : "callable",
+    admission(circuit, now, taskId) === "none" ? "blocked" : "callable",
   );
   const tiers = Map.groupBy(callable, ({ agent }) => agent.trust_tier);
   const candidates = [...tiers.keys()]
@@ -109,7 +113,8 @@ function inOrder(judged: readonly Judged[], { turn, now }: RouteQuery): Candidat
       const weights = equals.map(({ weight }) => weight);
       return inTurn(weights, turn).map((index) => equals[index]!);
     });
-  return { candidates, blocked };
+  const isClosed = callable.some(({ circuit }) => admission(circuit, now) === "call");
+  return { candidates, toProbe: isClosed ? [] : candidates, blocked };
 }
 
 /** On those that might do it: a higher score goes first. */

@@ -5,7 +5,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
-import { badField, type Fault, notFound, Refused } from "../errors.ts";
+import { badField, Fault, notFound, Refused } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import type { Command } from "../rpc/command.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
@@ -13,9 +13,11 @@ import type { TraceContext } from "../rpc/trace-context.ts";
 import { findAgent } from "./agent-store.ts";
 import { type Demand, requestApproval } from "./approval/gate.ts";
 import { type BudgetWish, reserveBudgets } from "./budget/reserve-budgets.ts";
+import { settleBudgets } from "./budget/settle-budgets.ts";
+import { reserveProbe } from "./circuit/reserve.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { reserveTokens } from "./cost/price-attempt.ts";
-import { decide, type Wish } from "./decide.ts";
+import { decide, refusedStep, type Wish } from "./decide.ts";
 import { recordDecisions } from "./policy/decision-store.ts";
 import { insertTask, sealJson, type TaskRow } from "./task-store.ts";
 import { openTrace, recordSteps, type Span, type Step } from "./trace-store.ts";
@@ -106,6 +108,13 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     await recordSteps(tx, app, span, [...decision.steps, ...budget.steps]);
     throw asRefused(budget.refusal, trace);
   }
+  const probe = await reserveProbe(tx, decision.toProbe, draft.task_id, now);
+  if (probe instanceof Fault) {
+    await log("");
+    const released = budget.budgeted ? await settleBudgets(tx, app, draft, now) : [];
+    await recordSteps(tx, app, span, [...decision.steps, ...budget.steps, ...released, refusedStep(probe, now)]);
+    throw asRefused(probe, trace);
+  }
   const fresh = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
@@ -117,7 +126,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     message: `accepted as ${task.task_id}${again}`,
     details: { contract_version: contract.version },
   };
-  const steps: Step[] = [...decision.steps, ...budget.steps, accepted];
+  const steps: Step[] = [...decision.steps, ...budget.steps, ...probe, accepted];
   if (demand) {
     await requestApproval(tx, app, task, wish.input, demand, budget.reserved);
     steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));

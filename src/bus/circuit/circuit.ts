@@ -12,7 +12,7 @@ import { CircuitState } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 /** One attempt of one task. */
 export type Try = { readonly taskId: string; readonly attempt: number };
 
-/** The attempt that tries the agent, and until when it is believed to: after that, it is lost, and another may. */
+/** The attempt that tries the agent, or the attempt 0 of a task that is about to, and until when it is believed to: after that, it is lost, and another may. */
 export type Probe = Try & { readonly untilMs: number };
 
 export type Circuit = {
@@ -50,10 +50,10 @@ export const closedCircuit: Circuit = {
   probe: null,
 };
 
-/** Whether, and how, an attempt that begins now may call the agent. */
-export function admission(circuit: Circuit, now: number): Admission {
+/** Whether, and how, an attempt that begins now may call the agent; of the task that has reserved the probe, if one has. */
+export function admission(circuit: Circuit, now: number, taskId = ""): Admission {
   if (circuit.state === CircuitState.CLOSED) return "call";
-  return now >= retryAt(circuit) ? "probe" : "none";
+  return now >= retryAt(circuit) || isReservedFor(circuit, taskId) ? "probe" : "none";
 }
 
 /** From when an attempt may call the agent, as far as is known: a probe under way may change that at any time. */
@@ -103,6 +103,10 @@ const opened = (circuit: Circuit, failuresMs: readonly number[], breaker: Breake
   retryMs: now + breaker.openMs,
   probe: null,
 });
+
+/** The probe is a task's before it is an attempt's: its number is 0 then. */
+const isReservedFor = ({ probe }: Circuit, taskId: string): boolean =>
+  probe !== null && probe.attempt === 0 && probe.taskId === taskId;
 
 const isProbe = ({ probe }: Circuit, by: Try): boolean =>
   probe !== null && probe.taskId === by.taskId && probe.attempt === by.attempt;

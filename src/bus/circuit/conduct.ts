@@ -36,14 +36,14 @@ export class CircuitOpen extends Error {
 const probeSlackMs = 30_000;
 
 /**
- * Lets an attempt through a circuit that is not closed, as its probe, or throws {@link CircuitOpen}. The lock on the circuit lets one after
+ * Lets an attempt through a circuit that is not closed, as its probe, which its task may have reserved, or throws {@link CircuitOpen}. The lock on the circuit lets one after
  * the other through, on whichever replica: the first becomes the probe, and the others find it half-open.
  *
  * The probe is given up by whoever ends or recovers its task, and by itself once its time is over.
  */
 export async function enterCircuit(tx: Tx, agent: AgentRow, by: Try, timeoutMs: number, now: number): Promise<Step[]> {
   const circuit = await lockCircuit(tx, agent.org_id, agent.agent_id);
-  const how = admission(circuit, now);
+  const how = admission(circuit, now, by.taskId);
   if (how === "none") throw new CircuitOpen(agent, circuit);
   if (how === "call") return [];
   const next = withProbe(circuit, { ...by, untilMs: now + timeoutMs + probeSlackMs });
@@ -89,7 +89,15 @@ const sameTarget = (a: AgentRow, b: AgentRow): boolean => a.endpoint === b.endpo
 /** The settings of an agent's breaker. */
 export const breakerOfRow = (agent: AgentRow): Breaker => breakerFrom(breakerOf(agent));
 
-function changedStep(agentId: string, name: string, breaker: Breaker, from: Circuit, to: Circuit, now: number): Step[] {
+/** The step of the trace by which a circuit changes its state, if it does. */
+export function changedStep(
+  agentId: string,
+  name: string,
+  breaker: Breaker,
+  from: Circuit,
+  to: Circuit,
+  now: number,
+): Step[] {
   if (from.state === to.state) return [];
   return [
     {

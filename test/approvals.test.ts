@@ -109,7 +109,10 @@ describe.each(dialects)("%s", (dialect) => {
     test("is announced as approval.requested", async () => {
       await using at = await scene(world);
       const task = await submit(at.asker.as, at.contractId);
-      const { events } = await at.org.admin.events.listEvents({ types: ["approval.requested"] });
+      const events = await eventually(async () => {
+        const found = await at.org.admin.events.listEvents({ types: ["approval.requested"] });
+        return found.events.length > 0 && found.events;
+      });
       expect(events.map(({ payload }) => payload)).toMatchObject([
         { approval_id: task.approvalId, task_id: task.taskId },
       ]);

@@ -185,6 +185,7 @@ describe.each(dialects)("%s", (dialect) => {
     agent.handle = echo;
     expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
     expect(await stateOfCircuit(org.admin, agentId)).toBe("CLOSED");
+    await eventually(async () => (await openedEvents(org.admin)).length > 0);
     expect(await openedEvents(org.admin)).toHaveLength(1);
   });
 

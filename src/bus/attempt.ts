@@ -1,6 +1,7 @@
 /** One attempt to have a task done by one agent. */
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { App } from "../app.ts";
+import type { Fault } from "../errors.ts";
 import { traceparent } from "../rpc/trace-context.ts";
 import { type Adapter, type Answer, AttemptFault } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
@@ -21,6 +22,9 @@ export type Run = HeldTask & {
   readonly decidedAgentId: string;
 };
 
+/** Policies let this agent not do it: nothing was begun. */
+export type RefusedAttempt = { readonly refused: Fault };
+
 /** Why a task is let go without an end: somebody else has it, or this server stops and a later start finds it. */
 export class LetGo extends Error {
   override readonly name = "LetGo";
@@ -28,14 +32,14 @@ export class LetGo extends Error {
 
 /**
  * Calls the agent and, if its answer is good, ends the task; gives what went wrong, or undefined when the task has ended. Throws
- * {@link CircuitOpen} when the agent cannot be called now, and what policies say when they refuse it.
+ * {@link CircuitOpen} when the agent cannot be called now.
  */
 export async function attemptOnce(
   run: Run,
   contract: ContractRow,
   agent: AgentRow,
   decided: boolean,
-): Promise<FailedAttempt | undefined> {
+): Promise<FailedAttempt | RefusedAttempt | undefined> {
   const { app, task } = run;
   run.signal.throwIfAborted();
   const endpoint = endpointOf(agent)!;
@@ -44,7 +48,7 @@ export async function attemptOnce(
   const begun = await settleBegin(app, run, run.input, { agent, contract, adapter, timeoutMs, decided });
   if (!begun) throw new LetGo("no longer held");
   if ("rejected" in begun) return undefined;
-  if ("refused" in begun) throw begun.refused;
+  if ("refused" in begun) return begun;
   const { attempt } = begun;
   try {
     const answer = await call(run, contract, attempt, endpoint, timeoutMs);

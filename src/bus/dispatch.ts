@@ -4,7 +4,15 @@ import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
-import { attemptOnce, deadlineFault, finalFault, LetGo, pastDeadline, type Run } from "./attempt.ts";
+import {
+  attemptOnce,
+  deadlineFault,
+  finalFault,
+  LetGo,
+  pastDeadline,
+  type RefusedAttempt,
+  type Run,
+} from "./attempt.ts";
 import { CircuitOpen } from "./circuit/conduct.ts";
 import { type Blocked, circuitFault } from "./circuit/refusal.ts";
 import type { HeldTask } from "./conclude.ts";
@@ -218,9 +226,9 @@ async function tryContract(
     const last = await attemptUnlessShut(run, contract, agent, decided).finally(release);
     if (!last) return undefined;
     shut.delete(chosen.agent_id);
-    if (last === "gone" || last instanceof CircuitOpen || last instanceof Fault) {
+    if (last === "gone" || last instanceof CircuitOpen || "refused" in last) {
       if (last instanceof CircuitOpen) shut.set(chosen.agent_id, last);
-      if (last instanceof Fault) refused = last;
+      else if (last !== "gone") ({ refused } = last);
       if (++gone === candidates.length) return nobody();
       continue;
     }
@@ -242,12 +250,12 @@ async function attemptUnlessShut(
   contract: ContractRow,
   agent: AgentRow | undefined,
   decided: boolean,
-): Promise<FailedAttempt | CircuitOpen | Fault | "gone" | undefined> {
+): Promise<FailedAttempt | RefusedAttempt | CircuitOpen | "gone" | undefined> {
   if (!agent) return "gone";
   try {
     return await attemptOnce(run, contract, agent, decided);
   } catch (error) {
-    if (error instanceof CircuitOpen || error instanceof Fault) return error;
+    if (error instanceof CircuitOpen) return error;
     throw error;
   }
 }

@@ -11,6 +11,7 @@ import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_serv
 import { file_moltwire_api_v1_access } from "../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "./app.ts";
 import type { Adapters } from "./bus/adapter.ts";
+import { customAdapters } from "./bus/adapters/custom.ts";
 import { echoAdapter } from "./bus/adapters/echo.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
 import { expireApprovals } from "./bus/approval/expire.ts";
@@ -65,8 +66,13 @@ import { spansOfTasks } from "./telemetry/task-spans.ts";
 import { tlsServer } from "./tls-port.ts";
 import { plainVault } from "./vault/sealed.ts";
 
+export { type Adapter, type Adapters, type Answer, type Assignment, AttemptFault, type Usage } from "./bus/adapter.ts";
+
 export type ServerOptions = Partial<Config> & {
-  /** Added to the built-in ones, or in their place. */
+  /**
+   * By name: one of a built-in kind of endpoint (echo, http, grpc, openai) takes its place; any other is reached by a CustomEndpoint with that
+   * `adapter`.
+   */
   readonly adapters?: Adapters;
   readonly clock?: Clock;
   readonly ids?: Ids;
@@ -108,7 +114,7 @@ const minFlushMs = 1_000;
 /** Opens storage, brings its schema forward, and builds the server; `listen` opens the port. */
 export async function createServer(options: ServerOptions = {}): Promise<Server> {
   const {
-    adapters,
+    adapters = {},
     clock = systemClock(),
     ids = randomIds(),
     limits,
@@ -144,7 +150,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     vault: plainVault(),
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    adapters: { echo: echoAdapter, http: httpAdapter(egress), ...adapters },
+    adapters: { echo: echoAdapter, http: httpAdapter(egress), ...customAdapters(adapters, clock) },
     schemas: schemaCache(1_000),
     policies: createPolicies(),
     metrics,

@@ -16,6 +16,20 @@ export type Assignment = {
   readonly deadlineMs: number;
   /** W3C trace context of the attempt. */
   readonly traceparent: string;
+  readonly orgId: string;
+  /** The agent that the endpoint belongs to. */
+  readonly agentId: string;
+  /** The JSON Schema that the output will be checked against. */
+  readonly outputSchema: JsonValue;
+  /** The tokens that the work may use at most; 0: no bound. */
+  readonly maxTokens: number;
+  /**
+   * Tells who watches the task how far the work is: a part from 0 to 1 and a message of at most 1,024 characters. Of what is told at once only
+   * the last is kept. Wait for it before reading on.
+   */
+  readonly progress: (fraction: number, message: string) => Promise<void>;
+  /** Tells who watches the task a piece of text output. Wait for it before reading on: it resolves when there is room for more. */
+  readonly chunk: (text: string) => Promise<void>;
 };
 
 /** What an attempt consumed. */
@@ -23,11 +37,26 @@ export type Usage = { readonly inputTokens: number; readonly outputTokens: numbe
 
 export type Answer = { readonly output: JsonValue; readonly usage: Usage };
 
-/** Brings tasks to one kind of endpoint. Throws an {@link AttemptFault}. */
+/**
+ * Brings tasks to one kind of endpoint. Throws an {@link AttemptFault}. Should stop when the signal aborts: the task was canceled, its time is
+ * over, or the server stops.
+ */
 export type Adapter = (endpoint: Endpoint, assignment: Assignment, signal: AbortSignal) => Promise<Answer>;
 
-/** The adapters by the kind of endpoint they serve. */
-export type Adapters = Readonly<Partial<Record<Exclude<Endpoint["kind"]["case"], undefined>, Adapter>>>;
+/** Adapters by name: the kind of endpoint they serve, or what a CustomEndpoint calls them. */
+export type Adapters = Readonly<Record<string, Adapter>>;
+
+/** The kinds of endpoints that have an adapter of their own. */
+const builtInKinds = ["echo", "http", "grpc", "openai"] as const;
+
+const isBuiltIn = (name: string): boolean => (builtInKinds as readonly string[]).includes(name);
+
+/** The adapter for an endpoint, if this server has it. A custom endpoint cannot name one of a built-in kind. */
+export function adapterFor(adapters: Adapters, { kind }: Endpoint): Adapter | undefined {
+  const name = kind.case === "custom" ? kind.value.adapter : kind.case;
+  if (name === undefined || isBuiltIn(name) === (kind.case === "custom")) return undefined;
+  return Object.hasOwn(adapters, name) ? adapters[name] : undefined;
+}
 
 export const noUsage: Usage = { inputTokens: 0, outputTokens: 0, model: "" };
 

@@ -152,6 +152,12 @@ export const endpointText = (endpoint: Endpoint | undefined): string | null =>
 export const endpointOf = (row: AgentRow): Endpoint | undefined =>
   row.endpoint === null ? undefined : fromJsonString(EndpointSchema, row.endpoint);
 
+/** Where the endpoint's server is, and the field that says so; undefined for endpoints that are nowhere. */
+export function urlOf({ kind }: Endpoint): { readonly field: string; readonly url: string } | undefined {
+  if (kind.case === "http" || kind.case === "grpc") return { field: `${kind.case}.url`, url: kind.value.url };
+  return kind.case === "openai" ? { field: "openai.base_url", url: kind.value.baseUrl } : undefined;
+}
+
 export const breakerText = (settings: BreakerSettings | undefined): string =>
   settings ? toJsonString(BreakerSettingsSchema, settings) : "";
 

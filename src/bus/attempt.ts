@@ -1,14 +1,16 @@
 /** One attempt to have a task done by one agent. */
 import type { JsonValue } from "@bufbuild/protobuf";
+import type { Endpoint } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { App } from "../app.ts";
 import type { Fault } from "../errors.ts";
 import { traceparent } from "../rpc/trace-context.ts";
-import { type Adapter, type Answer, AttemptFault } from "./adapter.ts";
+import { type Answer, AttemptFault, adapterFor } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
 import type { HeldTask } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { violationFault } from "./decide.ts";
-import { type Attempt, type FailedAttempt, settleBegin, settleCompleted } from "./settle.ts";
+import { maxTaskBytes, openPieces, type PieceMeter, type Pieces } from "./pieces.ts";
+import { type Attempt, type FailedAttempt, settleBegin, settleCompleted, settlePieces } from "./settle.ts";
 import type { TaskFault, TaskRow } from "./task-store.ts";
 import { outputViolations } from "./violations.ts";
 
@@ -20,6 +22,8 @@ export type Run = HeldTask & {
   readonly signal: AbortSignal;
   /** The agent that was decided on when the task was accepted, a moment ago; empty: that was by another server, or long ago. */
   readonly decidedAgentId: string;
+  /** What the task's agents have streamed. */
+  readonly meter: PieceMeter;
 };
 
 /** Policies let this agent not do it: nothing was begun. */
@@ -44,14 +48,18 @@ export async function attemptOnce(
   run.signal.throwIfAborted();
   const endpoint = endpointOf(agent)!;
   const timeoutMs = Math.max(1, Math.min(contract.timeout_ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
-  const adapter = String(endpoint.kind.case);
+  const adapter = adapterName(endpoint);
   const begun = await settleBegin(app, run, run.input, { agent, contract, adapter, timeoutMs, decided });
   if (!begun) throw new LetGo("no longer held");
   if ("rejected" in begun) return undefined;
   if ("refused" in begun) return begun;
   const { attempt } = begun;
+  const pieces = openPieces(app.clock, run.meter, (batch, cut) =>
+    settlePieces(app, run, agent, batch, cut ? maxTaskBytes : undefined),
+  );
   try {
-    const answer = await call(run, contract, attempt, endpoint, timeoutMs);
+    // What the agent streamed is written before how the attempt ended.
+    const answer = await call(run, attempt, endpoint, timeoutMs, pieces).finally(() => pieces.close());
     const violations = outputViolations(app, contract, answer.output);
     if (violations.length > 0) {
       const { message, metadata } = violationFault("output", violations, contract);
@@ -69,32 +77,41 @@ export async function attemptOnce(
   }
 }
 
-function call(
+/** As traces tell it. */
+const adapterName = ({ kind }: Endpoint): string => (kind.case === "custom" ? kind.value.adapter : String(kind.case));
+
+async function call(
   { app, task, input, signal }: Run,
-  contract: ContractRow,
-  attempt: Attempt,
-  endpoint: NonNullable<ReturnType<typeof endpointOf>>,
+  { number, contract, agent, startMs }: Attempt,
+  endpoint: Endpoint,
   timeoutMs: number,
+  pieces: Pieces,
 ): Promise<Answer> {
-  const adapter: Adapter | undefined = endpoint.kind.case && app.adapters[endpoint.kind.case];
+  const adapter = adapterFor(app.adapters, endpoint);
   if (!adapter)
     throw new AttemptFault(
       "ENDPOINT_REFUSED",
       "not-begun",
-      `this server has no adapter for ${String(endpoint.kind.case)} endpoints`,
+      `this server has no adapter for ${adapterName(endpoint)} endpoints`,
     );
   return adapter(
     endpoint,
     {
       taskId: task.task_id,
-      attempt: attempt.number,
+      attempt: number,
       contractId: contract.contract_id,
       contractVersion: contract.version,
       capability: contract.capability,
       input,
       timeoutMs,
-      deadlineMs: attempt.startMs + timeoutMs,
+      deadlineMs: startMs + timeoutMs,
       traceparent: traceparent({ traceId: task.trace_id, spanId: task.span_id }),
+      orgId: task.org_id,
+      agentId: agent.agent_id,
+      outputSchema: JSON.parse(contract.output_schema) as JsonValue,
+      maxTokens: contract.max_tokens,
+      progress: (fraction, message) => pieces.add({ case: "progress", value: { fraction, message } }),
+      chunk: (text) => pieces.add({ case: "chunk", value: text }),
     },
     signal,
   );

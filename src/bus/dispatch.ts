@@ -3,7 +3,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
-import { type AgentRow, endpointOf } from "./agent-store.ts";
+import { type AgentRow, endpointOf, urlOf } from "./agent-store.ts";
 import {
   attemptOnce,
   deadlineFault,
@@ -18,6 +18,7 @@ import { type Blocked, circuitFault } from "./circuit/refusal.ts";
 import type { HeldTask } from "./conclude.ts";
 import { type ContractRef, type ContractRow, findContract } from "./contract-store.ts";
 import { usableFallback } from "./fallback.ts";
+import { newMeter } from "./pieces.ts";
 import { backoffMs, mayRepeat } from "./retry.ts";
 import { type Candidates, candidatesFor, stillFit } from "./route.ts";
 import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback, settleRejected } from "./settle.ts";
@@ -120,7 +121,7 @@ async function runTask(hands: Hands, job: Job): Promise<void> {
   letGoWhenUnwanted(app, job, over).catch(() => {});
   try {
     const input = openJson(app, hold.orgId, hold.taskId, "input", task.input);
-    await tryContracts(hands, { decidedAgentId: "", ...job, app, input, signal }, job.turn);
+    await tryContracts(hands, { decidedAgentId: "", ...job, app, input, signal, meter: newMeter() }, job.turn);
   } catch (error) {
     if (error instanceof LetGo || app.ending.aborted) return;
     app.log.error({ err: error, task_id: task.task_id, trace_id: task.trace_id }, "a task could not be worked on");
@@ -278,8 +279,8 @@ async function slotOf({ slots }: Hands, run: Run, agent: AgentRow): Promise<(() 
 
 /** Agents behind one server share it. */
 function placeOf(agent: AgentRow): string {
-  const kind = endpointOf(agent)?.kind;
-  return kind?.case === "http" && URL.canParse(kind.value.url) ? new URL(kind.value.url).origin : agent.agent_id;
+  const endpoint = endpointOf(agent);
+  return (endpoint && URL.parse(urlOf(endpoint)?.url ?? "")?.origin) ?? agent.agent_id;
 }
 
 /** So long, or as long as the deadline is away. */

@@ -16,8 +16,9 @@ import { verdictOf } from "./circuit/verdict.ts";
 import { concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { jsonBytes } from "./payload.ts";
+import { type Piece, recordPieces } from "./piece-store.ts";
 import { recordDecisions } from "./policy/decision-store.ts";
-import { beginAttempt, InFlight, type TaskFault } from "./task-store.ts";
+import { beginAttempt, InFlight, lockHeld, type TaskFault } from "./task-store.ts";
 import { recordSteps, type Step } from "./trace-store.ts";
 
 /** An attempt that gave nothing. */
@@ -135,6 +136,32 @@ function reject(tx: Tx, app: App, held: HeldTask, fault: TaskFault, steps: reado
 /** Policies let none of the agents do the task that are left for it. */
 export const settleRejected = (app: App, held: HeldTask, fault: TaskFault): Promise<boolean> =>
   persist(app, (tx) => reject(tx, app, held, fault));
+
+/** Writes pieces of what the agent streams, and, once a task has streamed all that is kept, a step that says so. */
+export const settlePieces = (
+  app: App,
+  { hold, task }: HeldTask,
+  agent: AgentRow,
+  pieces: readonly Piece[],
+  cutAtBytes: number | undefined,
+): Promise<boolean> =>
+  persist(app, async (tx) => {
+    if (!(await lockHeld(tx, hold))) return false;
+    const span = spanOf(task);
+    await recordPieces(tx, app, span, agent.agent_id, pieces);
+    if (cutAtBytes === undefined) return true;
+    const message = `${agent.name} has streamed ${cutAtBytes} bytes; further pieces are left out`;
+    await recordSteps(tx, app, span, [
+      {
+        kind: TraceEventKind.STREAM_CUT,
+        timeMs: app.clock.now(),
+        message,
+        details: { limit_bytes: cutAtBytes },
+        targetAgentId: agent.agent_id,
+      },
+    ]);
+    return true;
+  });
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>

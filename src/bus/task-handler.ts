@@ -24,6 +24,7 @@ import { checkBudgets } from "./budget/reserve-budgets.ts";
 import { concludeTask, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
 import { cancelTopic, checkRoom, type Dispatcher, startAccepted } from "./dispatch.ts";
+import { fromPieceRow } from "./piece-store.ts";
 import { type Accepted, acceptTask, actingAgent, approvalStep, budgetWish, orderOf, wishOf } from "./submit.ts";
 import {
   findTask,
@@ -36,7 +37,7 @@ import {
   toTask,
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
-import { fromEventRow, hasStepAfter, readTraceSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
+import { firstPieceKind, fromEventRow, hasStepAfter, readTraceSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
 
 /** A task's caller is woken by a bell, and after a lost connection all bells ring; this guards against what nobody thought of. */
 const waitPollMs = 5_000;
@@ -122,7 +123,7 @@ const whole = (app: App, task: TaskRow, cursor: string): WatchMessage => ({
   event: { case: "task", value: create(TaskSchema, toTask(app, task)) },
 });
 
-/** The steps of one task; after the last one the whole task again, and the feed is over. */
+/** The steps and pieces of one task; after the last one the whole task again, and the feed is over. */
 async function readSteps(
   app: App,
   { org_id: orgId, task_id: taskId, trace_id: traceId }: TaskRow,
@@ -134,12 +135,11 @@ async function readSteps(
   const rows = await readTraceSteps(app.db.query, orgId, traceId, after, limit);
   const messages = rows
     .filter((row) => row.task_id === taskId)
-    .map(
-      (row): WatchMessage => ({
-        cursor: encode(row),
-        event: { case: "step", value: fromEventRow(app, row, encode(row)) },
-      }),
-    );
+    .map((row): WatchMessage => {
+      const cursor = encode(row);
+      if (row.kind >= firstPieceKind) return { cursor, event: fromPieceRow(app, row) };
+      return { cursor, event: { case: "step", value: fromEventRow(app, row, cursor) } };
+    });
   const position = rows.at(-1) ?? after;
   const more = rows.length === limit;
   const over =

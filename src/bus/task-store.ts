@@ -111,6 +111,10 @@ const held = ({ orgId, taskId, token }: Hold): Sql =>
 export const isHeld = async (db: Queryable, hold: Hold): Promise<boolean> =>
   (await db.one(sql`select 1 as found from task where ${held(hold)}`)) !== undefined;
 
+/** As {@link isHeld}, and so until the transaction's end. */
+export const lockHeld = async (tx: Tx, hold: Hold): Promise<boolean> =>
+  (await tx.one(sql`select 1 as found from task where ${held(hold)} ${tx.dialect.forUpdate}`)) !== undefined;
+
 /**
  * An attempt is about to begin: gives its number, or undefined when the task is no longer held. `circuit` is null, or how the circuit of the agent
  * stands if it is not closed (2 or 3, see CircuitState): it comes along by its key, since a statement of its own would cost every attempt a

@@ -52,6 +52,9 @@ export const tracesTopic = (orgId: string): string => `traces:${orgId}`;
 /** Rung after steps of one task are committed. */
 export const taskTopic = (taskId: string): string => `task:${taskId}`;
 
+/** Rows of the log of this kind or a higher one are no steps but pieces of a stream, which only WatchTask tells; see piece-store.ts. */
+export const firstPieceKind = 1_000;
+
 const ofEvent = { xid: sql`e.xid`, seq: sql`e.seq` };
 const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.body`;
 
@@ -99,7 +102,8 @@ export function fromEventRow(app: Pick<App, "vault">, row: TraceEventRow, cursor
   return event;
 }
 
-const placeOf = (orgId: string, traceId: string, kind: number) => ({
+/** Where the body of an event lies. */
+export const placeOf = (orgId: string, traceId: string, kind: number) => ({
   orgId,
   table: "trace_event",
   id: `${traceId} ${kind}`,
@@ -111,13 +115,16 @@ export const openTrace = (tx: Tx, span: Span, startMs: number): Promise<number> 
     insert into trace (org_id, trace_id, contract_id, opener_agent_id, start_ms)
     values (${span.orgId}, ${span.traceId}, ${span.contractId}, ${span.callerAgentId}, ${startMs}) on conflict do nothing`);
 
-/** The settled steps of an organisation after a position, oldest first; by the index on (org, xid, seq). */
+/**
+ * The settled steps of an organisation after a position, oldest first; by the index on (org, xid, seq). The pieces of streams lie between
+ * and are walked over; a task has few, since they are coalesced.
+ */
 export const readSteps = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<OpenedEventRow[]> =>
   db.all<OpenedEventRow>(sql`
     select ${eventColumns}, t.opener_agent_id from trace_event e join trace t on t.org_id = e.org_id and t.trace_id = e.trace_id
-    where e.org_id = ${orgId} and ${settledAfter(db.dialect, after, ofEvent)} order by e.xid, e.seq limit ${limit}`);
+    where e.org_id = ${orgId} and ${settledAfter(db.dialect, after, ofEvent)} and e.kind < ${firstPieceKind} order by e.xid, e.seq limit ${limit}`);
 
-/** The settled steps of one trace after a position, oldest first; by the index on (org, trace, xid, seq). */
+/** The settled steps and pieces of one trace after a position, oldest first; by the index on (org, trace, xid, seq). */
 export const readTraceSteps = (
   db: Queryable,
   orgId: string,
@@ -140,9 +147,9 @@ export const committedTraceSteps = (
 ): Promise<TraceEventRow[]> =>
   db.all<TraceEventRow>(sql`
     select ${eventColumns} from trace_event e
-    where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${committedAfter(db.dialect, after, ofEvent)} order by e.xid, e.seq limit ${limit}`);
+    where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${committedAfter(db.dialect, after, ofEvent)} and e.kind < ${firstPieceKind} order by e.xid, e.seq limit ${limit}`);
 
-/** Whether a task has a committed step after a position, settled or not. */
+/** Whether a task has a committed step or piece after a position, settled or not. */
 export const hasStepAfter = async (
   db: Queryable,
   orgId: string,

@@ -1,5 +1,5 @@
 import { connect as connectTcp, isIP, type LookupFunction, type Socket } from "node:net";
-import { connect as connectTls } from "node:tls";
+import { connect as connectTls, TLSSocket } from "node:tls";
 import { Client } from "undici";
 import { EgressError, stopped } from "./error.ts";
 import type { Target } from "./target.ts";
@@ -35,13 +35,21 @@ const pinned =
     });
   };
 
-const openSocket = (target: Target, addresses: readonly string[], ca: string | undefined): Socket => {
+/** What is spoken on a connection, by its name in ALPN. */
+export type Protocol = "http/1.1" | "h2";
+
+const openSocket = (
+  target: Target,
+  addresses: readonly string[],
+  protocol: Protocol,
+  ca: string | undefined,
+): Socket => {
   const where = target.literal
     ? { host: target.host, port: target.port }
     : { host: target.host, port: target.port, lookup: pinned(addresses) };
   if (!target.secure) return connectTcp(where);
   const name = target.literal ? {} : { servername: target.host };
-  return connectTls({ ...where, ...name, ALPNProtocols: ["http/1.1"], ...(ca === undefined ? {} : { ca }) });
+  return connectTls({ ...where, ...name, ALPNProtocols: [protocol], ...(ca === undefined ? {} : { ca }) });
 };
 
 const failed = (target: Target, cause: NodeJS.ErrnoException, connected: boolean): EgressError => {
@@ -50,16 +58,21 @@ const failed = (target: Target, cause: NodeJS.ErrnoException, connected: boolean
   return new EgressError("unreachable", what + code, { cause });
 };
 
-/** Connects, TLS handshake included. Whatever fails here, the request has not been sent. */
-const dial = (
+/**
+ * Connects to one of the checked addresses, TLS handshake included. Whatever fails here, the request has not been sent.
+ *
+ * @throws EgressError `unreachable`, or what the signal's reason says; `sent` is always false.
+ */
+export const dial = (
   target: Target,
   addresses: readonly string[],
+  protocol: Protocol,
   ca: string | undefined,
   signal: AbortSignal,
 ): Promise<Socket> =>
   new Promise((resolve, reject) => {
     if (signal.aborted) return reject(stopped(signal, false));
-    const socket = openSocket(target, addresses, ca);
+    const socket = openSocket(target, addresses, protocol, ca);
     let connected = false;
     const fail = (error: EgressError) => {
       signal.removeEventListener("abort", onAbort);
@@ -79,6 +92,9 @@ const dial = (
     socket.once(target.secure ? "secureConnect" : "connect", () => {
       signal.removeEventListener("abort", onAbort);
       socket.removeListener("close", onClose);
+      // A server that answers without ALPN speaks HTTP/1.1.
+      if (socket instanceof TLSSocket && protocol === "h2" && socket.alpnProtocol !== "h2")
+        return fail(new EgressError("unreachable", "the server does not speak HTTP/2"));
       resolve(socket);
     });
   });
@@ -94,7 +110,7 @@ export const openConnection = async (
   limits: ConnectionLimits,
   signal: AbortSignal,
 ): Promise<Connection> => {
-  const socket = await dial(target, addresses, limits.ca, signal);
+  const socket = await dial(target, addresses, "http/1.1", limits.ca, signal);
   let handedOver = false;
   const client = new Client(target.origin, {
     // The client gets this socket once. It can never connect, and so never resolve or send again, by itself.

@@ -18,13 +18,18 @@ export type Answer = {
 /** What to write, apart from what the caller's request says. */
 export type Head = { readonly path: string; readonly headers: Record<string, string> };
 
-const flatten = (headers: Record<string, string | string[] | undefined>): Record<string, string> =>
+/** Headers as they are answered: names in lower case, repeated ones joined with a comma. */
+export const flatten = (headers: Record<string, string | string[] | undefined>): Record<string, string> =>
   Object.fromEntries(
     Object.entries(headers).map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : (value ?? "")]),
   );
 
+/** Redirects are never followed. */
+export const redirected = (status: number): EgressError =>
+  new EgressError("redirect", `the answer is a redirect (${status}), which is not followed`, { sent: true, status });
+
 /** What went wrong on an open connection, in the caller's terms; `begun` if the first bytes of an answer had come. */
-const failure = (
+export const failure = (
   cause: NodeJS.ErrnoException,
   begun: boolean,
   details: { sent: boolean; status: number | undefined },
@@ -85,11 +90,7 @@ export const exchange = (
         if (code < 200) return;
         status = code;
         headers = flatten(received);
-        if (code >= 300 && code < 400) {
-          fail(
-            new EgressError("redirect", `the answer is a redirect (${code}), which is not followed`, { sent, status }),
-          );
-        }
+        if (code >= 300 && code < 400) fail(redirected(code));
       },
       onResponseData: (_controller, chunk) => {
         if (!sink.write(chunk)) overflow();

@@ -1,7 +1,8 @@
-import type { Connection } from "./connection.ts";
+/** What can be kept. */
+type Keepable = { readonly usable: () => boolean; readonly destroy: () => void };
 
 /** Connections kept for a next call to the same origin. */
-export type Idle = {
+export type Idle<Connection extends Keepable> = {
   readonly take: (origin: string) => Connection | undefined;
   /** Keeps the connection, or closes it if it cannot serve again. */
   readonly give: (origin: string, connection: Connection) => void;
@@ -13,7 +14,7 @@ export type Idle = {
  * @param maxConnections how many are kept in all; beyond that the one kept longest is closed. Those that have closed
  * meanwhile count until they are met again.
  */
-export const openIdle = (maxConnections: number): Idle => {
+export const openIdle = <Connection extends Keepable>(maxConnections: number): Idle<Connection> => {
   const kept = new Map<Connection, string>();
   const byOrigin = new Map<string, Set<Connection>>();
   let closed = false;

@@ -1349,6 +1349,10 @@ export const BusService: GenService<{
    * WatchTask streams one task: first the whole task, then each of its trace events, progress and output chunks, and ends with
    * the terminal state. After a lost connection pass the last cursor seen: nothing is missed or repeated.
    *
+   * Pieces of output are text as the agent writes it, before anything is checked: the DISPATCHED step before them says of which attempt they are, and
+   * those of an attempt that fails are void. Pieces that come close together are told as one, of at most 64 KiB. Of progress told at once only the last is
+   * kept. At most 4 MiB of both are kept for a task; then a step STREAM_CUT says that the rest is left out. GetTrace and TailTraces do not tell them.
+   *
    * Errors: NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc moltwire.bus.v1.BusService.WatchTask

@@ -1,5 +1,6 @@
 /** Settings: each is an environment variable and a flag. A wrong one stops the start with its name, its fault and the fix. */
 import { parseArgs } from "node:util";
+import { type AdapterKey, parseAdapterKeys } from "./bus/adapter-keys.ts";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
 import { parseProxies } from "./rpc/client-address.ts";
@@ -17,6 +18,8 @@ export type Config = {
   readonly operatorKeyDigest: string | undefined;
   /** What outgoing calls may reach although private. */
   readonly egressAllow: readonly string[];
+  /** Which variables of the environment agents' endpoints may name as their key, and for which origins. */
+  readonly adapterKeys: readonly AdapterKey[];
   /** Requests a minute and agent; 0: no limit. */
   readonly rateLimit: number;
   /** PEM files of the port's certificate and key; both or neither. */
@@ -97,6 +100,13 @@ export const settings = {
     help: "private CIDRs, addresses and hosts that outgoing calls may reach, with commas between",
     fallback: "",
     parse: parseAllow,
+  },
+  MOLTWIRE_ADAPTER_KEYS: {
+    flag: "adapter-keys",
+    form: "LIST",
+    help: "variables that endpoints may name as their key, each with the origin it may be sent to: OPENAI_API_KEY@https://api.openai.com",
+    fallback: "",
+    parse: parseAdapterKeys,
   },
   MOLTWIRE_RATE_LIMIT: {
     flag: "rate-limit",
@@ -188,6 +198,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     databaseUrl: value("MOLTWIRE_DATABASE_URL"),
     operatorKeyDigest: value("MOLTWIRE_OPERATOR_KEY"),
     egressAllow: value("MOLTWIRE_EGRESS_ALLOW") ?? [],
+    adapterKeys: value("MOLTWIRE_ADAPTER_KEYS") ?? [],
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),

@@ -13,9 +13,12 @@ import type { App } from "./app.ts";
 import type { Adapters } from "./bus/adapter.ts";
 import { customAdapters } from "./bus/adapters/custom.ts";
 import { echoAdapter } from "./bus/adapters/echo.ts";
+import { grpcAdapter } from "./bus/adapters/grpc.ts";
 import { httpAdapter } from "./bus/adapters/http.ts";
+import { openAiAdapter } from "./bus/adapters/openai.ts";
 import { expireApprovals } from "./bus/approval/expire.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
+import { endpointKeys } from "./bus/endpoint-key.ts";
 import { createPolicies } from "./bus/policy/policies.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
@@ -136,6 +139,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     maxConnectionsPerOrigin: maxPerPlace,
     onResult: metrics.outgoing,
   });
+  const vault = plainVault();
   const serverId = ids.next("srv");
   const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
   storageMetrics(metrics, db);
@@ -147,10 +151,16 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     clock,
     ids,
     egress,
-    vault: plainVault(),
+    vault,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    adapters: { echo: echoAdapter, http: httpAdapter(egress), ...customAdapters(adapters, clock) },
+    adapters: {
+      echo: echoAdapter,
+      http: httpAdapter(egress),
+      grpc: grpcAdapter(egress),
+      openai: openAiAdapter(egress, endpointKeys(db, vault, config.adapterKeys, process.env)),
+      ...customAdapters(adapters, clock),
+    },
     schemas: schemaCache(1_000),
     policies: createPolicies(),
     metrics,

@@ -1,8 +1,7 @@
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { type Endpoint, TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import type { App } from "../app.ts";
-import { EgressError } from "../egress/error.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
@@ -10,6 +9,7 @@ import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
+import { deleteSecret } from "./agent-secret-store.ts";
 import {
   type AgentRow,
   breakerText,
@@ -25,6 +25,8 @@ import {
 } from "./agent-store.ts";
 import { deleteCircuit, findCircuit, toCircuitMessage } from "./circuit/circuit-store.ts";
 import { breakerOfRow } from "./circuit/conduct.ts";
+import { afterEndpointCheck } from "./endpoint-check.ts";
+import { takeKeyOut } from "./endpoint-key.ts";
 
 const maxAgentsPerOrg = 10_000;
 const changeable = [
@@ -46,7 +48,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
   registerAgent: afterEndpointCheck(
     app,
     (req) => req.endpoint,
-    "endpoint.http.url",
+    "endpoint",
     command(app, async (req, { tx, orgId, now }) => {
       if ((await countAgents(tx, orgId, maxAgentsPerOrg)) >= maxAgentsPerOrg) {
         throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
@@ -54,15 +56,17 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
           limit: String(maxAgentsPerOrg),
         });
       }
+      const agentId = app.ids.next("agt");
+      const endpoint = await takeKeyOut(tx, app, { orgId, agentId }, req.endpoint, "endpoint");
       const row: AgentRow = {
         org_id: orgId,
-        agent_id: app.ids.next("agt"),
+        agent_id: agentId,
         name: req.name,
         description: req.description,
         trust_tier: req.trustTier || TrustTier.INTERNAL_RESTRICTED,
         capabilities: JSON.stringify(req.capabilities),
         allowed_tools: JSON.stringify(req.allowedTools),
-        endpoint: endpointText(req.endpoint),
+        endpoint: endpointText(endpoint),
         metadata: checkMetadata(req.metadata),
         disabled: 0,
         create_ms: now,
@@ -98,7 +102,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
   updateAgent: afterEndpointCheck(
     app,
     (req) => (req.updateMask?.paths.includes("endpoint") ? req.change?.endpoint : undefined),
-    "change.endpoint.http.url",
+    "change.endpoint",
     command(app, async (req, { tx, orgId, now }) => {
       const mask = maskedFields(req.updateMask, changeable);
       const row = await lockAgent(tx, orgId, req.agentId);
@@ -108,6 +112,9 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
       if (mask.has("trust_tier") && change.trustTier === TrustTier.UNSPECIFIED)
         throw badField("change.trust_tier", "must not be empty");
+      const endpoint = mask.has("endpoint")
+        ? await takeKeyOut(tx, app, { orgId, agentId: req.agentId }, change.endpoint, "change.endpoint")
+        : undefined;
       const next: AgentRow = {
         ...row,
         ...(mask.has("name") && { name: change.name }),
@@ -115,7 +122,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         ...(mask.has("trust_tier") && { trust_tier: change.trustTier }),
         ...(mask.has("capabilities") && { capabilities: JSON.stringify(change.capabilities) }),
         ...(mask.has("allowed_tools") && { allowed_tools: JSON.stringify(change.allowedTools) }),
-        ...(mask.has("endpoint") && { endpoint: endpointText(change.endpoint) }),
+        ...(mask.has("endpoint") && { endpoint: endpointText(endpoint) }),
         ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata, "change.metadata") }),
         ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
         ...(mask.has("weight") && { weight: change.weight || 1 }),
@@ -131,36 +138,9 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
 
   deleteAgent: command(app, async (req, { tx, orgId, now }) => {
     if ((await deleteAgent(tx, orgId, req.agentId)) === 0) throw notFound("agent", req.agentId);
+    await deleteSecret(tx, orgId, req.agentId);
     const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
     return { revokedApiKeys: revoked.length };
   }),
 });
-
-/** Looks at the endpoint before the transaction begins, since a name has to be resolved for it: ENDPOINT_REFUSED. */
-function afterEndpointCheck<Request, Reply>(
-  app: App,
-  endpointOf: (request: Request) => Endpoint | undefined,
-  field: string,
-  run: (request: Request, context: HandlerContext) => Promise<Reply>,
-) {
-  return async (request: Request, context: HandlerContext): Promise<Reply> => {
-    const kind = endpointOf(request)?.kind;
-    if (kind?.case === "http") {
-      try {
-        await app.egress.check(kind.value.url);
-      } catch (error) {
-        if (!(error instanceof EgressError)) throw error;
-        const fix =
-          "it must be an http or https URL of a public address, or one that the operator allows with MOLTWIRE_EGRESS_ALLOW";
-        throw new Fault(
-          "ENDPOINT_REFUSED",
-          `${field}: ${error.message}; ${fix}`,
-          { field },
-          { fields: [{ field, description: error.message }], cause: error },
-        );
-      }
-    }
-    return run(request, context);
-  };
-}

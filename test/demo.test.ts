@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,9 +10,13 @@ import { create } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { wrap } from "../clients/cli/output.ts";
 import { checkQuotes } from "../clients/demo/answer.ts";
+import { chatServer } from "../clients/demo/chat.ts";
 import { compose, sentences } from "../clients/demo/compose.ts";
 import { cutMarkdown, cutProto, readCorpus } from "../clients/demo/corpus.ts";
 import { compareTraces } from "../clients/demo/live.ts";
+import { rank, summarise } from "../clients/demo/rank.ts";
+import { review } from "../clients/demo/review.ts";
+import { reviewerModel } from "../clients/demo/reviewer.ts";
 import { buildIndex, stem } from "../clients/demo/search.ts";
 import { TraceEventKind, TraceEventSchema } from "../gen/moltwire/bus/v1/trace_pb.ts";
 
@@ -38,8 +43,13 @@ describe("the demo, run as a user runs it", () => {
 
   /** Starts the demo with a temporary folder of its own, so that what it leaves there can be seen. */
   function demo(...args: string[]) {
+    return demoWith({}, ...args);
+  }
+
+  function demoWith(env: NodeJS.ProcessEnv, ...args: string[]) {
+    const { OPENAI_API_KEY: _key, OPENAI_BASE_URL: _url, OPENAI_MODEL: _model, ...rest } = process.env;
     const child = spawn(node, [join(root, "clients/cli/main.ts"), "demo", ...args], {
-      env: { ...process.env, TMPDIR: folder, MOLTWIRE_DATABASE_URL: "postgres://nobody@127.0.0.1:1/nothing" },
+      env: { ...rest, TMPDIR: folder, MOLTWIRE_DATABASE_URL: "postgres://nobody@127.0.0.1:1/nothing", ...env },
       stdio: ["ignore", "pipe", "pipe"],
       timeout: maxDemoMs,
       killSignal: "SIGTERM",
@@ -74,13 +84,14 @@ describe("the demo, run as a user runs it", () => {
   /** The text as if it had been written in one line: steps break theirs. */
   const flat = (text: string): string => text.replace(/\s+/g, " ");
 
-  test("it answers its question from the project's own files in three tasks of one trace, and leaves nothing behind", async () => {
+  test("it answers its question from the project's own files in four tasks of one trace, and leaves nothing behind", async () => {
     const began = performance.now();
     const { ended, text } = demo();
     expect(await ended, text()).toBe(0);
     expect(performance.now() - began).toBeLessThan(15_000);
 
-    const steps = "researcher server organisation contracts agents live.trace outline search compose quotes trace";
+    const steps =
+      "researcher reviewer server organisation contracts agents live.trace outline search compose review quotes trace";
     for (const step of steps.split(" ")) expect(text()).toMatch(new RegExp(`^✔ ${step} +[\\d.]+ m?s  \\S`, "m"));
     expect(text()).not.toContain("✘");
 
@@ -92,7 +103,12 @@ describe("the demo, run as a user runs it", () => {
     for (const contract of ["outline", "search", "compose"]) {
       expect(text()).toMatch(new RegExp(`─ research/${contract}  COMPLETED  .*planner → researcher`));
     }
-    expect(text()).toMatch(/^trace [0-9a-f]{32} {2}3 tasks · \d+ steps/m);
+    expect(text()).toMatch(/─ research\/review {2}COMPLETED {2}.*planner → reviewer/);
+    expect(flat(text())).toMatch(
+      /✔ review .* streamed in \d+ pieces?; [1-9]\d* tokens read, [1-9]\d* written by extract-1/,
+    );
+    expect(text()).toMatch(/^ {4}extract-1 {2}http:\S+, a stand-in that ranks sentences$/m);
+    expect(text()).toMatch(/^trace [0-9a-f]{32} {2}4 tasks · \d+ steps/m);
     expect(text()).toMatch(/^Off in this demo: encryption at rest/m);
 
     expect(text()).not.toContain("\u001b");
@@ -103,9 +119,29 @@ describe("the demo, run as a user runs it", () => {
           .map((line) => line.length),
       ),
     ).toBeLessThanOrEqual(100);
-    expect(pidsIn(text())).toHaveLength(2);
+    expect(pidsIn(text())).toHaveLength(3);
     for (const pid of pidsIn(text())) expect(isUp(pid)).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("a server that OPENAI_BASE_URL and OPENAI_API_KEY name reviews instead of the stand-in, and the demo says so", async () => {
+    const key = `sk-${"demo".repeat(8)}`;
+    const asked: string[] = [];
+    const chat = chatServer("other-model", reviewerModel, key);
+    const server = createHttpServer((request, response) => {
+      asked.push(request.headers.authorization ?? "");
+      chat(request, response);
+    }).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+    const { ended, text } = demoWith({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: key, OPENAI_MODEL: "other-model" });
+    expect(await ended, text()).toBe(0);
+    server.close();
+    expect(asked).toEqual([`Bearer ${key}`]);
+    expect(text()).toContain(`    other-model  ${baseUrl}\n`);
+    expect(text()).not.toContain("stand-in");
+    expect(text()).not.toContain(key);
+    expect(pidsIn(text())).toHaveLength(2);
   });
 
   test("another question gets another answer", async () => {
@@ -146,13 +182,13 @@ describe("the demo, run as a user runs it", () => {
     expect(flat(text())).toMatch(/ ✘ server .*the server ended with exit code \d+; it said: .*in use/);
   });
 
-  test("Ctrl-C in the middle ends both processes and removes the data", async () => {
+  test("Ctrl-C in the middle ends all processes and removes the data", async () => {
     const { child, ended, text, says } = demo();
     await says(/✔ server /);
     child.kill("SIGINT");
     expect(await ended, text()).toBe(130);
     expect(text()).not.toContain("✘");
-    expect(pidsIn(text())).toHaveLength(2);
+    expect(pidsIn(text())).toHaveLength(3);
     for (const pid of pidsIn(text())) expect(isUp(pid)).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -162,7 +198,7 @@ describe("the demo, run as a user runs it", () => {
     await says(/✔ server /);
     child.stdout.destroy();
     expect(await ended).toBe(0);
-    expect(pidsIn(text())).toHaveLength(2);
+    expect(pidsIn(text())).toHaveLength(3);
     for (const pid of pidsIn(text())) await vi.waitFor(() => expect(isUp(pid)).toBe(false), 5_000);
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -277,6 +313,28 @@ describe("the researcher's search", () => {
     checkQuotes(root, quotes);
     expect(() => checkQuotes(root, [{ ...quotes[0]!, text: "Nobody ever wrote this." }])).toThrow("does not say");
     expect(() => checkQuotes(root, [{ ...quotes[0]!, line: quotes[0]!.line + 1 }])).toThrow("does not say");
+  });
+
+  test("the sentence that the others are most like ranks highest, and a summary keeps the order of the text", () => {
+    const text = [
+      "A lease ends.",
+      "The server takes the lease of a task.",
+      "Nobody drinks tea.",
+      "A task has a lease on a server.",
+    ];
+    const ranks = rank(text);
+    expect(ranks.indexOf(Math.max(...ranks))).not.toBe(2);
+    expect(ranks[2]).toBe(Math.min(...ranks));
+    expect(summarise(text, 2)).toBe("The server takes the lease of a task. A task has a lease on a server.");
+  });
+
+  test("a review tells how much of a question is spoken of, and what is not", () => {
+    const quotes = [{ text: "Leases end with the server." }];
+    expect(review({ question: "When does a lease end?", quotes })).toMatchObject({ verdict: "answered", missing: [] });
+    expect(review({ question: "Who drinks tea with a lease?", quotes })).toMatchObject({
+      verdict: "open",
+      missing: ["drinks", "tea"],
+    });
   });
 
   test("text is broken at blanks and never beyond the width", () => {

@@ -1,4 +1,4 @@
-/** The three contracts of the demo. What an agent answers is checked against them, so no step can be skipped or made up in form. */
+/** The four contracts of the demo. What an agent answers is checked against them, so no step can be skipped or made up in form. */
 import { create, type JsonObject } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import {
@@ -66,4 +66,18 @@ export const contracts: readonly RegisterContractRequest[] = [
     object({ terms: array(term, 1, 8), passages, limit: whole(1, 5) }),
     object({ quotes }),
   ),
+  {
+    ...contract(
+      "research/review",
+      "Says whether some quotes answer a question, what they say in short, and which words of the question they leave out.",
+      object({ question: text(500), quotes }),
+      object({
+        verdict: { type: "string", enum: ["answered", "partly", "open"] },
+        summary: text(5_000),
+        missing: array(text(100), 0, 100),
+      }),
+    ),
+    // A large model takes its time.
+    timeout: durationFromMs(60_000),
+  },
 ];

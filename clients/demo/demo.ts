@@ -1,6 +1,6 @@
 /**
- * `npm run demo`: a real server, two agents and a question. The planner has the researcher outline, search and compose, by the bus,
- * in one trace that is watched live; the answer is made of the project's own documents.
+ * `npm run demo`: a real server, three agents and a question. The planner has the researcher outline, search and compose, and the
+ * reviewer judge what came out, by the bus, in one trace that is watched live; the answer is made of the project's own documents.
  */
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
@@ -11,7 +11,7 @@ import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import { connectClients } from "../cli/connect.ts";
 import { exitCodes } from "../cli/exit-codes.ts";
-import { columns, fit, paint, plain, print, span } from "../cli/output.ts";
+import { columns, fit, paint, plain, print, span, wrap } from "../cli/output.ts";
 import { UsageError } from "../cli/settings.ts";
 import { readTrace, traceHeadline } from "../cli/trace.ts";
 import { renderTree } from "../cli/trace-tree.ts";
@@ -20,8 +20,9 @@ import { children } from "./children.ts";
 import { renderKept } from "./kept.ts";
 import { compareTraces, openTail } from "./live.ts";
 import { newTrace, plan } from "./planner.ts";
+import { type Reviewer, reviewerOf } from "./reviewers.ts";
 import { setUp } from "./setup.ts";
-import { StepFailed, steps } from "./steps.ts";
+import { type RunStep, StepFailed, steps } from "./steps.ts";
 
 /** The options of `demo`. */
 export type DemoOptions = { readonly question?: string; readonly keep?: boolean; readonly port?: number };
@@ -29,7 +30,7 @@ export type DemoOptions = { readonly question?: string; readonly keep?: boolean;
 const defaultQuestion = "What happens to an accepted task when the server crashes while an agent works on it?";
 const maxQuestionChars = 500;
 const maxTailMs = 5_000;
-const taskCount = 3;
+const taskCount = 4;
 const maxLogChars = 500;
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const root = join(import.meta.dirname, "../..");
@@ -98,15 +99,16 @@ async function show(
     ({ pid, ready }) => `process ${pid} at ${ready[1]} has read ${ready[2]}`,
   );
   const researcherUrl = researcher.ready[1]!;
+  const reviewer: Who = reviewerOf(process.env) ?? (await startStandIn(processes, step));
   const operatorKey = randomBytes(32).toString("base64url");
   const server = await step(
     "server",
-    () => processes.start(serverStart(folder, options.port ?? 0, operatorKey, new URL(researcherUrl).host)),
+    () => processes.start(serverStart(folder, options.port ?? 0, operatorKey, new URL(researcherUrl), reviewer)),
     ({ pid, ready }) => `process ${pid} at ${ready[1]}, with a new data folder`,
   );
   url = server.ready[1]!;
   const operator = connectClients({ url, key: operatorKey });
-  const made = await setUp(operator, url, researcherUrl, step);
+  const made = await setUp(operator, url, { researcherUrl, reviewer }, step);
 
   const planner = connectClients({ url, key: made.plannerKey });
   const { traceId, traceparent } = newTrace();
@@ -116,7 +118,7 @@ async function show(
     () => "TailTraces is open before the first task",
   );
   try {
-    const { composed } = await plan(planner(BusService), traceparent, question, step);
+    const { composed, review } = await plan(planner(BusService), traceparent, question, step);
     await step(
       "quotes",
       async () => checkQuotes(root, composed.quotes),
@@ -136,6 +138,11 @@ async function show(
 
     print(`\n${paint("bold", question)}\n`);
     for (const line of renderAnswer(composed.quotes, width)) print(line);
+    print(`
+The reviewer says: ${review.verdict}.`);
+    for (const line of wrap(plain(review.summary), width - 2)) print(`  ${line}`);
+    const standIn = reviewer.standIn ? ", a stand-in that ranks sentences" : "";
+    print(`    ${paint("cyan", reviewer.model)}  ${paint("dim", `${reviewer.baseUrl}${standIn}`)}`);
     print(`\n${traceHeadline(trace, events.length)}`);
     for (const line of renderTree(events, { width, names: made.names })) print(line);
     print(`\nAll in ${span(performance.now() - began)}.`);
@@ -164,12 +171,45 @@ async function show(
   }
 }
 
-const serverStart = (folder: string, port: number, operatorKey: string, allowed: string) => ({
+type Who = Reviewer & { readonly standIn?: boolean };
+
+/** The reviewer where the environment names none, with a key that only it and the bus know. */
+async function startStandIn(processes: ReturnType<typeof children>, step: RunStep): Promise<Who> {
+  const key = randomBytes(24).toString("base64url");
+  const { ready } = await step(
+    "reviewer",
+    () =>
+      processes.start({
+        name: "reviewer",
+        args: [join(import.meta.dirname, "reviewer.ts")],
+        env: { ...cleanEnv(), REVIEWER_KEY: key },
+        ready: /listening on (http:\S+) as (\S+)/,
+      }),
+    ({ pid, ready }) =>
+      `process ${pid} at ${ready[1]}: a stand-in for a model, since neither OPENAI_API_KEY nor OPENAI_BASE_URL is set`,
+  );
+  return { baseUrl: ready[1]!, model: ready[2]!, key: { case: "apiKey", value: key }, standIn: true };
+}
+
+const serverStart = (folder: string, port: number, operatorKey: string, researcher: URL, reviewer: Reviewer) => ({
   name: "server",
   args: [join(root, "src/main.ts"), "--host", "127.0.0.1", "--port", String(port), "--data", folder],
-  env: { ...cleanEnv(), MOLTWIRE_OPERATOR_KEY: operatorKey, MOLTWIRE_EGRESS_ALLOW: allowed },
+  env: {
+    ...cleanEnv(),
+    MOLTWIRE_OPERATOR_KEY: operatorKey,
+    MOLTWIRE_EGRESS_ALLOW: `${researcher.host},${placeOf(reviewer)}`,
+    ...(reviewer.key?.case === "apiKeyEnv" && {
+      MOLTWIRE_ADAPTER_KEYS: `${reviewer.key.value}@${new URL(reviewer.baseUrl).origin}`,
+    }),
+  },
   ready: /listening on (http:[^\s"',]+)/,
 });
+
+/** As the list of what may be reached although private has it. */
+function placeOf({ baseUrl }: Reviewer): string {
+  const { hostname, port, protocol } = new URL(baseUrl);
+  return `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
+}
 
 /** The environment without settings of another server: the demo must not touch its database. */
 const cleanEnv = (): NodeJS.ProcessEnv =>

@@ -6,7 +6,10 @@ import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_
 import { OrganizationService } from "../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { type Clients, connectClients } from "../cli/connect.ts";
 import { contracts } from "./contracts.ts";
+import { type Reviewer, reviewerEndpoint } from "./reviewers.ts";
 import type { RunStep } from "./steps.ts";
+
+const reviewContract = "research/review";
 
 /** Who was made, with the keys that speak for them. */
 export type Made = {
@@ -17,8 +20,11 @@ export type Made = {
   readonly names: ReadonlyMap<string, string>;
 };
 
+/** Where the agents that do work are. */
+export type Workers = { readonly researcherUrl: string; readonly reviewer: Reviewer };
+
 /** Sets up a server that has nothing yet. `operator` calls with the operator's key. */
-export async function setUp(operator: Clients, url: string, researcherUrl: string, step: RunStep): Promise<Made> {
+export async function setUp(operator: Clients, url: string, workers: Workers, step: RunStep): Promise<Made> {
   const { orgId, orgKey } = await step(
     "organisation",
     () => makeOrganization(operator),
@@ -32,8 +38,9 @@ export async function setUp(operator: Clients, url: string, researcherUrl: strin
   );
   const agents = await step(
     "agents",
-    () => registerAgents(admin, researcherUrl),
-    () => `researcher at ${researcherUrl}; planner only calls, with its own key`,
+    () => registerAgents(admin, workers),
+    () =>
+      `researcher at ${workers.researcherUrl}; reviewer at ${workers.reviewer.baseUrl}; planner only calls, with its own key`,
   );
   return { orgId, orgKey, ...agents };
 }
@@ -52,19 +59,25 @@ async function registerContracts(admin: Clients): Promise<void> {
   for (const contract of contracts) await admin(ContractService).registerContract(contract);
 }
 
-async function registerAgents(admin: Clients, researcherUrl: string) {
+async function registerAgents(admin: Clients, { researcherUrl, reviewer: model }: Workers) {
   const agents = admin(AgentService);
   const { agent: researcher } = await agents.registerAgent({
     name: "researcher",
     description: "Searches the project's own documents.",
-    capabilities: contracts.map(({ contractId }) => contractId),
+    capabilities: contracts.map(({ contractId }) => contractId).filter((contractId) => contractId !== reviewContract),
     endpoint: { kind: { case: "http", value: { url: researcherUrl } } },
+  });
+  const { agent: reviewer } = await agents.registerAgent({
+    name: "reviewer",
+    description: "Reviews what the researcher found.",
+    capabilities: [reviewContract],
+    endpoint: { kind: { case: "openai", value: reviewerEndpoint(model) } },
   });
   const { agent: planner } = await agents.registerAgent({
     name: "planner",
     description: "Plans, and asks others to do the work.",
   });
   const { secret } = await admin(ApiKeyService).createApiKey({ name: "demo planner", agentId: planner!.agentId });
-  const names = new Map([researcher!, planner!].map(({ agentId, name }) => [agentId, name]));
+  const names = new Map([researcher!, reviewer!, planner!].map(({ agentId, name }) => [agentId, name]));
   return { plannerKey: secret, names };
 }

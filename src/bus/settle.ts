@@ -172,7 +172,7 @@ export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answ
       {
         ...at,
         kind: TraceEventKind.ANSWERED,
-        message: `${attempt.agent.name} answered`,
+        message: `${attempt.agent.name} answered${tokenText(answer.usage)}`,
         details: answered(attempt, answer.output, answer.usage),
         durationMs: endMs - attempt.startMs,
       },
@@ -247,6 +247,11 @@ const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
   agent: attempt.agent,
   verdict: verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),
 });
+
+const tokenText = ({ inputTokens, outputTokens, model }: Usage): string =>
+  inputTokens + outputTokens === 0
+    ? ""
+    : `: ${inputTokens} tokens read, ${outputTokens} written${model && ` by ${model}`}`;
 
 const answered = (attempt: Attempt, output: JsonValue, usage: Usage) => ({
   attempt: attempt.number,

@@ -1,8 +1,13 @@
-import { readFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { describe, expect, test } from "vitest";
 import { settings } from "../src/config.ts";
 import { services } from "../src/services.ts";
-import { start } from "./harness.ts";
+import { json, value } from "./bus-fixtures/bus.ts";
+import { clientsAt, start } from "./harness.ts";
 
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
 
@@ -29,6 +34,38 @@ describe("the README", () => {
       methods!.split(", ").map((name) => `${service}/${name}`),
     );
     expect(listed.toSorted()).toEqual(unbuilt.toSorted());
+  });
+
+  test("shows an adapter that works as it stands", async () => {
+    const [, example] = /```js\n(import \{ createServer \} from "moltwire\/server";\n[^`]*)```/.exec(readme)!;
+    // Inside the package, so that its own name leads to it.
+    const folder = mkdtempSync(join(import.meta.dirname, "readme-example-"));
+    try {
+      writeFileSync(join(folder, "example.mjs"), example!);
+      const child = spawn(process.execPath, [join(folder, "example.mjs")], { stdio: ["ignore", "pipe", "inherit"] });
+      try {
+        const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
+        const [url, key] = line.split(" ");
+        const { agents, contracts, bus } = clientsAt(url!, key);
+        await contracts.registerContract({ contractId: "shout", version: "1.0.0" });
+        const custom = { adapter: "shout", config: { mark: "!" } };
+        await agents.registerAgent({
+          name: "a",
+          capabilities: ["shout"],
+          endpoint: { kind: { case: "custom", value: custom } },
+        });
+        const { task } = await bus.submitTask({ contractId: "shout", input: value({ text: "hello" }) });
+        expect(json(task?.output)).toEqual({ shouted: "HELLO!" });
+        const streamed: string[] = [];
+        for await (const { event } of bus.watchTask({ taskId: task!.taskId }))
+          if (event.case === "chunk") streamed.push(event.value);
+        expect(streamed).toEqual(["HELLO!"]);
+      } finally {
+        child.kill("SIGKILL");
+      }
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
   test("lists every setting with its flag and its default", () => {

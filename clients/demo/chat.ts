@@ -1,7 +1,8 @@
 /** The chat completions API of OpenAI, for a "model" that is a function from text to text (https://platform.openai.com/docs/api-reference/chat). */
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
 import type { IncomingMessage, RequestListener, ServerResponse } from "node:http";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 
 /** Writes an answer to the last user message; `json` if it has to be JSON. Throws a {@link ChatError} for what it cannot do. */
 export type Model = (message: string, json: boolean) => string;
@@ -115,11 +116,8 @@ export function chatServer(name: string, model: Model, key: string | undefined):
       delta({}, finish),
       ...(withUsage ? [chunk([], usage)] : []),
     ];
-    for (const event of [...events.map((each) => JSON.stringify(each)), "[DONE]"]) {
-      if (response.destroyed) return;
-      if (!response.write(`data: ${event}\n\n`)) await Promise.race([once(response, "drain"), once(response, "close")]);
-    }
-    response.end();
+    const lines = [...events.map((event) => JSON.stringify(event)), "[DONE]"].map((data) => `data: ${data}\n\n`);
+    await pipeline(Readable.from(lines), response);
   }
 
   return (request, response) => {

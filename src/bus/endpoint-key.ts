@@ -14,6 +14,9 @@ export type KeyOf = (agent: AgentKey, endpoint: OpenAiEndpoint) => Promise<strin
 
 type AgentKey = { readonly orgId: string; readonly agentId: string };
 
+/** As OpenAiEndpoint.api_key takes it. */
+const keyPattern = /^[!#-[\]-~]{1,512}$/;
+
 /** Keys by value from storage, or by name from the environment. */
 export const endpointKeys =
   (db: Db, vault: Vault, bound: readonly AdapterKey[], env: NodeJS.ProcessEnv): KeyOf =>
@@ -24,6 +27,7 @@ export const endpointKeys =
       if (!mayUse(bound, name, baseUrl)) throw noKey(notBound(name));
       const key = env[name];
       if (!key) throw noKey(`the variable ${name} is not set on the server`);
+      if (!keyPattern.test(key)) throw noKey(`the variable ${name} does not hold a key`);
       return key;
     }
     if (credential.case === undefined) return undefined;

@@ -51,12 +51,12 @@ export const openAiAdapter =
 /** A shorter one is no secret, and could be part of any word. */
 const minKeyChars = 8;
 
-/** Takes the key out of what a server repeats of its request, as it stands and as it stands in JSON. */
+/** Takes the key out of what a server repeats of its request, as it stands or as it stands in JSON, where a slash may be escaped. */
 function without(key: string | undefined): (text: string) => string {
   if (key === undefined || key.length < minKeyChars) return (text) => text;
-  const inJson = JSON.stringify(key).slice(1, -1);
-  return (text) =>
-    text.replaceAll(key, "[key]").replaceAll(inJson, "[key]").replaceAll(inJson.replaceAll("/", "\\/"), "[key]");
+  const literal = key.replaceAll(/[^A-Za-z0-9]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  const pattern = new RegExp(literal.replaceAll("\\x2f", "\\\\*\\x2f"), "g");
+  return (text) => text.replaceAll(pattern, "[key]");
 }
 
 /** `{base_url}/chat/completions`; a query stays behind it. */

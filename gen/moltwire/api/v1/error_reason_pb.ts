@@ -205,7 +205,8 @@ export const ErrorReason = {
   PAYLOAD_TOO_LARGE: 36,
 
   /**
-   * The endpoint may not be called: its scheme or address is refused. Code INVALID_ARGUMENT. metadata: {"field": "endpoint.http.url"}
+   * The endpoint may not be called: its scheme or address is refused, the operator has not given its key to it, or this server has not got its
+   * custom adapter. Code INVALID_ARGUMENT. metadata: {"field": "endpoint.http.url"}
    *
    * @generated from enum value: ERROR_REASON_ENDPOINT_REFUSED = 37;
    */
@@ -285,7 +286,7 @@ export const ErrorReason = {
   AGENT_TIMEOUT: 52,
 
   /**
-   * The agent's answer is no HandleTaskResponse, or too large. The task fails. metadata: {"agent_id": "agt_...", "detail": "not JSON"}
+   * The agent's answer is none that its kind of endpoint gives, too large, or cut off at a limit of tokens. The task fails. metadata: {"agent_id": "agt_...", "detail": "not JSON"}
    *
    * @generated from enum value: ERROR_REASON_AGENT_BAD_RESPONSE = 53;
    */

@@ -108,7 +108,10 @@ async function call(
       traceparent: traceparent({ traceId: task.trace_id, spanId: task.span_id }),
       orgId: task.org_id,
       agentId: agent.agent_id,
-      outputSchema: JSON.parse(contract.output_schema) as JsonValue,
+      // Most adapters do not ask.
+      get outputSchema() {
+        return JSON.parse(contract.output_schema) as JsonValue;
+      },
       maxTokens: contract.max_tokens,
       progress: (fraction, message) => pieces.add({ case: "progress", value: { fraction, message } }),
       chunk: (text) => pieces.add({ case: "chunk", value: text }),

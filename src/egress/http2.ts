@@ -114,6 +114,7 @@ export const streamHttp2 = (
     stream.on("trailers", (received) => {
       trailers = flatten(received);
     });
+    // A reset without an error code looks like an end; gRPC tells them apart by its trailers.
     stream.on("end", () => {
       if (stream.rstCode === constants.NGHTTP2_NO_ERROR && flow) flow.end();
     });

@@ -166,6 +166,14 @@ describe.each(["http/1.1", "h2"] as const)("an answer that is read as it comes o
     expect(connections()).toBe(0);
   });
 
+  test("whose headers are larger than allowed fails", async () => {
+    const { url } = await serve(protocol, (response) => {
+      for (let n = 0; n < 20; n++) response.setHeader(`x-${n}`, "y".repeat(1_000));
+      response.end("x");
+    });
+    expect(await failure(open().stream(call(url), async () => 1))).toMatchObject({ kind: "too-large", sent: true });
+  });
+
   test("that is a redirect is not followed, and one that is compressed is refused", async () => {
     const { url } = await serve(protocol, (response) =>
       response.writeHead(302, { location: "http://127.0.0.1:1/" }).end(),

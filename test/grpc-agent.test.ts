@@ -222,6 +222,17 @@ describe("what is no answer", () => {
       "grpc-status",
     ],
     [
+      "trailers of more than 16 KiB",
+      false,
+      (s) => {
+        s.respond(ok, { waitForTrailers: true });
+        s.on("wantTrailers", () => s.sendTrailers({ "grpc-status": "3", "grpc-message": "x".repeat(20_000) }));
+        s.end(framed(result(1)));
+      },
+      "AGENT_BAD_RESPONSE",
+      "headers are too large",
+    ],
+    [
       "an answer of another type",
       false,
       (s) => {

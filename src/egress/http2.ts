@@ -13,6 +13,8 @@ export type Http2Connection = {
   readonly session: ClientHttp2Session;
   /** Whether a call is under way. */
   busy: boolean;
+  /** Limit of an answer's headers, and of its trailers. Said to the other side too, but that need not obey. */
+  readonly maxHeaderBytes: number;
   /** Whether it may serve another call: still open, not told to go, not too old. */
   readonly usable: () => boolean;
   /** Closes it now, whatever it is doing. */
@@ -39,6 +41,7 @@ export function openHttp2(target: Target, socket: Socket, limits: ConnectionLimi
   const connection: Http2Connection = {
     session,
     busy: false,
+    maxHeaderBytes: limits.maxHeaderBytes,
     usable: () => !aged && !leaving && !session.closed && !session.destroyed,
     destroy,
   };
@@ -100,6 +103,7 @@ export const streamHttp2 = (
       const code = received[":status"] ?? 0;
       status = code;
       const headers = flatten(Object.fromEntries(Object.entries(received).filter(([name]) => !name.startsWith(":"))));
+      if (bytesOf(received) > connection.maxHeaderBytes) return fail(tooLarge(code));
       if (code >= 300 && code < 400) return fail(redirected(code));
       const body = openFlow(request.maxResponseBytes, code, {
         pause: () => stream.pause(),
@@ -112,6 +116,7 @@ export const streamHttp2 = (
       resolve({ status: code, headers, flow: body, trailers: () => trailers, leave });
     });
     stream.on("trailers", (received) => {
+      if (bytesOf(received) > connection.maxHeaderBytes) return fail(tooLarge(status));
       trailers = flatten(received);
     });
     // A reset without an error code looks like an end; gRPC tells them apart by its trailers.
@@ -124,6 +129,12 @@ export const streamHttp2 = (
     });
     stream.end(request.body);
   });
+
+const bytesOf = (headers: IncomingHttpHeaders): number =>
+  Object.entries(headers).reduce((sum, [name, value]) => sum + name.length + String(value).length, 0);
+
+const tooLarge = (status: number | undefined): EgressError =>
+  new EgressError("too-large", "the answer's headers are too large", { sent: true, status });
 
 function lost(cause: unknown, rstCode: number | undefined, status: number | undefined): EgressError {
   // RFC 9113, section 8.7: such a request was not processed in any way.

@@ -65,8 +65,8 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     /trace_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
   ],
   [
-    "following the steps of a trace",
-    (db) => readTraceSteps(db, org, trace, at, 256),
+    "following the steps of a trace and the pieces of a task",
+    (db) => readTraceSteps(db, org, trace, "tsk_a", at, 256),
     /trace_event_trace \(org_id=\? AND trace_id=\? AND xid=\? AND seq>\?\)/,
   ],
   [

@@ -24,7 +24,7 @@ describe.each(dialects)("%s", (dialect) => {
   afterAll(() => world[Symbol.asyncDispose]());
 
   /** A contract that an agent with the scripted adapter does. */
-  async function work4(init: Parameters<typeof contract>[1] = {}): Promise<string> {
+  async function does(init: Parameters<typeof contract>[1] = {}): Promise<string> {
     const contractId = await contract(org, init);
     await org.agent({
       capabilities: [contractId],
@@ -43,7 +43,7 @@ describe.each(dialects)("%s", (dialect) => {
       await chunk(" world");
       return done;
     };
-    const task = await submit(org.admin, await work4());
+    const task = await submit(org.admin, await does());
     expect(stateOf(task)).toBe("COMPLETED");
     expect(task.usage).toMatchObject({ inputTokens: 3n, outputTokens: 5n, model: "test-model" });
     const all = (await watched(org.admin, task.taskId)).map(told);
@@ -78,7 +78,7 @@ describe.each(dialects)("%s", (dialect) => {
       }
       return done;
     };
-    const { taskId } = await submit(org.admin, await work4(), { returnImmediately: true });
+    const { taskId } = await submit(org.admin, await does(), { returnImmediately: true });
     // Live, from the beginning: the first half comes while the agent still works.
     const live = [];
     for await (const message of org.admin.bus.watchTask({ taskId })) {
@@ -103,7 +103,7 @@ describe.each(dialects)("%s", (dialect) => {
       if (attempt === 1) throw new AttemptFault("AGENT_UNREACHABLE", "not-begun", "cut");
       return done;
     };
-    const { taskId } = await submit(org.admin, await work4({ retries: 1 }));
+    const { taskId } = await submit(org.admin, await does({ retries: 1 }));
     const all = (await watched(org.admin, taskId)).map(told);
     const first = all.indexOf("step DISPATCHED");
     expect(all.slice(first, first + 5)).toEqual([
@@ -121,7 +121,7 @@ describe.each(dialects)("%s", (dialect) => {
       for (let n = 0; n < 40; n++) await chunk(text);
       return done;
     };
-    const { taskId, state } = await submit(org.admin, await work4());
+    const { taskId, state } = await submit(org.admin, await does());
     expect(state).toBe(4);
     const messages = await watched(org.admin, taskId);
     const kept = chunksOf(messages);
@@ -135,6 +135,21 @@ describe.each(dialects)("%s", (dialect) => {
     expect(all.lastIndexOf("step STREAM_CUT")).toBe(all.findLastIndex((each) => each.startsWith("chunk")) + 1);
   });
 
+  test("two tasks of one trace are each watched with their own pieces", async () => {
+    work = async ({ input, chunk }) => {
+      for (let n = 0; n < 3; n++) await chunk(`${JSON.stringify(input)} ${n};`);
+      return done;
+    };
+    const contractId = await does();
+    const headers = { traceparent: `00-${"5".repeat(32)}-${"6".repeat(16)}-01` };
+    const tasks = await Promise.all([1, 2].map((input) => submit(org.admin, contractId, { input }, { headers })));
+    expect(new Set(tasks.map(({ traceId }) => traceId)).size).toBe(1);
+    const texts = await Promise.all(
+      tasks.map(async ({ taskId }) => chunksOf(await watched(org.admin, taskId)).join("")),
+    );
+    expect(texts).toEqual(["1 0;1 1;1 2;", "2 0;2 1;2 2;"]);
+  });
+
   test("a canceled task takes no more pieces, and its adapter is told to stop", async () => {
     const stopped = Promise.withResolvers<void>();
     work = ({ chunk }, signal) =>
@@ -146,7 +161,7 @@ describe.each(dialects)("%s", (dialect) => {
           reject(signal.reason);
         });
       });
-    const { taskId } = await submit(org.admin, await work4(), { returnImmediately: true });
+    const { taskId } = await submit(org.admin, await does(), { returnImmediately: true });
     await eventually(async () => {
       for await (const message of org.admin.bus.watchTask({ taskId }))
         if (told(message) === "chunk before") return true;
@@ -168,7 +183,7 @@ describe.each(dialects)("%s", (dialect) => {
         return done;
       };
       const outputSchema = { type: "object", required: ["ok"] };
-      await submit(org.admin, await work4({ outputSchema, maxTokens: 77n }), { input: { a: 1 } });
+      await submit(org.admin, await does({ outputSchema, maxTokens: 77n }), { input: { a: 1 } });
       expect(got).toMatchObject({ attempt: 1, orgId: org.orgId, outputSchema, maxTokens: 77, input: { a: 1 } });
     });
 
@@ -191,7 +206,7 @@ describe.each(dialects)("%s", (dialect) => {
       ],
     ])("%s", async (_title, behave, reason) => {
       work = behave as never;
-      expect(reasonOf(await submit(org.admin, await work4()))).toBe(reason);
+      expect(reasonOf(await submit(org.admin, await does()))).toBe(reason);
     });
 
     test("one that never answers is ended with the contract's time", async () => {
@@ -200,7 +215,7 @@ describe.each(dialects)("%s", (dialect) => {
         signal.addEventListener("abort", () => aborted.resolve());
         return new Promise(() => {});
       };
-      const task = await submit(org.admin, await work4({ timeoutMs: 300, repeatable: true }));
+      const task = await submit(org.admin, await does({ timeoutMs: 300, repeatable: true }));
       expect(reasonOf(task)).toBe("AGENT_TIMEOUT");
       await aborted.promise;
     });

@@ -132,7 +132,7 @@ async function readSteps(
   limit: number,
 ) {
   const state = await taskState(app.db.query, orgId, taskId);
-  const rows = await readTraceSteps(app.db.query, orgId, traceId, after, limit);
+  const rows = await readTraceSteps(app.db.query, orgId, traceId, taskId, after, limit);
   const messages = rows
     .filter((row) => row.task_id === taskId)
     .map((row): WatchMessage => {

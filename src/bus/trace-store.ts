@@ -124,17 +124,22 @@ export const readSteps = (db: Queryable, orgId: string, after: LogPosition, limi
     select ${eventColumns}, t.opener_agent_id from trace_event e join trace t on t.org_id = e.org_id and t.trace_id = e.trace_id
     where e.org_id = ${orgId} and ${settledAfter(db.dialect, after, ofEvent)} and e.kind < ${firstPieceKind} order by e.xid, e.seq limit ${limit}`);
 
-/** The settled steps and pieces of one trace after a position, oldest first; by the index on (org, trace, xid, seq). */
+/**
+ * The settled steps of one trace after a position, and the pieces of one of its tasks, oldest first; by the index on (org, trace, xid, seq).
+ * Pieces of its other tasks are left out here and not by the reader, because they can be large.
+ */
 export const readTraceSteps = (
   db: Queryable,
   orgId: string,
   traceId: string,
+  taskId: string,
   after: LogPosition,
   limit: number,
 ): Promise<TraceEventRow[]> =>
   db.all<TraceEventRow>(sql`
     select ${eventColumns} from trace_event e
     where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${settledAfter(db.dialect, after, ofEvent)}
+      and (e.kind < ${firstPieceKind} or e.task_id = ${taskId})
     order by e.xid, e.seq limit ${limit}`);
 
 /** The committed steps of one trace, settled or not: for reading it once, not for following it. */

@@ -22,6 +22,7 @@ import { endpointKeys } from "./bus/endpoint-key.ts";
 import { createPolicies } from "./bus/policy/policies.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
+import { sweepPulled } from "./bus/serve/sweep.ts";
 import { tellAll } from "./bus/step-watch.ts";
 import {
   type Credentials,
@@ -110,6 +111,8 @@ const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
 const approvalMs = 5_000;
+/** As short as the shortest lease that Serve gives. */
+const pulledMs = 1_000;
 const certificateMs = 60_000;
 /** What the last spans have when the tasks took all of the time to stop. */
 const minFlushMs = 1_000;
@@ -219,6 +222,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
+    every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 

@@ -24,6 +24,7 @@ import { costHandler } from "./bus/cost/cost-handler.ts";
 import { deadLetterHandler } from "./bus/dead-letter/dead-letter-handler.ts";
 import type { Dispatcher } from "./bus/dispatch.ts";
 import { policyHandler } from "./bus/policy/policy-handler.ts";
+import { serveHandler } from "./bus/serve/serve-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
@@ -60,7 +61,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
     mounts.push((router) => router.service(service, built));
     for (const method of service.methods) if (!(method.localName in built)) unbuilt.add(method);
   };
-  serve(BusService, taskHandler(app, dispatcher));
+  serve(BusService, { ...taskHandler(app, dispatcher), ...serveHandler(app, dispatcher) });
   serve(ContractService, contractHandler(app));
   serve(AgentService, agentHandler(app));
   serve(PolicyService, policyHandler(app));

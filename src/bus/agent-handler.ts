@@ -27,6 +27,7 @@ import { deleteCircuit, findCircuit, toCircuitMessage } from "./circuit/circuit-
 import { breakerOfRow } from "./circuit/conduct.ts";
 import { afterEndpointCheck } from "./endpoint-check.ts";
 import { takeKeyOut } from "./endpoint-key.ts";
+import { reviewWaiting } from "./serve/pulled-store.ts";
 
 const maxAgentsPerOrg = 10_000;
 const changeable = [
@@ -41,6 +42,8 @@ const changeable = [
   "weight",
   "breaker",
 ] as const;
+/** What decides whether an agent may do the tasks that wait for it. */
+const decisive = ["trust_tier", "capabilities", "allowed_tools", "endpoint", "disabled"] as const;
 const taken = (name: string) =>
   new Fault("ALREADY_EXISTS", `the name ${name} is taken`, { resource: "agent", id: name, field: "name" });
 
@@ -132,6 +135,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       };
       await unlessTaken(updateAgent(tx, next), () => taken(change.name));
       if (mask.has("endpoint") || mask.has("breaker")) await deleteCircuit(tx, orgId, req.agentId);
+      if (decisive.some((field) => mask.has(field))) await reviewWaiting(tx, orgId, req.agentId);
       return { agent: toAgent(next) };
     }),
   ),
@@ -139,6 +143,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
   deleteAgent: command(app, async (req, { tx, orgId, now }) => {
     if ((await deleteAgent(tx, orgId, req.agentId)) === 0) throw notFound("agent", req.agentId);
     await deleteSecret(tx, orgId, req.agentId);
+    await reviewWaiting(tx, orgId, req.agentId);
     const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
     return { revokedApiKeys: revoked.length };

@@ -158,6 +158,9 @@ export function urlOf({ kind }: Endpoint): { readonly field: string; readonly ur
   return kind.case === "openai" ? { field: "openai.base_url", url: kind.value.baseUrl } : undefined;
 }
 
+/** Whether tasks wait for the agent to pull them. */
+export const pulls = (row: AgentRow): boolean => endpointOf(row)?.kind.case === "pull";
+
 export const breakerText = (settings: BreakerSettings | undefined): string =>
   settings ? toJsonString(BreakerSettingsSchema, settings) : "";
 

@@ -18,7 +18,9 @@ export type AttemptOutcome = {
   readonly usage: Usage;
   readonly unknown?: boolean;
   readonly fault?: TaskFault;
-  readonly agent: AgentRow;
+  readonly agentId: string;
+  /** Undefined when it is gone. */
+  readonly agent: AgentRow | undefined;
   readonly verdict: Verdict;
 };
 
@@ -26,10 +28,10 @@ export type AttemptOutcome = {
 export async function attemptFor(
   tx: Tx,
   { org_id: orgId, task_id: taskId }: TaskSummaryRow,
-  { number: attempt, agent, usage, unknown = false }: AttemptOutcome,
+  { number: attempt, agentId, usage, unknown = false }: AttemptOutcome,
   endMs: number,
 ): Promise<CountedAttempt> {
-  const work = { orgId, taskId, attempt, agentId: agent.agent_id, endMs };
+  const work = { orgId, taskId, attempt, agentId, endMs };
   const silent = unknown && usage.inputTokens + usage.outputTokens === 0;
   return { ...work, ...(silent ? await priceUnknown(tx, work, endMs) : await priceReported(tx, work, usage, endMs)) };
 }

@@ -1,5 +1,6 @@
 import { fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
 import { type TaskAttemptSchema, TaskErrorSchema } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
@@ -68,6 +69,21 @@ export const attemptsOf = (db: Queryable, orgId: string, taskId: string): Promis
   db.all<AttemptRow>(
     sql`select ${columns} from task_attempt where org_id = ${orgId} and task_id = ${taskId} order by attempt`,
   );
+
+/** Whether an attempt was ended by what its agent answered: not by a cancel, a timeout or a lost lease. */
+export async function endedByAgent(app: Pick<App, "vault">, db: Queryable, key: Key): Promise<boolean> {
+  const row = await db.one<Pick<AttemptRow, "end_ms" | "error">>(
+    sql`select end_ms, error from task_attempt where org_id = ${key.orgId} and task_id = ${key.taskId} and attempt = ${key.attempt}`,
+  );
+  if (!row || row.end_ms === null) return false;
+  return !row.error || agentsOwn.has(fromBinary(TaskErrorSchema, app.vault.open(placeOf(key), row.error)).reason);
+}
+
+const agentsOwn: ReadonlySet<ErrorReason> = new Set([
+  ErrorReason.ADAPTER_ERROR,
+  ErrorReason.AGENT_BAD_RESPONSE,
+  ErrorReason.CONTRACT_VIOLATION,
+]);
 
 const placeOf = ({ orgId, taskId, attempt }: Key) => ({ orgId, table: "task_attempt", id: `${taskId} ${attempt}` });
 

@@ -11,7 +11,7 @@ import type { ContractRow } from "./contract-store.ts";
 import { violationFault } from "./decide.ts";
 import { maxTaskBytes, openPieces, type PieceMeter, type Pieces } from "./pieces.ts";
 import { type Attempt, type FailedAttempt, settleBegin, settleCompleted, settlePieces } from "./settle.ts";
-import type { TaskFault, TaskRow } from "./task-store.ts";
+import type { TaskFault, TaskRow, TaskSummaryRow } from "./task-store.ts";
 import { outputViolations } from "./violations.ts";
 
 /** A task that this server works on. The signal says to let it go. */
@@ -120,21 +120,23 @@ async function call(
   );
 }
 
+type Late = { readonly app: Pick<App, "clock">; readonly task: TaskSummaryRow };
+
 /** Timers count in a clock of their own, and can be this much early by the other one. */
 const timerSlackMs = 1;
 
-export const pastDeadline = ({ app, task }: Run): boolean =>
+export const pastDeadline = ({ app, task }: Late): boolean =>
   task.deadline_ms !== null && app.clock.now() >= task.deadline_ms - timerSlackMs;
 
 /** What a task ends with whose deadline passed while no agent had it. */
-export const deadlineFault = ({ task }: Run, metadata: Record<string, string> = {}, why = ""): TaskFault => ({
+export const deadlineFault = ({ task }: Late, metadata: Record<string, string> = {}, why = ""): TaskFault => ({
   reason: "DEADLINE_EXCEEDED",
   message: `the task's deadline passed${why && `: ${why}`}`,
   metadata: { ...metadata, deadline_time: new Date(task.deadline_ms!).toISOString() },
 });
 
 /** What the task ends with when nothing follows a failed attempt. */
-export function finalFault(run: Run, contract: ContractRow, { attempt, cause }: FailedAttempt): TaskFault {
+export function finalFault(run: Late, contract: ContractRow, { attempt, cause }: FailedAttempt): TaskFault {
   const late = pastDeadline(run);
   const { agent, number } = attempt;
   const metadata = { ...cause.metadata, agent_id: agent.agent_id, attempts: String(number) };

@@ -12,6 +12,7 @@ import { settleBudgets } from "./budget/settle-budgets.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
 import { countAttempt } from "./cost/cost-store.ts";
 import { writeDeadLetter } from "./dead-letter/write.ts";
+import { pullOwner, removePulled } from "./serve/pulled-store.ts";
 import {
   endAttempt,
   endTask,
@@ -59,6 +60,7 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
     endMs: end.endMs,
   });
   if (!ended) return false;
+  if (task.lease_owner === pullOwner) await removePulled(tx, orgId, taskId);
   if (task.approval_id) await cancelApproval(tx, orgId, task.approval_id, end.endMs);
   if (ending) await finishAttempt(tx, app, ending, end.attempt?.fault);
   const abandoned =

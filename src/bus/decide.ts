@@ -3,7 +3,7 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
-import { type AgentRow, findAgent } from "./agent-store.ts";
+import { type AgentRow, findAgent, pulls } from "./agent-store.ts";
 import type { Demand } from "./approval/gate.ts";
 import { type Blocked, circuitRefusal } from "./circuit/refusal.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
@@ -181,7 +181,8 @@ async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<
     : `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
   // Where there are fallbacks, those that may not try the agent go to them.
-  const toProbe = contract.fallbacks === "[]" ? found.toProbe : [];
+  // Tasks for agents that pull wait, and the first to be fetched tries it.
+  const toProbe = contract.fallbacks === "[]" ? found.toProbe.filter((agent) => !pulls(agent)) : [];
   if (first) return { contract: fallback?.contract ?? contract, candidates: [first, ...others], blocked, toProbe };
   if (toolless) throw toolless;
   if (blocked.length > 0) throw circuitRefusal(blocked, now);

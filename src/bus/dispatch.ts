@@ -3,7 +3,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { openSlots, type Slots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
-import { type AgentRow, endpointOf, urlOf } from "./agent-store.ts";
+import { type AgentRow, endpointOf, pulls, urlOf } from "./agent-store.ts";
 import {
   attemptOnce,
   deadlineFault,
@@ -19,8 +19,9 @@ import type { HeldTask } from "./conclude.ts";
 import { type ContractRef, type ContractRow, findContract } from "./contract-store.ts";
 import { usableFallback } from "./fallback.ts";
 import { newMeter } from "./pieces.ts";
-import { backoffMs, mayRepeat } from "./retry.ts";
+import { followUp, nothingTried, type Tried } from "./retry.ts";
 import { type Candidates, candidatesFor, stillFit } from "./route.ts";
+import { parkTask } from "./serve/park.ts";
 import { type FailedAttempt, settleAttemptFailed, settleFailed, settleFallback, settleRejected } from "./settle.ts";
 import type { Accepted } from "./submit.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
@@ -48,8 +49,24 @@ type Failure = {
   readonly rejected?: boolean;
 };
 
+/** Where the work on a task goes on that an agent that pulls had: at a further attempt under this contract, or after it. */
+export type Resume = {
+  readonly contract: ContractRow;
+  readonly tried: Tried;
+  readonly waitMs: number;
+  /** The contract gave nothing, for this; the failed attempt is written down. */
+  readonly failure?: TaskFault;
+  /** Nobody fetched it in the time it waited. */
+  readonly unfetched?: boolean;
+};
+
 /** A task to work on, and whose turn it is among the agents that can do it. */
-export type Job = HeldTask & { readonly task: TaskRow; readonly turn: number; readonly decidedAgentId?: string };
+export type Job = HeldTask & {
+  readonly task: TaskRow;
+  readonly turn: number;
+  readonly decidedAgentId?: string;
+  readonly resume?: Resume;
+};
 
 export type Dispatcher = {
   /** Works on a task that this server holds; returns at once. */
@@ -121,7 +138,8 @@ async function runTask(hands: Hands, job: Job): Promise<void> {
   letGoWhenUnwanted(app, job, over).catch(() => {});
   try {
     const input = openJson(app, hold.orgId, hold.taskId, "input", task.input);
-    await tryContracts(hands, { decidedAgentId: "", ...job, app, input, signal, meter: newMeter() }, job.turn);
+    const run = { decidedAgentId: "", ...job, app, input, signal, meter: newMeter() };
+    await tryContracts(hands, run, job.turn, job.resume);
   } catch (error) {
     if (error instanceof LetGo || app.ending.aborted) return;
     app.log.error({ err: error, task_id: task.task_id, trace_id: task.trace_id }, "a task could not be worked on");
@@ -153,27 +171,22 @@ async function failByOwnFault(app: App, held: HeldTask): Promise<void> {
   }
 }
 
-/** The task's contract, then its fallbacks in turn; ends the task. */
-async function tryContracts(hands: Hands, run: Run, turn: number): Promise<void> {
+/** The task's contract, then its fallbacks in turn; ends the task. Goes on where `resume` says. */
+async function tryContracts(hands: Hands, run: Run, turn: number, resume?: Resume): Promise<void> {
   const { app, task } = run;
   const contract = await findContract(app.db.query, task.org_id, task.contract_id, task.contract_version);
   if (!contract) throw new Error(`contract ${task.contract_id}@${task.contract_version} of an accepted task is gone`);
-  const wish = {
-    orgId: task.org_id,
-    input: run.input,
-    wantedAgentId: boundAgent(task),
-    turn,
-    taskId: task.task_id,
-  };
-  const found = await candidatesFor(app.db.query, { ...wish, contract, now: app.clock.now() });
-  let failure = await tryContract(hands, run, contract, decidedFirst(found, run.decidedAgentId));
+  const wish = wishOf(run, turn);
+  const begin = resume ?? { contract, tried: nothingTried(turn, 0), waitMs: 0 };
+  let failure = await beginContract(hands, run, begin);
   const approved = task.approval_id !== "";
-  for (const ref of JSON.parse(contract.fallbacks) as ContractRef[]) {
+  for (const [index, ref] of (JSON.parse(contract.fallbacks) as ContractRef[]).entries()) {
     if (!failure?.nextAllowed || approved) break; // the approval was for this contract and this agent
+    if (index < begin.tried.step) continue;
     const fallback = await usableFallback(app, app.db.query, { ...wish, now: app.clock.now() }, ref);
     if (!fallback) continue;
     if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
-    failure = await tryContract(hands, run, fallback.contract, fallback);
+    failure = await tryContract(hands, run, fallback.contract, fallback, nothingTried(turn, index + 1));
   }
   if (!failure) return;
   const { fault, last, rejected } = failure;
@@ -192,16 +205,37 @@ const decidedFirst = ({ candidates, ...rest }: Candidates, agentId: string): Can
 /** The only agent that may do it: the one that was approved, or the one that the caller insists on. */
 const boundAgent = (task: TaskRow): string => (task.approval_id ? task.target_agent_id : task.wanted_agent_id);
 
+/** What the task asks of a contract. */
+const wishOf = ({ task, input }: Run, turn: number) => ({
+  orgId: task.org_id,
+  input,
+  wantedAgentId: boundAgent(task),
+  turn,
+  taskId: task.task_id,
+});
+
+/** The contract with which the work begins or goes on. */
+async function beginContract(hands: Hands, run: Run, begin: Resume): Promise<Failure | undefined> {
+  const { app } = run;
+  const { contract, tried, waitMs } = begin;
+  if (begin.failure) return { fault: begin.failure, nextAllowed: true };
+  const found = await candidatesFor(app.db.query, { ...wishOf(run, tried.turn), contract, now: app.clock.now() });
+  if (begin.unfetched && tried.agent >= found.candidates.length)
+    return { fault: notFetched(contract), nextAllowed: true };
+  if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
+  return tryContract(hands, run, contract, decidedFirst(found, run.decidedAgentId), tried);
+}
+
 /**
- * Attempts by one contract. An agent that never had the task gives way to the next one at once; other failures are repeated, after a wait,
- * as often as the contract's retry policy says and as far as repeating does no harm. An agent whose circuit has opened meanwhile is passed
- * over.
+ * Attempts by one contract, as {@link followUp} says. An agent whose circuit has opened meanwhile is passed over, as is one that policies
+ * refuse. A task whose agent pulls is left to that agent.
  */
 async function tryContract(
   hands: Hands,
   run: Run,
   contract: ContractRow,
   { candidates, blocked }: Candidates,
+  from: Tried,
 ): Promise<Failure | undefined> {
   const { app } = run;
   const shut = new Map(blocked.map((one) => [one.agent.agent_id, one]));
@@ -211,10 +245,10 @@ async function tryContract(
       ? { fault: refused, nextAllowed: true, rejected: true }
       : { fault: nobodyLeft(app, contract, [...shut.values()]), nextAllowed: true };
   if (candidates.length === 0) return nobody();
-  let retries = 0;
+  let tried = from;
   let gone = 0;
-  for (let index = 0; ; index++) {
-    const chosen = candidates[index % candidates.length]!;
+  for (;;) {
+    const chosen = candidates[tried.agent % candidates.length]!;
     const release = await slotOf(hands, run, chosen);
     // Waiting can take long: the agent may have been changed, disabled or deleted meanwhile.
     const agent = await stillFit(app.db.query, chosen, contract);
@@ -222,26 +256,27 @@ async function tryContract(
       release?.();
       return { fault: deadlineFault(run), nextAllowed: false };
     }
-    const decided =
-      index === 0 && chosen.agent_id === run.decidedAgentId && contract.contract_id === run.task.contract_id;
-    const last = await attemptUnlessShut(run, contract, agent, decided).finally(release);
+    const first = tried.agent === 0 && contract.contract_id === run.task.contract_id;
+    const decided = first && chosen.agent_id === run.decidedAgentId;
+    const last = await attemptUnlessShut(run, contract, agent, decided, tried).finally(release);
     if (!last) return undefined;
     shut.delete(chosen.agent_id);
     if (last === "gone" || last instanceof CircuitOpen || "refused" in last) {
       if (last instanceof CircuitOpen) shut.set(chosen.agent_id, last);
       else if (last !== "gone") ({ refused } = last);
       if (++gone === candidates.length) return nobody();
+      tried = { ...tried, agent: tried.agent + 1 };
       continue;
     }
     gone = 0;
-    const { cause } = last;
-    const nextAllowed = mayRepeat(cause.aftermath, contract) && !pastDeadline(run);
-    const untried = cause.aftermath === "not-begun" && index + 1 < candidates.length;
-    if (!nextAllowed || (!untried && retries >= contract.max_retries))
-      return { fault: finalFault(run, contract, last), last, nextAllowed };
-    const waitMs = untried ? 0 : backoffMs(++retries, contract, app.ids.chance());
-    if (!(await settleAttemptFailed(app, run, last, waitMs))) throw new LetGo("no longer held");
-    if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
+    const { aftermath } = last.cause;
+    const late = pastDeadline(run);
+    const next = followUp({ aftermath, contract, tried, agents: candidates.length, late, chance: app.ids.chance });
+    if (next.kind !== "again")
+      return { fault: finalFault(run, contract, last), last, nextAllowed: next.kind === "next contract" };
+    if (!(await settleAttemptFailed(app, run, last, next.waitMs))) throw new LetGo("no longer held");
+    if (next.waitMs > 0) await app.clock.sleep(untilDeadline(run, next.waitMs), run.signal);
+    tried = next.tried;
   }
 }
 
@@ -251,8 +286,14 @@ async function attemptUnlessShut(
   contract: ContractRow,
   agent: AgentRow | undefined,
   decided: boolean,
+  tried: Tried,
 ): Promise<FailedAttempt | RefusedAttempt | CircuitOpen | "gone" | undefined> {
   if (!agent) return "gone";
+  if (pulls(agent)) {
+    const parked = await parkTask(run.app, run, agent, contract, tried, decided);
+    if (parked && "refused" in parked) return parked;
+    throw new LetGo("left to an agent that pulls, ended, or no longer held");
+  }
   try {
     return await attemptOnce(run, contract, agent, decided);
   } catch (error) {
@@ -286,6 +327,12 @@ function placeOf(agent: AgentRow): string {
 /** So long, or as long as the deadline is away. */
 const untilDeadline = ({ app, task }: Run, ms: number): number =>
   Math.max(0, Math.min(ms, (task.deadline_ms ?? Infinity) - app.clock.now()));
+
+const notFetched = ({ capability }: ContractRow): TaskFault => ({
+  reason: "AGENT_UNREACHABLE",
+  message: `no instance of an agent with the capability ${capability} has fetched it with Serve; the work was not begun`,
+  metadata: { capability },
+});
 
 function nobodyLeft(app: App, { capability }: ContractRow, shut: readonly Blocked[]): TaskFault {
   if (shut.length > 0) return circuitFault(shut, app.clock.now());

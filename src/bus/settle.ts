@@ -27,7 +27,9 @@ export type FailedAttempt = { readonly attempt: Attempt; readonly cause: Attempt
 /** One attempt that has begun. */
 export type Attempt = {
   readonly number: number;
-  readonly agent: AgentRow;
+  readonly agent: Pick<AgentRow, "agent_id" | "name">;
+  /** The same whole; undefined once it is gone. */
+  readonly agentRow: AgentRow | undefined;
   readonly contract: ContractRow;
   readonly startMs: number;
   /** How long the agent was given. */
@@ -38,7 +40,7 @@ export type Attempt = {
  * Storage that is overloaded, or away for a moment, must not cost a task its end. To try again does no harm: what moves a task asks for the
  * hold, and so moves it once.
  */
-async function persist<T>(app: App, body: Body<T>): Promise<T> {
+export async function persist<T>(app: App, body: Body<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await app.db.tx(body);
@@ -71,17 +73,8 @@ export const settleBegin = (
   persist(app, async (tx) => {
     const { hold, task } = held;
     const startMs = app.clock.now();
-    const again = decided ? { steps: [], decisions: [] } : await reconsider(tx, app, task, input, agent, contract);
-    if (again.decisions.length > 0) {
-      const at = { orgId: hold.orgId, traceId: task.trace_id, taskId: hold.taskId, now: startMs };
-      await recordDecisions(tx, app, at, again.decisions);
-    }
-    const { refused, rejected } = again;
-    if (rejected) return (await reject(tx, app, held, rejected, again.steps)) ? { rejected } : undefined;
-    if (refused) {
-      await recordSteps(tx, app, spanOf(task), again.steps);
-      return { refused };
-    }
+    const again = decided ? { steps: [] } : await askAgain(tx, app, held, input, agent, contract);
+    if (!again || "refused" in again || "rejected" in again) return again;
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
     const begun = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (!begun) return undefined;
@@ -114,8 +107,33 @@ export const settleBegin = (
         targetAgentId: agent.agent_id,
       },
     ]);
-    return { attempt: { number, agent, contract, startMs, timeoutMs } };
+    return { attempt: { number, agent, agentRow: agent, contract, startMs, timeoutMs } };
   });
+
+/**
+ * Reconsiders a task before an agent has it, and writes down what came of that: the steps to go on with; or policies refuse this agent; or the
+ * task has been rejected; undefined when it is no longer held.
+ */
+export async function askAgain(
+  tx: Tx,
+  app: App,
+  held: HeldTask,
+  input: JsonValue,
+  agent: AgentRow,
+  contract: ContractRow,
+): Promise<{ readonly steps: readonly Step[] } | Exclude<Begun, { attempt: Attempt }> | undefined> {
+  const { task } = held;
+  const again = await reconsider(tx, app, task, input, agent, contract);
+  const at = { orgId: task.org_id, traceId: task.trace_id, taskId: task.task_id, now: app.clock.now() };
+  if (again.decisions.length > 0) await recordDecisions(tx, app, at, again.decisions);
+  const { refused, rejected, steps } = again;
+  if (rejected) return (await reject(tx, app, held, rejected, steps)) ? { rejected } : undefined;
+  if (refused) {
+    await recordSteps(tx, app, spanOf(task), steps);
+    return { refused };
+  }
+  return { steps };
+}
 
 /** An attempt that is about to begin. */
 export type Beginning = {
@@ -165,41 +183,54 @@ export const settlePieces = (
 
 /** The task is done. */
 export const settleCompleted = (app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> =>
-  persist(app, (tx) => {
-    const endMs = app.clock.now();
-    const at = { timeMs: endMs, targetAgentId: attempt.agent.agent_id };
-    const steps: Step[] = [
-      {
-        ...at,
-        kind: TraceEventKind.ANSWERED,
-        message: `${attempt.agent.name} answered${tokenText(answer.usage)}`,
-        details: answered(attempt, answer.output, answer.usage),
-        durationMs: endMs - attempt.startMs,
-      },
-      {
-        ...at,
-        kind: TraceEventKind.OUTPUT_CHECKED,
-        message: "the output fits the contract",
-        details: { violations: [] },
-      },
-      { ...at, kind: TraceEventKind.COMPLETED, message: "completed", durationMs: endMs - held.task.create_ms },
-    ];
-    const { output, usage } = answer;
-    return concludeTask(tx, app, held, {
-      state: TaskState.COMPLETED,
-      endMs,
-      output,
-      attempt: { number: attempt.number, usage, agent: attempt.agent, verdict: "success" },
-      steps,
-    });
+  persist(app, (tx) => completed(tx, app, held, attempt, answer));
+
+/** As {@link settleCompleted}, in a transaction that there is. */
+export function completed(tx: Tx, app: App, held: HeldTask, attempt: Attempt, answer: Answer): Promise<boolean> {
+  const endMs = app.clock.now();
+  const at = { timeMs: endMs, targetAgentId: attempt.agent.agent_id };
+  const steps: Step[] = [
+    {
+      ...at,
+      kind: TraceEventKind.ANSWERED,
+      message: `${attempt.agent.name} answered${tokenText(answer.usage)}`,
+      details: answered(attempt, answer.output, answer.usage),
+      durationMs: endMs - attempt.startMs,
+    },
+    {
+      ...at,
+      kind: TraceEventKind.OUTPUT_CHECKED,
+      message: "the output fits the contract",
+      details: { violations: [] },
+    },
+    { ...at, kind: TraceEventKind.COMPLETED, message: "completed", durationMs: endMs - held.task.create_ms },
+  ];
+  const { output, usage } = answer;
+  return concludeTask(tx, app, held, {
+    state: TaskState.COMPLETED,
+    endMs,
+    output,
+    attempt: { ...whoOf(attempt), usage, verdict: "success" },
+    steps,
   });
+}
 
 /** An attempt failed and another one follows after a wait. */
 export const settleAttemptFailed = (app: App, held: HeldTask, last: FailedAttempt, waitMs: number): Promise<boolean> =>
-  persist(app, (tx) => {
-    const endMs = app.clock.now();
-    return concludeAttempt(tx, app, held, outcomeOf(last), endMs, [failedStep(endMs, last, "retry", waitMs)]);
-  });
+  persist(app, (tx) => attemptFailed(tx, app, held, last, "retry", waitMs));
+
+/** As {@link settleAttemptFailed}, in a transaction that there is; `next` says whether a retry or a fallback follows. */
+export function attemptFailed(
+  tx: Tx,
+  app: App,
+  held: HeldTask,
+  last: FailedAttempt,
+  next: "retry" | "fallback",
+  waitMs: number,
+): Promise<boolean> {
+  const endMs = app.clock.now();
+  return concludeAttempt(tx, app, held, outcomeOf(last), endMs, [failedStep(endMs, last, next, waitMs)]);
+}
 
 /** The task falls back to another contract, after an attempt that failed or because nobody was left for one. */
 export const settleFallback = (
@@ -223,28 +254,32 @@ export const settleFallback = (
 
 /** The task failed for good, at an attempt or between two. */
 export const settleFailed = (app: App, held: HeldTask, fault: TaskFault, last?: FailedAttempt): Promise<boolean> =>
-  persist(app, (tx) => {
-    const { task } = held;
-    const endMs = app.clock.now();
-    const steps: Step[] = last ? [failedStep(endMs, last, "fail", 0)] : [];
-    const failed = {
-      kind: TraceEventKind.FAILED,
-      timeMs: endMs,
-      message: fault.message,
-      details: { reason: fault.reason, message: fault.message, ...fault.metadata },
-      targetAgentId: last?.attempt.agent.agent_id ?? task.target_agent_id,
-      durationMs: endMs - task.create_ms,
-    };
-    const attempt = last && outcomeOf(last);
-    return concludeTask(tx, app, held, { state: TaskState.FAILED, endMs, fault, attempt, steps: [...steps, failed] });
-  });
+  persist(app, (tx) => failed(tx, app, held, fault, last));
+
+/** As {@link settleFailed}, in a transaction that there is. */
+export function failed(tx: Tx, app: App, held: HeldTask, fault: TaskFault, last?: FailedAttempt): Promise<boolean> {
+  const { task } = held;
+  const endMs = app.clock.now();
+  const steps: Step[] = last ? [failedStep(endMs, last, "fail", 0)] : [];
+  const end = {
+    kind: TraceEventKind.FAILED,
+    timeMs: endMs,
+    message: fault.message,
+    details: { reason: fault.reason, message: fault.message, ...fault.metadata },
+    targetAgentId: last?.attempt.agent.agent_id ?? task.target_agent_id,
+    durationMs: endMs - task.create_ms,
+  };
+  const attempt = last && outcomeOf(last);
+  return concludeTask(tx, app, held, { state: TaskState.FAILED, endMs, fault, attempt, steps: [...steps, end] });
+}
+
+const whoOf = ({ number, agent, agentRow }: Attempt) => ({ number, agentId: agent.agent_id, agent: agentRow });
 
 const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
-  number: attempt.number,
+  ...whoOf(attempt),
   usage: cause.usage,
   unknown: cause.aftermath === "lost",
   fault: { reason: cause.reason, message: cause.message, metadata: cause.metadata },
-  agent: attempt.agent,
   verdict: verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),
 });
 

@@ -37,7 +37,7 @@ export type TaskRow = {
   readonly create_ms: number;
   readonly end_ms: number | null;
   readonly deadline_ms: number | null;
-  /** The server that works on it, and the fencing token of its lease. */
+  /** The server that works on it, or "pull" for a task of agents that pull, and the fencing token of its lease. */
   readonly lease_owner: string;
   readonly lease_token: number;
   /** Whether an agent may have it right now; see {@link InFlight}. */
@@ -131,6 +131,18 @@ export const beginAttempt = (
     returning attempts, (
       select c.state from agent_circuit c where c.org_id = ${hold.orgId} and c.agent_id = ${agentId} and c.state <> 1) as circuit`);
 
+/** A task that waited to be pulled is handed out, which begins an attempt: gives it as it is now. */
+export const beginDelivery = (
+  tx: Tx,
+  orgId: string,
+  taskId: string,
+  agentId: string,
+  inFlight: number,
+): Promise<TaskRow | undefined> =>
+  tx.one<TaskRow>(sql`
+    update task set state = ${TaskState.WORKING}, attempts = attempts + 1, target_agent_id = ${agentId}, in_flight = ${inFlight}, lease_token = lease_token + 1
+    where org_id = ${orgId} and task_id = ${taskId} and state < ${TaskState.COMPLETED} returning ${columns}`);
+
 /** The latest attempt of a task: its number, its agent, and whether it is the probe of that agent's circuit. */
 export type LatestAttempt = { readonly attempts: number; readonly target_agent_id: string; readonly probe: number };
 
@@ -189,18 +201,18 @@ export const resumeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Pr
     where org_id = ${row.org_id} and task_id = ${row.task_id} and state = ${TaskState.AWAITING_APPROVAL} returning lease_token`))!
     .lease_token;
 
-/** Tasks that should be worked on and whose server is gone; by the partial index on open tasks. */
+/** Tasks that should be worked on and whose server is gone; by the partial index on open tasks, which leaves out those that agents pull. */
 export const orphanedTasks = (db: Queryable, now: number, limit: number): Promise<TaskSummaryRow[]> =>
   db.all<TaskSummaryRow>(sql`
     select ${summaryColumns} from task
-    where state < 4 and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner not in (select owner from lease where until_ms > ${now})
+    where state < 4 and lease_owner <> 'pull' and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner not in (select owner from lease where until_ms > ${now})
     order by org_id, task_id limit ${limit}`);
 
 /** Tasks that this server should be working on, as far as storage knows, and that were accepted before a time; by the same index. */
 export const ownedTasks = (db: Queryable, owner: string, before: number, limit: number): Promise<TaskSummaryRow[]> =>
   db.all<TaskSummaryRow>(sql`
     select ${summaryColumns} from task
-    where state < 4 and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner = ${owner} and create_ms < ${before}
+    where state < 4 and lease_owner <> 'pull' and state in (${TaskState.SUBMITTED}, ${TaskState.WORKING}) and lease_owner = ${owner} and create_ms < ${before}
     order by org_id, task_id limit ${limit}`);
 
 export type TaskFilter = {

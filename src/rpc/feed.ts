@@ -66,6 +66,29 @@ export const feed = <Request extends object, Message, Position>(
     }
   };
 
+/**
+ * A method that streams and is no log: the signal aborts when the client is gone, with SHUTTING_DOWN when the server stops, and with the key's reason when its key
+ * ends.
+ */
+export async function* watched<Message>(
+  app: App,
+  context: HandlerContext,
+  open: (signal: AbortSignal) => AsyncGenerator<Message>,
+): AsyncGenerator<Message> {
+  const caller = callerOf(context);
+  const over = new AbortController();
+  const signal = AbortSignal.any([context.signal, app.stopping, over.signal]);
+  const closeStream = app.metrics.streamOpened();
+  try {
+    const keyBell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
+    watchKey(app, caller.keyId, keyBell, signal).catch((fault) => over.abort(fault));
+    yield* open(signal);
+  } finally {
+    over.abort();
+    closeStream();
+  }
+}
+
 /** Rung when something about a key changed. */
 export const keyTopic = (keyId: string): string => `key:${keyId}`;
 

@@ -5,6 +5,7 @@ import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { emit } from "../../ops/outbox.ts";
 import { type AgentRow, breakerOf, lockAgent } from "../agent-store.ts";
+import { workTopic } from "../serve/pulled-store.ts";
 import type { Step } from "../trace-store.ts";
 import {
   admission,
@@ -79,6 +80,7 @@ export async function leaveCircuit(tx: Tx, app: App, ended: Ended, now: number):
   const next = afterAttempt(circuit, breaker, ended, verdict, now);
   if (next === circuit) return [];
   await putCircuit(tx, orgId, agentId, next);
+  tx.ring(workTopic({ orgId, agentId })); // tasks that wait to be pulled may be let through now
   if (verdict === "failure" && next.state === CircuitState.OPEN)
     await emitOpened(tx, app, ended, breaker, circuit, next, now);
   return changedStep(agentId, agent.name, breaker, circuit, next, now);

@@ -141,7 +141,7 @@ export const ErrorReason = {
   QUOTA_EXCEEDED: 23,
 
   /**
-   * The lease or fencing token was superseded; nothing was changed. Code FAILED_PRECONDITION.
+   * The lease or fencing token was superseded, or what it was for has ended; nothing was changed. Code FAILED_PRECONDITION.
    *
    * @generated from enum value: ERROR_REASON_LEASE_LOST = 24;
    */

@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/bus_service.proto.
  */
 export const file_moltwire_bus_v1_bus_service: GenFile = /*@__PURE__*/
-  fileDesc("CiFtb2x0d2lyZS9idXMvdjEvYnVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKPAwoRU3VibWl0VGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKCGFnZW50X2lkGAIgASgJQge6SARyAhhAEh8KC2NvbnRyYWN0X2lkGAMgASgJQgq6SAdyBRABGIABEiEKEGNvbnRyYWN0X3ZlcnNpb24YBCABKAlCB7pIBHICGEASJQoFaW5wdXQYBSABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSIAoPdGFyZ2V0X2FnZW50X2lkGAYgASgJQge6SARyAhhAElcKBmxhYmVscxgHIAMoCzIuLm1vbHR3aXJlLmJ1cy52MS5TdWJtaXRUYXNrUmVxdWVzdC5MYWJlbHNFbnRyeUIXukgUmgEREBAiBnIEEAEYQCoFcgMYgAISGgoScmV0dXJuX2ltbWVkaWF0ZWx5GAggASgIEhUKDXZhbGlkYXRlX29ubHkYCSABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJtChJTdWJtaXRUYXNrUmVzcG9uc2USIwoEdGFzaxgBIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrEjIKDWRlY2lzaW9uX3BhdGgYAiADKAsyGy5tb2x0d2lyZS5idXMudjEuVHJhY2VFdmVudCJFCg5HZXRUYXNrUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGgoHdGFza19pZBgCIAEoCUIJukgGcgQQARhAIjYKD0dldFRhc2tSZXNwb25zZRIjCgR0YXNrGAEgASgLMhUubW9sdHdpcmUuYnVzLnYxLlRhc2sihQIKEExpc3RUYXNrc1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIzCgVzdGF0ZRgEIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UYXNrU3RhdGVCCLpIBYIBAhABEhkKCGFnZW50X2lkGAUgASgJQge6SARyAhhAEh0KC2NvbnRyYWN0X2lkGAYgASgJQgi6SAVyAxiAARIsCgh0cmFjZV9pZBgHIAEoCUIaukgXchUYIDIRXihbMC05YS1mXXszMn0pPyQiUgoRTGlzdFRhc2tzUmVzcG9uc2USJAoFdGFza3MYASADKAsyFS5tb2x0d2lyZS5idXMudjEuVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYAoRQ2FuY2VsVGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIWCgRub3RlGAMgASgJQgi6SAVyAxiABCI5ChJDYW5jZWxUYXNrUmVzcG9uc2USIwoEdGFzaxgBIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrImcKEFdhdGNoVGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIeCgxhZnRlcl9jdXJzb3IYAyABKAlCCLpIBXIDGIAIIvsBChFXYXRjaFRhc2tSZXNwb25zZRIOCgZjdXJzb3IYASABKAkSJQoEdGFzaxgCIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrSAASKwoEc3RlcBgDIAEoCzIbLm1vbHR3aXJlLmJ1cy52MS5UcmFjZUV2ZW50SAASLwoIcHJvZ3Jlc3MYBCABKAsyGy5tb2x0d2lyZS5hZ2VudC52MS5Qcm9ncmVzc0gAEg8KBWNodW5rGAUgASgJSAASMAoKY2hlY2twb2ludBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAEIOCgVldmVudBIFukgCCAEimwEKDFNlcnZlUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASHAoIY2FwYWNpdHkYAyABKAVCCrpIBxoFGOgHKAASOQoFbGVhc2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIASKfAQoNU2VydmVSZXNwb25zZRIxCghkZWxpdmVyeRgBIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5UYXNrRGVsaXZlcnlIABIwCgpjaGVja3BvaW50GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAEhkKD3Jldm9rZWRfdGFza19pZBgDIAEoCUgAQg4KBWV2ZW50EgW6SAIIASKLAQoMVGFza0RlbGl2ZXJ5Ei8KBHRhc2sYASABKAsyIS5tb2x0d2lyZS5hZ2VudC52MS5UYXNrQXNzaWdubWVudBITCgtsZWFzZV90b2tlbhgCIAEoCRI1ChFsZWFzZV9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAIKElJlc3BvbmRUYXNrUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGgoHdGFza19pZBgCIAEoCUIJukgGcgQQARhAEh8KC2xlYXNlX3Rva2VuGAMgASgJQgq6SAdyBRABGIACEigKBm91dHB1dBgEIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZUgAEi8KB2ZhaWx1cmUYBSABKAsyHC5tb2x0d2lyZS5idXMudjEuVGFza0ZhaWx1cmVIABInCgV1c2FnZRgGIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlQhAKB291dGNvbWUSBbpIAggBIjsKC1Rhc2tGYWlsdXJlEhkKB21lc3NhZ2UYASABKAlCCLpIBXIDGIAgEhEKCXJldHJ5YWJsZRgCIAEoCCJAChNSZXNwb25kVGFza1Jlc3BvbnNlEikKBXN0YXRlGAEgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tTdGF0ZSKbAQoUSGVhcnRiZWF0VGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIfCgtsZWFzZV90b2tlbhgDIAEoCUIKukgHcgUQARiAAhItCghwcm9ncmVzcxgEIAEoCzIbLm1vbHR3aXJlLmFnZW50LnYxLlByb2dyZXNzImgKFUhlYXJ0YmVhdFRhc2tSZXNwb25zZRI1ChFsZWFzZV9leHBpcmVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQY2FuY2VsX3JlcXVlc3RlZBgCIAEoCDLzBgoKQnVzU2VydmljZRJsCgpTdWJtaXRUYXNrEiIubW9sdHdpcmUuYnVzLnYxLlN1Ym1pdFRhc2tSZXF1ZXN0GiMubW9sdHdpcmUuYnVzLnYxLlN1Ym1pdFRhc2tSZXNwb25zZSIVkt4YEQgCEgt0YXNrczp3cml0ZRgBEmUKB0dldFRhc2sSHy5tb2x0d2lyZS5idXMudjEuR2V0VGFza1JlcXVlc3QaIC5tb2x0d2lyZS5idXMudjEuR2V0VGFza1Jlc3BvbnNlIheQAgGS3hgQCAISCnRhc2tzOnJlYWQYAhJrCglMaXN0VGFza3MSIS5tb2x0d2lyZS5idXMudjEuTGlzdFRhc2tzUmVxdWVzdBoiLm1vbHR3aXJlLmJ1cy52MS5MaXN0VGFza3NSZXNwb25zZSIXkAIBkt4YEAgCEgp0YXNrczpyZWFkGAISbgoKQ2FuY2VsVGFzaxIiLm1vbHR3aXJlLmJ1cy52MS5DYW5jZWxUYXNrUmVxdWVzdBojLm1vbHR3aXJlLmJ1cy52MS5DYW5jZWxUYXNrUmVzcG9uc2UiF5LeGBMIAhILdGFza3M6d3JpdGUYASABEmoKCVdhdGNoVGFzaxIhLm1vbHR3aXJlLmJ1cy52MS5XYXRjaFRhc2tSZXF1ZXN0GiIubW9sdHdpcmUuYnVzLnYxLldhdGNoVGFza1Jlc3BvbnNlIhSS3hgQCAISCnRhc2tzOnJlYWQYAzABEl8KBVNlcnZlEh0ubW9sdHdpcmUuYnVzLnYxLlNlcnZlUmVxdWVzdBoeLm1vbHR3aXJlLmJ1cy52MS5TZXJ2ZVJlc3BvbnNlIhWS3hgRCAISC3Rhc2tzOnNlcnZlGAMwARJvCgtSZXNwb25kVGFzaxIjLm1vbHR3aXJlLmJ1cy52MS5SZXNwb25kVGFza1JlcXVlc3QaJC5tb2x0d2lyZS5idXMudjEuUmVzcG9uZFRhc2tSZXNwb25zZSIVkt4YEQgCEgt0YXNrczpzZXJ2ZRgBEnUKDUhlYXJ0YmVhdFRhc2sSJS5tb2x0d2lyZS5idXMudjEuSGVhcnRiZWF0VGFza1JlcXVlc3QaJi5tb2x0d2lyZS5idXMudjEuSGVhcnRiZWF0VGFza1Jlc3BvbnNlIhWS3hgRCAISC3Rhc2tzOnNlcnZlGAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_agent_v1_agent_runtime, file_moltwire_api_v1_access, file_moltwire_bus_v1_task, file_moltwire_bus_v1_trace]);
+  fileDesc("CiFtb2x0d2lyZS9idXMvdjEvYnVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKPAwoRU3VibWl0VGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKCGFnZW50X2lkGAIgASgJQge6SARyAhhAEh8KC2NvbnRyYWN0X2lkGAMgASgJQgq6SAdyBRABGIABEiEKEGNvbnRyYWN0X3ZlcnNpb24YBCABKAlCB7pIBHICGEASJQoFaW5wdXQYBSABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSIAoPdGFyZ2V0X2FnZW50X2lkGAYgASgJQge6SARyAhhAElcKBmxhYmVscxgHIAMoCzIuLm1vbHR3aXJlLmJ1cy52MS5TdWJtaXRUYXNrUmVxdWVzdC5MYWJlbHNFbnRyeUIXukgUmgEREBAiBnIEEAEYQCoFcgMYgAISGgoScmV0dXJuX2ltbWVkaWF0ZWx5GAggASgIEhUKDXZhbGlkYXRlX29ubHkYCSABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJtChJTdWJtaXRUYXNrUmVzcG9uc2USIwoEdGFzaxgBIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrEjIKDWRlY2lzaW9uX3BhdGgYAiADKAsyGy5tb2x0d2lyZS5idXMudjEuVHJhY2VFdmVudCJFCg5HZXRUYXNrUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGgoHdGFza19pZBgCIAEoCUIJukgGcgQQARhAIjYKD0dldFRhc2tSZXNwb25zZRIjCgR0YXNrGAEgASgLMhUubW9sdHdpcmUuYnVzLnYxLlRhc2sihQIKEExpc3RUYXNrc1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIzCgVzdGF0ZRgEIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UYXNrU3RhdGVCCLpIBYIBAhABEhkKCGFnZW50X2lkGAUgASgJQge6SARyAhhAEh0KC2NvbnRyYWN0X2lkGAYgASgJQgi6SAVyAxiAARIsCgh0cmFjZV9pZBgHIAEoCUIaukgXchUYIDIRXihbMC05YS1mXXszMn0pPyQiUgoRTGlzdFRhc2tzUmVzcG9uc2USJAoFdGFza3MYASADKAsyFS5tb2x0d2lyZS5idXMudjEuVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYAoRQ2FuY2VsVGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIWCgRub3RlGAMgASgJQgi6SAVyAxiABCI5ChJDYW5jZWxUYXNrUmVzcG9uc2USIwoEdGFzaxgBIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrImcKEFdhdGNoVGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIeCgxhZnRlcl9jdXJzb3IYAyABKAlCCLpIBXIDGIAIIvsBChFXYXRjaFRhc2tSZXNwb25zZRIOCgZjdXJzb3IYASABKAkSJQoEdGFzaxgCIAEoCzIVLm1vbHR3aXJlLmJ1cy52MS5UYXNrSAASKwoEc3RlcBgDIAEoCzIbLm1vbHR3aXJlLmJ1cy52MS5UcmFjZUV2ZW50SAASLwoIcHJvZ3Jlc3MYBCABKAsyGy5tb2x0d2lyZS5hZ2VudC52MS5Qcm9ncmVzc0gAEg8KBWNodW5rGAUgASgJSAASMAoKY2hlY2twb2ludBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAEIOCgVldmVudBIFukgCCAEiywEKDFNlcnZlUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASHAoIY2FwYWNpdHkYAyABKAVCCrpIBxoFGOgHKAASOQoFbGVhc2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIARIuCghpbnN0YW5jZRgFIAEoCUIcukgZchcYgAEyEl5bQS1aYS16MC05Ll86LV0qJCKfAQoNU2VydmVSZXNwb25zZRIxCghkZWxpdmVyeRgBIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5UYXNrRGVsaXZlcnlIABIwCgpjaGVja3BvaW50GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAEhkKD3Jldm9rZWRfdGFza19pZBgDIAEoCUgAQg4KBWV2ZW50EgW6SAIIASK1AQoMVGFza0RlbGl2ZXJ5Ei8KBHRhc2sYASABKAsyIS5tb2x0d2lyZS5hZ2VudC52MS5UYXNrQXNzaWdubWVudBITCgtsZWFzZV90b2tlbhgCIAEoCRI1ChFsZWFzZV9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoFbGVhc2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igAIKElJlc3BvbmRUYXNrUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGgoHdGFza19pZBgCIAEoCUIJukgGcgQQARhAEh8KC2xlYXNlX3Rva2VuGAMgASgJQgq6SAdyBRABGIACEigKBm91dHB1dBgEIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZUgAEi8KB2ZhaWx1cmUYBSABKAsyHC5tb2x0d2lyZS5idXMudjEuVGFza0ZhaWx1cmVIABInCgV1c2FnZRgGIAEoCzIYLm1vbHR3aXJlLmFnZW50LnYxLlVzYWdlQhAKB291dGNvbWUSBbpIAggBIjsKC1Rhc2tGYWlsdXJlEhkKB21lc3NhZ2UYASABKAlCCLpIBXIDGIAgEhEKCXJldHJ5YWJsZRgCIAEoCCJAChNSZXNwb25kVGFza1Jlc3BvbnNlEikKBXN0YXRlGAEgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRhc2tTdGF0ZSKbAQoUSGVhcnRiZWF0VGFza1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKB3Rhc2tfaWQYAiABKAlCCbpIBnIEEAEYQBIfCgtsZWFzZV90b2tlbhgDIAEoCUIKukgHcgUQARiAAhItCghwcm9ncmVzcxgEIAEoCzIbLm1vbHR3aXJlLmFnZW50LnYxLlByb2dyZXNzImgKFUhlYXJ0YmVhdFRhc2tSZXNwb25zZRI1ChFsZWFzZV9leHBpcmVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQY2FuY2VsX3JlcXVlc3RlZBgCIAEoCDLzBgoKQnVzU2VydmljZRJsCgpTdWJtaXRUYXNrEiIubW9sdHdpcmUuYnVzLnYxLlN1Ym1pdFRhc2tSZXF1ZXN0GiMubW9sdHdpcmUuYnVzLnYxLlN1Ym1pdFRhc2tSZXNwb25zZSIVkt4YEQgCEgt0YXNrczp3cml0ZRgBEmUKB0dldFRhc2sSHy5tb2x0d2lyZS5idXMudjEuR2V0VGFza1JlcXVlc3QaIC5tb2x0d2lyZS5idXMudjEuR2V0VGFza1Jlc3BvbnNlIheQAgGS3hgQCAISCnRhc2tzOnJlYWQYAhJrCglMaXN0VGFza3MSIS5tb2x0d2lyZS5idXMudjEuTGlzdFRhc2tzUmVxdWVzdBoiLm1vbHR3aXJlLmJ1cy52MS5MaXN0VGFza3NSZXNwb25zZSIXkAIBkt4YEAgCEgp0YXNrczpyZWFkGAISbgoKQ2FuY2VsVGFzaxIiLm1vbHR3aXJlLmJ1cy52MS5DYW5jZWxUYXNrUmVxdWVzdBojLm1vbHR3aXJlLmJ1cy52MS5DYW5jZWxUYXNrUmVzcG9uc2UiF5LeGBMIAhILdGFza3M6d3JpdGUYASABEmoKCVdhdGNoVGFzaxIhLm1vbHR3aXJlLmJ1cy52MS5XYXRjaFRhc2tSZXF1ZXN0GiIubW9sdHdpcmUuYnVzLnYxLldhdGNoVGFza1Jlc3BvbnNlIhSS3hgQCAISCnRhc2tzOnJlYWQYAzABEl8KBVNlcnZlEh0ubW9sdHdpcmUuYnVzLnYxLlNlcnZlUmVxdWVzdBoeLm1vbHR3aXJlLmJ1cy52MS5TZXJ2ZVJlc3BvbnNlIhWS3hgRCAISC3Rhc2tzOnNlcnZlGAMwARJvCgtSZXNwb25kVGFzaxIjLm1vbHR3aXJlLmJ1cy52MS5SZXNwb25kVGFza1JlcXVlc3QaJC5tb2x0d2lyZS5idXMudjEuUmVzcG9uZFRhc2tSZXNwb25zZSIVkt4YEQgCEgt0YXNrczpzZXJ2ZRgBEnUKDUhlYXJ0YmVhdFRhc2sSJS5tb2x0d2lyZS5idXMudjEuSGVhcnRiZWF0VGFza1JlcXVlc3QaJi5tb2x0d2lyZS5idXMudjEuSGVhcnRiZWF0VGFza1Jlc3BvbnNlIhWS3hgRCAISC3Rhc2tzOnNlcnZlGAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_agent_v1_agent_runtime, file_moltwire_api_v1_access, file_moltwire_bus_v1_task, file_moltwire_bus_v1_trace]);
 
 /**
  * SubmitTaskRequest is the request of SubmitTask.
@@ -764,14 +764,14 @@ export type ServeRequest = Message<"moltwire.bus.v1.ServeRequest"> & {
   orgId: string;
 
   /**
-   * The agent to act for; for administrators.
+   * The agent to act for; for administrators, who must name one. An agent acts for itself.
    *
    * @generated from field: string agent_id = 2;
    */
   agentId: string;
 
   /**
-   * How many tasks this stream takes at once. Default 1.
+   * How many tasks this instance has at once. Default 1.
    *
    * @generated from field: int32 capacity = 3;
    */
@@ -783,6 +783,14 @@ export type ServeRequest = Message<"moltwire.bus.v1.ServeRequest"> & {
    * @generated from field: google.protobuf.Duration lease = 4;
    */
   lease?: Duration | undefined;
+
+  /**
+   * The name of this instance, of one's own choice and unique among those of the agent. A stream that is opened anew under it goes on with the deliveries it has:
+   * they count against its capacity. Default: each stream is an instance of its own.
+   *
+   * @generated from field: string instance = 5;
+   */
+  instance: string;
 };
 
 /**
@@ -799,14 +807,14 @@ export type ServeRequestJson = {
   orgId?: string;
 
   /**
-   * The agent to act for; for administrators.
+   * The agent to act for; for administrators, who must name one. An agent acts for itself.
    *
    * @generated from field: string agent_id = 2;
    */
   agentId?: string;
 
   /**
-   * How many tasks this stream takes at once. Default 1.
+   * How many tasks this instance has at once. Default 1.
    *
    * @generated from field: int32 capacity = 3;
    */
@@ -818,6 +826,14 @@ export type ServeRequestJson = {
    * @generated from field: google.protobuf.Duration lease = 4;
    */
   lease?: DurationJson;
+
+  /**
+   * The name of this instance, of one's own choice and unique among those of the agent. A stream that is opened anew under it goes on with the deliveries it has:
+   * they count against its capacity. Default: each stream is an instance of its own.
+   *
+   * @generated from field: string instance = 5;
+   */
+  instance?: string;
 };
 
 /**
@@ -856,7 +872,8 @@ export type ServeResponse = Message<"moltwire.bus.v1.ServeResponse"> & {
     case: "checkpoint";
   } | {
     /**
-     * The task was canceled or its lease went to another: stop. Its id.
+     * The delivery is over without this instance's answer: the task was canceled or timed out, or its lease ran out. Stop. The task's id. It may come again
+     * as a new delivery, with another token.
      *
      * @generated from field: string revoked_task_id = 3;
      */
@@ -886,7 +903,8 @@ export type ServeResponseJson = {
   checkpoint?: TimestampJson;
 
   /**
-   * The task was canceled or its lease went to another: stop. Its id.
+   * The delivery is over without this instance's answer: the task was canceled or timed out, or its lease ran out. Stop. The task's id. It may come again
+   * as a new delivery, with another token.
    *
    * @generated from field: string revoked_task_id = 3;
    */
@@ -926,6 +944,13 @@ export type TaskDelivery = Message<"moltwire.bus.v1.TaskDelivery"> & {
    * @generated from field: google.protobuf.Timestamp lease_expire_time = 3;
    */
   leaseExpireTime?: Timestamp | undefined;
+
+  /**
+   * How long it is from the delivery and from each heartbeat; for clocks that do not agree with the server's.
+   *
+   * @generated from field: google.protobuf.Duration lease = 4;
+   */
+  lease?: Duration | undefined;
 };
 
 /**
@@ -954,6 +979,13 @@ export type TaskDeliveryJson = {
    * @generated from field: google.protobuf.Timestamp lease_expire_time = 3;
    */
   leaseExpireTime?: TimestampJson;
+
+  /**
+   * How long it is from the delivery and from each heartbeat; for clocks that do not agree with the server's.
+   *
+   * @generated from field: google.protobuf.Duration lease = 4;
+   */
+  lease?: DurationJson;
 };
 
 /**
@@ -1091,7 +1123,7 @@ export type TaskFailure = Message<"moltwire.bus.v1.TaskFailure"> & {
   message: string;
 
   /**
-   * Whether another attempt may succeed.
+   * Whether another attempt may succeed: the contract's retry policy then says whether there is one. If not, only a fallback contract may follow.
    *
    * @generated from field: bool retryable = 2;
    */
@@ -1112,7 +1144,7 @@ export type TaskFailureJson = {
   message?: string;
 
   /**
-   * Whether another attempt may succeed.
+   * Whether another attempt may succeed: the contract's retry policy then says whether there is one. If not, only a fallback contract may follow.
    *
    * @generated from field: bool retryable = 2;
    */
@@ -1133,7 +1165,7 @@ export const TaskFailureSchema: GenMessage<TaskFailure, {jsonType: TaskFailureJs
  */
 export type RespondTaskResponse = Message<"moltwire.bus.v1.RespondTaskResponse"> & {
   /**
-   * The task's state after it.
+   * The task's state after it: terminal, or WORKING when another attempt or a fallback follows.
    *
    * @generated from field: moltwire.bus.v1.TaskState state = 1;
    */
@@ -1147,7 +1179,7 @@ export type RespondTaskResponse = Message<"moltwire.bus.v1.RespondTaskResponse">
  */
 export type RespondTaskResponseJson = {
   /**
-   * The task's state after it.
+   * The task's state after it: terminal, or WORKING when another attempt or a fallback follows.
    *
    * @generated from field: moltwire.bus.v1.TaskState state = 1;
    */
@@ -1252,7 +1284,7 @@ export type HeartbeatTaskResponse = Message<"moltwire.bus.v1.HeartbeatTaskRespon
   leaseExpireTime?: Timestamp | undefined;
 
   /**
-   * Whether the task was canceled: stop the work.
+   * Whether the task was canceled: stop the work. The lease is over then.
    *
    * @generated from field: bool cancel_requested = 2;
    */
@@ -1273,7 +1305,7 @@ export type HeartbeatTaskResponseJson = {
   leaseExpireTime?: TimestampJson;
 
   /**
-   * Whether the task was canceled: stop the work.
+   * Whether the task was canceled: stop the work. The lease is over then.
    *
    * @generated from field: bool cancel_requested = 2;
    */
@@ -1363,7 +1395,22 @@ export const BusService: GenService<{
     output: typeof WatchTaskResponseSchema;
   },
   /**
-   * Serve hands tasks to an agent that has no inbound port. Each delivery has a lease; RespondTask ends it, HeartbeatTask extends it.
+   * Serve hands tasks to an agent that has no inbound port (PullEndpoint), oldest first. Each delivery has a lease; RespondTask ends it, HeartbeatTask
+   * extends it. Any number of instances of an agent may serve at once and share its tasks, through any replica.
+   *
+   * A delivery begins an attempt. It ends without an answer when its lease runs out, or the contract's timeout counted from the delivery, or the task's
+   * deadline. What then follows is as for every attempt whose answer was lost: a contract that is not `repeatable` ends the task as OUTCOME_UNKNOWN; a
+   * `repeatable` one has it delivered again, to whichever instance is there, as a new attempt. After a lost lease that is no retry of the contract's retry
+   * policy, at most 3 times.
+   *
+   * A task waits for an instance until its deadline, and at most 24 h; as long as nobody ever had it, it is SUBMITTED. Then it goes to another agent that
+   * can do it, or to a fallback, or fails as AGENT_UNREACHABLE.
+   *
+   * A stream that ends keeps its leases: an instance that comes back under its name has its deliveries still, answers them by RespondTask, and is told what is
+   * revoked. A delivery that did not leave the server when the stream ended waits again. The stream ends with SHUTTING_DOWN when the server stops, and with the
+   * key's reason when its key ends.
+   *
+   * Errors: NOT_FOUND (agent), FAILED_PRECONDITION (the agent's endpoint is not `pull`).
    *
    * @generated from rpc moltwire.bus.v1.BusService.Serve
    */
@@ -1373,9 +1420,15 @@ export const BusService: GenService<{
     output: typeof ServeResponseSchema;
   },
   /**
-   * RespondTask answers a task that Serve delivered.
+   * RespondTask answers a task that Serve delivered, through any replica. The end of the task and this answer are one: either both are durable or neither. An
+   * answer that comes after the lease ran out is taken as long as the delivery is the latest and its time is not over.
    *
-   * Errors: LEASE_LOST (the lease token was superseded; nothing changes), CONTRACT_VIOLATION (output).
+   * An output that breaks the contract's output schema is refused with CONTRACT_VIOLATION, one that is too large or too deep with PAYLOAD_TOO_LARGE; either
+   * ends the attempt as unusable, so that the lease is over. With the header `idempotency-key` a repeated call has the first one's answer; without it, the second answer
+   * to a delivery is LEASE_LOST, whatever it holds.
+   *
+   * Errors: LEASE_LOST (the delivery was answered, canceled or timed out, its lease went elsewhere, or the token is none; nothing changes), CONTRACT_VIOLATION and
+   * PAYLOAD_TOO_LARGE (output), OVERLOADED (a failure that is to be followed by another attempt, and the server is full; nothing changes, call again).
    *
    * @generated from rpc moltwire.bus.v1.BusService.RespondTask
    */
@@ -1385,9 +1438,10 @@ export const BusService: GenService<{
     output: typeof RespondTaskResponseSchema;
   },
   /**
-   * HeartbeatTask extends the lease of a task that Serve delivered and may tell progress. It never shortens a lease.
+   * HeartbeatTask extends the lease of a task that Serve delivered by the time that the stream asked for, counted from now, and may tell progress. It never
+   * shortens a lease, and never extends it beyond the contract's timeout, counted from the delivery, or the task's deadline. A third of the lease is a good pace.
    *
-   * Errors: LEASE_LOST.
+   * Errors: LEASE_LOST, as RespondTask; a canceled task is answered with `cancel_requested`.
    *
    * @generated from rpc moltwire.bus.v1.BusService.HeartbeatTask
    */

@@ -422,6 +422,7 @@ export const TraceEventKind = {
 
   /**
    * An attempt begins: the agent is about to be called. details: attempt, adapter, timeout_ms.
+   * For an agent that pulls: the task waits for it, and DELIVERED begins the attempt. details: adapter ("pull"), wait_until_time.
    *
    * @generated from enum value: TRACE_EVENT_KIND_DISPATCHED = 7;
    */
@@ -512,7 +513,8 @@ export const TraceEventKind = {
   APPROVED: 19,
 
   /**
-   * A task that waits for an agent that pulls was handed out. details: attempt, lease_expire_time.
+   * A task that waited for an agent that pulls was handed out, which begins an attempt. details: attempt, instance, lease_expire_time, timeout_ms, contract_id,
+   * contract_version.
    *
    * @generated from enum value: TRACE_EVENT_KIND_DELIVERED = 20;
    */

@@ -1,0 +1,34 @@
+-- Tasks in the hands of agents that pull: each open task whose `lease_owner` is 'pull' has one row here, and no other task has.
+
+create table pulled_task (
+  org_id text collate "C" not null,
+  task_id text collate "C" not null,
+  agent_id text collate "C" not null,
+  -- Which instance of the agent has it. Empty while it waits for one.
+  instance text collate "C" not null,
+  -- The contract of the attempt: the task's own or a fallback.
+  contract_id text collate "C" not null,
+  contract_version text collate "C" not null,
+  -- JSON: what has been tried so far (src/bus/retry.ts).
+  tried text collate "C" not null,
+  -- When the waiting ends.
+  wait_until_ms bigint not null,
+  -- The delivery, once there is one: the task's fencing token, its lease, and when its time is over whatever the lease.
+  token bigint not null,
+  attempt bigint not null,
+  start_ms bigint not null,
+  lease_ms bigint not null,
+  lease_until_ms bigint not null,
+  stop_ms bigint not null,
+  -- When somebody has to look at it: the end of the waiting, of the lease or of the time, whichever comes first.
+  due_ms bigint not null,
+  primary key (org_id, task_id)
+);
+-- An instance's own tasks and, under the empty name, those that wait, oldest first.
+create index pulled_task_instance on pulled_task (org_id, agent_id, instance, task_id);
+-- The server's own: what is due, of all organisations.
+create index pulled_task_due on pulled_task (due_ms);
+
+-- Recovery walks what servers work on, however many tasks wait to be pulled.
+drop index task_open;
+create index task_open on task (org_id, task_id) where state < 4 and lease_owner <> 'pull';

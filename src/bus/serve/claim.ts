@@ -1,7 +1,7 @@
 /** Tasks go from those that wait to an instance, and back when they did not leave the server. */
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
-import type { Tx } from "../../db/db.ts";
+import type { Sql, Tx } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
 import { AttemptFault } from "../adapter.ts";
 import { type AgentRow, findAgent, pulls } from "../agent-store.ts";
@@ -36,7 +36,7 @@ export type Claimed = { readonly task: TaskRow; readonly row: DeliveryRow; reado
  * Hands out the oldest tasks that wait, as many as the instance has room for and at most {@link maxClaimed}; an attempt begins with each. Nothing is handed to an
  * agent that is disabled. NOT_FOUND when the agent is gone; `check` throws when the stream may not go on.
  */
-export async function claimTasks(app: App, instance: Instance, check: (tx: Tx) => Promise<void>): Promise<Claimed[]> {
+export async function claimTasks(app: App, instance: Instance, check: Check): Promise<Claimed[]> {
   try {
     return await claimNow(app, instance, check);
   } catch (error) {
@@ -45,9 +45,12 @@ export async function claimTasks(app: App, instance: Instance, check: (tx: Tx) =
   }
 }
 
-const claimNow = (app: App, instance: Instance, check: (tx: Tx) => Promise<void>): Promise<Claimed[]> =>
+/** Throws when the stream may not go on; what it reads, it reads with the lock. */
+type Check = (tx: Tx, lock: Sql) => Promise<void>;
+
+const claimNow = (app: App, instance: Instance, check: Check): Promise<Claimed[]> =>
   app.db.tx(async (tx) => {
-    await check(tx);
+    await check(tx, tx.dialect.forUpdate);
     const now = app.clock.now();
     const agent = await findAgent(tx, instance.orgId, instance.agentId);
     if (!agent) throw notFound("agent", instance.agentId);

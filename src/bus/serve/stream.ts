@@ -4,7 +4,7 @@ import { durationFromMs, timestampFromMs, ValueSchema } from "@bufbuild/protobuf
 import type { ServeResponseSchema } from "../../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TaskDeliverySchema } from "../../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import type { App } from "../../app.ts";
-import { sql, type Tx } from "../../db/db.ts";
+import { empty, type Queryable, type Sql, sql } from "../../db/db.ts";
 import { takeLease } from "../../lease.ts";
 import { traceparent } from "../../rpc/trace-context.ts";
 import { endedByAgent } from "../attempt-store.ts";
@@ -15,6 +15,8 @@ import { leaseToken } from "./lease-token.ts";
 import { hasWaiting, heldBy, type Instance, instanceTopic, workTopic } from "./pulled-store.ts";
 import { sweepPulled } from "./sweep.ts";
 
+/** Throws when the stream may not go on; with `forUpdate` it stays so until the transaction ends. */
+type Check = (db: Queryable, lock: Sql) => Promise<void>;
 type Message = MessageInitShape<typeof ServeResponseSchema>;
 
 const checkpointMs = 15_000;
@@ -30,12 +32,13 @@ export async function* serveStream(
   named: boolean,
   signal: AbortSignal,
 ): AsyncGenerator<Message> {
-  const check = named ? await speakFor(app, instance) : async () => {};
+  const check: Check = named ? await speakFor(app, instance) : async () => {};
   const bell = app.db.listen([workTopic(instance), instanceTopic(instance)], signal);
   const held = new Map((await heldBy(app.db.query, instance)).map(({ task_id, attempt }) => [task_id, attempt]));
   let toldMs = app.clock.now();
   for (;;) {
     signal.throwIfAborted();
+    await check(app.db.query, empty);
     for (const taskId of await revoked(app, instance, held)) {
       yield { event: { case: "revokedTaskId", value: taskId } };
       toldMs = app.clock.now();
@@ -48,7 +51,6 @@ export async function* serveStream(
     }
     const leftMs = toldMs + checkpointMs - app.clock.now();
     if (leftMs > 0 && (await bell.wait(leftMs, signal))) continue;
-    await app.db.tx(check);
     yield { event: { case: "checkpoint", value: timestampFromMs(app.clock.now()) } };
     toldMs = app.clock.now();
   }
@@ -58,17 +60,15 @@ export async function* serveStream(
  * A name has one stream: the one opened last. Gives the check, in a transaction, that this is it; an older one, whose connection may be dead, is told by the bell
  * and takes nothing more.
  */
-async function speakFor(app: App, { orgId, agentId, name }: Instance): Promise<(tx: Tx) => Promise<void>> {
+async function speakFor(app: App, { orgId, agentId, name }: Instance): Promise<Check> {
   const leaseName = `serve:${orgId}:${agentId}:${name}`;
   const { token } = await app.db.tx(async (tx) => {
     tx.ring(instanceTopic({ orgId, agentId, name }));
     // It is over as soon as it is taken: only its token counts, by which the newest stream is known.
     return (await takeLease(tx, leaseName, `instance ${name}`, app.clock.now(), 0))!;
   });
-  return async (tx) => {
-    const newest = await tx.one<{ token: number }>(
-      sql`select token from lease where name = ${leaseName} ${tx.dialect.forUpdate}`,
-    );
+  return async (db, lock) => {
+    const newest = await db.one<{ token: number }>(sql`select token from lease where name = ${leaseName} ${lock}`);
     if (newest && newest.token !== token) throw supplanted();
   };
 }
@@ -87,12 +87,7 @@ async function revoked(app: App, instance: Instance, held: Map<string, number>):
 }
 
 /** Before anything is claimed, what ran out is made ready to be. */
-async function claim(
-  app: App,
-  dispatcher: Dispatcher,
-  instance: Instance,
-  check: (tx: Tx) => Promise<void>,
-): Promise<Claimed[]> {
+async function claim(app: App, dispatcher: Dispatcher, instance: Instance, check: Check): Promise<Claimed[]> {
   await sweepPulled(app, dispatcher, instance);
   return (await hasWaiting(app.db.query, instance, app.clock.now())) ? claimTasks(app, instance, check) : [];
 }

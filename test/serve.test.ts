@@ -3,10 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
+import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
-import { maxLostLeases } from "../src/bus/retry.ts";
-import { sql } from "../src/db/db.ts";
+import { followUp, maxLostLeases, nothingTried, type Tried } from "../src/bus/retry.ts";
+import { duePulled, hasWaiting, heldBy, lockWaiting } from "../src/bus/serve/pulled-store.ts";
+import { orphanedTasks } from "../src/bus/task-store.ts";
+
+import { type Queryable, type Sql, sql, type Tx } from "../src/db/db.ts";
+
 import {
   contract,
   eventsOf,
@@ -700,4 +705,121 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     expect([...times.values()].every((count) => count === 1)).toBe(true);
     expect((await org.admin.bus.listTasks({ state: TaskState.COMPLETED, pageSize: 250 })).tasks).toHaveLength(250);
   }, 60_000);
+});
+
+describe.each(dialects)("what waits to be pulled, on %s", (dialect) => {
+  test("is in the table and not in the dispatcher: a stop waits for none of it", async () => {
+    await using place = await storage(dialect);
+    const world = await start(dialect, { ...place.options, drainMs: 20_000 });
+    const { org, go } = await pulling(world);
+    const made = await Promise.all(Array.from({ length: 50 }, () => go()));
+    for (const { traceId } of made)
+      await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"), 15_000);
+    const beganMs = Date.now();
+    await world[Symbol.asyncDispose]();
+    expect(Date.now() - beganMs).toBeLessThan(5_000);
+  });
+
+  test("is claimed, looked for and swept along an index that 100,000 waiting tasks do not slow down", async () => {
+    const waiting = 100_000;
+    await using world = await start(dialect);
+    const { org, agent, go } = await pulling(world);
+    const { db } = world.server.app;
+    const { taskId, traceId } = await go();
+    await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"));
+    const names = ({ all }: Queryable, table: string) =>
+      all<{ name: string }>(
+        dialect === "sqlite"
+          ? sql`select name from pragma_table_info(${table})`
+          : sql`select column_name as name from information_schema.columns where table_name = ${table} and table_schema = 'public' order by ordinal_position`,
+      );
+    const id = dialect === "sqlite" ? "printf('tsk_x%032d', n)" : "'tsk_x' || lpad(n::text, 32, '0')";
+    for (const table of ["task", "pulled_task"]) {
+      const columns = (await names(db.query, table)).map(({ name }) => name);
+      const values = columns.map((name) => (name === "task_id" ? id : name)).join(", ");
+      await db.tx((tx) =>
+        tx.script(`
+          insert into ${table} (${columns.join(", ")}) with recursive counted (n) as (select 1 union all select n + 1 from counted where n < ${waiting})
+          select ${values} from ${table}, counted where task_id = '${taskId}'`),
+      );
+      if (dialect === "postgres") await db.tx((tx) => tx.script(`analyze ${table}`));
+    }
+    const of = { orgId: org.orgId, agentId: agent.agentId, name: "a" };
+    const now = Date.now();
+    const reads: ((db: Queryable) => Promise<unknown>)[] = [
+      (on) => lockWaiting(on as Tx, of, now, 16),
+      (on) => hasWaiting(on, of, now),
+      (on) => heldBy(on, of),
+      (on) => duePulled(on, now, 100),
+      (on) => duePulled(on, now, 100, of),
+      (on) => orphanedTasks(on, now, 100),
+    ];
+    for (const read of reads)
+      expect(await planOf(db.query, read)).toMatch(/pulled_task_instance|pulled_task_due|task_open/);
+    const tookMs = async (read: (db: Queryable) => Promise<unknown>) => {
+      const beganMs = performance.now();
+      for (let n = 0; n < 20; n++) await db.tx((tx) => read(tx));
+      return (performance.now() - beganMs) / 20;
+    };
+    for (const read of reads) expect(await tookMs(read)).toBeLessThan(25);
+    await using one = serving(agent.as, { capacity: 16 });
+    expect((await one.delivery(0)).task?.taskId).toBe(taskId);
+  }, 60_000);
+});
+
+/** What the engine does for a query; fails when it looks at a whole table. */
+async function planOf(db: Queryable, read: (db: Queryable) => Promise<unknown>): Promise<string> {
+  const asked: Sql[] = [];
+  const note = async (query: Sql) => {
+    asked.push(query);
+    return [];
+  };
+  await read({ dialect: db.dialect, all: note, one: async (query) => void (await note(query)) } as Queryable);
+  const sqlite = db.dialect.name === "sqlite";
+  const plan = await db.all<Record<string, string>>(
+    sqlite ? sql`explain query plan ${asked[0]!}` : sql`explain ${asked[0]!}`,
+  );
+  const lines = plan.map((line) => (sqlite ? line.detail : line["QUERY PLAN"])!);
+  expect(
+    lines.filter((line) => /^SCAN (?!lease|task USING INDEX task_open)|Seq Scan on (?!lease)|TEMP B-TREE/.test(line)),
+  ).toEqual([]);
+  return lines.join("\n");
+}
+
+const failures = fc.record({
+  aftermath: fc.constantFrom("not-begun" as const, "failed" as const, "unusable" as const, "lost" as const),
+  late: fc.boolean(),
+  leaseLost: fc.boolean(),
+  hopeless: fc.boolean(),
+});
+
+test("whatever fails in whatever order, the attempts under a contract come to an end, and nothing that may be done is begun again unless it may be", () => {
+  const contracts = fc.record({
+    repeatable: fc.constantFrom(0, 1),
+    max_retries: fc.nat(10),
+    backoff_ms: fc.nat(1_000),
+    max_backoff_ms: fc.nat(1_000),
+  });
+  fc.assert(
+    fc.property(
+      contracts,
+      fc.integer({ min: 1, max: 5 }),
+      fc.array(failures, { minLength: 30, maxLength: 30 }),
+      (given, agents, all) => {
+        let tried: Tried = nothingTried(0, 0);
+        let attempts = 0;
+        for (const failure of all) {
+          attempts++;
+          const next = followUp({ ...failure, contract: given, tried, agents, chance: () => 1 });
+          if (failure.late) expect(next.kind).toBe("end");
+          const mayBeDone = failure.aftermath === "lost" || failure.aftermath === "unusable";
+          if (mayBeDone && given.repeatable === 0) expect(next.kind).toBe("end");
+          if (next.kind !== "again") return;
+          expect(next.waitMs).toBeLessThanOrEqual(given.max_backoff_ms);
+          tried = next.tried;
+        }
+        expect(attempts).toBeLessThanOrEqual(1 + given.max_retries + maxLostLeases + agents);
+      },
+    ),
+  );
 });

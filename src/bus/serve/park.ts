@@ -42,6 +42,7 @@ export const parkTask = (
       agent_id: agentId,
       contract_id: contract.contract_id,
       contract_version: contract.version,
+      create_ms: task.create_ms,
       tried: JSON.stringify(tried),
       wait_until_ms: waitUntilMs,
     });

@@ -16,6 +16,8 @@ export type PulledRow = {
   readonly instance: string;
   readonly contract_id: string;
   readonly contract_version: string;
+  /** The task's: the oldest comes first. */
+  readonly create_ms: number;
   readonly tried: string;
   readonly wait_until_ms: number;
   readonly token: number;
@@ -45,8 +47,8 @@ export const workTopic = ({ orgId, agentId }: OfAgent): string => `pull:${orgId}
 /** Rung when an instance has a task no more. */
 export const instanceTopic = ({ orgId, agentId, name }: OfInstance): string => `pull:${orgId}:${agentId}:${name}`;
 
-const columns = sql`org_id, task_id, agent_id, instance, contract_id, contract_version, tried, wait_until_ms, token, attempt, start_ms, lease_ms, lease_until_ms,
-  stop_ms, due_ms`;
+const columns = sql`org_id, task_id, agent_id, instance, contract_id, contract_version, create_ms, tried, wait_until_ms, token, attempt, start_ms, lease_ms,
+  lease_until_ms, stop_ms, due_ms`;
 
 export const triedOf = (row: PulledRow): Tried => JSON.parse(row.tried) as Tried;
 
@@ -71,13 +73,13 @@ export const insertWaiting = (
   tx: Tx,
   row: Pick<
     PulledRow,
-    "org_id" | "task_id" | "agent_id" | "contract_id" | "contract_version" | "tried" | "wait_until_ms"
+    "org_id" | "task_id" | "agent_id" | "contract_id" | "contract_version" | "create_ms" | "tried" | "wait_until_ms"
   >,
 ): Promise<number> =>
   tx.run(sql`
     insert into pulled_task (${columns})
-    values (${row.org_id}, ${row.task_id}, ${row.agent_id}, '', ${row.contract_id}, ${row.contract_version}, ${row.tried}, ${row.wait_until_ms}, 0, 0, 0, 0,
-      0, 0, ${row.wait_until_ms})`);
+    values (${row.org_id}, ${row.task_id}, ${row.agent_id}, '', ${row.contract_id}, ${row.contract_version}, ${row.create_ms}, ${row.tried},
+      ${row.wait_until_ms}, 0, 0, 0, 0, 0, 0, ${row.wait_until_ms})`);
 
 /** The row goes with the end of the task, or when a server takes it back; whoever had it is told. */
 export async function removePulled(tx: Tx, orgId: string, taskId: string): Promise<void> {
@@ -87,22 +89,23 @@ export async function removePulled(tx: Tx, orgId: string, taskId: string): Promi
   if (gone?.instance) tx.ring(instanceTopic({ orgId, agentId: gone.agent_id, name: gone.instance }));
 }
 
-/** Whether there is anything to claim; along the index on (org, agent, instance, task). */
+/** Whether there is anything to claim; along the index on (org, agent, instance, create, task), to which the order binds the engine. */
 export const hasWaiting = async (db: Queryable, { orgId, agentId }: OfAgent, now: number): Promise<boolean> =>
   (await db.one(sql`
-    select 1 as found from pulled_task where org_id = ${orgId} and agent_id = ${agentId} and instance = '' and due_ms > ${now} limit 1`)) !==
-  undefined;
+    select 1 as found from pulled_task where org_id = ${orgId} and agent_id = ${agentId} and instance = '' and due_ms > ${now}
+    order by create_ms limit 1`)) !== undefined;
 
 /**
  * The oldest tasks that wait for an agent, locked with their tasks. It passes over what others hold and so never waits, in whatever order they lock. Along
- * the index on (org, agent, instance, task), whose order is that of age: ids sort by time. What is due waits for the sweep and not for an instance.
+ * the index on (org, agent, instance, create, task); by the task's id alone the engines would walk the primary key, through all agents' tasks. What is due waits for
+ * the sweep and not for an instance.
  */
 export const lockWaiting = (tx: Tx, { orgId, agentId }: OfAgent, now: number, limit: number): Promise<PulledRow[]> =>
   tx.all<PulledRow>(sql`
-    select p.org_id, p.task_id, p.agent_id, p.instance, p.contract_id, p.contract_version, p.tried, p.wait_until_ms, p.token, p.attempt, p.start_ms, p.lease_ms,
+    select p.org_id, p.task_id, p.agent_id, p.instance, p.contract_id, p.contract_version, p.create_ms, p.tried, p.wait_until_ms, p.token, p.attempt, p.start_ms, p.lease_ms,
       p.lease_until_ms, p.stop_ms, p.due_ms
     from pulled_task p join task k on k.org_id = p.org_id and k.task_id = p.task_id
-    where p.org_id = ${orgId} and p.agent_id = ${agentId} and p.instance = '' and p.due_ms > ${now} order by p.task_id limit ${limit} ${tx.dialect.skipLocked}`);
+    where p.org_id = ${orgId} and p.agent_id = ${agentId} and p.instance = '' and p.due_ms > ${now} order by p.create_ms, p.task_id limit ${limit} ${tx.dialect.skipLocked}`);
 
 /** What an instance has; along the same index. */
 export const heldBy = (
@@ -110,7 +113,7 @@ export const heldBy = (
   { orgId, agentId, name }: OfInstance,
 ): Promise<Pick<PulledRow, "task_id" | "attempt">[]> =>
   db.all(
-    sql`select task_id, attempt from pulled_task where org_id = ${orgId} and agent_id = ${agentId} and instance = ${name}`,
+    sql`select task_id, attempt from pulled_task where org_id = ${orgId} and agent_id = ${agentId} and instance = ${name} order by create_ms`,
   );
 
 /** The row of a task, to be changed. The task is locked already. */
@@ -167,14 +170,14 @@ export const extendDelivery = async (tx: Tx, hold: Hold, now: number): Promise<n
 const until = (now: number) =>
   sql`case when ${now} + lease_ms >= stop_ms then stop_ms when ${now} + lease_ms > lease_until_ms then ${now} + lease_ms else lease_until_ms end`;
 
-/** What is due: nobody fetched it, or its lease or its time is over. Along the index on due. */
+/** What is due: nobody fetched it, or its lease or its time is over. Along the index on due: the expressions keep the engine from taking another one. */
 export function duePulled(
   db: Queryable,
   now: number,
   limit: number,
   of?: OfAgent,
 ): Promise<Pick<PulledRow, "org_id" | "task_id">[]> {
-  const ofAgent = of ? sql`and org_id = ${of.orgId} and agent_id = ${of.agentId}` : sql``;
+  const ofAgent = of ? sql`and org_id || '' = ${of.orgId} and agent_id || '' = ${of.agentId}` : sql``;
   return db.all(
     sql`select org_id, task_id from pulled_task where due_ms <= ${now} ${ofAgent} order by due_ms limit ${limit}`,
   );

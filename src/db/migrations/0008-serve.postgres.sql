@@ -9,6 +9,8 @@ create table pulled_task (
   -- The contract of the attempt: the task's own or a fallback.
   contract_id text collate "C" not null,
   contract_version text collate "C" not null,
+  -- The task's, by which the oldest comes first.
+  create_ms bigint not null,
   -- JSON: what has been tried so far (src/bus/retry.ts).
   tried text collate "C" not null,
   -- When the waiting ends.
@@ -25,7 +27,7 @@ create table pulled_task (
   primary key (org_id, task_id)
 );
 -- An instance's own tasks and, under the empty name, those that wait, oldest first.
-create index pulled_task_instance on pulled_task (org_id, agent_id, instance, task_id);
+create index pulled_task_instance on pulled_task (org_id, agent_id, instance, create_ms, task_id);
 -- The server's own: what is due, of all organisations.
 create index pulled_task_due on pulled_task (due_ms);
 

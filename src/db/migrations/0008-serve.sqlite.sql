@@ -9,6 +9,8 @@ create table pulled_task (
   -- The contract of the attempt: the task's own or a fallback.
   contract_id text not null,
   contract_version text not null,
+  -- The task's, by which the oldest comes first.
+  create_ms integer not null,
   -- JSON: what has been tried so far (src/bus/retry.ts).
   tried text not null,
   -- When the waiting ends.
@@ -23,9 +25,9 @@ create table pulled_task (
   -- When somebody has to look at it: the end of the waiting, of the lease or of the time, whichever comes first.
   due_ms integer not null,
   primary key (org_id, task_id)
-) strict, without rowid;
+) strict;
 -- An instance's own tasks and, under the empty name, those that wait, oldest first.
-create index pulled_task_instance on pulled_task (org_id, agent_id, instance, task_id);
+create index pulled_task_instance on pulled_task (org_id, agent_id, instance, create_ms, task_id);
 -- The server's own: what is due, of all organisations.
 create index pulled_task_due on pulled_task (due_ms);
 

@@ -30,7 +30,7 @@ export type PulledRow = {
   readonly due_ms: number;
 };
 
-/** One instance of an agent: what it is called, and how many tasks it has at most. */
+/** One instance of an agent: what it is called, and how many tasks it has at most; with 0 it takes nothing new and ends when it has nothing. */
 export type Instance = {
   readonly orgId: string;
   readonly agentId: string;

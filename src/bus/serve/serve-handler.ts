@@ -97,7 +97,7 @@ async function* serve(app: App, dispatcher: Dispatcher, req: ServeRequest, conte
     orgId,
     agentId,
     name: req.instance || `stream-${app.ids.span()}`,
-    capacity: req.capacity || 1,
+    capacity: req.drain ? 0 : req.capacity || 1,
     leaseMs: req.lease ? durationMs(req.lease) : defaultLeaseMs,
   };
   yield* watched(app, context, (signal) => serveStream(app, dispatcher, instance, req.instance !== "", signal));

@@ -43,6 +43,7 @@ export async function* serveStream(
       yield { event: { case: "revokedTaskId", value: taskId } };
       toldMs = app.clock.now();
     }
+    if (instance.capacity === 0 && held.size === 0) return;
     const claimed = held.size < instance.capacity ? await claim(app, dispatcher, instance, check) : [];
     if (claimed.length > 0) {
       yield* deliver(app, instance, claimed, held, signal);

@@ -17,7 +17,7 @@ export type ServeOptions = {
   readonly signal?: AbortSignal;
   /** The agent to serve for, with an administrator's key. */
   readonly agentId?: string;
-  /** Hears why the stream broke, before it is opened anew, and why an answer did not arrive. Default: nobody. */
+  /** Hears why the stream broke, before it is opened anew, and why an answer or a heartbeat did not arrive. Default: nobody. */
   readonly onProblem?: (error: unknown) => void;
 };
 

@@ -45,6 +45,7 @@ type Answer = NonNullable<MessageInitShape<typeof RespondTaskRequestSchema>["out
 type Told = { fraction: number; message: string };
 
 const maxMessageLength = 4_096;
+const maxProgressLength = 1_024;
 const firstWaitMs = 100;
 const longestWaitMs = 5_000;
 /** What may pass: the same call again may be answered. */
@@ -70,7 +71,7 @@ export async function workOn(
   const told: { progress?: Told } = {};
   let usage = {};
   const done = new AbortController();
-  const beating = beat(bus, delivery, give, done.signal, told);
+  const beating = beat(bus, delivery, give, done.signal, told, onProblem);
   const outcome = await run(handler, {
     taskId,
     attempt: task!.attempt,
@@ -81,7 +82,11 @@ export async function workOn(
     maxTokens: Number(task!.maxTokens),
     signal: give.signal,
     traceparent: task!.traceparent,
-    progress: (fraction, message = "") => void (told.progress = { fraction, message }),
+    progress: (fraction, message = "") =>
+      void (told.progress = {
+        fraction: Math.min(1, Math.max(0, fraction)) || 0,
+        message: message.slice(0, maxProgressLength),
+      }),
     usage: (used) => void (usage = { ...usage, ...used }),
   });
   try {
@@ -117,9 +122,10 @@ async function beat(
   give: AbortController,
   done: AbortSignal,
   told: { progress?: Told },
+  onProblem: (error: unknown) => void,
 ): Promise<void> {
   const signal = AbortSignal.any([done, give.signal]);
-  const everyMs = Math.max(100, durationMs(lease!) / 3);
+  const everyMs = Math.floor(durationMs(lease!) / 3);
   const { taskId } = task!;
   while (!signal.aborted) {
     await delay(everyMs, undefined, { signal }).catch(() => {});
@@ -132,7 +138,9 @@ async function beat(
       if (cancelRequested) give.abort();
     } catch (error) {
       // A lost heartbeat is made good by the next one; a lost lease is not.
-      if (!signal.aborted && ConnectError.from(error).code === Code.FailedPrecondition) give.abort();
+      if (signal.aborted) return;
+      if (ConnectError.from(error).code === Code.FailedPrecondition) give.abort();
+      else onProblem(error);
     }
   }
 }

@@ -1,4 +1,5 @@
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect as connectHttp2 } from "node:http2";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -397,6 +398,43 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
     expect(http.calls).toHaveLength(1);
     expect((await respond(agent.as, delivery)).state).toBe(TaskState.COMPLETED);
     expect(one.deliveries).toHaveLength(1);
+  });
+
+  test("what was claimed for a stream and did not leave the server waits again at once when the stream ends", async () => {
+    const { org, agent, go } = await pulling(world, { timeoutMs: 60_000 });
+    const total = 10;
+    const made = [];
+    for (let n = 0; n < total; n++) made.push(await go({ input: "x".repeat(400_000) }));
+    for (const { traceId } of made) await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"));
+    const session = connectHttp2(world.url);
+    const request = session.request({
+      ":method": "POST",
+      ":path": "/moltwire.bus.v1.BusService/Serve",
+      "content-type": "application/connect+json",
+      authorization: `Bearer ${agent.key}`,
+    });
+    request.on("error", () => {});
+    session.on("error", () => {});
+    const body = Buffer.from(`{"capacity":${total},"lease":"3600s"}`);
+    request.end(Buffer.concat([Buffer.from([0, 0, 0, 0, body.length]), body])); // and reads nothing
+    const delivered = async () => (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length;
+    await eventually(async () => (await delivered()) === total);
+    session.destroy();
+    await using other = serving(agent.as, { capacity: total });
+    const last = await eventually(() => other.deliveries.length >= total / 2 && other.deliveries[0]);
+    expect(last.task).toMatchObject({ attempt: 2 });
+    const { taskId, traceId } = made.find((task) => task.taskId === last.task!.taskId)!;
+    await respond(agent.as, last);
+    expect((await whenEnded(org.admin, taskId)).attempts).toBe(2);
+    expect(await story(org, traceId)).toEqual([
+      "DISPATCHED",
+      "DELIVERED",
+      "ATTEMPT_FAILED",
+      "DELIVERED",
+      "ANSWERED",
+      "OUTPUT_CHECKED",
+      "COMPLETED",
+    ]);
   });
 
   test("an instance that opens its stream anew has its tasks still, within its capacity, and the older stream ends", async () => {

@@ -22,13 +22,19 @@ export async function sweepPulled(
   of?: Pick<Instance, "orgId" | "agentId">,
 ): Promise<number> {
   let swept = 0;
-  while (dispatcher.hasRoom() && !app.stopping.aborted) {
+  for (let failed = false; !failed; ) {
     const due = await duePulled(app.db.query, app.clock.now(), batch, of);
     for (const { org_id, task_id } of due) {
       if (app.stopping.aborted || !dispatcher.hasRoom()) return swept;
-      const job = await app.db.tx((tx) => lookAfter(tx, app, org_id, task_id));
-      if (job) dispatcher.start(job);
-      swept++;
+      try {
+        const job = await app.db.tx((tx) => lookAfter(tx, app, org_id, task_id));
+        if (job) dispatcher.start(job);
+        swept++;
+      } catch (error) {
+        // One that cannot be looked after now must not keep the others waiting.
+        failed = true;
+        app.log.error({ err: error, task_id }, "a pulled task could not be looked after");
+      }
     }
     if (due.length < batch) break;
   }

@@ -8,6 +8,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { followUp, maxLostLeases, nothingTried, type Tried } from "../src/bus/retry.ts";
+import { claimTasks } from "../src/bus/serve/claim.ts";
 import { duePulled, hasWaiting, heldBy, lockWaiting } from "../src/bus/serve/pulled-store.ts";
 import { orphanedTasks } from "../src/bus/task-store.ts";
 
@@ -155,19 +156,22 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
           setTimeout(() => {
             has--;
             void respond(agent.as, delivery, n).catch((error: unknown) => errors.push(error));
-          }, Math.random() * 5);
+          }, Math.random() * 20);
         },
       });
     };
     const errors: unknown[] = [];
+    const made: string[] = [];
+    const submitHalf = () =>
+      Promise.all(
+        Array.from({ length: 20 }, async () => {
+          for (let n = 0; n < total / 40; n++) made.push((await go()).taskId);
+        }),
+      );
+    await submitHalf(); // so that there is more than the instances have room for
     await using one = count();
     await using two = count();
-    const made: string[] = [];
-    await Promise.all(
-      Array.from({ length: 20 }, async () => {
-        for (let n = 0; n < total / 20; n++) made.push((await go()).taskId);
-      }),
-    );
+    await submitHalf();
     await eventually(
       async () =>
         (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length === 0 && done.size === total,
@@ -187,6 +191,37 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
     }
     expect([...states]).toEqual(["COMPLETED 1"]);
   }, 60_000);
+
+  test("an instance has as many tasks as its capacity and not one more, however many wait", async () => {
+    const { org, agent, go } = await pulling(world, { timeoutMs: 60_000 });
+    const made = await Promise.all(Array.from({ length: 50 }, () => go()));
+    for (const { traceId } of made) await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"));
+    await using one = serving(agent.as, { capacity: 20 });
+    await one.delivery(19);
+    await go(); // which rings for it
+    await using two = serving(agent.as, { capacity: 3 });
+    await respond(agent.as, await two.delivery(0));
+    await two.delivery(3);
+    await respond(agent.as, one.deliveries[0]!);
+    await one.delivery(20);
+    await two.leave();
+    expect([one.deliveries.length, two.deliveries.length]).toEqual([21, 4]);
+  });
+
+  test("instances that claim in the same moment get different tasks", async () => {
+    const { org, agent, go } = await pulling(world, { timeoutMs: 60_000 });
+    const made = await Promise.all(Array.from({ length: 80 }, () => go()));
+    for (const { traceId } of made) await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"));
+    const instance = { orgId: org.orgId, agentId: agent.agentId, capacity: 16, leaseMs: 60_000 };
+    const claimed: string[] = [];
+    for (let round = 0; round < 4; round++) {
+      const claims = Array.from({ length: 5 }, (_, n) =>
+        claimTasks(world.server.app, { ...instance, name: `${round} ${n}` }, async () => {}),
+      );
+      for (const some of await Promise.all(claims)) claimed.push(...some.map(({ row }) => row.task_id));
+    }
+    expect(claimed.toSorted()).toEqual(made.map(({ taskId }) => taskId).toSorted());
+  });
 
   test("an output that breaks the contract is refused as CONTRACT_VIOLATION and ends the attempt as unusable", async () => {
     const { org, agent, go } = await pulling(world, { outputSchema: { type: "string" }, retries: 1, repeatable: true });
@@ -719,6 +754,11 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     const { org, agent, go } = await pulling(one, { timeoutMs: 60_000 });
     const times = new Map<string, number>();
     const errors: unknown[] = [];
+    await Promise.all(
+      Array.from({ length: 10 }, async () => {
+        for (let n = 0; n < 40; n++) await go();
+      }),
+    );
     const streams = [one.as(agent.key), two.as(agent.key), two.as(agent.key)].map((by) =>
       serving(by, {
         capacity: 8,
@@ -726,11 +766,6 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
           times.set(delivery.task!.taskId, (times.get(delivery.task!.taskId) ?? 0) + 1);
           void respond(by, delivery).catch((error: unknown) => errors.push(error));
         },
-      }),
-    );
-    await Promise.all(
-      Array.from({ length: 10 }, async () => {
-        for (let n = 0; n < 40; n++) await go();
       }),
     );
     await eventually(

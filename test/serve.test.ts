@@ -510,8 +510,13 @@ describe.each(dialects)("leases by a clock that is moved, on %s", (dialect) => {
     expect(fresh.task).toMatchObject({ taskId, attempt: 2 });
     await eventually(() => one.revoked.length === 1);
     expect(one.revoked).toEqual([taskId]);
-    for (const call of [respond(agent.as, stale, "stale"), failTask(agent.as, stale), heartbeat(agent.as, stale)])
-      expect(await refusal(call)).toMatchObject({ code: "FailedPrecondition", reason: "LEASE_LOST" });
+    const calls = [
+      () => respond(agent.as, stale, "stale"),
+      () => failTask(agent.as, stale),
+      () => heartbeat(agent.as, stale),
+    ];
+    for (const call of calls)
+      expect(await refusal(call())).toMatchObject({ code: "FailedPrecondition", reason: "LEASE_LOST" });
     await respond(agent.as, fresh, "fresh");
     const task = await whenEnded(org.admin, taskId);
     expect([json(task.output), task.attempts]).toEqual(["fresh", 2]);

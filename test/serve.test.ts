@@ -1,7 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
@@ -29,7 +26,7 @@ import {
 import { failing, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { failTask, heartbeat, pullEndpoint, puller, respond, serving } from "./bus-fixtures/instance.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
-import { freshDatabase } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import {
   clientsAt,
   dialects,
@@ -46,19 +43,6 @@ const fixture = fileURLToPath(new URL("bus-fixtures/server.ts", import.meta.url)
 const hourMs = 3_600_000;
 const soon = { returnImmediately: true } as const;
 
-/** Storage that outlives its servers. */
-async function storage(dialect: "sqlite" | "postgres") {
-  const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-  const database = dialect === "postgres" ? await freshDatabase() : undefined;
-  return {
-    options: database ? { databaseUrl: database.url } : { data: folder },
-    async [Symbol.asyncDispose]() {
-      rmSync(folder, { recursive: true });
-      await database?.drop();
-    },
-  };
-}
-
 /** An organisation with a contract and an agent that pulls its tasks. */
 async function pulling(world: World, init: Parameters<typeof contract>[1] = {}) {
   const org = await world.org();
@@ -67,10 +51,10 @@ async function pulling(world: World, init: Parameters<typeof contract>[1] = {}) 
   return { org, contractId, agent, go: (wish = {}) => submit(org.admin, contractId, { ...soon, ...wish }) };
 }
 
-/** The steps of a task from the acceptance on. */
+/** The steps of a task from the acceptance on, but what policies say to each agent anew. */
 async function story(org: Org, traceId: string): Promise<string[]> {
   const kinds = kindsOf(await eventsOf(org.admin, traceId));
-  return kinds.slice(kinds.indexOf("ACCEPTED") + 1);
+  return kinds.slice(kinds.indexOf("ACCEPTED") + 1).filter((kind) => kind !== "POLICY_DECIDED");
 }
 
 /** Moves the clock step by step until something is so: the periodic work is awaited between its rounds. */
@@ -349,6 +333,20 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
       const ends = kindsOf(await eventsOf(org.admin, traceId)).filter((kind) => terminalKinds.includes(kind));
       expect(ends).toEqual([stateOf(await whenEnded(org.admin, taskId))]);
     }
+  });
+
+  test("what a heartbeat tells of progress reaches those who watch the task", async () => {
+    const { org, agent, go } = await pulling(world);
+    const { taskId } = await go();
+    await using one = serving(agent.as);
+    const delivery = await one.delivery(0);
+    const progress = { fraction: 0.5, message: "half of it" };
+    await agent.as.bus.heartbeatTask({ taskId, leaseToken: delivery.leaseToken, progress });
+    await respond(agent.as, delivery);
+    const told = [];
+    for await (const { event } of org.admin.bus.watchTask({ taskId }))
+      if (event.case === "progress") told.push({ fraction: event.value.fraction, message: event.value.message });
+    expect(told).toEqual([progress]);
   });
 
   test("a cancel is told on the stream and to the heartbeat, and frees the place", async () => {

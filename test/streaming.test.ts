@@ -106,10 +106,11 @@ describe.each(dialects)("%s", (dialect) => {
     const { taskId } = await submit(org.admin, await does({ retries: 1 }));
     const all = (await watched(org.admin, taskId)).map(told);
     const first = all.indexOf("step DISPATCHED");
-    expect(all.slice(first, first + 5)).toEqual([
+    expect(all.slice(first, first + 6)).toEqual([
       "step DISPATCHED",
       "chunk try 1",
       "step ATTEMPT_FAILED",
+      "step POLICY_DECIDED",
       "step DISPATCHED",
       "chunk try 2",
     ]);

@@ -11,6 +11,7 @@ import type { AgentRow } from "./agent-store.ts";
 import type { AttemptOutcome } from "./attempt-end.ts";
 import { openAttempt } from "./attempt-store.ts";
 import { reconsider } from "./authority.ts";
+import type { Verdict } from "./circuit/circuit.ts";
 import { enterCircuit } from "./circuit/conduct.ts";
 import { verdictOf } from "./circuit/verdict.ts";
 import { concludeAttempt, concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
@@ -22,7 +23,12 @@ import { beginAttempt, InFlight, lockHeld, type TaskFault } from "./task-store.t
 import { recordSteps, type Step } from "./trace-store.ts";
 
 /** An attempt that gave nothing. */
-export type FailedAttempt = { readonly attempt: Attempt; readonly cause: AttemptFault };
+export type FailedAttempt = {
+  readonly attempt: Attempt;
+  readonly cause: AttemptFault;
+  /** What it tells of the agent, where that is not to be told from the cause. */
+  readonly verdict?: Verdict;
+};
 
 /** One attempt that has begun. */
 export type Attempt = {
@@ -275,12 +281,12 @@ export function failed(tx: Tx, app: App, held: HeldTask, fault: TaskFault, last?
 
 const whoOf = ({ number, agent, agentRow }: Attempt) => ({ number, agentId: agent.agent_id, agent: agentRow });
 
-const outcomeOf = ({ attempt, cause }: FailedAttempt): AttemptOutcome => ({
+const outcomeOf = ({ attempt, cause, verdict }: FailedAttempt): AttemptOutcome => ({
   ...whoOf(attempt),
   usage: cause.usage,
   unknown: cause.aftermath === "lost",
   fault: { reason: cause.reason, message: cause.message, metadata: cause.metadata },
-  verdict: verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),
+  verdict: verdict ?? verdictOf(cause, attempt.timeoutMs, attempt.contract.timeout_ms),
 });
 
 const tokenText = ({ inputTokens, outputTokens, model }: Usage): string =>

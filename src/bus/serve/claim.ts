@@ -141,7 +141,7 @@ export const giveBack = (app: App, { row: given }: Claimed): Promise<void> =>
     if (!pulled || pulled.row.instance === "" || pulled.row.token !== given.token) return;
     const attempt = await attemptOf(tx, pulled);
     const cause = new AttemptFault("AGENT_UNREACHABLE", "not-begun", "the stream ended before the task was sent");
-    await attemptFailed(tx, app, pulled, { attempt, cause }, "retry", 0);
+    await attemptFailed(tx, app, pulled, { attempt, cause, verdict: "nothing" }, "retry", 0);
     await putWaiting(tx, pulled.row, triedOf(pulled.row), pulled.row.wait_until_ms);
   });
 

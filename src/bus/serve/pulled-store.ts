@@ -167,6 +167,12 @@ export const extendDelivery = async (tx: Tx, hold: Hold, now: number): Promise<n
       returning lease_until_ms`)
   )?.lease_until_ms;
 
+/** Notes that progress is told now, unless some was told a moment ago; gives whose work it is when it is to be kept. */
+export const noteTold = (tx: Tx, hold: Hold, now: number, leastMs: number): Promise<{ agent_id: string } | undefined> =>
+  tx.one<{ agent_id: string }>(sql`
+    update pulled_task set told_ms = ${now}
+    where org_id = ${hold.orgId} and task_id = ${hold.taskId} and token = ${hold.token} and told_ms <= ${now - leastMs} returning agent_id`);
+
 const until = (now: number) =>
   sql`case when ${now} + lease_ms >= stop_ms then stop_ms when ${now} + lease_ms > lease_until_ms then ${now} + lease_ms else lease_until_ms end`;
 

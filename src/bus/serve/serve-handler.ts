@@ -9,32 +9,31 @@ import type {
 } from "../../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../../app.ts";
+import type { Tx } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { callerOf } from "../../rpc/caller.ts";
-import { type Command, runCommand } from "../../rpc/command.ts";
+import { type Command, command, runCommand } from "../../rpc/command.ts";
 import { watched } from "../../rpc/feed.ts";
 import { orgOf } from "../../rpc/scope.ts";
 import { findAgent, pulls } from "../agent-store.ts";
+import { spanOf } from "../conclude.ts";
 import type { Dispatcher, Job } from "../dispatch.ts";
+import { recordPieces } from "../piece-store.ts";
 import { actingAgent } from "../submit.ts";
-import { findTask } from "../task-store.ts";
+import { findTask, type Hold } from "../task-store.ts";
 import { holdOf, leaseLost } from "./delivery.ts";
-import { extendDelivery, type Instance } from "./pulled-store.ts";
+import { extendDelivery, type Instance, noteTold } from "./pulled-store.ts";
 import { respond } from "./respond.ts";
 import { serveStream } from "./stream.ts";
 
 const defaultLeaseMs = 30_000;
 
-/** Hears how far an agent that pulls says it is, after its lease was extended. */
-export type OnProgress = (task: { readonly orgId: string; readonly taskId: string }, progress: Progress) => void;
+/** Progress that comes sooner after the one before is not kept: heartbeats are not counted against the rate limit. */
+const leastBetweenMs = 100;
 
 type Built = "serve" | "respondTask" | "heartbeatTask";
 
-export const serveHandler = (
-  app: App,
-  dispatcher: Dispatcher,
-  onProgress?: OnProgress,
-): Pick<ServiceImpl<typeof BusService>, Built> => ({
+export const serveHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<typeof BusService>, Built> => ({
   serve: (req, context) => serve(app, dispatcher, req, context),
 
   respondTask: async (req, context) => {
@@ -59,15 +58,7 @@ export const serveHandler = (
     }
   },
 
-  heartbeatTask: async (req, context) => {
-    let orgId = "";
-    const { reply } = await runCommand(app, req, context, (request: HeartbeatTaskRequest, command) => {
-      orgId = command.orgId;
-      return heartbeat(app, request, command);
-    });
-    if (req.progress) onProgress?.({ orgId, taskId: req.taskId }, req.progress);
-    return reply;
-  },
+  heartbeatTask: command(app, (req, given) => heartbeat(app, req, given)),
 });
 
 const overloaded = (): Fault =>
@@ -76,10 +67,21 @@ const overloaded = (): Fault =>
 async function heartbeat(app: App, req: HeartbeatTaskRequest, { tx, caller, orgId, now }: Command) {
   const hold = holdOf(app, caller, orgId, req);
   const untilMs = await extendDelivery(tx, hold, now);
-  if (untilMs !== undefined) return { leaseExpireTime: timestampFromMs(untilMs), cancelRequested: false };
+  if (untilMs !== undefined) {
+    if (req.progress) await tellProgress(tx, app, hold, req.progress, now);
+    return { leaseExpireTime: timestampFromMs(untilMs), cancelRequested: false };
+  }
   const task = await findTask(tx, orgId, req.taskId);
   if (task?.state !== TaskState.CANCELED || task.lease_token !== hold.token) throw leaseLost();
   return { leaseExpireTime: timestampFromMs(now), cancelRequested: true };
+}
+
+/** Lets those who watch the task hear how far it is. */
+async function tellProgress(tx: Tx, app: App, hold: Hold, progress: Progress, now: number): Promise<void> {
+  const told = await noteTold(tx, hold, now, leastBetweenMs);
+  const task = told && (await findTask(tx, hold.orgId, hold.taskId));
+  if (!task) return;
+  await recordPieces(tx, app, spanOf(task), told.agent_id, [{ case: "progress", value: progress }]);
 }
 
 async function* serve(app: App, dispatcher: Dispatcher, req: ServeRequest, context: HandlerContext) {

@@ -24,6 +24,8 @@ create table pulled_task (
   stop_ms integer not null,
   -- When somebody has to look at it: the end of the waiting, of the lease or of the time, whichever comes first.
   due_ms integer not null,
+  -- When its instance last told of progress that was kept.
+  told_ms integer not null default 0,
   primary key (org_id, task_id)
 ) strict;
 -- An instance's own tasks and, under the empty name, those that wait, oldest first.

@@ -1454,7 +1454,8 @@ export const BusService: GenService<{
     output: typeof RespondTaskResponseSchema;
   },
   /**
-   * HeartbeatTask extends the lease of a task that Serve delivered by the time that the stream asked for, counted from now, and may tell progress. It never
+   * HeartbeatTask extends the lease of a task that Serve delivered by the time that the stream asked for, counted from now, and may tell progress, which
+   * WatchTask tells on, unless it comes within 100 ms of the one before. It never
    * shortens a lease, and never extends it beyond the contract's timeout, counted from the delivery, or the task's deadline. A third of the lease is a good pace.
    *
    * Errors: LEASE_LOST, as RespondTask; a canceled task is answered with `cancel_requested`.

@@ -1,6 +1,7 @@
 /** Policies in the pipeline: what they say decides what becomes of a task. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import {
   contract,
@@ -14,6 +15,7 @@ import {
   worker,
 } from "./bus-fixtures/bus.ts";
 import { deadUrl, failing, httpAgent } from "./bus-fixtures/http-agent.ts";
+import { puller, respond, serving } from "./bus-fixtures/instance.ts";
 import { dialects, type Org, refusal, start, type World } from "./harness.ts";
 
 const put = (org: Org, policyId: string, cedarText: string) => org.admin.policies.putPolicy({ policyId, cedarText });
@@ -160,6 +162,58 @@ describe.each(dialects)("%s", (dialect) => {
       expect([stateOf(ended), reasonOf(ended)]).toEqual(["REJECTED", "POLICY_DENIED"]);
       expect(ended.error!.metadata).toMatchObject({ policy_ids: "stop" });
       expect(agent.calls).toHaveLength(0);
+    });
+  });
+
+  describe("an approved task", () => {
+    test("is REJECTED when a budget was lowered below what it has reserved, and nothing stays reserved", async () => {
+      await using agent = await httpAgent();
+      const org = await world.org();
+      const contractId = await contract(org, { approvalRequired: true, estimatedTokens: 50n });
+      await worker(org, contractId, agent);
+      const asker = await org.agent();
+      const budget = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await org.admin.budgets.setBudget({ ...budget, limitTokens: 100n });
+      const { approvalId, taskId } = await submit(asker.as, contractId);
+      const { approval } = await org.admin.approvals.getApproval({ approvalId });
+      expect(approval!.reservedTokens).toBe(50n);
+      await org.admin.budgets.setBudget({ ...budget, limitTokens: 10n });
+      await org.admin.approvals.approve({ approvalId });
+      const ended = await whenEnded(org.admin, taskId);
+      expect([stateOf(ended), reasonOf(ended)]).toEqual(["REJECTED", "BUDGET_EXCEEDED"]);
+      expect(agent.calls).toHaveLength(0);
+      const { budget: after } = await org.admin.budgets.getBudget(budget);
+      expect(after!.tokens).toMatchObject({ limit: 10n, spent: 0n, reserved: 0n });
+    });
+
+    test("is looked at again when an agent that pulls fetches it, and not handed out if its authority is gone", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { approvalRequired: true });
+      const agent = await puller(org, contractId);
+      const asker = await org.agent();
+      const [kept, stopped] = [await submit(asker.as, contractId), await submit(asker.as, contractId)];
+      await org.admin.approvals.approve({ approvalId: kept.approvalId });
+      await using one = serving(agent.as, { capacity: 2 });
+      const delivery = await one.delivery(0);
+      expect(delivery.task!.taskId).toBe(kept.taskId);
+      await respond(agent.as, delivery);
+      expect(stateOf(await whenEnded(org.admin, kept.taskId))).toBe("COMPLETED");
+      await put(org, "stop", `forbid (principal, action == Action::"invoke", resource == Contract::"${contractId}");`);
+      await org.admin.approvals.approve({ approvalId: stopped.approvalId });
+      const ended = await whenEnded(org.admin, stopped.taskId);
+      expect([stateOf(ended), reasonOf(ended), ended.attempts]).toEqual(["REJECTED", "POLICY_DENIED", 0]);
+    });
+
+    test("of a denied approval releases what was reserved", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { approvalRequired: true, estimatedTokens: 50n });
+      await worker(org, contractId, "http://127.0.0.1:9");
+      const asker = await org.agent();
+      const budget = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await org.admin.budgets.setBudget({ ...budget, limitTokens: 100n });
+      const { approvalId } = await submit(asker.as, contractId);
+      await org.admin.approvals.deny({ approvalId });
+      expect((await org.admin.budgets.getBudget(budget)).budget!.tokens).toMatchObject({ spent: 0n, reserved: 0n });
     });
   });
 

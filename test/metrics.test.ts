@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
-import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { Bell, sql } from "../src/db/db.ts";
 import { createMetrics, reasons } from "../src/ops/metrics.ts";
 import { openTasksByState } from "../src/ops/task-metrics.ts";
@@ -104,7 +103,6 @@ describe.each(dialects)("metrics on %s", (dialect) => {
     await refusal(world.as(undefined, "grpc").agents.listAgents({}));
     await refusal(world.as("garbage", "grpc-web").agents.listAgents({}));
     await refusal(world.operator.agents.listAgents({ pageSize: -1 }));
-    await refusal(world.client(CostService, world.operatorKey).listAgentCosts({}));
     const operator = { ...json, authorization: `Bearer ${world.operatorKey}` };
     await serviceOf(world, method, { headers: operator, body: "{" });
     await serviceOf(world, method, { headers: { ...operator, "content-type": "text/plain" }, body: "x" });
@@ -120,16 +118,13 @@ describe.each(dialects)("metrics on %s", (dialect) => {
       unauthenticated: calls("unauthenticated"),
       invalid: calls("invalid_argument"),
       noCall: calls("http_415"),
-      unbuilt: calls("unimplemented", "moltwire.bus.v1.CostService/ListAgentCosts"),
       noMethod: calls("unimplemented", "unknown"),
       nothing: calls("not_found", "unknown"),
-    }).toEqual({ limited: 1, unauthenticated: 2, invalid: 2, noCall: 1, unbuilt: 1, noMethod: 2, nothing: 1 });
+    }).toEqual({ limited: 1, unauthenticated: 2, invalid: 2, noCall: 1, noMethod: 2, nothing: 1 });
     const errors = (reason: string) => more("moltwire_rpc_errors_total", { reason });
-    expect(
-      ["RATE_LIMITED", "KEY_MISSING", "KEY_INVALID", "INVALID_REQUEST", "MALFORMED_REQUEST", "UNIMPLEMENTED"].map(
-        errors,
-      ),
-    ).toEqual([1, 1, 1, 1, 1, 1]);
+    expect(["RATE_LIMITED", "KEY_MISSING", "KEY_INVALID", "INVALID_REQUEST", "MALFORMED_REQUEST"].map(errors)).toEqual([
+      1, 1, 1, 1, 1,
+    ]);
     expect(calls("ok")).toBe(0);
     const methods = new Set(after.samples.map(({ labels }) => labels.method).filter((name) => name !== undefined));
     expect([...methods].filter((name) => name.includes("xxx") || name.includes("favicon"))).toEqual([]);

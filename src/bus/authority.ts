@@ -10,6 +10,7 @@ import { configuredKeyId } from "../rpc/auth.ts";
 import { type AgentRow, findAgent } from "./agent-store.ts";
 import { approvable, approvalDigest, type Demand } from "./approval/gate.ts";
 import { findApproval } from "./approval/store.ts";
+import { stillWithinBudgets } from "./budget/reserve-budgets.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { permitAgent, policyStep } from "./permit.ts";
 import type { Decided, Origin } from "./policy/decide-task.ts";
@@ -51,7 +52,9 @@ export async function reconsider(
   const kind = TraceEventKind.POLICY_DECIDED;
   const steps: Step[] = [{ kind, timeMs: now, ...told, targetAgentId: agent.agent_id }];
   const { decisions } = permit;
-  const refused = permit.refusal ?? (permit.demand && !approved ? approvalNeeded(permit.demand) : undefined);
+  const refused =
+    permit.refusal ??
+    (approved ? await stillWithinBudgets(tx, task, now) : permit.demand && approvalNeeded(permit.demand));
   if (!refused) return { steps, decisions };
   const { reason, message, metadata } = refused;
   return approved ? { steps, decisions, rejected: { reason, message, metadata } } : { steps, decisions, refused };

@@ -6,7 +6,7 @@ import type { App } from "../app.ts";
 import { type Body, OutcomeUnknownError, OverloadedError, type Tx } from "../db/db.ts";
 import { isLost } from "../db/postgres-wire.ts";
 import type { Fault } from "../errors.ts";
-import type { Answer, AttemptFault, Usage } from "./adapter.ts";
+import { type Answer, type AttemptFault, noUsage, type Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import type { AttemptOutcome } from "./attempt-end.ts";
 import { openAttempt } from "./attempt-store.ts";
@@ -297,8 +297,14 @@ const tokenText = ({ inputTokens, outputTokens, model }: Usage): string =>
 const answered = (attempt: Attempt, output: JsonValue, usage: Usage) => ({
   attempt: attempt.number,
   output_bytes: jsonBytes(output),
-  input_tokens: usage.inputTokens,
-  output_tokens: usage.outputTokens,
+  ...used(usage),
+});
+
+/** What a step tells of an attempt's use. */
+const used = ({ inputTokens, outputTokens, model }: Usage) => ({
+  input_tokens: inputTokens,
+  output_tokens: outputTokens,
+  ...(model && { model }),
 });
 
 const failedStep = (timeMs: number, { attempt, cause: fault }: FailedAttempt, next: string, waitMs: number): Step => ({
@@ -312,6 +318,7 @@ const failedStep = (timeMs: number, { attempt, cause: fault }: FailedAttempt, ne
     aftermath: fault.aftermath,
     next,
     wait_ms: waitMs,
+    ...(fault.usage !== noUsage && used(fault.usage)),
     ...fault.metadata,
   },
   targetAgentId: attempt.agent.agent_id,

@@ -1,5 +1,7 @@
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import { countPendingApprovals } from "../bus/approval/store.ts";
+import { countOpenCircuits } from "../bus/circuit/circuit-store.ts";
 import { failureOf, type StepWatcher, terminalStates } from "../bus/step-watch.ts";
 import { isTerminal } from "../bus/task-store.ts";
 import { type Db, sql } from "../db/db.ts";
@@ -34,6 +36,20 @@ export function taskMetrics(metrics: Metrics, db: Pick<Db, "query">): StepWatche
     label: "state",
     read: () => openTasks(db),
   });
+  metrics.gauge({
+    name: "moltwire_circuits",
+    help: "Agents whose circuit breaker is not closed, by state, in all the database",
+    label: "state",
+    read: async () => {
+      const { open, halfOpen } = await countOpenCircuits(db.query);
+      return { OPEN: open, HALF_OPEN: halfOpen };
+    },
+  });
+  metrics.gauge({
+    name: "moltwire_pending_approvals",
+    help: "Tasks that wait for somebody's approval, in all the database",
+    read: () => countPendingApprovals(db.query),
+  });
   return ({ taskId }, steps) => {
     for (const step of steps) {
       const state = terminalStates[step.kind];
@@ -53,11 +69,18 @@ const openStates = Object.entries(TaskState).filter(
   ([, state]) => state !== TaskState.UNSPECIFIED && !isTerminal(state),
 );
 
-/** By the partial index on open tasks: it takes as long as there are open ones, whatever the number of tasks. */
-export const openTasksByState = sql`select state, count(*) as tasks from task where state < 4 group by state`;
+/**
+ * By the partial index on the tasks that servers have, and along those that agents pull: it takes as long as there are open ones, whatever the
+ * number of tasks.
+ */
+export const openTasksByState = sql`
+  select state, count(*) as tasks from task where state < 4 and lease_owner <> 'pull' group by state
+  union all
+  select k.state, count(*) as tasks from pulled_task p join task k on k.org_id = p.org_id and k.task_id = p.task_id group by k.state`;
 
 async function openTasks(db: Pick<Db, "query">): Promise<Record<string, number>> {
   const rows = await db.query.all<{ state: number; tasks: number }>(openTasksByState);
-  const counts = new Map(rows.map(({ state, tasks }) => [state, tasks]));
+  const counts = new Map<number, number>();
+  for (const { state, tasks } of rows) counts.set(state, (counts.get(state) ?? 0) + tasks);
   return Object.fromEntries(openStates.map(([name, state]) => [name, counts.get(state) ?? 0]));
 }

@@ -62,6 +62,10 @@ export const dueApprovals = (db: Queryable, now: number, limit: number): Promise
     sql`select ${columns} from approval where state = 1 and expire_ms <= ${now} order by expire_ms limit ${limit}`,
   );
 
+/** How many approvals of all organisations nobody has decided, for the metrics; by the partial index on them. */
+export const countPendingApprovals = async (db: Queryable): Promise<number> =>
+  (await db.one<{ n: number }>(sql`select count(*) as n from approval where state = 1`))?.n ?? 0;
+
 export type ApprovalFilter = {
   readonly state: number;
   /** Asked for the task or would do it. */

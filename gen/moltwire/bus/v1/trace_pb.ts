@@ -429,14 +429,15 @@ export const TraceEventKind = {
   DISPATCHED: 7,
 
   /**
-   * An attempt failed. details: attempt, reason, message, next ("retry", "fallback" or "fail"), wait_ms.
+   * An attempt failed. details: attempt, reason, message, next ("retry", "fallback" or "fail"), wait_ms, and, where the agent told,
+   * input_tokens, output_tokens, model.
    *
    * @generated from enum value: TRACE_EVENT_KIND_ATTEMPT_FAILED = 8;
    */
   ATTEMPT_FAILED: 8,
 
   /**
-   * The agent answered. details: attempt, output_bytes, input_tokens, output_tokens.
+   * The agent answered. details: attempt, output_bytes, input_tokens, output_tokens, model.
    *
    * @generated from enum value: TRACE_EVENT_KIND_ANSWERED = 9;
    */

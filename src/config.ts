@@ -31,6 +31,12 @@ export type Config = {
   readonly corsOrigins: readonly string[];
   /** Whose `x-forwarded-for` is believed. */
   readonly trustedProxies: readonly string[];
+  /** How many keys and bytes of keys and values a memory holds at most. */
+  readonly memoryMaxKeys: number;
+  readonly memoryMaxBytes: number;
+  /** How many changes the log of a memory keeps, and for how many hours. */
+  readonly memoryLogChanges: number;
+  readonly memoryLogHours: number;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -144,6 +150,34 @@ export const settings = {
     fallback: "",
     parse: parseProxies,
   },
+  MOLTWIRE_MEMORY_MAX_KEYS: {
+    flag: "memory-max-keys",
+    form: "NUMBER",
+    help: "keys of an agent's memory, and of a shared namespace, at most",
+    fallback: "100000",
+    parse: integer(1, 100_000_000),
+  },
+  MOLTWIRE_MEMORY_MAX_BYTES: {
+    flag: "memory-max-bytes",
+    form: "NUMBER",
+    help: "bytes of its keys and values at most",
+    fallback: "268435456",
+    parse: integer(1, 2 ** 50),
+  },
+  MOLTWIRE_MEMORY_LOG_CHANGES: {
+    flag: "memory-log-changes",
+    form: "NUMBER",
+    help: "changes of a memory that its watchers can resume in",
+    fallback: "10000",
+    parse: integer(1, 100_000_000),
+  },
+  MOLTWIRE_MEMORY_LOG_HOURS: {
+    flag: "memory-log-hours",
+    form: "NUMBER",
+    help: "for how many hours they are kept at most",
+    fallback: "168",
+    parse: integer(1, 87_600),
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -205,6 +239,10 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     tlsClientCa: value("MOLTWIRE_TLS_CLIENT_CA"),
     corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
     trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
+    memoryMaxKeys: value("MOLTWIRE_MEMORY_MAX_KEYS")!,
+    memoryMaxBytes: value("MOLTWIRE_MEMORY_MAX_BYTES")!,
+    memoryLogChanges: value("MOLTWIRE_MEMORY_LOG_CHANGES")!,
+    memoryLogHours: value("MOLTWIRE_MEMORY_LOG_HOURS")!,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},

@@ -44,6 +44,8 @@ import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
+import { removeDropped } from "./memory/drop.ts";
+import { expireEntries, logWalk } from "./memory/sweep.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
@@ -113,6 +115,8 @@ const sweepMs = 60_000;
 const approvalMs = 5_000;
 /** As short as the shortest lease that Serve gives. */
 const pulledMs = 1_000;
+const expiryMs = 500;
+const memoryLogMs = 10_000;
 const certificateMs = 60_000;
 /** What the last spans have when the tasks took all of the time to stop. */
 const minFlushMs = 1_000;
@@ -213,6 +217,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     onUngated: (method, code, tookMs) => metrics.rpc(methodName(method), code, "", tookMs / 1_000),
   });
 
+  const walkLogs = logWalk(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
       await life.beat();
@@ -223,6 +228,9 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
+    every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
+    every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),
+    every(app, memoryLogMs, "dropped memories", async () => void (await removeDropped(app))),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 

@@ -12,6 +12,8 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
+import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
@@ -29,6 +31,8 @@ import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
+import { memoryHandler } from "./memory/handler.ts";
+import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
@@ -44,6 +48,8 @@ export const services: readonly DescService[] = [
   DeadLetterService,
   TraceService,
   CostService,
+  MemoryService,
+  SharedMemoryService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -70,6 +76,8 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(DeadLetterService, deadLetterHandler(app, dispatcher));
   serve(TraceService, traceHandler(app));
   serve(CostService, costHandler(app));
+  serve(MemoryService, memoryHandler(app));
+  serve(SharedMemoryService, sharedMemoryHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

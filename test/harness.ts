@@ -17,6 +17,8 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
+import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
@@ -127,6 +129,8 @@ const clientsOf = (over: Transport) => ({
   deadLetters: createClient(DeadLetterService, over),
   budgets: createClient(BudgetService, over),
   costs: createClient(CostService, over),
+  memory: createClient(MemoryService, over),
+  sharedMemory: createClient(SharedMemoryService, over),
   organizations: createClient(OrganizationService, over),
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),

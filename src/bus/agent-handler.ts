@@ -4,6 +4,7 @@ import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
+import { dropMemories } from "../memory/drop.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
@@ -146,6 +147,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     await reviewWaiting(tx, orgId, req.agentId);
     const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
-    return { revokedApiKeys: revoked.length };
+    const deletedMemories = await dropMemories(tx, orgId, req.agentId);
+    return { revokedApiKeys: revoked.length, deletedMemories };
   }),
 });

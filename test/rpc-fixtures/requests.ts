@@ -18,6 +18,11 @@ const fillings: Readonly<Record<string, unknown>> = {
   cedar_text: "permit (principal, action, resource);",
   note: "because",
   rates: [{ model: "none" }],
+  namespace: "none",
+  key: "none",
+  keys: [{ key: "none" }],
+  write: { namespace: "none", key: "none", value: { kind: { case: "data", value: new Uint8Array(1) } } },
+  changes: [{ change: { case: "delete", value: { key: "none" } } }],
   scope: 1,
   period: 1,
 };

@@ -36,6 +36,8 @@ export type Policies = {
   decide(db: Queryable, orgId: string, question: Question): Promise<Answer>;
   /** The policies of an organisation as they are now. */
   current(db: Queryable, orgId: string): Promise<PolicySet>;
+  /** The same, where their revision was read already with something else: reads nothing but policies that are not at hand. */
+  at(db: Queryable, orgId: string, revision: number): Promise<PolicySet>;
   /** What this set and the built-in policies say. `memo` keeps the answers; default: the one of all decisions. */
   answer(set: PolicySet, question: Question, memo?: Bounded<Answer>): Answer;
   /** How much is kept, for tests and metrics. */
@@ -67,8 +69,7 @@ export function createPolicies(): Policies {
   };
   const nothing = policySet(0, []);
 
-  const current: Policies["current"] = async (db, orgId) => {
-    const revision = await policySetRevision(db, orgId);
+  const at: Policies["at"] = async (db, orgId, revision) => {
     if (revision === 0) return nothing;
     const known = sets.get(orgId);
     if (known?.revision === revision) return known;
@@ -80,6 +81,8 @@ export function createPolicies(): Policies {
     sets.set(orgId, made, made.bytes + 1_024);
     return made;
   };
+
+  const current: Policies["current"] = async (db, orgId) => at(db, orgId, await policySetRevision(db, orgId));
 
   const answer: Policies["answer"] = (set, question, memo = answers) => {
     const { principal, action, resource, related = [] } = question;
@@ -118,6 +121,7 @@ export function createPolicies(): Policies {
     builtins,
     cedar,
     current,
+    at,
     answer,
     decide: async (db, orgId, question) => answer(await current(db, orgId), question),
     kept: () => ({ sets: sets.size(), answers: answers.size(), chunks: cedar.compiled() }),

@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/memory/v1/memory.proto.
  */
 export const file_moltwire_memory_v1_memory: GenFile = /*@__PURE__*/
-  fileDesc("Ch9tb2x0d2lyZS9tZW1vcnkvdjEvbWVtb3J5LnByb3RvEhJtb2x0d2lyZS5tZW1vcnkudjEixgIKBUVudHJ5EhEKCW5hbWVzcGFjZRgBIAEoCRILCgNrZXkYAiABKAkSKAoFdmFsdWUYAyABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuVmFsdWUSEAoIcmV2aXNpb24YBCABKAMSFwoPY3JlYXRlX3JldmlzaW9uGAUgASgDEhIKCnNpemVfYnl0ZXMYBiABKAMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZGVzY3JpcHRpb24YCiABKAkSDAoEdGFncxgLIAMoCSJnCgVWYWx1ZRImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASDgoEZGF0YRgCIAEoDEgAEh4KDGNvbnRlbnRfdHlwZRgDIAEoCUIIukgFcgMYgAFCBgoEa2luZCKhAQoLRW50cnlDaGFuZ2USEAoIcmV2aXNpb24YASABKAMSLAoEa2luZBgCIAEoDjIeLm1vbHR3aXJlLm1lbW9yeS52MS5DaGFuZ2VLaW5kEigKBWVudHJ5GAMgASgLMhkubW9sdHdpcmUubWVtb3J5LnYxLkVudHJ5EigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKnAKCkNoYW5nZUtpbmQSGwoXQ0hBTkdFX0tJTkRfVU5TUEVDSUZJRUQQABITCg9DSEFOR0VfS0lORF9TRVQQARIXChNDSEFOR0VfS0lORF9ERUxFVEVEEAISFwoTQ0hBTkdFX0tJTkRfRVhQSVJFRBADKlsKCkVudHJ5T3JkZXISGwoXRU5UUllfT1JERVJfVU5TUEVDSUZJRUQQABITCg9FTlRSWV9PUkRFUl9LRVkQARIbChdFTlRSWV9PUkRFUl9VUERBVEVfVElNRRACYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Ch9tb2x0d2lyZS9tZW1vcnkvdjEvbWVtb3J5LnByb3RvEhJtb2x0d2lyZS5tZW1vcnkudjEixgIKBUVudHJ5EhEKCW5hbWVzcGFjZRgBIAEoCRILCgNrZXkYAiABKAkSKAoFdmFsdWUYAyABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuVmFsdWUSEAoIcmV2aXNpb24YBCABKAMSFwoPY3JlYXRlX3JldmlzaW9uGAUgASgDEhIKCnNpemVfYnl0ZXMYBiABKAMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZGVzY3JpcHRpb24YCiABKAkSDAoEdGFncxgLIAMoCSJuCgVWYWx1ZRImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASDgoEZGF0YRgCIAEoDEgAEh4KDGNvbnRlbnRfdHlwZRgDIAEoCUIIukgFcgMYgAFCDQoEa2luZBIFukgCCAEioQEKC0VudHJ5Q2hhbmdlEhAKCHJldmlzaW9uGAEgASgDEiwKBGtpbmQYAiABKA4yHi5tb2x0d2lyZS5tZW1vcnkudjEuQ2hhbmdlS2luZBIoCgVlbnRyeRgDIAEoCzIZLm1vbHR3aXJlLm1lbW9yeS52MS5FbnRyeRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCpwCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASEwoPQ0hBTkdFX0tJTkRfU0VUEAESFwoTQ0hBTkdFX0tJTkRfREVMRVRFRBACEhcKE0NIQU5HRV9LSU5EX0VYUElSRUQQAypbCgpFbnRyeU9yZGVyEhsKF0VOVFJZX09SREVSX1VOU1BFQ0lGSUVEEAASEwoPRU5UUllfT1JERVJfS0VZEAESGwoXRU5UUllfT1JERVJfVVBEQVRFX1RJTUUQAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Entry is one key of an agent's memory, or of a shared namespace, with its value.
@@ -57,7 +57,7 @@ export type Entry = Message<"moltwire.memory.v1.Entry"> & {
   createRevision: bigint;
 
   /**
-   * How many bytes key and value take, as they count towards the quota.
+   * How many bytes key and value take, as they count towards the quota: the key in UTF-8, the value as its limit counts it.
    *
    * @generated from field: int64 size_bytes = 6;
    */
@@ -141,7 +141,7 @@ export type EntryJson = {
   createRevision?: string;
 
   /**
-   * How many bytes key and value take, as they count towards the quota.
+   * How many bytes key and value take, as they count towards the quota: the key in UTF-8, the value as its limit counts it.
    *
    * @generated from field: int64 size_bytes = 6;
    */

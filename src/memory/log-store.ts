@@ -42,7 +42,8 @@ export const removeChanges = (tx: Tx, { orgId, memoryId }: MemoryRef, through: n
 export type Stretch = { readonly head: number; readonly compacted: number; readonly changes: readonly ChangeRow[] };
 
 /**
- * The changes after a revision with the state of the log, in one statement: what was removed between two would be missed. By the primary keys.
+ * The changes after a revision with the state of the log, in one statement: what was removed between two would be missed. By the primary keys; the changes
+ * in a query of their own, since PostgreSQL would sort all that follow before it takes the first.
  */
 export async function readChanges(
   db: Queryable,
@@ -53,8 +54,10 @@ export async function readChanges(
   type Row = { head: number; compacted: number } & { [Column in keyof ChangeRow]: ChangeRow[Column] | null };
   const rows = await db.all<Row>(sql`
     select m.head, m.compacted, c.revision, c.namespace, c.key, c.kind, c.time_ms, c.public, c.was_public, c.body
-    from memory m left join memory_change c on c.org_id = m.org_id and c.memory_id = m.memory_id and c.revision > ${after}
-    where m.org_id = ${orgId} and m.memory_id = ${memoryId} order by c.revision limit ${limit}`);
+    from memory m left join (
+        select revision, namespace, key, kind, time_ms, public, was_public, body from memory_change
+        where org_id = ${orgId} and memory_id = ${memoryId} and revision > ${after} order by revision limit ${limit}) c on true
+    where m.org_id = ${orgId} and m.memory_id = ${memoryId} order by c.revision`);
   const [first] = rows;
   const changes = rows.filter(({ revision }) => revision !== null) as ChangeRow[];
   return first && { head: first.head, compacted: first.compacted, changes };

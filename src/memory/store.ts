@@ -141,11 +141,14 @@ async function deleteEntries(tx: Tx, { orgId, memoryId }: MemoryRef, places: rea
         and (namespace, key) in (values ${valuesOf(run.map(({ namespace, key }) => [namespace, key]))})`);
 }
 
-/** Entries of a memory whose time is over; by the index on expiry, where only what nobody has announced yet is before now. */
+/**
+ * Entries of a memory whose time is over; by the index on expiry, where only what nobody has announced yet is before now. The other conditions are expressions
+ * so that no engine walks through all of a large memory instead.
+ */
 export const dueEntries = (db: Queryable, { orgId, memoryId }: MemoryRef, now: number, limit: number) =>
   db.all<EntryRow>(sql`
     select ${entryColumns(false)} from memory_entry e
-    where e.expire_ms <= ${now} and e.org_id = ${orgId} and e.memory_id = ${memoryId} order by e.expire_ms limit ${limit}`);
+    where e.expire_ms <= ${now} and e.org_id || '' = ${orgId} and e.memory_id || '' = ${memoryId} order by e.expire_ms limit ${limit}`);
 
 /** What a list asks for. */
 export type EntryFilter = {
@@ -158,7 +161,7 @@ export type EntryFilter = {
 
 /**
  * The entries of a namespace that begin with a prefix and have not expired: by key as a range of the primary key, or last written first by the index on
- * revisions, which holds the keys too.
+ * revisions.
  */
 export function listEntries(
   db: Queryable,

@@ -42,8 +42,8 @@ create table memory_entry (
   value bytea not null,
   primary key (org_id, memory_id, namespace, key)
 );
--- The order of writing; the key, so that a prefix is told without the row.
-create index memory_entry_written on memory_entry (org_id, memory_id, namespace, revision, key);
+-- The order of writing. Without the key, as SQLite has it: the planner would take this index to find one.
+create index memory_entry_written on memory_entry (org_id, memory_id, namespace, revision);
 create index memory_entry_due on memory_entry (expire_ms) where expire_ms is not null;
 
 -- The log of each memory: one row a revision, without a gap.

@@ -1,0 +1,234 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ChangeKind } from "../gen/moltwire/memory/v1/memory_pb.ts";
+import type { SharedEntryChange } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
+import { type Clients, dialects, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
+import { changesOf, jsonOf, write } from "./memory-fixtures/memory.ts";
+
+const notFound = { code: "NotFound", reason: "NOT_FOUND" };
+const publish = async (
+  as: Clients,
+  namespace: string,
+  key: string,
+  value: number,
+  isPublic = false,
+  ttlMs?: number,
+) => {
+  const written = write(key, value, { namespace, ...(ttlMs && { ttlMs }) });
+  return (await as.sharedMemory.publishSharedEntry({ write: written, public: isPublic })).sharedEntry!;
+};
+const watch = (as: Clients, request: object, count: number) =>
+  changesOf<SharedEntryChange>((signal) => as.sharedMemory.watchSharedEntries(request, { signal }), count);
+const told = ({ change, public: isPublic }: SharedEntryChange) => [
+  Number(change!.revision),
+  change!.kind,
+  change!.entry!.key,
+  jsonOf(change!.entry!.value),
+  isPublic,
+];
+const { SET, DELETED, EXPIRED } = ChangeKind;
+
+describe.each(dialects)("shared memory on %s", (dialect) => {
+  let world: World;
+  let org: Org;
+  beforeAll(async () => {
+    world = await start(dialect);
+    org = await world.org();
+  });
+  afterAll(() => world[Symbol.asyncDispose]());
+
+  test("a namespace belongs to who first writes into it: the others of the organisation read, and do not write or delete", async () => {
+    const [owner, other] = [await org.agent(), await org.agent()];
+    const namespace = unique("team");
+    const made = await publish(owner.as, namespace, "plan", 1);
+    expect(made).toMatchObject({
+      ...{ orgId: org.orgId, ownerAgentId: owner.agentId, public: false },
+      entry: { namespace, key: "plan", revision: 1n },
+    });
+    const got = await other.as.sharedMemory.getSharedEntry({ namespace, key: "plan" });
+    expect(jsonOf(got.sharedEntry!.entry!.value)).toBe(1);
+    expect(got.sharedEntry!.ownerAgentId).toBe(owner.agentId);
+    const denied = { reason: "POLICY_DENIED", metadata: { owner_agent_id: owner.agentId } };
+    expect(await refusal(publish(other.as, namespace, "plan", 2))).toMatchObject(denied);
+    expect(await refusal(publish(other.as, namespace, "another", 2))).toMatchObject(denied);
+    expect(await refusal(other.as.sharedMemory.deleteSharedEntry({ namespace, key: "plan" }))).toMatchObject(denied);
+    const byAdmin = { agentId: other.agentId, write: write("plan", 3, { namespace }) };
+    expect(await refusal(org.admin.sharedMemory.publishSharedEntry(byAdmin))).toMatchObject(denied);
+    await org.admin.sharedMemory.publishSharedEntry({ ...byAdmin, agentId: owner.agentId });
+    expect(await refusal(org.admin.sharedMemory.publishSharedEntry({ ...byAdmin, agentId: "" }))).toMatchObject({
+      reason: "INVALID_REQUEST",
+    });
+    expect(
+      await refusal(other.as.sharedMemory.publishSharedEntry({ ...byAdmin, agentId: owner.agentId })),
+    ).toMatchObject(notFound);
+    const unnamed = other.as.sharedMemory.publishSharedEntry({ write: write("plan", 1) });
+    expect(await refusal(unnamed)).toMatchObject({ reason: "INVALID_REQUEST", metadata: { field: "write.namespace" } });
+    const conditional = { namespace, key: "plan", ifRevision: 1n };
+    expect(await refusal(owner.as.sharedMemory.deleteSharedEntry(conditional))).toMatchObject({
+      ...{ reason: "FAILED_PRECONDITION", metadata: { revision: "2" } },
+    });
+    expect(await owner.as.sharedMemory.deleteSharedEntry({ namespace, key: "plan" })).toMatchObject({ revision: 3n });
+    expect(await refusal(other.as.sharedMemory.getSharedEntry({ namespace, key: "plan" }))).toMatchObject(notFound);
+    expect((await other.as.sharedMemory.listSharedEntries({ namespace })).sharedEntries).toEqual([]);
+    const none = { namespace: unique("none") };
+    expect(await refusal(other.as.sharedMemory.listSharedEntries(none))).toMatchObject(notFound);
+    expect(await refusal(other.as.sharedMemory.deleteSharedEntry({ ...none, key: "k" }))).toMatchObject(notFound);
+    expect(await refusal(watch(other.as, none, 1))).toMatchObject(notFound);
+    await expect(owner.as.memory.getEntry({ namespace, key: "plan" })).rejects.toThrow();
+  });
+
+  test("of many that write first at once, one owns the namespace, and its log has no hole", async () => {
+    const agents = await Promise.all(Array.from({ length: 8 }, () => org.agent()));
+    for (let round = 0; round < 5; round++) {
+      const namespace = unique("race");
+      const tries = await Promise.allSettled(
+        agents.flatMap(({ as }, n) => [publish(as, namespace, "a", n), publish(as, namespace, "b", n)]),
+      );
+      const won = tries.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+      expect(new Set(won.map(({ ownerAgentId }) => ownerAgentId)).size).toBe(1);
+      expect(won.map(({ entry }) => Number(entry!.revision)).toSorted()).toEqual([1, 2]);
+      expect(won).toHaveLength(2);
+    }
+  });
+
+  test("namespaces are listed by name with their counts; of one owner, or all; to another organisation those with something public", async () => {
+    const shared = await world.org();
+    const [owner, other] = [await shared.agent(), await shared.agent()];
+    const stranger = await org.agent();
+    for (const [name, count, isPublic] of [
+      ["b", 3, 1],
+      ["a", 2, 0],
+      ["ä", 1, 1],
+    ] as const)
+      for (let n = 0; n < count; n++) await publish(owner.as, name, `k${n}`, n, n < isPublic);
+    await publish(other.as, "other", "k", 1);
+    const list = async (as: Clients, request: object) => {
+      const found = [];
+      for (let pageToken = ""; ; ) {
+        const page = await as.sharedMemory.listSharedNamespaces({ pageSize: 1, pageToken, ...request });
+        found.push(...page.namespaces);
+        pageToken = page.nextPageToken;
+        if (!pageToken) break;
+      }
+      return found.map((one) => [one.namespace, Number(one.entries), Number(one.contributors), Number(one.revision)]);
+    };
+    const [a, b, c] = [
+      ["a", 2, 1, 2],
+      ["b", 3, 1, 3],
+      ["ä", 1, 1, 1],
+    ];
+    expect(await list(other.as, {})).toEqual([a, b, ["other", 1, 1, 1], c]);
+    expect(await list(other.as, { ownerAgentId: owner.agentId })).toEqual([a, b, c]);
+    const foreign = { orgId: shared.orgId };
+    expect(await list(stranger.as, foreign)).toEqual([["b", 1, 1, 3], c]);
+    expect(await list(world.operator, foreign)).toHaveLength(4);
+    expect(await list(stranger.as, { orgId: `org_${"0".repeat(32)}` })).toEqual([]);
+    const page = await other.as.sharedMemory.listSharedNamespaces({ pageSize: 1 });
+    const stolen = { ...foreign, pageToken: page.nextPageToken };
+    expect(await refusal(stranger.as.sharedMemory.listSharedNamespaces(stolen))).toMatchObject({
+      reason: "INVALID_PAGE_TOKEN",
+    });
+  });
+
+  test("another organisation reads what is public, and of all else has the answer of what does not exist", async () => {
+    const owner = await org.agent();
+    const elsewhere = await world.org();
+    const namespace = unique("mixed");
+    const hidden = unique("hidden");
+    await publish(owner.as, namespace, "open", 1, true);
+    await publish(owner.as, namespace, "closed", 2);
+    await publish(owner.as, hidden, "closed", 3);
+    const { orgId } = org;
+    for (const { as } of [await elsewhere.agent(), { as: elsewhere.admin }]) {
+      const { getSharedEntry, listSharedEntries } = as.sharedMemory;
+      const got = await getSharedEntry({ orgId, namespace, key: "open" });
+      expect(jsonOf(got.sharedEntry!.entry!.value)).toBe(1);
+      const listed = await listSharedEntries({ orgId, namespace });
+      expect(listed.sharedEntries.map(({ entry }) => entry!.key)).toEqual(["open"]);
+      const answer = async (call: Promise<unknown>) => {
+        const { code, metadata, error } = await refusal(call);
+        return [code, error.rawMessage, { ...metadata, trace_id: "" }];
+      };
+      const nowhere = `org_${"0".repeat(32)}`;
+      const closed = await answer(getSharedEntry({ orgId, namespace, key: "closed" }));
+      for (const other of [
+        { orgId, namespace: hidden },
+        { orgId, namespace: unique("none") },
+        { orgId: nowhere, namespace },
+      ])
+        expect(await answer(getSharedEntry({ ...other, key: "closed" }))).toEqual(closed);
+      const list = (request: object) => answer(listSharedEntries({ namespace: hidden, ...request }));
+      expect(await list({ orgId })).toEqual(await list({ orgId: nowhere }));
+      const follow = (request: object) => answer(watch(as, { namespace: hidden, ...request }, 1));
+      expect(await follow({ orgId })).toEqual(await follow({ orgId: nowhere }));
+      expect(await refusal(as.sharedMemory.deleteSharedEntry({ orgId, namespace, key: "open" }))).toMatchObject(
+        notFound,
+      );
+      const write1 = { orgId, write: write("k", 1, { namespace }), agentId: owner.agentId };
+      expect(await refusal(as.sharedMemory.publishSharedEntry(write1))).toMatchObject(notFound);
+    }
+    await publish(owner.as, namespace, "open", 4, false);
+    const { as } = await elsewhere.agent();
+    expect(await refusal(as.sharedMemory.listSharedEntries({ orgId, namespace }))).toMatchObject(notFound);
+  });
+
+  test("a watcher of another organisation is told what is public, what ceases to be as deleted, and of nothing else", async () => {
+    const owner = await org.agent();
+    const { as } = await (await world.org()).agent();
+    const namespace = unique("log");
+    await publish(owner.as, namespace, "shown", 1, true);
+    await publish(owner.as, namespace, "secret", 2);
+    await publish(owner.as, namespace, "secret", 3, true);
+    await publish(owner.as, namespace, "secret", 4);
+    await publish(owner.as, namespace, "secret", 5);
+    await owner.as.sharedMemory.deleteSharedEntry({ namespace, key: "secret" });
+    await owner.as.sharedMemory.deleteSharedEntry({ namespace, key: "shown" });
+    await publish(owner.as, namespace, "last", 8, true);
+    const foreign = await watch(as, { orgId: org.orgId, namespace, afterRevision: 0n }, 5);
+    expect(foreign.map(told)).toEqual([
+      [1, SET, "shown", 1, true],
+      [3, SET, "secret", 3, true],
+      [4, DELETED, "secret", undefined, false],
+      [7, DELETED, "shown", undefined, false],
+      [8, SET, "last", 8, true],
+    ]);
+    const own = await watch((await org.agent()).as, { namespace, afterRevision: 0n }, 8);
+    expect(own.map(({ change }) => Number(change!.revision))).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(own.map(told)[3]).toEqual([4, SET, "secret", 4, false]);
+    const filtered = await watch(as, { orgId: org.orgId, namespace, afterRevision: 0n, prefix: "la" }, 1);
+    expect(filtered.map(told)).toEqual([[8, SET, "last", 8, true]]);
+  });
+
+  test("a public entry that expires is gone for all, and told to all; who watches a namespace that ends is told so", async () => {
+    const clock = fakeClock();
+    await using still = await start(dialect, { clock });
+    const home = await still.org();
+    const owner = await home.agent();
+    const { as } = await (await still.org()).agent();
+    const namespace = "brief";
+    await publish(owner.as, namespace, "k", 1, true, 5_000);
+    await publish(owner.as, namespace, "stays", 2, true);
+    clock.advance(5_000);
+    const named = { orgId: home.orgId, namespace };
+    expect(await refusal(as.sharedMemory.getSharedEntry({ ...named, key: "k" }))).toMatchObject(notFound);
+    clock.advance(1_000);
+    const [expired] = await watch(as, { ...named, afterRevision: 2n }, 1);
+    expect(told(expired!)).toEqual([3, EXPIRED, "k", undefined, false]);
+    const watching = watch(as, { ...named, afterRevision: 3n }, 1);
+    const ended = refusal(watching);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await home.admin.agents.deleteAgent({ agentId: owner.agentId });
+    expect(await ended).toMatchObject(notFound);
+  });
+
+  test("an agent owns at most a hundred namespaces, also when it makes them at once", async () => {
+    const owner = await org.agent();
+    const tries = await Promise.allSettled(
+      Array.from({ length: 110 }, (_, n) => publish(owner.as, unique(`many${n}`), "k", n)),
+    );
+    expect(tries.filter(({ status }) => status === "fulfilled")).toHaveLength(100);
+    expect(await refusal(publish(owner.as, unique("more"), "k", 1))).toMatchObject({
+      ...{ code: "ResourceExhausted", reason: "QUOTA_EXCEEDED" },
+      metadata: { resource: "shared_namespaces", limit: "100", used: "100" },
+    });
+  });
+});

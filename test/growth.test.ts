@@ -20,6 +20,10 @@ import {
 } from "../src/bus/trace-store.ts";
 import { type Queryable, type Sql, sql } from "../src/db/db.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
+import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
+import { findOwnerAndEntry } from "../src/memory/owner.ts";
+import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
+import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { start, type World } from "./harness.ts";
@@ -39,6 +43,10 @@ const anyLetter = {
   ...{ reason: 0, state: 0, startMs: null, endMs: null },
 };
 const org = "org_a";
+const memory = { orgId: org, memoryId: "agt_a" };
+const entry = { namespace: "n", key: "k" };
+const entries = { namespace: "n", prefix: "k", byTime: false, publicOnly: false, withValues: true };
+const named = { ownerAgentId: "", publicOnly: false };
 const trace = "0".repeat(32);
 const days = { startMs: 0, endMs: 10 };
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
@@ -245,13 +253,61 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     decisions(filter),
     new RegExp(`policy_decision_${index} \\(org_id=\\? AND [a-z_]+=\\? AND \\(time_ms,decision_id\\)<`),
   ]),
+  [
+    "an agent's entry, with all that decides on it",
+    (db) => findOwnerAndEntry(db, org, "agt_a", entry, true),
+    /SEARCH e USING INDEX sqlite_autoindex_memory_entry_1 \(org_id=\? AND memory_id=\? AND namespace=\? AND key=\?\)/,
+  ],
+  [
+    "some entries at once",
+    (db) => readPlaces(db, memory, [entry, entry], true),
+    /SEARCH e USING INDEX sqlite_autoindex_memory_entry_1 \(org_id=\? AND memory_id=\? AND namespace=\? AND key=\?\)/,
+  ],
+  [
+    "a page of entries by key",
+    (db) => listEntries(db, memory, entries, ["ka"], 1, 51),
+    /sqlite_autoindex_memory_entry_1 \(org_id=\? AND memory_id=\? AND namespace=\? AND key>\? AND key<\?\)/,
+  ],
+  [
+    "a page of entries by time",
+    (db) => listEntries(db, memory, { ...entries, byTime: true }, [9], 1, 51),
+    /memory_entry_written \(org_id=\? AND memory_id=\? AND namespace=\? AND revision<\?\)/,
+  ],
+  ["entries of a memory that expired", (db) => dueEntries(db, memory, 1, 500), /memory_entry_due \(expire_ms<\?\)/],
+  [
+    "following a memory",
+    (db) => readChanges(db, memory, 9, 64),
+    /sqlite_autoindex_memory_change_1 \(org_id=\? AND memory_id=\? AND revision>\?\)/,
+  ],
+  [
+    "walking through the logs of memories",
+    (db) => logAges(db, memory, 500),
+    /SEARCH memory USING PRIMARY KEY \(\(org_id,memory_id\)>\(\?,\?\)\)/,
+  ],
+  [
+    "the oldest changes",
+    (db) => oldestChanges(db, memory, 500),
+    /sqlite_autoindex_memory_change_1 \(org_id=\? AND memory/,
+  ],
+  [
+    "a shared entry",
+    (db) => findSharedEntry(db, org, entry, true),
+    /memory_namespace \(org_id=\? AND namespace=\?\)\n.*memory_entry_1 \(org_id=\? AND memory_id=\? AND namespace=\? AND key=\?\)/,
+  ],
+  ["a page of namespaces", (db) => listNamespaces(db, org, named, ["a"], 51), /memory_namespace \(org_id=\? AND names/],
+  [
+    "a page of namespaces with something public",
+    (db) => listNamespaces(db, org, { ...named, publicOnly: true }, ["a"], 51),
+    /memory_public \(org_id=\? AND namespace>\?\)/,
+  ],
+  ["how many namespaces an agent owns", (db) => countNamespaces(db, org, "agt_a", 100), /COVERING INDEX memory_agent/],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);
   expect(plan.join("\n")).toMatch(index);
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|given|either|found|of_models|latest|live|b$|d$|CONSTANT ROW|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
+      !/^SCAN (asked|given|either|found|of_models|latest|live|b$|d$|w$|m$|c LEFT-JOIN|counted|\d* ?CONSTANT ROWS?|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
         line,
       ),
   );

@@ -60,7 +60,14 @@ async function party(world: World, mark: string): Promise<Party> {
   await addContract(world, org.orgId, { contractId: failing, capability: failing });
   await submit(caller.as, failing, `${mark} failed`, { [`${mark}label`]: mark });
   const { deadLetters } = await org.admin.deadLetters.listDeadLetters({});
+  const namespace = unique("namespace");
+  const entry = { namespace, key: unique("key"), description: `${mark} entry`, tags: [`${mark}tag`] };
+  const write = { ...entry, value: { kind: { case: "data", value: Buffer.from(`${mark} value`) } } } as const;
+  await caller.as.memory.setEntry({ write });
+  await caller.as.sharedMemory.publishSharedEntry({ write });
   const belongings = {
+    namespace,
+    key: entry.key,
     org_id: org.orgId,
     agent_id: caller.agentId,
     target_agent_id: worker.agentId,
@@ -185,7 +192,15 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("to a sibling agent a task and a trace of which it is no part are answered like random ones", async () => {
     const sibling = await theirs.org.agent();
-    const shared = new Set(["org_id", "agent_id", "target_agent_id", "caller_agent_id", "contract_id"]);
+    const shared = new Set([
+      "namespace",
+      "key",
+      "org_id",
+      "agent_id",
+      "target_agent_id",
+      "caller_agent_id",
+      "contract_id",
+    ]);
     expect(await compare(theirs.belongings, sibling.key, theirs.contractId, (field) => shared.has(field))).toEqual([]);
     const [got, other] = [theirs.caller.agentId, randomLike(theirs.caller.agentId)];
     for (const name of ["SubmitTask", "ListTasks", "ListDeadLetters", "ListTraces", "TailTraces", "Serve"]) {

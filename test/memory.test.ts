@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ChangeKind, type EntryChange, EntryOrder, EntrySchema } from "../gen/moltwire/memory/v1/memory_pb.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import { type Clients, dialects, eventually, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 import { changesOf, data, get, json, jsonOf, listAll, set, write } from "./memory-fixtures/memory.ts";
 
@@ -385,7 +385,7 @@ describe.each(dialects)("time and quotas on %s", (dialect) => {
   });
 
   test("three replicas that look for what expired at the same time announce it once", async () => {
-    await using storage = await lastingStorage(dialect);
+    await using storage = await storage(dialect);
     const clock = fakeClock();
     const count = dialect === "postgres" ? 3 : 1;
     const worlds = [];

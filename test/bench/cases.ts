@@ -1,6 +1,7 @@
 /** What is measured: each case is one kind of request by so many callers at once. */
 import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { Template } from "./load.ts";
 import { counterMark, post, rpc } from "./requests.ts";
@@ -9,7 +10,7 @@ import { type Moltwire, maxCallers, type Target } from "./targets.ts";
 export type Case = {
   /** Unique, for people. */
   readonly name: string;
-  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit";
+  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit" | "set" | "get";
   readonly callers: number;
   readonly target: Target;
   readonly templates: readonly Template[];
@@ -68,6 +69,45 @@ export const changeCase = (moltwire: Moltwire, callers: number): Case => ({
         { key: moltwire.adminKey },
       ),
     ),
+  idPrefix: undefined,
+});
+
+/** SetEntry: the entry, its change in the log and the head, in one transaction. Each caller writes one key in the memory of an agent of its own. */
+export const setCase = (moltwire: Moltwire, callers: number): Case => ({
+  name: `SetEntry, ${moltwire.engine} @${callers}`,
+  what: "set",
+  callers,
+  target: moltwire,
+  templates: moltwire.agentIds.slice(0, callers).map((agentId) =>
+    rpc(
+      MemoryService.method.setEntry,
+      {
+        agentId,
+        write: {
+          key: "bench",
+          value: {
+            kind: {
+              case: "json",
+              value: { kind: { case: "stringValue", value: `value ${counterMark} ${"x".repeat(80)}` } },
+            },
+          },
+        },
+      },
+      { key: moltwire.adminKey },
+    ),
+  ),
+  idPrefix: undefined,
+});
+
+/** GetEntry of what {@link setCase} has written. */
+export const getCase = (moltwire: Moltwire, callers: number): Case => ({
+  name: `GetEntry, ${moltwire.engine} @${callers}`,
+  what: "get",
+  callers,
+  target: moltwire,
+  templates: moltwire.agentIds
+    .slice(0, callers)
+    .map((agentId) => rpc(MemoryService.method.getEntry, { agentId, key: "bench" }, { key: moltwire.adminKey })),
   idPrefix: undefined,
 });
 

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { TestProject } from "vitest/node";
 import setupPostgres from "../postgres-server.ts";
-import { autocommitCase, type Case, changeCase, levels, submitCase, unaryCases } from "./cases.ts";
+import { autocommitCase, type Case, changeCase, getCase, levels, setCase, submitCase, unaryCases } from "./cases.ts";
 import { type Loader, startLoader } from "./loader.ts";
 import { lookAtMachine, processorUs } from "./machine.ts";
 import { ratiosOf, type Sample, toRatios, toRow, toTable } from "./report.ts";
@@ -57,7 +57,12 @@ async function main(): Promise<void> {
       ...unaryCases(baseline, servers[0]!),
       ...levels.flatMap((callers) => [
         autocommitCase(baseline, callers),
-        ...servers.flatMap((server) => [changeCase(server, callers), submitCase(server, callers)]),
+        ...servers.flatMap((server) => [
+          changeCase(server, callers),
+          submitCase(server, callers),
+          setCase(server, callers),
+          getCase(server, callers),
+        ]),
       ]),
     ];
     const tallies = await measureAll(loader, cases);
@@ -146,6 +151,11 @@ async function verify(
       `UpdateAgent, ${server.engine}`,
       sum("change", server, (tally) => tally.acknowledged),
       await server.changes(),
+    );
+    compare(
+      `SetEntry, ${server.engine}`,
+      sum("set", server, (tally) => tally.acknowledged),
+      await server.writes(),
     );
     compare(
       `SubmitTask, ${server.engine}, ids`,

@@ -8,6 +8,7 @@ import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { ContractService } from "../../gen/moltwire/bus/v1/contract_service_pb.ts";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { type ServerProcess, startProgram, startServer } from "../crash/server-process.ts";
 
 /** The largest number of callers; each has an agent of its own to change. */
@@ -23,6 +24,8 @@ export type Moltwire = Target & {
   readonly agentIds: readonly string[];
   /** How often agents were changed, by their revisions. */
   changes(): Promise<number>;
+  /** How many writes the agents' memories have had, by their revisions. */
+  writes(): Promise<number>;
   /** How many tasks there are, and how many of them are completed. */
   tasks(): Promise<{ all: number; completed: number }>;
 };
@@ -70,6 +73,7 @@ export async function startMoltwire(engine: string, storage: Record<string, stri
     adminKey,
     agentIds,
     changes: () => countChanges(agents, agentIds),
+    writes: () => countWrites(createClient(MemoryService, admin), agentIds),
     tasks: () => countTasks(createClient(BusService, admin)),
   };
 }
@@ -86,6 +90,12 @@ async function countChanges(agents: Client<typeof AgentService>, agentIds: reado
   let changes = 0;
   for (const agentId of agentIds) changes += Number((await agents.getAgent({ agentId })).agent!.revision) - 1;
   return changes;
+}
+
+async function countWrites(memory: Client<typeof MemoryService>, agentIds: readonly string[]): Promise<number> {
+  let writes = 0;
+  for (const agentId of agentIds) writes += Number((await memory.listEntries({ agentId })).revision);
+  return writes;
 }
 
 async function countTasks(bus: Client<typeof BusService>): Promise<{ all: number; completed: number }> {

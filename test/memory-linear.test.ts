@@ -2,7 +2,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import { type Clients, clientsAt, dialects, refusal } from "./harness.ts";
 import { isLinearizable, type Operation, type Result, type Step } from "./memory-fixtures/linearizable.ts";
 import { get, jsonOf, set } from "./memory-fixtures/memory.ts";
@@ -53,15 +53,15 @@ describe("the checker", () => {
 
 describe.each(dialects)("on %s", (dialect) => {
   test("fifty clients that set, get, compare and delete twenty keys see one memory, through two crashes of the server", async () => {
-    await using storage = await lastingStorage(dialect);
+    await using place = await storage(dialect);
     const env: Record<string, string> = {
       MOLTWIRE_OPERATOR_KEY: operatorKey,
       MOLTWIRE_PORT: "0",
       MOLTWIRE_RATE_LIMIT: "0",
       MOLTWIRE_LOG_LEVEL: "silent",
-      ...("databaseUrl" in storage.options
-        ? { MOLTWIRE_DATABASE_URL: storage.options.databaseUrl! }
-        : { MOLTWIRE_DATA: storage.folder }),
+      ...("databaseUrl" in place.options
+        ? { MOLTWIRE_DATABASE_URL: place.options.databaseUrl! }
+        : { MOLTWIRE_DATA: place.folder }),
     };
     const open = () => serverProcess(main, [], env);
     let server = await open();

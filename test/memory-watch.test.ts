@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { EntryChange } from "../gen/moltwire/memory/v1/memory_pb.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import { type Clients, dialects, refusal, start } from "./harness.ts";
 import { jsonOf, write } from "./memory-fixtures/memory.ts";
 
@@ -13,8 +13,8 @@ type Told = { readonly changes: EntryChange[]; holes: number; connections: numbe
 
 describe.each(dialects)("on %s", (dialect) => {
   test("watchers that reconnect at random are told every change once, in order, or that there is a hole: across a compaction and a restart", async () => {
-    await using storage = await lastingStorage(dialect);
-    const options = { ...storage.options, memoryLogChanges: Math.ceil(total / 4) };
+    await using place = await storage(dialect);
+    const options = { ...place.options, memoryLogChanges: Math.ceil(total / 4) };
     let world = await start(dialect, options);
     const one = await (await world.org()).agent();
     let up = Promise.resolve(one.as);

@@ -385,11 +385,11 @@ describe.each(dialects)("time and quotas on %s", (dialect) => {
   });
 
   test("three replicas that look for what expired at the same time announce it once", async () => {
-    await using storage = await storage(dialect);
+    await using place = await storage(dialect);
     const clock = fakeClock();
     const count = dialect === "postgres" ? 3 : 1;
     const worlds = [];
-    for (let n = 0; n < count; n++) worlds.push(await start(dialect, { ...storage.options, clock }));
+    for (let n = 0; n < count; n++) worlds.push(await start(dialect, { ...place.options, clock }));
     const [world] = worlds as [World];
     const { as } = await (await world.org()).agent();
     await as.memory.batchSetEntries({

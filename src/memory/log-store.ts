@@ -54,10 +54,10 @@ export async function readChanges(
   type Row = { head: number; compacted: number } & { [Column in keyof ChangeRow]: ChangeRow[Column] | null };
   const rows = await db.all<Row>(sql`
     select m.head, m.compacted, c.revision, c.namespace, c.key, c.kind, c.time_ms, c.public, c.was_public, c.body
-    from memory m left join (
+    from (select ${orgId} as org_id, ${memoryId} as memory_id) k join memory m on m.org_id = k.org_id and m.memory_id = k.memory_id left join (
         select revision, namespace, key, kind, time_ms, public, was_public, body from memory_change
         where org_id = ${orgId} and memory_id = ${memoryId} and revision > ${after} order by revision limit ${limit}) c on true
-    where m.org_id = ${orgId} and m.memory_id = ${memoryId} order by c.revision`);
+    order by c.revision`);
   const [first] = rows;
   const changes = rows.filter(({ revision }) => revision !== null) as ChangeRow[];
   return first && { head: first.head, compacted: first.compacted, changes };

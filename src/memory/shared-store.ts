@@ -23,7 +23,7 @@ const columns = sql`m.org_id, m.memory_id, m.agent_id, m.namespace as name, ${he
 export const findNamespace = (db: Queryable, orgId: string, namespace: string): Promise<NamespaceRow | undefined> =>
   db.one<NamespaceRow>(sql`select ${columns} from memory m where m.org_id = ${orgId} and m.namespace = ${namespace}`);
 
-/** The namespace with one entry, in one statement; by the index on namespaces and the primary key. */
+/** The namespace with one entry, in one statement; by the index on namespaces and the primary key. See findOwnerWith for the keys. */
 export const findSharedEntry = (
   db: Queryable,
   orgId: string,
@@ -32,8 +32,8 @@ export const findSharedEntry = (
 ): Promise<({ readonly owner_agent_id: string; readonly memory_id: string } & HeadRow & FoundRow) | undefined> =>
   db.one(sql`
     select m.agent_id as owner_agent_id, m.memory_id, ${headColumns}, ${entryColumns(withValue)}
-    from memory m left join memory_entry e on e.org_id = m.org_id and e.memory_id = m.memory_id and e.namespace = m.namespace and e.key = ${key}
-    where m.org_id = ${orgId} and m.namespace = ${namespace}`);
+    from (select ${orgId} as org_id, ${namespace} as namespace, ${key} as key) k join memory m on m.org_id = k.org_id and m.namespace = k.namespace
+      left join memory_entry e on e.org_id = m.org_id and e.memory_id = m.memory_id and e.namespace = m.namespace and e.key = k.key`);
 
 /** How many namespaces an agent owns, counted up to a bound. */
 export async function countNamespaces(db: Queryable, orgId: string, agentId: string, bound: number): Promise<number> {

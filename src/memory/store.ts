@@ -60,7 +60,8 @@ export const readPlaces = (
   db.all(sql`
     with wanted (namespace, key) as (values ${valuesOf(toPower(places).map(({ namespace, key }) => [namespace, key]))})
     select ${headColumns}, ${entryColumns(withValue)}
-    from wanted w left join memory m on m.org_id = ${orgId} and m.memory_id = ${memoryId}
+    from (select ${orgId} as org_id, ${memoryId} as memory_id) k cross join wanted w
+      left join memory m on m.org_id = k.org_id and m.memory_id = k.memory_id
       left join memory_entry e on e.org_id = m.org_id and e.memory_id = m.memory_id and e.namespace = w.namespace and e.key = w.key`);
 
 /** Holds the memory until the transaction ends. */

@@ -213,11 +213,34 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     clock.advance(1_000);
     const [expired] = await watch(as, { ...named, afterRevision: 2n }, 1);
     expect(told(expired!)).toEqual([3, EXPIRED, "k", undefined, false]);
-    const watching = watch(as, { ...named, afterRevision: 3n }, 1);
-    const ended = refusal(watching);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    const stream = as.sharedMemory.watchSharedEntries({ ...named, afterRevision: 3n })[Symbol.asyncIterator]();
+    await stream.next();
+    const ended = refusal(stream.next());
     await home.admin.agents.deleteAgent({ agentId: owner.agentId });
     expect(await ended).toMatchObject(notFound);
+  });
+
+  test("what an organisation's policies forbid is forbidden in shared memory too, also to a watcher who is there already", async () => {
+    const home = await world.org();
+    const [owner, other] = [await home.agent(), await home.agent()];
+    await publish(owner.as, "plans", "k", 1);
+    const stream = other.as.sharedMemory.watchSharedEntries({ namespace: "plans" })[Symbol.asyncIterator]();
+    await stream.next();
+    const watching = refusal(stream.next());
+    await home.admin.policies.putPolicy({
+      policyId: "hands-off",
+      cedarText: `forbid (principal == Agent::"${other.agentId}", action, resource is Namespace)
+        when { resource has owner && resource.owner.tier != Tier::"PUBLIC_VENDOR" };`,
+    });
+    await publish(owner.as, "plans", "k", 2);
+    const denied = { code: "PermissionDenied", reason: "POLICY_DENIED", metadata: { policy_ids: "hands-off" } };
+    expect(await watching).toMatchObject(denied);
+    const plans = { namespace: "plans", key: "k" };
+    expect(await refusal(other.as.sharedMemory.getSharedEntry(plans))).toMatchObject(denied);
+    expect(await refusal(other.as.sharedMemory.listSharedEntries(plans))).toMatchObject(denied);
+    expect(await refusal(watch(other.as, { namespace: "plans" }, 1))).toMatchObject(denied);
+    expect(await refusal(publish(other.as, "mine", "k", 1))).toMatchObject(denied);
+    expect((await owner.as.sharedMemory.getSharedEntry(plans)).sharedEntry!.entry!.revision).toBe(2n);
   });
 
   test("an agent owns at most a hundred namespaces, also when it makes them at once", async () => {

@@ -22,8 +22,9 @@ import { done, written } from "./handler.ts";
 import { maxNamespacesPerAgent } from "./limits.ts";
 import { pageOfEntries } from "./list.ts";
 import { type EntryMessage, toEntry, writtenEntry } from "./message.ts";
-import { agentOf } from "./owner.ts";
+import { agentOf, type Use } from "./owner.ts";
 import { emptyHead, type Outcome, quotaExceeded } from "./plan.ts";
+import { refuseForbidden } from "./shared-policy.ts";
 import {
   countNamespaces,
   findNamespace,
@@ -48,11 +49,12 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   }),
 
   getSharedEntry: across((looked) =>
-    query(app, async (req, { db, now, orgId: own }) => {
+    query(app, async (req, { db, caller, now, orgId: own }) => {
       const { orgId, foreign } = looked(own);
       const found = await findSharedEntry(db, orgId, placeOf(req, ""), true);
       const row = present(found, now);
       if (!found || !row || (foreign && row.public === 0)) throw notFound("shared entry", req.key);
+      await mayRead(app, db, { orgId, foreign }, caller, found.owner_agent_id, req.namespace, now);
       const entry = toEntry(app.vault, { orgId, memoryId: found.memory_id }, row);
       return { sharedEntry: toShared(orgId, found.owner_agent_id, entry, row.public !== 0) };
     }),
@@ -74,9 +76,10 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   ),
 
   listSharedEntries: across((looked) =>
-    query(app, async (req, { db, now, orgId: own }) => {
+    query(app, async (req, { db, caller, now, orgId: own }) => {
       const { orgId, foreign } = looked(own);
       const found = await namespaceFor(db, { orgId, foreign }, req.namespace);
+      await mayRead(app, db, { orgId, foreign }, caller, found.agent_id, req.namespace, now);
       const memory = { orgId, memoryId: found.memory_id };
       const listed = { namespace: req.namespace, publicOnly: foreign, now };
       const scope = ["ListSharedEntries", String(foreign)];
@@ -95,19 +98,24 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   }),
 
   watchSharedEntries: across((looked) =>
-    feed(app, async (req, { db, orgId: own }) => {
+    feed(app, async (req, { db, caller, orgId: own }) => {
       type Message = MessageInitShape<typeof WatchSharedEntriesResponseSchema>;
       const { orgId, foreign } = looked(own);
       const { namespace, prefix, afterRevision } = req;
-      const memory = { orgId, memoryId: (await namespaceFor(db, { orgId, foreign }, namespace)).memory_id };
+      const found = await namespaceFor(db, { orgId, foreign }, namespace);
+      const memory = { orgId, memoryId: found.memory_id };
+      const check = () => mayRead(app, db, { orgId, foreign }, caller, found.agent_id, namespace, app.clock.now());
+      await check();
       return logReader<Message>(app, {
         ...{ memory, namespace, prefix, afterRevision },
-        messagesOf: async (changes) =>
-          changes.flatMap((row): Message[] => {
+        async messagesOf(changes) {
+          await check();
+          return changes.flatMap((row): Message[] => {
             const change = foreign ? publicChange(app, memory, row) : toChange(app, memory, row);
             const told = { change: change!, public: row.public !== 0 };
             return change ? [{ revision: BigInt(row.revision), event: { case: "change", value: told } }] : [];
-          }),
+          });
+        },
         checkpoint: (revision, nowMs) => ({
           revision: BigInt(revision),
           event: { case: "checkpoint", value: timestampFromMs(nowMs) },
@@ -129,6 +137,20 @@ async function namespaceFor(db: Queryable, { orgId, foreign }: Looked, namespace
   return found;
 }
 
+/** POLICY_DENIED where the organisation forbids it. Who looks from another one sees what is public, and is none of those its policies can name. */
+async function mayRead(
+  app: App,
+  db: Queryable,
+  { orgId, foreign }: Looked,
+  caller: Caller,
+  ownerAgentId: string,
+  namespace: string,
+  now: number,
+): Promise<void> {
+  const use: Use = { orgId, caller, agentId: ownerAgentId, action: "read_memory", now };
+  if (!foreign) await refuseForbidden(app, db, use, namespace);
+}
+
 /** The agent that writes: the caller, or the one that an administrator names. NOT_FOUND for any other. */
 async function actingOwner(tx: Tx, caller: Caller, orgId: string, named: string): Promise<string> {
   const agentId = agentOf(caller, named);
@@ -140,7 +162,7 @@ async function actingOwner(tx: Tx, caller: Caller, orgId: string, named: string)
 /** One write or deletion in a namespace of the agent. A write into a namespace that is not there yet makes it. */
 async function changeShared(
   app: App,
-  { tx, orgId, now }: Command,
+  { tx, caller, orgId, now }: Command,
   wish: SetWish | DeleteWish,
   agentId: string,
   mayCreate: boolean,
@@ -153,6 +175,7 @@ async function changeShared(
   };
   let found = await isOwn();
   if (!found && !mayCreate) throw noNamespace(namespace);
+  await refuseForbidden(app, tx, { orgId, caller, agentId, action: "write_memory", now }, namespace);
   let memoryId = found?.memory_id;
   if (memoryId === undefined) {
     memoryId = app.ids.next("mem");

@@ -1191,7 +1191,7 @@ export type WatchEntriesRequest = Message<"moltwire.memory.v1.WatchEntriesReques
   agentId: string;
 
   /**
-   * Only this namespace. Empty: all.
+   * Only this namespace. Empty: all; the policies are asked about `default` then, and about each other one as something changes there.
    *
    * @generated from field: string namespace = 3;
    */
@@ -1233,7 +1233,7 @@ export type WatchEntriesRequestJson = {
   agentId?: string;
 
   /**
-   * Only this namespace. Empty: all.
+   * Only this namespace. Empty: all; the policies are asked about `default` then, and about each other one as something changes there.
    *
    * @generated from field: string namespace = 3;
    */

@@ -1088,9 +1088,10 @@ export const SharedEntryChangeSchema: GenMessage<SharedEntryChange, {jsonType: S
 
 /**
  * SharedMemoryService is memory that agents share. A namespace belongs to the agent that first writes into it: only that agent writes and deletes there. Every
- * agent of the organisation reads it; agents of other organisations, who name the organisation, read what is public: of what is not they get the answer of what
- * does not exist. Each namespace has a log of its own, as an agent's memory has one, and the same quota by itself. It ends with the agent that owns it: its name
- * is free again then.
+ * agent of the organisation reads it; agents of other organisations, who name the organisation, read what is public, and of what is not they get the answer of
+ * what does not exist. Inside the organisation no policy has to permit this, but one may forbid `read_memory` or `write_memory` (POLICY_DENIED).
+ *
+ * Each namespace has a log of its own, as an agent's memory has one, and the same quota by itself. It ends with the agent that owns it: its name is free then.
  *
  * @generated from service moltwire.memory.v1.SharedMemoryService
  */

@@ -1,11 +1,16 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import { ChangeKind, type EntryChange, EntryOrder, EntrySchema } from "../gen/moltwire/memory/v1/memory_pb.ts";
+import { sql } from "../src/db/db.ts";
+import { removeDropped } from "../src/memory/drop.ts";
+import { expireEntries } from "../src/memory/sweep.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { type Clients, dialects, eventually, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 import { changesOf, data, get, json, jsonOf, listAll, set, write } from "./memory-fixtures/memory.ts";
 
+const { ALLOW, DENY } = PolicyVerdict;
 const dayMs = 86_400_000;
 const notFound = { code: "NotFound", reason: "NOT_FOUND" };
 const watch = (as: Clients, request: object, count: number) =>
@@ -292,6 +297,21 @@ describe.each(dialects)("memory on %s", (dialect) => {
       policyId: "hands-off",
       cedarText: `forbid (principal, action in [Action::"read_memory", Action::"write_memory"], resource == Namespace::"frozen");`,
     });
+    const ask = async (who: string, id: string) =>
+      (
+        await org.admin.policies.testPolicy({
+          subject: {
+            case: "question",
+            value: {
+              action: "read_memory",
+              principal: { type: "Agent", id: who },
+              resource: { type: "Namespace", id: `${agentId}/${id}` },
+            },
+          },
+        })
+      ).answer!.verdict;
+    expect([await ask(agentId, "own"), await ask(sibling.agentId, "team")]).toEqual([ALLOW, ALLOW]);
+    expect([await ask(agentId, "frozen"), await ask(sibling.agentId, "own")]).toEqual([DENY, DENY]);
     const denied = { code: "PermissionDenied", reason: "POLICY_DENIED" };
     expect(await refusal(set(owner.as, "k", 1, { namespace: "frozen" }))).toMatchObject(denied);
     expect(await refusal(get(owner.as, "k", "frozen"))).toMatchObject(denied);
@@ -318,8 +338,6 @@ describe.each(dialects)("memory on %s", (dialect) => {
     expect(await refusal(other.as.sharedMemory.getSharedEntry({ namespace, key: "k" }))).toMatchObject(notFound);
     const made = await other.as.sharedMemory.publishSharedEntry({ write: write("k", 2, { namespace }) });
     expect(made.sharedEntry).toMatchObject({ ownerAgentId: other.agentId, entry: { revision: 1n } });
-    const { removeDropped } = await import("../src/memory/drop.ts");
-    const { sql } = await import("../src/db/db.ts");
     await removeDropped(world.server.app);
     const count = async () => {
       const { all } = world.server.app.db.query;
@@ -397,7 +415,6 @@ describe.each(dialects)("time and quotas on %s", (dialect) => {
         change: { case: "set", value: write(`k${n}`, n, { ttlMs: 5_000 }) },
       })),
     });
-    const { expireEntries } = await import("../src/memory/sweep.ts");
     clock.advance(5_000);
     const announced = await Promise.all(
       [...worlds, ...worlds, ...worlds].map(({ server }) => expireEntries(server.app)),

@@ -54,7 +54,7 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
       const found = await findSharedEntry(db, orgId, placeOf(req, ""), true);
       const row = present(found, now);
       if (!found || !row || (foreign && row.public === 0)) throw notFound("shared entry", req.key);
-      await mayRead(app, db, { orgId, foreign }, caller, found.owner_agent_id, req.namespace, now);
+      await mayRead(app, db, { orgId, foreign }, req.namespace, { caller, agentId: found.owner_agent_id, now });
       const entry = toEntry(app.vault, { orgId, memoryId: found.memory_id }, row);
       return { sharedEntry: toShared(orgId, found.owner_agent_id, entry, row.public !== 0) };
     }),
@@ -79,7 +79,7 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
     query(app, async (req, { db, caller, now, orgId: own }) => {
       const { orgId, foreign } = looked(own);
       const found = await namespaceFor(db, { orgId, foreign }, req.namespace);
-      await mayRead(app, db, { orgId, foreign }, caller, found.agent_id, req.namespace, now);
+      await mayRead(app, db, { orgId, foreign }, req.namespace, { caller, agentId: found.agent_id, now });
       const memory = { orgId, memoryId: found.memory_id };
       const listed = { namespace: req.namespace, publicOnly: foreign, now };
       const scope = ["ListSharedEntries", String(foreign)];
@@ -104,7 +104,8 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
       const { namespace, prefix, afterRevision } = req;
       const found = await namespaceFor(db, { orgId, foreign }, namespace);
       const memory = { orgId, memoryId: found.memory_id };
-      const check = () => mayRead(app, db, { orgId, foreign }, caller, found.agent_id, namespace, app.clock.now());
+      const check = () =>
+        mayRead(app, db, { orgId, foreign }, namespace, { caller, agentId: found.agent_id, now: app.clock.now() });
       await check();
       return logReader<Message>(app, {
         ...{ memory, namespace, prefix, afterRevision },
@@ -142,13 +143,10 @@ async function mayRead(
   app: App,
   db: Queryable,
   { orgId, foreign }: Looked,
-  caller: Caller,
-  ownerAgentId: string,
   namespace: string,
-  now: number,
+  asked: Pick<Use, "caller" | "agentId" | "now">,
 ): Promise<void> {
-  const use: Use = { orgId, caller, agentId: ownerAgentId, action: "read_memory", now };
-  if (!foreign) await refuseForbidden(app, db, use, namespace);
+  if (!foreign) await refuseForbidden(app, db, { ...asked, orgId, action: "read_memory" }, namespace);
 }
 
 /** The agent that writes: the caller, or the one that an administrator names. NOT_FOUND for any other. */

@@ -1,6 +1,7 @@
 /** Finds the things that a question names by type and id. */
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { findNamespace } from "../../memory/shared-store.ts";
 import { findAgent } from "../agent-store.ts";
 import { type ApprovalRow, findApproval } from "../approval/store.ts";
 import { findContract } from "../contract-store.ts";
@@ -24,6 +25,12 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
     const exact = version ? await findContract(db, orgId, id, version) : undefined;
     const row = exact ?? (await newest(db, orgId, id, version));
     return row && alone(contractEntity(row));
+  },
+  // A shared one by its name; "agt_…/name" is one of that agent's own memory.
+  Namespace: async (db, { id, orgId }) => {
+    const [, agentId, name = id] = /^(agt_[0-9a-f]+)\/(.+)$/s.exec(id) ?? [];
+    const owner = agentId ? await findAgent(db, orgId, agentId) : await findNamespace(db, orgId, name);
+    return owner && ownedEntity("Namespace", name, orgId, { owner: entityRef("Agent", owner.agent_id) });
   },
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),

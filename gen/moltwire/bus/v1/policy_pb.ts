@@ -253,7 +253,8 @@ export type EntityRef = Message<"moltwire.bus.v1.EntityRef"> & {
   type: string;
 
   /**
-   * Its id: the `…_id` of the thing, or its name where it has no id (a tool, a namespace, a queue). A contract's is its id without the version.
+   * Its id: the `…_id` of the thing, or its name where it has no id (a tool, a namespace, a queue). A contract's is its id without the version;
+   * `agt_…/name` is a namespace of that agent's own memory, a name alone a shared one.
    *
    * @generated from field: string id = 2;
    */
@@ -281,7 +282,8 @@ export type EntityRefJson = {
   type?: string;
 
   /**
-   * Its id: the `…_id` of the thing, or its name where it has no id (a tool, a namespace, a queue). A contract's is its id without the version.
+   * Its id: the `…_id` of the thing, or its name where it has no id (a tool, a namespace, a queue). A contract's is its id without the version;
+   * `agt_…/name` is a namespace of that agent's own memory, a name alone a shared one.
    *
    * @generated from field: string id = 2;
    */

@@ -30,7 +30,7 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
   Namespace: async (db, { id, orgId }) => {
     const [, agentId, name = id] = /^(agt_[0-9a-f]+)\/(.+)$/s.exec(id) ?? [];
     const owner = agentId ? await findAgent(db, orgId, agentId) : await findNamespace(db, orgId, name);
-    return owner && ownedEntity("Namespace", name, orgId, { owner: entityRef("Agent", owner.agent_id) });
+    return owner && alone(ownedEntity("Namespace", name, orgId, { owner: entityRef("Agent", owner.agent_id) }));
   },
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),

@@ -37,6 +37,8 @@ export type Config = {
   /** How many changes the log of a memory keeps, and for how many hours. */
   readonly memoryLogChanges: number;
   readonly memoryLogHours: number;
+  /** Days for which jobs that have ended, and the changes of jobs, are kept. */
+  readonly queueRetentionDays: number;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -178,6 +180,13 @@ export const settings = {
     fallback: "168",
     parse: integer(1, 87_600),
   },
+  MOLTWIRE_QUEUE_RETENTION_DAYS: {
+    flag: "queue-retention-days",
+    form: "NUMBER",
+    help: "days for which jobs that have ended are kept",
+    fallback: "7",
+    parse: integer(1, 3_650),
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -243,6 +252,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     memoryMaxBytes: value("MOLTWIRE_MEMORY_MAX_BYTES")!,
     memoryLogChanges: value("MOLTWIRE_MEMORY_LOG_CHANGES")!,
     memoryLogHours: value("MOLTWIRE_MEMORY_LOG_HOURS")!,
+    queueRetentionDays: value("MOLTWIRE_QUEUE_RETENTION_DAYS")!,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},

@@ -2,7 +2,20 @@
 import { randomBytes, randomUUIDv7 } from "node:crypto";
 
 /** The prefixes of ids. */
-export type IdPrefix = "org" | "agt" | "key" | "tsk" | "evt" | "aud" | "srv" | "apr" | "dec" | "dlq" | "bdg" | "mem";
+export type IdPrefix =
+  | "org"
+  | "agt"
+  | "key"
+  | "tsk"
+  | "evt"
+  | "aud"
+  | "srv"
+  | "apr"
+  | "dec"
+  | "dlq"
+  | "bdg"
+  | "mem"
+  | "job";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -51,6 +51,7 @@ import { servePages } from "./ops/pages.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
 import { every } from "./periodic.ts";
+import { sweepOldJobs, sweepQueues, sweepQueuesMs } from "./queue/sweep.ts";
 import { methodName } from "./rpc/access.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
 import { allowOrigins } from "./rpc/cors.ts";
@@ -226,6 +227,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
+    every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
+    every(app, sweepMs, "old jobs", () => sweepOldJobs(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),

@@ -17,6 +17,7 @@ import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_ser
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
+import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
@@ -36,6 +37,7 @@ import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
+import { queueHandler } from "./queue/handler.ts";
 
 /** The services this server lists. */
 export const services: readonly DescService[] = [
@@ -50,6 +52,7 @@ export const services: readonly DescService[] = [
   CostService,
   MemoryService,
   SharedMemoryService,
+  QueueService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -78,6 +81,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(CostService, costHandler(app));
   serve(MemoryService, memoryHandler(app));
   serve(SharedMemoryService, sharedMemoryHandler(app));
+  serve(QueueService, queueHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -22,6 +22,7 @@ import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_ser
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
+import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { freshDatabase, postgresUrl } from "./engines.ts";
@@ -136,6 +137,7 @@ const clientsOf = (over: Transport) => ({
   events: createClient(EventService, over),
   admin: createClient(AdminService, over),
   status: createClient(StatusService, over),
+  queues: createClient(QueueService, over),
 });
 
 async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {

@@ -14,7 +14,9 @@ export type EventType =
   | "circuit.opened"
   | "deadletter.created"
   | "budget.warning"
-  | "budget.exceeded";
+  | "budget.exceeded"
+  | "job.completed"
+  | "job.failed";
 
 export type NewEvent = {
   readonly orgId: string;

@@ -3,14 +3,15 @@ import type { App } from "../app.ts";
 import type { Bell } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import { authenticateAgain } from "./auth.ts";
-import { callerOf, traceOf } from "./caller.ts";
+import { type Caller, callerOf, traceOf } from "./caller.ts";
 import type { Query } from "./query.ts";
 import { orgNamed, orgOf } from "./scope.ts";
 
 /** What a feed reads at once. */
 export const feedPageSize = 256;
 
-const checkpointMs = 15_000;
+/** The longest silence. */
+export const checkpointMs = 15_000;
 /** PostgreSQL's bells can come before the row is readable, or be lost with a connection: behind them, a poll. */
 const firstPollMs = 10;
 const lastPollMs = 500;
@@ -56,9 +57,7 @@ export const feed = <Request extends object, Message, Position>(
     try {
       const reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
       const bell = app.db.listen(reader.topics, signal);
-      const keyBell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
-      const watch = watchKey(app, caller.keyId, keyBell, signal);
-      watch.catch((fault) => over.abort(fault));
+      endWithKey(app, caller, over, signal);
       yield* follow(app, reader, bell, signal, over.signal);
     } finally {
       over.abort();
@@ -80,13 +79,18 @@ export async function* watched<Message>(
   const signal = AbortSignal.any([context.signal, app.stopping, over.signal]);
   const closeStream = app.metrics.streamOpened();
   try {
-    const keyBell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
-    watchKey(app, caller.keyId, keyBell, signal).catch((fault) => over.abort(fault));
+    endWithKey(app, caller, over, signal);
     yield* open(signal);
   } finally {
     over.abort();
     closeStream();
   }
+}
+
+/** Aborts `over` with KEY_REVOKED or KEY_EXPIRED once the caller's key is no longer good; watches until the signal aborts. */
+export function endWithKey(app: App, caller: Caller, over: AbortController, signal: AbortSignal): void {
+  const bell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
+  watchKey(app, caller.keyId, bell, signal).catch((fault) => over.abort(fault));
 }
 
 /** Rung when something about a key changed. */

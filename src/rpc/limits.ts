@@ -91,8 +91,8 @@ function neverBack(clock: Clock): () => number {
   };
 }
 
-/** Heartbeats and answers of agents that pull count nothing: they keep work alive and end it, and there are as many as tasks were handed out. */
-const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask"]);
+/** Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. */
+const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob"]);
 
 /** Counts a call of an agent: RATE_LIMITED beyond its limit, else the response says how much is left. */
 export function takeRequest(limiter: Limiter, caller: Caller, method: DescMethod, responseHeader: Headers): void {

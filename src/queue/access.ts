@@ -1,0 +1,97 @@
+/** Who may use which queue: the policies decide, on the queue. */
+
+import type { App } from "../app.ts";
+import { findAgent } from "../bus/agent-store.ts";
+import { type Decided, policyDenied } from "../bus/policy/decide-task.ts";
+import { recordDecisions } from "../bus/policy/decision-store.ts";
+import { agentEntity, type Entity, entityRef, orgEntity, ownedEntity } from "../bus/policy/entity.ts";
+import type { Queryable, Tx } from "../db/db.ts";
+import { Fault, notFound, Refused } from "../errors.ts";
+import type { Caller } from "../rpc/caller.ts";
+import { seesWholeOrg } from "../rpc/scope.ts";
+
+export type QueueAction = "enqueue_job" | "claim_job";
+
+/** Who asks: the organisation, and the agent, empty for an administrator's own. */
+export type Asking = { readonly orgId: string; readonly agentId: string; readonly now: number };
+
+/** The agent whose private queue this is by its name, or empty. */
+export const ownerOf = (queue: string): string => /^(agt_[^/]+)\//.exec(queue)?.[1] ?? "";
+
+/** Throws POLICY_DENIED, and keeps the decision, unless each of the queues may be used so. */
+export async function authorize(
+  tx: Tx,
+  app: App,
+  asking: Asking & { readonly traceId: string },
+  action: QueueAction,
+  queues: Iterable<string>,
+): Promise<void> {
+  const decide = await decider(tx, app, asking);
+  for (const queue of queues) {
+    const decided = await decide(action, queue);
+    if (decided.answer.verdict === "ALLOW") continue;
+    const { orgId, traceId, now } = asking;
+    await recordDecisions(tx, app, { orgId, traceId, taskId: "", now }, [decided]);
+    const fault = policyDenied(decided);
+    throw new Refused(fault.reason, fault.message, { ...fault.metadata, field: "queue", queue });
+  }
+}
+
+/**
+ * Tells of a queue whether the caller may know what is in it: an administrator always, an agent where it may put jobs in or take some out. What it may not know
+ * of is to it as if it were not there.
+ */
+export async function visibility(
+  db: Queryable,
+  app: App,
+  caller: Caller,
+  orgId: string,
+): Promise<(queue: string) => Promise<boolean>> {
+  if (seesWholeOrg(caller)) return async () => true;
+  const decide = await decider(db, app, { orgId, agentId: caller.agentId, now: app.clock.now() });
+  const known = new Map<string, boolean>();
+  return async (queue) => {
+    const may = async (action: QueueAction) => (await decide(action, queue)).answer.verdict === "ALLOW";
+    const seen = known.get(queue) ?? ((await may("claim_job")) || (await may("enqueue_job")));
+    known.set(queue, seen);
+    return seen;
+  };
+}
+
+/** The policies as they are now, as questions on queues. */
+async function decider(
+  db: Queryable,
+  app: App,
+  { orgId, agentId, now }: Asking,
+): Promise<(action: QueueAction, queue: string) => Promise<Decided>> {
+  const principal = await principalOf(db, orgId, agentId);
+  const set = await app.policies.current(db, orgId);
+  return async (action, queue) => {
+    const { resource, related } = await queueEntity(db, orgId, queue);
+    const context = { tokens: 0, origin: "bus", time: { ms: now } };
+    const question = { principal, action, resource, context, related };
+    return { question, answer: app.policies.answer(set, question) };
+  };
+}
+
+async function principalOf(db: Queryable, orgId: string, agentId: string): Promise<Entity> {
+  if (!agentId) return orgEntity(orgId);
+  const agent = await findAgent(db, orgId, agentId);
+  if (!agent) throw notFound("agent", agentId);
+  return agentEntity(agent);
+}
+
+/** A queue as policies see it; of a private one its owner, if there is such an agent. */
+async function queueEntity(db: Queryable, orgId: string, queue: string) {
+  const ownerId = ownerOf(queue);
+  const owner = ownerId ? await findAgent(db, orgId, ownerId) : undefined;
+  const resource = ownedEntity("Queue", queue, orgId, {
+    private: ownerId !== "",
+    ...(owner && { owner: entityRef("Agent", ownerId) }),
+  });
+  return { resource, related: owner ? [agentEntity(owner)] : [] };
+}
+
+/** The answer to every call with a token that is not the latest lease's, whatever there is of the job. */
+export const leaseLost = (): Fault =>
+  new Fault("LEASE_LOST", "this lease has ended or was superseded, and nothing was changed: stop working on the job");

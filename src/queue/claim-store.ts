@@ -1,0 +1,109 @@
+/** The statements of a claim. Each walks partial indexes over jobs that wait, a few rows for each queue, however many wait. */
+import { join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
+import { type JobRow, jobColumns } from "./job-store.ts";
+
+/** One select for each queue, together: a walk of one index over several queues would have to sort all that wait in them. */
+const ofEach = (queues: readonly string[], select: (queue: string) => Sql): Sql =>
+  join(
+    queues.map((queue) => sql`select * from (${select(queue)}) one`),
+    " union all ",
+  );
+
+/** Those of the queues in which a job's time has come. */
+export const dueQueues = async (
+  db: Queryable,
+  orgId: string,
+  queues: readonly string[],
+  now: number,
+): Promise<string[]> =>
+  (
+    await db.all<{ queue: string }>(
+      ofEach(
+        queues,
+        (queue) =>
+          sql`select queue from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now} limit 1`,
+      ),
+    )
+  ).map(({ queue }) => queue);
+
+/** Makes jobs of a queue claimable whose time has come, the earliest first, a bounded number; passes over those that another transaction has. */
+export const promoteDue = (tx: Tx, orgId: string, queue: string, now: number, limit: number): Promise<JobRow[]> =>
+  tx.all<JobRow>(sql`
+    with due as materialized (
+      select seq as due_seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now}
+      order by run_ms limit ${limit} ${tx.dialect.skipLocked})
+    update queue_job set state = 2, ready_ms = run_ms from due where seq = due_seq returning ${jobColumns}`);
+
+/** The best jobs of each queue, to choose from: their queues, best first. Locks nothing. */
+export const bestQueues = async (
+  db: Queryable,
+  orgId: string,
+  queues: readonly string[],
+  limit: number,
+): Promise<string[]> =>
+  (
+    await db.all<{ queue: string }>(sql`
+      select queue from (${ofEach(
+        queues,
+        (
+          queue,
+        ) => sql`select queue, priority, seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
+          order by priority desc, seq limit ${limit}`,
+      )}) best order by priority desc, seq limit ${limit}`)
+  ).map(({ queue }) => queue);
+
+/** How jobs are taken. */
+export type Taking = {
+  readonly orgId: string;
+  readonly workerAgentId: string;
+  readonly token: string;
+  readonly stream: string;
+  readonly leaseMs: number;
+  readonly now: number;
+};
+
+/** Takes the best jobs of a queue; passes over those that another transaction is taking. In no order. */
+export const takeBest = (tx: Tx, taking: Taking, queue: string, limit: number): Promise<JobRow[]> => {
+  const { orgId, workerAgentId, token, stream, leaseMs, now } = taking;
+  return tx.all<JobRow>(sql`
+    with best as materialized (
+      select seq as best_seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
+      order by priority desc, seq limit ${limit} ${tx.dialect.skipLocked})
+    update queue_job set state = 3, attempts = attempts + 1, worker_agent_id = ${workerAgentId}, lease_token = ${token},
+      lease_stream = ${stream}, lease_ms = ${leaseMs}, start_ms = ${now},
+      lease_expire_ms = case when timeout_ms < ${leaseMs} then ${now} + timeout_ms else ${now + leaseMs} end
+    from best where seq = best_seq returning ${jobColumns}`);
+};
+
+/** The payloads of jobs, sealed, by id; those that have one. */
+export const payloadsOf = async (
+  db: Queryable,
+  orgId: string,
+  jobIds: readonly string[],
+): Promise<ReadonlyMap<string, Uint8Array>> =>
+  new Map(
+    (
+      await db.all<{ job_id: string; payload: Uint8Array }>(sql`
+        select job_id, payload from queue_job_data
+        where org_id = ${orgId} and job_id in (${join([...jobIds])}) and payload is not null`)
+    ).map(({ job_id, payload }) => [job_id, payload]),
+  );
+
+/** From when on one of the queues has a job to claim, in milliseconds: 0 is now; undefined when none waits. */
+export const claimableFrom = async (
+  db: Queryable,
+  orgId: string,
+  queues: readonly string[],
+): Promise<number | undefined> =>
+  (
+    await db.one<{ at: number }>(sql`
+      select at from (${ofEach(
+        queues,
+        (queue) =>
+          sql`select 0 as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2 limit 1`,
+      )} union all ${ofEach(
+        queues,
+        (queue) => sql`select run_ms as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1
+          order by run_ms limit 1`,
+      )}) next order by at limit 1`)
+  )?.at;

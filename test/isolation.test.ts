@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
+import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { services } from "../src/services.ts";
 import { httpEndpoint } from "./bus-fixtures/bus.ts";
 import { deadUrl } from "./bus-fixtures/http-agent.ts";
@@ -65,9 +66,14 @@ async function party(world: World, mark: string): Promise<Party> {
   const write = { ...entry, value: { kind: { case: "data", value: Buffer.from(`${mark} value`) } } } as const;
   await caller.as.memory.setEntry({ write });
   await caller.as.sharedMemory.publishSharedEntry({ write });
+  // Private, so that it is none of a sibling's either.
+  const payload = { kind: { case: "json", value: fromJson(ValueSchema, `${mark} payload`) } } as const;
+  const queued = { queue: `${caller.agentId}/${mark}queue`, payload, tags: { [`${mark}tag`]: mark } };
+  const { results } = await caller.as.queues.submitJobs({ jobs: [queued, queued] });
   const belongings = {
     namespace,
     key: entry.key,
+    job_id: results[0]!.job!.jobId,
     org_id: org.orgId,
     agent_id: caller.agentId,
     target_agent_id: worker.agentId,
@@ -178,6 +184,8 @@ describe.each(dialects)("%s", (dialect) => {
       "DeadLetterService/GetDeadLetter dead_letter_id",
       "DeadLetterService/RetryDeadLetter dead_letter_id",
       "DeadLetterService/ListDeadLetters caller_agent_id",
+      "QueueService/GetJob job_id",
+      "QueueService/CancelJob job_id",
     ])
       expect(found).toContainEqual(expect.stringContaining(name));
   });
@@ -243,6 +251,12 @@ describe.each(dialects)("%s", (dialect) => {
     return undefined;
   }
 
+  async function firstChange(as: Clients): Promise<string> {
+    for await (const { cursor, event } of as.queues.watchJobs({ fromStart: true }))
+      if (event.case === "change") return cursor;
+    throw new Error("there is none");
+  }
+
   test("page tokens and cursors of another organisation are answered like random ones", async () => {
     const { admin } = theirs.org;
     const size = { pageSize: 1 };
@@ -251,6 +265,7 @@ describe.each(dialects)("%s", (dialect) => {
       [methodNamed("ListApiKeys"), (await admin.keys.listApiKeys(size)).nextPageToken, {}],
       [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
       [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
+      [methodNamed("ListJobs"), (await admin.queues.listJobs(size)).nextPageToken, {}],
       [methodNamed("ListEvents"), (await admin.events.listEvents(size)).nextPageToken, {}],
       [methodNamed("ListAuditEvents"), (await admin.admin.listAuditEvents(size)).nextPageToken, {}],
       [
@@ -270,6 +285,7 @@ describe.each(dialects)("%s", (dialect) => {
       [TraceService.method.tailTraces, step, {}],
       [BusService.method.watchTask, step, { taskId: mine.belongings.task_id }],
       [EventService.method.watchEvents, event, {}],
+      [QueueService.method.watchJobs, await firstChange(theirs.caller.as), {}],
     ];
     for (const [method, token, fields] of [...tokens, ...cursors]) {
       const field = method.methodKind === "unary" ? "pageToken" : "afterCursor";

@@ -5,7 +5,7 @@ import { createValidator } from "@bufbuild/protovalidate";
 const validator = createValidator();
 const maxRounds = 10;
 
-/** What to put where a request must not be empty, by the name of the field or oneof. Ids are of nothing. */
+/** What to put where a request must not be empty, by the name of the field or oneof, before it perhaps that of its message. Ids are of nothing. */
 const fillings: Readonly<Record<string, unknown>> = {
   name: "matrix",
   version: "9.9.9",
@@ -25,6 +25,9 @@ const fillings: Readonly<Record<string, unknown>> = {
   changes: [{ change: { case: "delete", value: { key: "none" } } }],
   scope: 1,
   period: 1,
+  job: {},
+  jobs: [{}],
+  "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 
 /** A message that breaks no rule of its schema: empty, and whatever the rules ask for filled in from the table. */
@@ -38,7 +41,7 @@ export function minimalRequest(schema: DescMessage, over: Readonly<Record<string
     for (const { field } of result.violations) {
       const [part] = field;
       if (!part || !("localName" in part)) throw new Error(`${schema.typeName}: a rule of no field`);
-      init[part.localName] = fillings[part.name] ?? idOf(part.name, schema);
+      init[part.localName] = fillings[`${schema.name}.${part.name}`] ?? fillings[part.name] ?? idOf(part.name, schema);
     }
   }
   throw new Error(`${schema.typeName}: the table of this file has no value for what it needs`);

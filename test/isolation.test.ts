@@ -252,8 +252,13 @@ describe.each(dialects)("%s", (dialect) => {
   }
 
   async function firstChange(as: Clients): Promise<string> {
-    for await (const { cursor, event } of as.queues.watchJobs({ fromStart: true }))
-      if (event.case === "change") return cursor;
+    const leave = new AbortController();
+    try {
+      for await (const { cursor, event } of as.queues.watchJobs({ fromStart: true }, { signal: leave.signal }))
+        if (event.case === "change") return cursor;
+    } finally {
+      leave.abort();
+    }
     throw new Error("there is none");
   }
 

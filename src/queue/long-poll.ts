@@ -19,8 +19,8 @@ type Reply = MessageInitShape<typeof ClaimJobsResponseSchema>;
 class NothingYet extends Error {}
 
 /**
- * ClaimJobs: claims, and while there is nothing and time is left, waits and claims again. Between two claims it holds nothing but a bell. A server that stops
- * answers that there was nothing; a key that ends ends the wait with its reason.
+ * ClaimJobs: claims, and while there is nothing and time is left, waits and claims again. Between two claims it holds nothing but a bell. The wait ends with
+ * SHUTTING_DOWN when the server stops, and with the key's reason when its key ends.
  */
 export async function claimOrWait(app: App, req: ClaimJobsRequest, context: HandlerContext): Promise<Reply> {
   const untilMs = app.clock.now() + (req.wait ? durationMs(req.wait) : 0);
@@ -54,9 +54,7 @@ export async function claimOrWait(app: App, req: ClaimJobsRequest, context: Hand
       last = !(await untilClaimable(app, orgId, queues, bell, untilMs, signal));
     }
   } catch (error) {
-    if (over.signal.aborted) throw over.signal.reason;
-    if (app.stopping.aborted) return { jobs: [] };
-    throw error;
+    throw over.signal.aborted ? over.signal.reason : error;
   } finally {
     over.abort();
   }

@@ -21,7 +21,8 @@ export const dueQueues = async (
       ofEach(
         queues,
         (queue) =>
-          sql`select queue from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now} limit 1`,
+          sql`select queue from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now}
+            order by run_ms limit 1`,
       ),
     )
   ).map(({ queue }) => queue);
@@ -89,7 +90,10 @@ export const payloadsOf = async (
     ).map(({ job_id, payload }) => [job_id, payload]),
   );
 
-/** From when on one of the queues has a job to claim, in milliseconds: 0 is now; undefined when none waits. */
+/**
+ * From when on one of the queues has a job to claim, in milliseconds: 0 is now; undefined when none waits. Asks for the first of an order although any would do:
+ * PostgreSQL would scan the table for one row of what it thinks is common.
+ */
 export const claimableFrom = async (
   db: Queryable,
   orgId: string,
@@ -100,7 +104,8 @@ export const claimableFrom = async (
       select at from (${ofEach(
         queues,
         (queue) =>
-          sql`select 0 as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2 limit 1`,
+          sql`select 0 as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
+          order by priority desc, seq limit 1`,
       )} union all ${ofEach(
         queues,
         (queue) => sql`select run_ms as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1

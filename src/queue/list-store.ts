@@ -16,7 +16,7 @@ export function listJobs(
   const before = after ? sql`and seq < ${after[0]!}` : empty;
   const walks = states.map(
     (state) => sql`select * from (
-      select ${jobColumns} from queue_job where org_id = ${orgId} ${within} and state = ${state} ${before} order by seq desc limit ${limit}) one`,
+      select ${jobColumns} from queue_job where org_id = ${orgId} ${within} and state + 0 = ${state} ${before} order by seq desc limit ${limit}) one`,
   );
   return db.all<JobRow>(
     sql`select ${jobColumns} from (${join(walks, " union all ")}) found order by seq desc limit ${limit}`,

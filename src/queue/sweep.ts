@@ -41,17 +41,19 @@ async function repeat(app: App, look: Look, work: Work, batch: number): Promise<
 
 const always: Look = async () => true;
 
-const hasDue: Look = async (db, now) =>
-  (await db.one(sql`select 1 as found from queue_job where state = 1 and run_ms <= ${now} limit 1`)) !== undefined;
+/** Whether a job's time has come. */
+export const hasDue: Look = async (db, now) =>
+  (await db.one(sql`select 1 as found from queue_job where state = 1 and run_ms + 0 <= ${now} limit 1`)) !== undefined;
 
-const hasEndedLease: Look = async (db, now) =>
+/** Whether a lease has ended. */
+export const hasEndedLease: Look = async (db, now) =>
   (await db.one(sql`select 1 as found from queue_job where state = 3 and lease_expire_ms <= ${now} limit 1`)) !==
   undefined;
 
 const promoteDue: Work = async (tx, now, app) => {
   const jobs = await tx.all<JobRow>(sql`
     with due as materialized (
-      select seq as due_seq from queue_job where state = 1 and run_ms <= ${now} order by run_ms limit ${dueBatch} ${tx.dialect.skipLocked})
+      select seq as due_seq from queue_job where state = 1 and run_ms + 0 <= ${now} order by run_ms + 0 limit ${dueBatch} ${tx.dialect.skipLocked})
     update queue_job set state = 2, ready_ms = run_ms from due where seq = due_seq returning ${jobColumns}`);
   await recordAll(
     tx,

@@ -44,14 +44,15 @@ create table queue_job (
 -- What a claim walks: only jobs that can be claimed, in the order in which they are. Its cost does not grow with the queue.
 create index queue_job_pending on queue_job (org_id, queue, priority desc, seq) where state = 2;
 create index queue_job_waiting on queue_job (org_id, queue, run_ms) where state = 1;
--- Those of the sweep, which serves all organisations.
-create index queue_job_due on queue_job (run_ms) where state = 1;
+-- Those of the sweep, which serves all organisations. An expression, so that no plan of one queue's claim walks all queues' jobs along it.
+create index queue_job_due on queue_job ((run_ms + 0)) where state = 1;
 create index queue_job_lease on queue_job (lease_expire_ms) where state = 3;
 create index queue_job_end on queue_job (end_ms) where end_ms is not null;
 -- Decides races for a key.
 create unique index queue_job_unique on queue_job (org_id, queue, unique_key) where unique_key <> '' and state < 4;
-create index queue_job_state on queue_job (org_id, state, seq);
-create index queue_job_listed on queue_job (org_id, queue, state, seq);
+-- Those of lists. Expressions, so that no plan of a claim sorts what they hold of its queue.
+create index queue_job_state on queue_job (org_id, (state + 0), seq);
+create index queue_job_listed on queue_job (org_id, queue, (state + 0), seq);
 create index queue_job_dead on queue_job (org_id, end_ms, seq) where state = 5;
 create index queue_job_dead_queue on queue_job (org_id, queue, end_ms, seq) where state = 5;
 

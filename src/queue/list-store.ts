@@ -38,13 +38,16 @@ export function listDeadJobs(
     order by end_ms desc, seq desc limit ${limit}`);
 }
 
-/** Since when the oldest job that can be claimed could be: the first of each priority, by the index of claims, and of those the oldest. */
+/**
+ * Since when the oldest job that can be claimed could be: the first of each priority, by the index of claims, and of those the oldest. `between` and not `=`:
+ * PostgreSQL would see that only `seq` is left of the order, and walk the primary key.
+ */
 export const oldestPending = async (db: Queryable, orgId: string, queue: string): Promise<number | undefined> => {
   const walks = Array.from(
     { length: 10 },
     (_, n) => sql`select * from (
-      select seq, ready_ms from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2 and priority = ${n + 1}
-      order by seq limit 1) one`,
+      select seq, ready_ms from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
+        and priority between ${n + 1} and ${n + 1} order by priority desc, seq limit 1) one`,
   );
   const row = await db.one<{ ready_ms: number }>(
     sql`select ready_ms from (${join(walks, " union all ")}) firsts order by seq limit 1`,

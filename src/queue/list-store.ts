@@ -32,10 +32,11 @@ export function listDeadJobs(
   limit: number,
 ): Promise<JobRow[]> {
   const within = queue ? sql`and queue = ${queue}` : empty;
-  const before = after ? sql`and (end_ms, seq) < (${after[0]!}, ${after[1]!})` : empty;
+  const endMs = queue ? sql`end_ms` : sql`end_ms + 0`; // as each index has it
+  const before = after ? sql`and (${endMs}, seq) < (${after[0]!}, ${after[1]!})` : empty;
   return db.all<JobRow>(sql`
     select ${jobColumns} from queue_job where org_id = ${orgId} ${within} and state = 5 ${before}
-    order by end_ms desc, seq desc limit ${limit}`);
+    order by ${endMs} desc, seq desc limit ${limit}`);
 }
 
 /**

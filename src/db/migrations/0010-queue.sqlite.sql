@@ -53,7 +53,7 @@ create unique index queue_job_unique on queue_job (org_id, queue, unique_key) wh
 -- Those of lists. Expressions, so that no plan of a claim sorts what they hold of its queue.
 create index queue_job_state on queue_job (org_id, (state + 0), seq);
 create index queue_job_listed on queue_job (org_id, queue, (state + 0), seq);
-create index queue_job_dead on queue_job (org_id, end_ms, seq) where state = 5;
+create index queue_job_dead on queue_job (org_id, (end_ms + 0), seq) where state = 5;
 create index queue_job_dead_queue on queue_job (org_id, queue, end_ms, seq) where state = 5;
 
 -- Beside the job, so that a claim or heartbeat does not write the payload again.

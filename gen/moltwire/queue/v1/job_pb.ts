@@ -178,21 +178,22 @@ export type Job = Message<"moltwire.queue.v1.Job"> & {
   payload?: Payload | undefined;
 
   /**
-   * From 1 to 10; 10 is claimed first. Among equals: in the order in which they were committed.
+   * From 1 to 10; 10 is claimed first. Among equals the oldest is: a job whose submit was answered before that of another was sent comes before it; of submits that
+   * ran at the same time, and within one SubmitJobs, the order is one for all workers and stays. A job that waited, or is tried again, keeps its place.
    *
    * @generated from field: int32 priority = 6;
    */
   priority: number;
 
   /**
-   * How often it is tried at most.
+   * How often it is tried at most; as often again after each redrive.
    *
    * @generated from field: int32 max_attempts = 7;
    */
   maxAttempts: number;
 
   /**
-   * How often it was tried, the present attempt included.
+   * How often it was tried, the present attempt and those before a redrive included.
    *
    * @generated from field: int32 attempts = 8;
    */
@@ -332,7 +333,7 @@ export type Job = Message<"moltwire.queue.v1.Job"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * The attempts of before it was redriven, and how often it was.
+   * How often it was redriven.
    *
    * @generated from field: int32 redrives = 28;
    */
@@ -381,21 +382,22 @@ export type JobJson = {
   payload?: PayloadJson;
 
   /**
-   * From 1 to 10; 10 is claimed first. Among equals: in the order in which they were committed.
+   * From 1 to 10; 10 is claimed first. Among equals the oldest is: a job whose submit was answered before that of another was sent comes before it; of submits that
+   * ran at the same time, and within one SubmitJobs, the order is one for all workers and stays. A job that waited, or is tried again, keeps its place.
    *
    * @generated from field: int32 priority = 6;
    */
   priority?: number;
 
   /**
-   * How often it is tried at most.
+   * How often it is tried at most; as often again after each redrive.
    *
    * @generated from field: int32 max_attempts = 7;
    */
   maxAttempts?: number;
 
   /**
-   * How often it was tried, the present attempt included.
+   * How often it was tried, the present attempt and those before a redrive included.
    *
    * @generated from field: int32 attempts = 8;
    */
@@ -535,7 +537,7 @@ export type JobJson = {
   endTime?: TimestampJson;
 
   /**
-   * The attempts of before it was redriven, and how often it was.
+   * How often it was redriven.
    *
    * @generated from field: int32 redrives = 28;
    */
@@ -689,7 +691,7 @@ export type LeasedJob = Message<"moltwire.queue.v1.LeasedJob"> & {
   job?: Job | undefined;
 
   /**
-   * Opaque; proves that this lease is the latest. Any call with a superseded one changes nothing: LEASE_LOST.
+   * Opaque, and not to be guessed; proves that this lease is the latest and has not ended. Any call with another one changes nothing: LEASE_LOST.
    *
    * @generated from field: string lease_token = 2;
    */
@@ -717,7 +719,7 @@ export type LeasedJobJson = {
   job?: JobJson;
 
   /**
-   * Opaque; proves that this lease is the latest. Any call with a superseded one changes nothing: LEASE_LOST.
+   * Opaque, and not to be guessed; proves that this lease is the latest and has not ended. Any call with another one changes nothing: LEASE_LOST.
    *
    * @generated from field: string lease_token = 2;
    */
@@ -745,7 +747,7 @@ export const LeasedJobSchema: GenMessage<LeasedJob, {jsonType: LeasedJobJson}> =
  */
 export type JobAttempt = Message<"moltwire.queue.v1.JobAttempt"> & {
   /**
-   * Which, from 1.
+   * Which, from 1, counted on after a redrive.
    *
    * @generated from field: int32 attempt = 1;
    */
@@ -787,7 +789,7 @@ export type JobAttempt = Message<"moltwire.queue.v1.JobAttempt"> & {
  */
 export type JobAttemptJson = {
   /**
-   * Which, from 1.
+   * Which, from 1, counted on after a redrive.
    *
    * @generated from field: int32 attempt = 1;
    */

@@ -1535,7 +1535,7 @@ export type QueueStats = Message<"moltwire.queue.v1.QueueStats"> & {
   failed: bigint;
 
   /**
-   * Since when the oldest job that can be claimed could be.
+   * Since when the oldest job that can be claimed could be; the oldest is the one submitted first.
    *
    * @generated from field: google.protobuf.Timestamp oldest_pending_time = 6;
    */
@@ -1591,7 +1591,7 @@ export type QueueStatsJson = {
   failed?: string;
 
   /**
-   * Since when the oldest job that can be claimed could be.
+   * Since when the oldest job that can be claimed could be; the oldest is the one submitted first.
    *
    * @generated from field: google.protobuf.Timestamp oldest_pending_time = 6;
    */
@@ -2282,7 +2282,9 @@ export const ConflictSchema: GenEnum<Conflict, ConflictJson> = /*@__PURE__*/
 
 /**
  * QueueService is queues of jobs. A queue comes into being with its first job and is shared by the agents of its organisation; `agent_id/name` is the name of a
- * private one, which only that agent uses. Delivery is at least once: a claim is a lease, a lease that runs out makes the job claimable again.
+ * private one, which only that agent uses. Delivery is at least once: a claim is a lease, a lease that runs out makes the job claimable again, within a second.
+ * An agent reads of queues in which the policies let it put jobs or take some (`enqueue_job`, `claim_job`); what is in others is to it as if it were not there.
+ * A job that has ended, and the changes that WatchJobs tells, are kept for a time that the operator sets; default 7 days.
  *
  * @generated from service moltwire.queue.v1.QueueService
  */
@@ -2313,9 +2315,9 @@ export const QueueService: GenService<{
     output: typeof SubmitJobsResponseSchema;
   },
   /**
-   * ClaimJobs takes jobs to do: highest priority first, then in the order in which they were committed. With `wait` it waits until there is one.
+   * ClaimJobs takes jobs to do: highest priority first, then the oldest (see Job.priority). With `wait` it waits until there is one.
    *
-   * Errors: POLICY_DENIED (`claim_job`).
+   * Errors: POLICY_DENIED (`claim_job`), SHUTTING_DOWN (while it waited).
    *
    * @generated from rpc moltwire.queue.v1.QueueService.ClaimJobs
    */
@@ -2326,6 +2328,8 @@ export const QueueService: GenService<{
   },
   /**
    * Work streams leased jobs as long as fewer than `capacity` of them are held by this stream. When the stream ends, its leases run on until they expire.
+   *
+   * Errors: POLICY_DENIED (`claim_job`), SHUTTING_DOWN.
    *
    * @generated from rpc moltwire.queue.v1.QueueService.Work
    */
@@ -2397,7 +2401,7 @@ export const QueueService: GenService<{
     output: typeof GetJobResponseSchema;
   },
   /**
-   * ListJobs lists jobs, newest first, without payload and result.
+   * ListJobs lists jobs, newest first, without payload and result. A page can hold fewer than asked for, and yet not be the last.
    *
    * @generated from rpc moltwire.queue.v1.QueueService.ListJobs
    */
@@ -2417,7 +2421,7 @@ export const QueueService: GenService<{
     output: typeof GetQueueStatsResponseSchema;
   },
   /**
-   * ListDeadJobs lists FAILED jobs, newest death first, without payload.
+   * ListDeadJobs lists FAILED jobs, newest death first, without payload. A page can hold fewer than asked for, and yet not be the last.
    *
    * @generated from rpc moltwire.queue.v1.QueueService.ListDeadJobs
    */
@@ -2429,7 +2433,10 @@ export const QueueService: GenService<{
   /**
    * RedriveJob lets a dead job, or up to 1,000 dead jobs of a queue, be tried again with fresh attempts. Their history stays.
    *
-   * Errors: NOT_FOUND, FAILED_PRECONDITION (the job is not FAILED; metadata: {"state": "PENDING"}).
+   * Of a queue, those stay dead whose unique key another job has meanwhile.
+   *
+   * Errors: NOT_FOUND, FAILED_PRECONDITION (the job is not FAILED; metadata: {"state": "PENDING"}), ALREADY_EXISTS (an unfinished job has its unique key; metadata:
+   * {"resource": "job", "id": "job_…"}), POLICY_DENIED (`enqueue_job`).
    *
    * @generated from rpc moltwire.queue.v1.QueueService.RedriveJob
    */

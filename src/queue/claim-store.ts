@@ -1,13 +1,19 @@
 /** The statements of a claim. Each walks partial indexes over jobs that wait, a few rows for each queue, however many wait. */
-import { join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
+import { type Dialect, join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import { type JobRow, jobColumns } from "./job-store.ts";
 
-/** One select for each queue, together: a walk of one index over several queues would have to sort all that wait in them. */
-const ofEach = (queues: readonly string[], select: (queue: string) => Sql): Sql =>
-  join(
-    queues.map((queue) => sql`select * from (${select(queue)}) one`),
-    " union all ",
-  );
+/**
+ * One select for each queue, together: a walk of one index over several queues would have to sort all that wait in them. PostgreSQL plans the select once for all of
+ * them; SQLite has no `lateral`.
+ */
+const ofEach = ({ name }: Dialect, queues: readonly string[], select: (queue: Sql) => Sql): Sql =>
+  name === "sqlite"
+    ? join(
+        queues.map((queue) => sql`select * from (${select(sql`${queue}`)}) one`),
+        " union all ",
+      )
+    : sql`select one.* from (values ${join(queues.map((queue) => sql`(${queue})`))}) wanted (wanted_queue)
+        cross join lateral (${select(sql`wanted_queue`)}) one`;
 
 /** Those of the queues in which a job's time has come. */
 export const dueQueues = async (
@@ -19,6 +25,7 @@ export const dueQueues = async (
   (
     await db.all<{ queue: string }>(
       ofEach(
+        db.dialect,
         queues,
         (queue) =>
           sql`select queue from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now}
@@ -45,6 +52,7 @@ export const bestQueues = async (
   (
     await db.all<{ queue: string }>(sql`
       select queue from (${ofEach(
+        db.dialect,
         queues,
         (
           queue,
@@ -102,11 +110,13 @@ export const claimableFrom = async (
   (
     await db.one<{ at: number }>(sql`
       select at from (${ofEach(
+        db.dialect,
         queues,
         (queue) =>
           sql`select 0 as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
           order by priority desc, seq limit 1`,
       )} union all ${ofEach(
+        db.dialect,
         queues,
         (queue) => sql`select run_ms as at from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1
           order by run_ms limit 1`,

@@ -3,6 +3,7 @@ import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
+import { QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
 import type { Template } from "./load.ts";
 import { counterMark, post, rpc } from "./requests.ts";
 import { type Moltwire, maxCallers, type Target } from "./targets.ts";
@@ -10,7 +11,7 @@ import { type Moltwire, maxCallers, type Target } from "./targets.ts";
 export type Case = {
   /** Unique, for people. */
   readonly name: string;
-  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit" | "set" | "get";
+  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit" | "set" | "get" | "cycle";
   readonly callers: number;
   readonly target: Target;
   readonly templates: readonly Template[];
@@ -130,3 +131,37 @@ export const submitCase = (moltwire: Moltwire, callers: number): Case => ({
   ),
   idPrefix: "tsk_",
 });
+
+/** The queue of the cycles. */
+export const benchQueue = "bench";
+
+const jobId = `job_${"0".repeat(32)}`;
+const leaseToken = "t".repeat(24);
+
+/** SubmitJob, ClaimJobs, CompleteJob: three requests, each a durable transaction. A caller may get the job of another. */
+export function cycleCase(moltwire: Moltwire, callers: number): Case {
+  const key = moltwire.agentKey;
+  const { submitJob, claimJobs, completeJob } = QueueService.method;
+  const payload = { kind: { case: "json", value: { kind: { case: "stringValue", value: "work" } } } } as const;
+  const complete = rpc(completeJob, { jobId, leaseToken }, { key, json: true });
+  const copy = (name: string, placeholder: string) => ({
+    after: `"${name}":"`,
+    length: placeholder.length,
+    at: Buffer.from(complete.bytes).indexOf(placeholder),
+  });
+  const cycle: Template = {
+    ...rpc(submitJob, { job: { queue: benchQueue, payload } }, { key }),
+    next: {
+      ...rpc(claimJobs, { queues: [benchQueue] }, { key, json: true }),
+      next: { ...complete, copies: [copy("jobId", jobId), copy("leaseToken", leaseToken)] },
+    },
+  };
+  return {
+    name: `queue cycle, ${moltwire.engine} @${callers}`,
+    what: "cycle",
+    callers,
+    target: moltwire,
+    templates: Array.from({ length: callers }, () => cycle),
+    idPrefix: undefined,
+  };
+}

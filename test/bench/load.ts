@@ -1,8 +1,15 @@
 /** The load generator, in a process of its own: callers that each send a request, wait for the answer, and send the next. */
-import { type Caller, openCaller } from "./http-caller.ts";
+import { type Answer, type Caller, openCaller } from "./http-caller.ts";
 
 /** A whole request over HTTP/1.1; the eight digits at `counterAt` are another number in each request of a run. */
-export type Template = { readonly bytes: Uint8Array; readonly counterAt: number | undefined };
+export type Template = {
+  readonly bytes: Uint8Array;
+  readonly counterAt: number | undefined;
+  /** The request that follows when this one succeeded; the last of a row counts as the answer to all of it. */
+  readonly next?: Template;
+  /** What is copied into this request from the answer before: so many bytes after a mark. */
+  readonly copies?: readonly { readonly after: string; readonly length: number; readonly at: number }[];
+};
 
 /** One measurement. There are as many callers as templates. */
 export type Job = {
@@ -30,6 +37,17 @@ export type Outcome = {
 
 let counter = 0;
 
+type Request = Template & { readonly bytes: Buffer };
+
+/** Writes into a request what differs from the one before; a mark that is not in the answer leaves it as it was, and the server refuses it. */
+function fillIn({ bytes, counterAt, copies = [] }: Request, answer: Answer | undefined): void {
+  if (counterAt !== undefined) bytes.write(String(++counter).padStart(8, "0"), counterAt, "latin1");
+  for (const { after, length, at } of copies) {
+    const found = answer?.bytes.indexOf(after) ?? -1;
+    if (found >= 0) answer!.bytes.copy(bytes, at, found + after.length, found + after.length + length);
+  }
+}
+
 async function measure({ port, templates, measureMs, idPrefix }: Job): Promise<Outcome> {
   const callers = await Promise.all(templates.map(() => openCaller(port)));
   const latencies: number[] = [];
@@ -41,11 +59,18 @@ async function measure({ port, templates, measureMs, idPrefix }: Job): Promise<O
   const startMs = performance.now();
   const endMs = startMs + measureMs;
 
-  async function run(caller: Caller, { bytes, counterAt }: Template): Promise<void> {
-    const request = Buffer.from(bytes);
+  async function run(caller: Caller, first: Template): Promise<void> {
+    const requests: Request[] = [];
+    for (let each: Template | undefined = first; each; each = each.next)
+      requests.push({ ...each, bytes: Buffer.from(each.bytes) });
     for (let beganMs = performance.now(); beganMs < endMs; ) {
-      if (counterAt !== undefined) request.write(String(++counter).padStart(8, "0"), counterAt, "latin1");
-      const answer = await caller.call(request);
+      let answer: Answer | undefined;
+      for (const request of requests) {
+        fillIn(request, answer);
+        answer = await caller.call(request.bytes);
+        if (answer.status !== 200) break;
+      }
+      if (!answer) return;
       const nowMs = performance.now();
       latencies.push(nowMs - beganMs);
       beganMs = nowMs;

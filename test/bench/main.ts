@@ -8,7 +8,17 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { TestProject } from "vitest/node";
 import setupPostgres from "../postgres-server.ts";
-import { autocommitCase, type Case, changeCase, getCase, levels, setCase, submitCase, unaryCases } from "./cases.ts";
+import {
+  autocommitCase,
+  type Case,
+  changeCase,
+  cycleCase,
+  getCase,
+  levels,
+  setCase,
+  submitCase,
+  unaryCases,
+} from "./cases.ts";
 import { type Loader, startLoader } from "./loader.ts";
 import { lookAtMachine, processorUs } from "./machine.ts";
 import { ratiosOf, type Sample, toRatios, toRow, toTable } from "./report.ts";
@@ -62,6 +72,7 @@ async function main(): Promise<void> {
           submitCase(server, callers),
           setCase(server, callers),
           getCase(server, callers),
+          cycleCase(server, callers),
         ]),
       ]),
     ];
@@ -164,6 +175,11 @@ async function verify(
     );
     compare(`SubmitTask, ${server.engine}, tasks`, told, tasks.all);
     compare(`SubmitTask, ${server.engine}, completed`, told, tasks.completed);
+    compare(
+      `queue cycle, ${server.engine}`,
+      sum("cycle", server, (tally) => tally.acknowledged),
+      await server.completedJobs(),
+    );
   }
   return wrong;
 }

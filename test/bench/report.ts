@@ -53,7 +53,7 @@ export function toRow({ name, what, callers }: Case, samples: readonly Sample[])
 export function ratiosOf(rows: readonly Row[]): Ratio[] {
   const bare = rows.find(({ what }) => what === "bare")!;
   const unary = rows.filter(({ what }) => what === "unary");
-  const durable = rows.filter(({ what }) => ["change", "submit", "set"].includes(what));
+  const durable = rows.filter(({ what }) => ["change", "submit", "set", "cycle"].includes(what));
   return [
     ...unary.map((row) => ({
       name: `${row.name} / bare node:http`,

@@ -9,6 +9,7 @@ import { ContractService } from "../../gen/moltwire/bus/v1/contract_service_pb.t
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
+import { QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { type ServerProcess, startProgram, startServer } from "../crash/server-process.ts";
 
 /** The largest number of callers; each has an agent of its own to change. */
@@ -28,6 +29,8 @@ export type Moltwire = Target & {
   writes(): Promise<number>;
   /** How many tasks there are, and how many of them are completed. */
   tasks(): Promise<{ all: number; completed: number }>;
+  /** How many jobs were completed. */
+  completedJobs(): Promise<number>;
 };
 
 /** Not a secret: the server is the bench's own, on the loopback interface. */
@@ -75,6 +78,10 @@ export async function startMoltwire(engine: string, storage: Record<string, stri
     changes: () => countChanges(agents, agentIds),
     writes: () => countWrites(createClient(MemoryService, admin), agentIds),
     tasks: () => countTasks(createClient(BusService, admin)),
+    async completedJobs() {
+      const { queues } = await createClient(QueueService, admin).getQueueStats({});
+      return queues.reduce((sum, { lastHour }) => sum + Number(lastHour!.completed), 0);
+    },
   };
 }
 

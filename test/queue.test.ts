@@ -4,7 +4,17 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { JobState } from "../gen/moltwire/queue/v1/job_pb.ts";
 import { Conflict } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sql } from "../src/db/db.ts";
-import { dialects, fakeClock, type Org, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
+import {
+  dialects,
+  eventually,
+  fakeClock,
+  type Org,
+  type OrgAgent,
+  refusal,
+  start,
+  unique,
+  type World,
+} from "./harness.ts";
 import { bytes, claim, get, json, jsonOf, leaseOf, stateOf, statsOf, submit, swept } from "./queue-fixtures/jobs.ts";
 
 const ms = durationFromMs;
@@ -367,8 +377,13 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     test("for good is dead at once, and says so in an event", async () => {
       const { queue, jobId, fail } = await failing();
       expect(stateOf(await fail({ retryable: false }))).toBe("FAILED");
-      const { events } = await worker.as.events.listEvents({ types: ["job.*"], pageSize: 250 });
-      expect(events.filter(({ payload }) => payload?.job_id === jobId)).toMatchObject([
+      const ofJob = async () => {
+        const { events } = await worker.as.events.listEvents({ types: ["job.*"], pageSize: 250 });
+        return events.filter(({ payload }) => payload?.job_id === jobId);
+      };
+      // PostgreSQL shows an event once no older transaction of the whole server is open.
+      await eventually(async () => (await ofJob()).length > 0);
+      expect(await ofJob()).toMatchObject([
         { type: "job.failed", payload: { queue, attempts: 1, error: { code: "boom", message: "it went wrong" } } },
       ]);
     });
@@ -456,6 +471,7 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     const [leased] = await claim(worker.as, { queues: [queue] });
     await worker.as.queues.completeJob(leaseOf(leased!));
     const seen = async (by: OrgAgent) => (await by.as.events.listEvents({ types: ["job.completed"] })).events;
+    await eventually(async () => (await seen(submitter)).length > 0);
     expect(await seen(submitter)).toMatchObject([
       { payload: { job_id: job.jobId, queue, worker_agent_id: worker.agentId, attempts: 1 }, traceId: job.traceId },
     ]);

@@ -365,6 +365,7 @@ describe.each(dialects)("%s", (dialect) => {
       "step DISPATCHED",
       "chunk call 1",
       "step ATTEMPT_FAILED",
+      "step POLICY_DECIDED",
       "step DISPATCHED",
       "chunk call 2",
       "step ANSWERED",

@@ -404,6 +404,7 @@ describe.each(dialects)("the key of an endpoint on %s", (dialect) => {
         name: unique("agent"),
         capabilities: [capability],
         endpoint: endpoint(url, { ...(credential && { credential }) }),
+        breaker: { disabled: true }, // it fails on purpose
       },
       { headers: { "idempotency-key": unique("key") } },
     );

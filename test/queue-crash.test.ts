@@ -5,7 +5,7 @@ import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { JobState, type LeasedJob } from "../gen/moltwire/queue/v1/job_pb.ts";
 import { keyDigest } from "../src/federation/key-text.ts";
 import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import { type Clients, clientsAt, dialects, refusal, unique } from "./harness.ts";
 import { json, leaseOf } from "./queue-fixtures/jobs.ts";
 
@@ -28,8 +28,8 @@ describe.each(dialects)("64 workers, a fifth of which stall, and kill -9 on %s",
   test(
     `${jobs} jobs and ${kills} kills: every job ends exactly once, and none is two workers' at a time`,
     async () => {
-      await using storage = await lastingStorage(dialect);
-      const options = JSON.stringify({ ...storage.options, operatorKeyDigest: keyDigest(operatorKey) });
+      await using place = await storage(dialect);
+      const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
       let server: ServerProcess = await serverProcess(program, [options]);
       const queue = unique("crash");
       const run = { leases: [] as Lease[], completed: new Set<string>(), lost: 0, stale: 0, cut: 0, over: false };

@@ -5,7 +5,7 @@ import { type Job, JobState } from "../gen/moltwire/queue/v1/job_pb.ts";
 import type { JobChange, WorkResponse } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sweepOldJobs } from "../src/queue/sweep.ts";
 import { nameOf } from "./bus-fixtures/bus.ts";
-import { lastingStorage } from "./engines.ts";
+import { storage } from "./bus-fixtures/storage.ts";
 import {
   dialects,
   eventually,
@@ -321,9 +321,9 @@ describe.each(dialects)("WatchJobs on %s", (dialect) => {
 
 describe.skipIf(!dialects.includes("postgres"))("two servers on one PostgreSQL", () => {
   test("share queues: what one takes a job into, the other's waiting worker gets, and no job is had twice", async () => {
-    await using storage = await lastingStorage("postgres");
-    await using one = await start("postgres", storage.options);
-    await using two = await start("postgres", { ...storage.options, operatorKeyDigest: undefined });
+    await using place = await storage("postgres");
+    await using one = await start("postgres", place.options);
+    await using two = await start("postgres", { ...place.options, operatorKeyDigest: undefined });
     const worker = await (await one.org()).agent();
     const [here, there] = [one.as(worker.key).queues, two.as(worker.key).queues];
     const waiting = there.claimJobs({ wait: ms(10_000) });

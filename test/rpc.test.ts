@@ -12,7 +12,6 @@ import {
 } from "../gen/google/rpc/error_details_pb.ts";
 import { access, Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
-import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { Fault, type ReasonName, toConnectError } from "../src/errors.ts";
 import { slidingWindow } from "../src/rpc/limits.ts";
 import { services } from "../src/services.ts";
@@ -460,16 +459,6 @@ describe.each(dialects)("%s", (dialect) => {
           ["description", true],
         ]),
       );
-    });
-
-    test.each(protocols)("over %s a method that is not built says so, and which", async (protocol) => {
-      const policies = world.client(PolicyService, world.operatorKey, protocol);
-      const { reason, code, metadata } = await refusal(policies.listPolicies({}));
-      expect([reason, code, metadata.method]).toEqual([
-        "UNIMPLEMENTED",
-        "Unimplemented",
-        "moltwire.bus.v1.PolicyService/ListPolicies",
-      ]);
     });
 
     test.each(protocols)("over %s a fault of the server's own tells its trace and nothing else", async (protocol) => {

@@ -5,8 +5,9 @@ import { type Noun, run, wholeNumber } from "./command.ts";
 export const demo: Noun = (program) => {
   program
     .command("demo")
-    .description("start a server, two agents and a question, and watch the trace")
+    .description("start a server and agents, and see what it promises in scenarios that check it")
     .option("--question <text>", "what to ask of the project's own documents")
+    .option("--scenario <which>", "run only this one, by its number or its name")
     .option("--keep", "leave the server up until Ctrl-C, and keep its data")
     .option("--port <number>", "the server's port (default: a free one)", wholeNumber(0, 65_535))
     .action(run(async (options) => (await import("../demo/demo.ts")).demo(options)));

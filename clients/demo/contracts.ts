@@ -1,6 +1,7 @@
-/** The four contracts of the demo. What an agent answers is checked against them, so no step can be skipped or made up in form. */
-import { create, type JsonObject } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
+/** The contracts of the demo. What an agent answers is checked against them, so no step can be skipped or made up in form. */
+import { create, type JsonObject, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Duration, durationFromMs } from "@bufbuild/protobuf/wkt";
+import type { RetryPolicySchema } from "../../gen/moltwire/bus/v1/contract_pb.ts";
 import {
   type RegisterContractRequest,
   RegisterContractRequestSchema,
@@ -28,11 +29,20 @@ const place = { source: text(500), line: whole(1, 10_000_000), label: { type: "s
 const passages = array(object({ ...place, text: text(20_000), score: number }), 1, 20);
 const quotes = array(object({ ...place, text: text(1_000), score: number }), 1, 5);
 
+/** What contracts may differ in besides. */
+export type Terms = {
+  readonly timeout?: Duration;
+  readonly retryPolicy?: MessageInitShape<typeof RetryPolicySchema>;
+  readonly estimatedTokens?: bigint;
+  readonly approvalRequired?: boolean;
+};
+
 const contract = (
   contractId: string,
   description: string,
   input: JsonObject,
   output: JsonObject,
+  terms: Terms = {},
 ): RegisterContractRequest =>
   create(RegisterContractRequestSchema, {
     contractId,
@@ -41,12 +51,23 @@ const contract = (
     inputSchema: input,
     outputSchema: output,
     timeout: durationFromMs(5_000),
-    // Searching twice does no harm.
+    // Doing it twice does no harm.
     repeatable: true,
     retryPolicy: { maxRetries: 2, backoff: durationFromMs(50), maxBackoff: durationFromMs(200) },
+    ...terms,
   });
 
-/** In the order in which the planner uses them. */
+/** A contract to count the words of a text, which the flaky agents do. */
+export const countingContract = (contractId: string, terms: Terms = {}): RegisterContractRequest =>
+  contract(
+    contractId,
+    "Counts the words of a text.",
+    object({ text: text(500) }),
+    object({ words: whole(0, 500) }),
+    terms,
+  );
+
+/** Those of the research, in the order in which the planner uses them. */
 export const contracts: readonly RegisterContractRequest[] = [
   contract(
     "research/outline",
@@ -66,18 +87,22 @@ export const contracts: readonly RegisterContractRequest[] = [
     object({ terms: array(term, 1, 8), passages, limit: whole(1, 5) }),
     object({ quotes }),
   ),
-  {
-    ...contract(
-      "research/review",
-      "Says whether some quotes answer a question, what they say in short, and which words of the question they leave out.",
-      object({ question: text(500), quotes }),
-      object({
-        verdict: { type: "string", enum: ["answered", "partly", "open"] },
-        summary: text(5_000),
-        missing: array(text(100), 0, 100),
-      }),
-    ),
+  contract(
+    "research/answer",
+    "Answers a question in sentences of the documents: outline, search and compose in one.",
+    object({ question: text(500) }),
+    object({ quotes, searched: whole(1, 1_000_000), files: whole(1, 500) }),
+  ),
+  contract(
+    "research/review",
+    "Says whether some quotes answer a question, what they say in short, and which words of the question they leave out.",
+    object({ question: text(500), quotes }),
+    object({
+      verdict: { type: "string", enum: ["answered", "partly", "open"] },
+      summary: text(5_000),
+      missing: array(text(100), 0, 100),
+    }),
     // A large model takes its time.
-    timeout: durationFromMs(60_000),
-  },
+    { timeout: durationFromMs(60_000) },
+  ),
 ];

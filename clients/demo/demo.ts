@@ -1,46 +1,46 @@
 /**
- * `npm run demo`: a real server, three agents and a question. The planner has the researcher outline, search and compose, and the
- * reviewer judge what came out, by the bus, in one trace that is watched live; the answer is made of the project's own documents.
+ * `npm run demo`: a real server, a few agents, and what the bus promises shown by scenarios that check it over the wire, one line each; then an
+ * answer made of the project's own documents, and the trace of the tasks that made it.
  */
-import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import { connectClients } from "../cli/connect.ts";
 import { exitCodes } from "../cli/exit-codes.ts";
-import { columns, fit, paint, plain, print, span, wrap } from "../cli/output.ts";
+import { columns, fit, paint, plain, print, span } from "../cli/output.ts";
 import { UsageError } from "../cli/settings.ts";
-import { readTrace, traceHeadline } from "../cli/trace.ts";
-import { renderTree } from "../cli/trace-tree.ts";
-import { checkQuotes, renderAnswer } from "./answer.ts";
 import { children } from "./children.ts";
 import { renderKept } from "./kept.ts";
-import { compareTraces, openTail } from "./live.ts";
-import { newTrace, plan } from "./planner.ts";
-import { type Reviewer, reviewerOf } from "./reviewers.ts";
+import { chooseScenarios, type Numbered } from "./scenarios/list.ts";
+import type { Outcome, World } from "./scenarios/scenario.ts";
 import { setUp } from "./setup.ts";
+import { startAll } from "./start.ts";
 import { type RunStep, StepFailed, steps } from "./steps.ts";
 
 /** The options of `demo`. */
-export type DemoOptions = { readonly question?: string; readonly keep?: boolean; readonly port?: number };
+export type DemoOptions = {
+  readonly question?: string;
+  /** The number or the name of the only one to run. */
+  readonly scenario?: string;
+  readonly keep?: boolean;
+  readonly port?: number;
+};
 
 const defaultQuestion = "What happens to an accepted task when the server crashes while an agent works on it?";
 const maxQuestionChars = 500;
-const maxTailMs = 5_000;
-const taskCount = 4;
 const maxLogChars = 500;
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const root = join(import.meta.dirname, "../..");
 
-/** Runs the demo. Whatever happens, its processes end with it. Returns the exit code: 1 if a step failed. */
+/** Runs the demo. Whatever happens, its processes end with it. Returns the exit code: 1 if a step or a scenario failed. */
 export async function demo(options: DemoOptions): Promise<number> {
   const question = (options.question ?? defaultQuestion).trim();
   if (question === "" || question.length > maxQuestionChars) {
     throw new UsageError(`--question must have 1 to ${maxQuestionChars} characters`, "ask in a sentence or two");
   }
+  const chosen = chooseScenarios(options.scenario);
   const folder = mkdtempSync(join(tmpdir(), "moltwire-demo-"));
   const processes = children();
   const removeData = () => {
@@ -54,15 +54,16 @@ export async function demo(options: DemoOptions): Promise<number> {
   for (const signal of signals) process.on(signal, interrupt);
   const interrupted = once(interruption.signal, "abort");
   try {
-    await Promise.race([show(question, folder, processes, interruption.signal, options), interrupted]);
-    return interruption.signal.aborted ? exitCodes.interrupted : exitCodes.ok;
+    const shown = show({ question, chosen, folder, processes, signal: interruption.signal, options });
+    const failed = await Promise.race([shown, interrupted.then(() => 0)]);
+    if (interruption.signal.aborted) return exitCodes.interrupted;
+    if (failed > 0) printFallen(processes);
+    return failed > 0 ? exitCodes.failed : exitCodes.ok;
   } catch (error) {
     if (!(error instanceof StepFailed)) throw error;
     if (interruption.signal.aborted) return exitCodes.interrupted;
     print(`\n${paint("red", `Failed at the step "${error.step}".`)}`);
-    for (const { name, how } of processes.fallen()) {
-      if (name !== error.step) print(`Note: the ${name} ended with ${how}.`);
-    }
+    printFallen(processes, error.step);
     if (error.reason === "INTERNAL") {
       for (const line of processes.lastLines("server").slice(-2)) print(`  server: ${fit(plain(line), maxLogChars)}`);
     }
@@ -75,142 +76,85 @@ export async function demo(options: DemoOptions): Promise<number> {
   }
 }
 
-async function show(
-  question: string,
-  folder: string,
-  processes: ReturnType<typeof children>,
-  signal: AbortSignal,
-  options: DemoOptions,
-): Promise<void> {
+/** Says which processes ended by themselves, but for the one that has been spoken of. */
+function printFallen(processes: Processes, but?: string): void {
+  for (const { name, how } of processes.fallen()) if (name !== but) print(`Note: the ${name} ended with ${how}.`);
+}
+
+type Processes = ReturnType<typeof children>;
+
+type Show = {
+  readonly question: string;
+  readonly chosen: readonly Numbered[];
+  readonly folder: string;
+  readonly processes: Processes;
+  readonly signal: AbortSignal;
+  readonly options: DemoOptions;
+};
+
+/** Starts everything, runs the scenarios and prints what came of them. Returns how many failed. */
+async function show({ question, chosen, folder, processes, signal, options }: Show): Promise<number> {
   const width = Math.min(100, columns());
   const began = performance.now();
   let url = "the server";
   const step = steps(width, () => url, signal);
-
-  const researcher = await step(
-    "researcher",
-    () =>
-      processes.start({
-        name: "researcher",
-        args: [join(import.meta.dirname, "researcher.ts")],
-        env: cleanEnv(),
-        ready: /listening on (http:\S+) with (.+)/,
-      }),
-    ({ pid, ready }) => `process ${pid} at ${ready[1]} has read ${ready[2]}`,
+  const up = await startAll(processes, folder, options.port ?? 0, step);
+  url = up.url;
+  const operator = connectClients({ url, key: up.operatorKey });
+  const made = await step(
+    "organisation",
+    () => setUp(operator, url, up),
+    ({ orgId }) => `demo is ${orgId}, with a key of its own, contracts, and agents with theirs`,
   );
-  const researcherUrl = researcher.ready[1]!;
-  const reviewer: Who = reviewerOf(process.env) ?? (await startStandIn(processes, step));
-  const operatorKey = randomBytes(32).toString("base64url");
-  const server = await step(
-    "server",
-    () => processes.start(serverStart(folder, options.port ?? 0, operatorKey, new URL(researcherUrl), reviewer)),
-    ({ pid, ready }) => `process ${pid} at ${ready[1]}, with a new data folder`,
-  );
-  url = server.ready[1]!;
-  const operator = connectClients({ url, key: operatorKey });
-  const made = await setUp(operator, url, { researcherUrl, reviewer }, step);
-
+  const admin = connectClients({ url, key: made.orgKey });
   const planner = connectClients({ url, key: made.plannerKey });
-  const { traceId, traceparent } = newTrace();
-  const tail = await step(
-    "live trace",
-    () => openTail(planner, traceId),
-    () => "TailTraces is open before the first task",
-  );
-  try {
-    const { composed, review } = await plan(planner(BusService), traceparent, question, step);
-    await step(
-      "quotes",
-      async () => checkQuotes(root, composed.quotes),
-      () => "each sentence stands in its file, at its line",
-    );
-    const { trace, events } = await step(
-      "trace",
-      async () => {
-        const live = await tail.completed(taskCount, maxTailMs);
-        const read = await readTrace(planner, "", traceId);
-        compareTraces(live, read.events);
-        return read;
-      },
-      ({ events }) => `${events.length} steps came live, the same and in the same order as GetTrace reads them`,
-    );
-    const { details } = await operator(StatusService).getStatus({});
+  print();
+  const outcomes = await runScenarios(chosen, { ...up, admin, planner, made, root, question, width }, step, signal);
+  for (const line of outcomes.flatMap(({ lines = [] }) => lines)) print(line);
 
-    print(`\n${paint("bold", question)}\n`);
-    for (const line of renderAnswer(composed.quotes, width)) print(line);
-    print(`
-The reviewer says: ${review.verdict}.`);
-    for (const line of wrap(plain(review.summary), width - 2)) print(`  ${line}`);
-    const standIn = reviewer.standIn ? ", a stand-in that ranks sentences" : "";
-    print(`    ${paint("cyan", reviewer.model)}  ${paint("dim", `${reviewer.baseUrl}${standIn}`)}`);
-    print(`\n${traceHeadline(trace, events.length)}`);
-    for (const line of renderTree(events, { width, names: made.names })) print(line);
-    print(`\nAll in ${span(performance.now() - began)}.`);
-    const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
-    print(
-      `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`,
-    );
-  } finally {
-    tail.close();
-  }
+  const failed = chosen.length - outcomes.length;
+  const { details } = await operator(StatusService).getStatus({});
+  const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
+  const held = failed === 0 ? `All ${chosen.length} held` : paint("red", `${failed} of ${chosen.length} failed`);
+  print(`\n${chosen.length === 1 && failed === 0 ? "It held" : held}, in ${span(performance.now() - began)}.`);
+  print(
+    `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`,
+  );
   if (options.keep) {
-    for (const line of renderKept({ url, folder, operatorKey, made, traceId, question })) print(line);
+    const traceId = outcomes.at(-1)?.traceId;
+    for (const line of renderKept({ url, folder, operatorKey: up.operatorKey, made, traceId, question })) print(line);
     await step(
       "up",
       async () => {
         await processes.anyEnd();
-        throw new Error(
-          processes
-            .fallen()
-            .map(({ name, how }) => `the ${name} ended with ${how}`)
-            .join("; "),
-        );
+        throw new Error("a process that should stay up has ended");
       },
       () => "",
     );
   }
+  return failed;
 }
 
-type Who = Reviewer & { readonly standIn?: boolean };
-
-/** The reviewer where the environment names none, with a key that only it and the bus know. */
-async function startStandIn(processes: ReturnType<typeof children>, step: RunStep): Promise<Who> {
-  const key = randomBytes(24).toString("base64url");
-  const { ready } = await step(
-    "reviewer",
-    () =>
-      processes.start({
-        name: "reviewer",
-        args: [join(import.meta.dirname, "reviewer.ts")],
-        env: { ...cleanEnv(), REVIEWER_KEY: key },
-        ready: /listening on (http:\S+) as (\S+)/,
-      }),
-    ({ pid, ready }) =>
-      `process ${pid} at ${ready[1]}: a stand-in for a model, since neither OPENAI_API_KEY nor OPENAI_BASE_URL is set`,
-  );
-  return { baseUrl: ready[1]!, model: ready[2]!, key: { case: "apiKey", value: key }, standIn: true };
+/** Runs them one after the other, also after one that fails, and answers what came of those that held. */
+async function runScenarios(
+  chosen: readonly Numbered[],
+  world: World,
+  step: RunStep,
+  signal: AbortSignal,
+): Promise<Outcome[]> {
+  const outcomes: Outcome[] = [];
+  for (const { number, name, run } of chosen) {
+    try {
+      outcomes.push(
+        await step(
+          `${number} ${name}`,
+          () => run(world),
+          ({ proof }) => proof,
+        ),
+      );
+    } catch (error) {
+      if (!(error instanceof StepFailed) || signal.aborted) throw error;
+    }
+  }
+  return outcomes;
 }
-
-const serverStart = (folder: string, port: number, operatorKey: string, researcher: URL, reviewer: Reviewer) => ({
-  name: "server",
-  args: [join(root, "src/main.ts"), "--host", "127.0.0.1", "--port", String(port), "--data", folder],
-  env: {
-    ...cleanEnv(),
-    MOLTWIRE_OPERATOR_KEY: operatorKey,
-    MOLTWIRE_EGRESS_ALLOW: `${researcher.host},${placeOf(reviewer)}`,
-    ...(reviewer.key?.case === "apiKeyEnv" && {
-      MOLTWIRE_ADAPTER_KEYS: `${reviewer.key.value}@${new URL(reviewer.baseUrl).origin}`,
-    }),
-  },
-  ready: /listening on (http:[^\s"',]+)/,
-});
-
-/** As the list of what may be reached although private has it. */
-function placeOf({ baseUrl }: Reviewer): string {
-  const { hostname, port, protocol } = new URL(baseUrl);
-  return `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
-}
-
-/** The environment without settings of another server: the demo must not touch its database. */
-const cleanEnv = (): NodeJS.ProcessEnv =>
-  Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_")));

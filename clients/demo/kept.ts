@@ -8,14 +8,14 @@ export type Kept = {
   readonly folder: string;
   readonly operatorKey: string;
   readonly made: Made;
-  readonly traceId: string;
+  readonly traceId: string | undefined;
   readonly question: string;
 };
 
 /** Address, keys and commands to copy, as lines. */
 export function renderKept({ url, folder, operatorKey, made, traceId, question }: Kept): string[] {
   const input = JSON.stringify({ question });
-  const body = JSON.stringify({ contractId: "research/outline", input: { question } });
+  const body = JSON.stringify({ contractId: "research/answer", input: { question } });
   return [
     "",
     paint("bold", "The server stays up until Ctrl-C."),
@@ -28,8 +28,8 @@ export function renderKept({ url, folder, operatorKey, made, traceId, question }
     "To copy:",
     `  export MOLTWIRE_URL=${url}`,
     `  export MOLTWIRE_API_KEY=${made.plannerKey}`,
-    `  node clients/cli/main.ts submit research/outline ${quote(input)}`,
-    `  node clients/cli/main.ts trace get ${traceId}`,
+    `  node clients/cli/main.ts submit research/answer ${quote(input)}`,
+    ...(traceId === undefined ? [] : [`  node clients/cli/main.ts trace get ${traceId}`]),
     "  node clients/cli/main.ts trace tail --from-start",
     "  node clients/cli/main.ts doctor",
     '  curl -s "$MOLTWIRE_URL/moltwire.bus.v1.BusService/SubmitTask" \\',

@@ -13,8 +13,12 @@ export type Outline = {
 export type Found = { readonly passages: Hit[]; readonly searched: number; readonly files: number };
 /** What `research/compose` answers: the sentences, best first. */
 export type Composed = { readonly quotes: Quote[] };
+/** What `research/answer` answers: all of it in one go. */
+export type Answered = Composed & Pick<Found, "searched" | "files">;
 
 const maxTerms = 8;
+const passageLimit = 8;
+const quoteLimit = 4;
 
 /**
  * Indexes a corpus.
@@ -24,7 +28,7 @@ const maxTerms = 8;
 export function research(corpus: {
   readonly files: number;
   readonly passages: readonly Passage[];
-}): ReadonlyMap<string, (input: never) => Outline | Found | Composed> {
+}): ReadonlyMap<string, (input: never) => Outline | Found | Composed | Answered> {
   const index = buildIndex(corpus.passages);
   const abilities = {
     "research/outline"({ question }: { question: string }): Outline {
@@ -41,6 +45,11 @@ export function research(corpus: {
       const quotes = compose(terms, passages, limit);
       if (quotes.length === 0) throw new Error("no passage has a whole sentence with any of the terms");
       return { quotes };
+    },
+    "research/answer"({ question }: { question: string }): Answered {
+      const { terms } = abilities["research/outline"]({ question });
+      const { passages, searched, files } = abilities["research/search"]({ terms, limit: passageLimit });
+      return { ...abilities["research/compose"]({ terms, passages, limit: quoteLimit }), searched, files };
     },
   };
   return new Map(Object.entries(abilities));

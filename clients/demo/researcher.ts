@@ -7,8 +7,12 @@
 import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
+import { tokensOf } from "./chat.ts";
 import { readCorpus } from "./corpus.ts";
 import { research } from "./research.ts";
+
+/** What it counts its tokens for, as if it were a model. */
+const model = "search-1";
 
 const corpus = readCorpus(`${import.meta.dirname}/../..`);
 const abilities = research(corpus);
@@ -19,7 +23,9 @@ async function handleTask(request: IncomingMessage): Promise<unknown> {
   const { task } = (await json(request)) as { task: { capability: string; input: never } };
   const ability = abilities.get(task.capability);
   if (!ability) throw new Error(`the researcher cannot do ${task.capability}`);
-  return { output: ability(task.input) };
+  const output = ability(task.input);
+  const inputTokens = tokensOf(JSON.stringify(task.input)).length;
+  return { output, usage: { inputTokens, outputTokens: tokensOf(JSON.stringify(output)).length, model } };
 }
 
 const server = createServer((request, response) => {

@@ -7,7 +7,6 @@ import { OrganizationService } from "../../gen/moltwire/federation/v1/organizati
 import { type Clients, connectClients } from "../cli/connect.ts";
 import { contracts } from "./contracts.ts";
 import { type Reviewer, reviewerEndpoint } from "./reviewers.ts";
-import type { RunStep } from "./steps.ts";
 
 const reviewContract = "research/review";
 
@@ -16,33 +15,19 @@ export type Made = {
   readonly orgId: string;
   readonly orgKey: string;
   readonly plannerKey: string;
-  /** Names by agent id. */
-  readonly names: ReadonlyMap<string, string>;
+  /** Ids of the agents. */
+  readonly agentIds: { readonly researcher: string; readonly reviewer: string; readonly planner: string };
 };
 
 /** Where the agents that do work are. */
 export type Workers = { readonly researcherUrl: string; readonly reviewer: Reviewer };
 
 /** Sets up a server that has nothing yet. `operator` calls with the operator's key. */
-export async function setUp(operator: Clients, url: string, workers: Workers, step: RunStep): Promise<Made> {
-  const { orgId, orgKey } = await step(
-    "organisation",
-    () => makeOrganization(operator),
-    ({ orgId }) => `demo is ${orgId}; its administrator has a key`,
-  );
+export async function setUp(operator: Clients, url: string, workers: Workers): Promise<Made> {
+  const { orgId, orgKey } = await makeOrganization(operator);
   const admin = connectClients({ url, key: orgKey });
-  await step(
-    "contracts",
-    () => registerContracts(admin),
-    () => contracts.map(({ contractId, version }) => `${contractId} ${version}`).join(", "),
-  );
-  const agents = await step(
-    "agents",
-    () => registerAgents(admin, workers),
-    () =>
-      `researcher at ${workers.researcherUrl}; reviewer at ${workers.reviewer.baseUrl}; planner only calls, with its own key`,
-  );
-  return { orgId, orgKey, ...agents };
+  for (const contract of contracts) await admin(ContractService).registerContract(contract);
+  return { orgId, orgKey, ...(await registerAgents(admin, workers)) };
 }
 
 async function makeOrganization(operator: Clients) {
@@ -53,10 +38,6 @@ async function makeOrganization(operator: Clients) {
   const { orgId } = organization!;
   const { secret } = await operator(ApiKeyService).createApiKey({ orgId, name: "demo administrator", role: Role.ORG });
   return { orgId, orgKey: secret };
-}
-
-async function registerContracts(admin: Clients): Promise<void> {
-  for (const contract of contracts) await admin(ContractService).registerContract(contract);
 }
 
 async function registerAgents(admin: Clients, { researcherUrl, reviewer: model }: Workers) {
@@ -73,11 +54,17 @@ async function registerAgents(admin: Clients, { researcherUrl, reviewer: model }
     capabilities: [reviewContract],
     endpoint: { kind: { case: "openai", value: reviewerEndpoint(model) } },
   });
-  const { agent: planner } = await agents.registerAgent({
-    name: "planner",
-    description: "Plans, and asks others to do the work.",
-  });
-  const { secret } = await admin(ApiKeyService).createApiKey({ name: "demo planner", agentId: planner!.agentId });
-  const names = new Map([researcher!, reviewer!, planner!].map(({ agentId, name }) => [agentId, name]));
-  return { plannerKey: secret, names };
+  const planner = await addCaller(admin, "planner", "Plans, and asks others to do the work.");
+  return {
+    plannerKey: planner.key,
+    agentIds: { researcher: researcher!.agentId, reviewer: reviewer!.agentId, planner: planner.agentId },
+  };
+}
+
+/** An agent that only calls, and a key that speaks for it. */
+export async function addCaller(admin: Clients, name: string, description: string) {
+  const { agent } = await admin(AgentService).registerAgent({ name, description });
+  const { agentId } = agent!;
+  const { secret } = await admin(ApiKeyService).createApiKey({ name: `demo ${name}`, agentId });
+  return { agentId, key: secret };
 }

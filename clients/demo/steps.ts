@@ -4,7 +4,7 @@ import { fixes } from "../cli/fixes.ts";
 import { reasonName } from "../cli/names.ts";
 import { paint, plain, print, span, wrap } from "../cli/output.ts";
 import { explain, type Problem } from "../cli/problem.ts";
-import { TaskFailed } from "./planner.ts";
+import { TaskFailed } from "./ask.ts";
 
 /** Runs a step and prints its line; `proof` says what came out. A step that throws ends the demo by {@link StepFailed}. */
 export type RunStep = <T>(name: string, work: () => Promise<T>, proof: (value: T) => string) => Promise<T>;
@@ -23,7 +23,7 @@ export class StepFailed extends Error {
   }
 }
 
-const nameColumns = 12;
+const nameColumns = 13;
 const timeColumns = 7;
 /** Columns before a step's text. */
 const before = 2 + nameColumns + 2 + timeColumns + 2;

@@ -12,6 +12,7 @@ import { exitCodes } from "../cli/exit-codes.ts";
 import { columns, fit, paint, plain, print, span } from "../cli/output.ts";
 import { UsageError } from "../cli/settings.ts";
 import { children } from "./children.ts";
+import { contracts } from "./contracts.ts";
 import { renderKept } from "./kept.ts";
 import { chooseScenarios, type Numbered } from "./scenarios/list.ts";
 import type { Outcome, World } from "./scenarios/scenario.ts";
@@ -104,7 +105,7 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   const made = await step(
     "organisation",
     () => setUp(operator, url, up),
-    ({ orgId }) => `demo is ${orgId}, with a key of its own, contracts, and agents with theirs`,
+    ({ orgId, agentIds }) => `${orgId} has ${contracts.length} contracts and ${Object.keys(agentIds).length} agents`,
   );
   const admin = connectClients({ url, key: made.orgKey });
   const planner = connectClients({ url, key: made.plannerKey });
@@ -121,7 +122,7 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
     `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`,
   );
   if (options.keep) {
-    const traceId = outcomes.at(-1)?.traceId;
+    const { traceId } = outcomes.findLast(({ lines }) => lines) ?? outcomes.at(-1) ?? {};
     for (const line of renderKept({ url, folder, operatorKey: up.operatorKey, made, traceId, question })) print(line);
     await step(
       "up",

@@ -1,6 +1,6 @@
 /**
  * The demo's flaky agents: an HTTP server that counts words, and fails when it is told to. Each path is an agent of its own: POST hands it a task
- * of the bus, PUT tells it how to behave from now on ("up", "down", or "held": it answers when it is told otherwise), GET answers how many tasks came.
+ * of the bus, PUT tells it how to behave from now on ("up", "down", or "held": it answers when it is told otherwise, or fails after 5 s), GET answers how many tasks came.
  *
  * node flaky.ts [PORT]: says where it listens on standard error, and ends when its standard input does.
  */
@@ -16,6 +16,7 @@ export type Mode = "up" | "down" | "held";
 const model = "count-1";
 const modes: readonly unknown[] = ["up", "down", "held"] satisfies Mode[];
 const maxAgents = 100;
+const maxHeldMs = 5_000;
 
 const agents = new Map<string, { mode: Mode; tasks: number }>();
 const told = new EventEmitter().setMaxListeners(0);
@@ -38,7 +39,7 @@ async function handle(request: IncomingMessage): Promise<unknown> {
     return {};
   }
   agent.tasks += 1;
-  while (agent.mode === "held") await once(told, "mode");
+  while (agent.mode === "held") await once(told, "mode", { signal: AbortSignal.timeout(maxHeldMs) });
   if (agent.mode === "down") throw new Error("the agent is down");
   return count(body.task.input.text);
 }

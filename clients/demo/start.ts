@@ -32,7 +32,7 @@ export async function startAll(processes: Processes, folder: string, port: numbe
   const flaky = await step(
     "flaky",
     () => processes.start(agentStart("flaky", /listening on (http:\S+)/)),
-    ({ pid, ready }) => `process ${pid} at ${ready[1]}: agents that count words, and fail when they are told to`,
+    ({ pid, ready }) => `process ${pid} at ${ready[1]}; it fails when it is told to`,
   );
   const [researcherUrl, flakyUrl] = [researcher.ready[1]!, flaky.ready[1]!];
   const operatorKey = randomBytes(32).toString("base64url");

@@ -38,7 +38,8 @@ export async function budget(world: World): Promise<Outcome> {
   await behave("held");
   const open: string[] = [];
   while (spent + (open.length + 1) * estimate <= limit) open.push(await begin());
-  const reserved = open.length * estimate;
+  const underWay = open.length;
+  const reserved = underWay * estimate;
   const { metadata, retryMs } = await refused("BUDGET_EXCEEDED", begin());
   const stand = { limit: String(limit), spent: String(spent), reserved: String(reserved) };
   same("the refusal", metadata, { ...metadata, ...stand, unit: "tokens", subject_id: agentId });
@@ -53,7 +54,7 @@ export async function budget(world: World): Promise<Outcome> {
   const all = ended.reduce((sum, task) => sum + tokensOf(task), spent);
   same("limit, spent and reserved by GetBudget at the end", await read(), [raised, all, 0]);
   return {
-    proof: `BUDGET_EXCEEDED after ${open.length} tasks: of ${limit} tokens ${spent} are spent, ${reserved} reserved, and ${estimate} needed; resets ${reset.slice(0, 16)}Z; raised to ${raised} the next passed at once, and GetBudget says ${all} spent`,
+    proof: `1 task done and ${underWay} under way, then BUDGET_EXCEEDED: limit ${limit}, spent ${spent}, reserved ${reserved}, resets ${reset.slice(0, 16)}Z; raised to ${raised} the next passed; GetBudget says the same, ${all} spent in the end`,
     traceId: metadata.trace_id!,
   };
 }

@@ -1,5 +1,6 @@
 /** The scenarios, in the order in which they run. */
 import { UsageError } from "../../cli/settings.ts";
+import { approval } from "./approval.ts";
 import { breaker } from "./breaker.ts";
 import { budget } from "./budget.ts";
 import { deadLetter } from "./dead-letter.ts";
@@ -17,6 +18,7 @@ const all: readonly Scenario[] = [
   { name: "breaker", run: breaker },
   { name: "dead-letter", run: deadLetter },
   { name: "trace", run: trace },
+  { name: "approval", run: approval },
 ];
 
 /** A scenario with its number, from 1. */

@@ -7,6 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { wrap } from "../clients/cli/output.ts";
 import { checkQuotes } from "../clients/demo/answer.ts";
@@ -17,12 +18,30 @@ import { compareTraces } from "../clients/demo/live.ts";
 import { rank, summarise } from "../clients/demo/rank.ts";
 import { review } from "../clients/demo/review.ts";
 import { reviewerModel } from "../clients/demo/reviewer.ts";
+import { claim, refused, same } from "../clients/demo/scenarios/claim.ts";
 import { buildIndex, stem } from "../clients/demo/search.ts";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { TraceEventKind, TraceEventSchema } from "../gen/moltwire/bus/v1/trace_pb.ts";
 
 const root = join(import.meta.dirname, "..");
 const node = join(root, "node_modules/.bin/node");
 const maxDemoMs = 25_000;
+const [, transcript = ""] = /^\$ npm run demo\n(.*?)^```$/ms.exec(readFileSync(join(root, "README.md"), "utf8")) ?? [];
+
+/** A screen without what differs each time: ids, addresses, numbers of things and times, and the blanks that align a column. */
+const lasting = (screen: string): string =>
+  screen
+    .replace(/\n {26}/g, " ")
+    .replace(/\b(?:[a-z]{3}_)?[0-9a-f]{32}\b/g, "<id>")
+    .replace(/\S+\.(?:proto|md):\d+/g, "<place>")
+    .replace(/http:\/\/\S+/g, "<url>")
+    .replace(/[ \d-]\d\d-\d\dT[\d:]+Z/g, "<time>")
+    .replace(/ *\b[\d.]+ (ms|s)\b/g, " <span>")
+    .replace(/\d[\d,.]*\b/g, "<n>")
+    .replace(/pieces?\b/g, "pieces");
+
+/** What was said with a ✔ or a ✘, each in one line. */
+const marksIn = (screen: string): string[] => lasting(screen).match(/^[✔✘] .*$/gm) ?? [];
 
 describe("the demo, run as a user runs it", () => {
   let folder: string;
@@ -84,16 +103,20 @@ describe("the demo, run as a user runs it", () => {
   /** The text as if it had been written in one line: steps break theirs. */
   const flat = (text: string): string => text.replace(/\s+/g, " ");
 
-  test("it answers its question from the project's own files in four tasks of one trace, and leaves nothing behind", async () => {
+  test("every scenario holds, as the README shows, with an answer and a trace, and nothing is left behind", async () => {
     const began = performance.now();
     const { ended, text } = demo();
     expect(await ended, text()).toBe(0);
     expect(performance.now() - began).toBeLessThan(15_000);
 
-    const steps =
-      "researcher reviewer server organisation contracts agents live.trace outline search compose review quotes trace";
-    for (const step of steps.split(" ")) expect(text()).toMatch(new RegExp(`^✔ ${step} +[\\d.]+ m?s  \\S`, "m"));
-    expect(text()).not.toContain("✘");
+    const shown = transcript.split("\n").filter((line) => !line.endsWith("…"));
+    expect(marksIn(text())).toEqual(marksIn(shown.join("\n")));
+    const drawn = lasting(text()).split("\n");
+    const tree = lasting(shown.join("\n")).match(/^(?:trace|[├└│]| <span> {2}[A-Z]).*$/gm) ?? [];
+    expect(tree.length).toBeGreaterThan(15);
+    for (const line of tree) expect(drawn).toContain(line);
+    for (const [, took, unit] of text().matchAll(/^✔ \d \S+ +([\d.]+) (m?s) /gm))
+      expect(Number(took) * (unit === "s" ? 1_000 : 1)).toBeLessThan(2_500);
 
     const sources = [...text().matchAll(/^ {4}(\S+\.(?:proto|md)):(\d+)/gm)];
     expect(sources.length).toBeGreaterThan(0);
@@ -104,11 +127,9 @@ describe("the demo, run as a user runs it", () => {
       expect(text()).toMatch(new RegExp(`─ research/${contract}  COMPLETED  .*planner → researcher`));
     }
     expect(text()).toMatch(/─ research\/review {2}COMPLETED {2}.*planner → reviewer/);
-    expect(flat(text())).toMatch(
-      /✔ review .* streamed in \d+ pieces?; [1-9]\d* tokens read, [1-9]\d* written by extract-1/,
-    );
+    expect(text()).toMatch(/reviewer answered: [1-9]\d* tokens read, [1-9]\d* written by extract-1/);
     expect(text()).toMatch(/^ {4}extract-1 {2}http:\S+, a stand-in that ranks sentences$/m);
-    expect(text()).toMatch(/^trace [0-9a-f]{32} {2}4 tasks · \d+ steps/m);
+    expect(text()).toMatch(/^All 8 held, in [\d.]+ s\.$/m);
     expect(text()).toMatch(/^Off in this demo: encryption at rest/m);
 
     expect(text()).not.toContain("\u001b");
@@ -119,7 +140,7 @@ describe("the demo, run as a user runs it", () => {
           .map((line) => line.length),
       ),
     ).toBeLessThanOrEqual(100);
-    expect(pidsIn(text())).toHaveLength(3);
+    expect(pidsIn(text())).toHaveLength(4);
     for (const pid of pidsIn(text())) expect(isUp(pid)).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -134,42 +155,36 @@ describe("the demo, run as a user runs it", () => {
     }).listen(0, "127.0.0.1");
     await once(server, "listening");
     const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
-    const { ended, text } = demoWith({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: key, OPENAI_MODEL: "other-model" });
+    const env = { OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: key, OPENAI_MODEL: "other-model" };
+    const { ended, text } = demoWith(env, "--scenario", "trace");
     expect(await ended, text()).toBe(0);
     server.close();
     expect(asked).toEqual([`Bearer ${key}`]);
     expect(text()).toContain(`    other-model  ${baseUrl}\n`);
     expect(text()).not.toContain("stand-in");
     expect(text()).not.toContain(key);
-    expect(pidsIn(text())).toHaveLength(2);
+    expect(pidsIn(text())).toHaveLength(3);
+    expect(text().match(/^✔ \d/gm)).toEqual(["✔ 7"]);
+    expect(text()).toMatch(/^It held, in /m);
   });
 
-  test("another question gets another answer", async () => {
-    const { ended, text } = demo("--question", "How does a client go on with a stream after a lost connection?");
-    expect(await ended, text()).toBe(0);
-    expect(text()).toContain("cursor");
-    expect(text()).toMatch(/^ {4}proto\/moltwire\/.*_service\.proto:\d+/m);
-  });
-
-  test("a question without a word of the documents fails at the step that finds out, with the agent's own words", async () => {
-    const { ended, text } = demo("--question", "xyzzy plugh?");
-    expect(await ended).toBe(1);
-    expect(flat(text())).toMatch(
-      / ✘ outline [\d.]+ m?s ADAPTER_ERROR: .*the documents have no word of the question fix: /,
-    );
-    expect(text()).toContain('Failed at the step "outline".');
-    expect(readdirSync(folder)).toEqual([]);
-  });
-
-  test("a researcher that dies fails the first task, and the demo says which step and who died", async () => {
-    const { ended, text, says } = demo();
+  test("a scenario that fails says why, in the agent's own words; the others run all the same, and who died is said", async () => {
+    const { ended, text, says } = demo("--question", "xyzzy plugh?");
     const [, pid] = await says(/✔ researcher .* process (\d+) at/);
+    await says(/✘ 1 research /);
     process.kill(Number(pid), "SIGKILL");
     expect(await ended).toBe(1);
-    expect(text()).toMatch(/^✘ outline .*AGENT_UNREACHABLE: /m);
+    expect(flat(text())).toMatch(
+      / ✘ 1 research [\d.]+ m?s ADAPTER_ERROR: .*the documents have no word of the question fix: /,
+    );
+    expect(text()).toMatch(/^✘ 7 trace .*AGENT_UNREACHABLE: /m);
     expect(text()).toMatch(/^ +trace [0-9a-f]{32}$/m);
+    for (const name of ["2 policy", "3 tools", "4 budget", "5 breaker", "6 dead-letter", "8 approval"])
+      expect(text()).toMatch(new RegExp(`^✔ ${name} `, "m"));
+    expect(text()).toMatch(/^2 of 8 failed, in /m);
     expect(text()).toContain("Note: the researcher ended with SIGKILL.");
     for (const each of pidsIn(text())) expect(isUp(each)).toBe(false);
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test("a port that is taken fails the step of the server with what the server said", async () => {
@@ -188,7 +203,7 @@ describe("the demo, run as a user runs it", () => {
     child.kill("SIGINT");
     expect(await ended, text()).toBe(130);
     expect(text()).not.toContain("✘");
-    expect(pidsIn(text())).toHaveLength(3);
+    expect(pidsIn(text())).toHaveLength(4);
     for (const pid of pidsIn(text())) expect(isUp(pid)).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -198,14 +213,21 @@ describe("the demo, run as a user runs it", () => {
     await says(/✔ server /);
     child.stdout.destroy();
     expect(await ended).toBe(0);
-    expect(pidsIn(text())).toHaveLength(3);
+    expect(pidsIn(text())).toHaveLength(4);
     for (const pid of pidsIn(text())) await vi.waitFor(() => expect(isUp(pid)).toBe(false), 5_000);
     expect(readdirSync(folder)).toEqual([]);
   });
 
   test("--keep leaves a server up that takes the printed call, and keeps its data after Ctrl-C", async () => {
-    const { child, ended, text, says } = demo("--keep", "--question", "Whose data can an organisation's key read?");
+    const { child, ended, text, says } = demo(
+      "--keep",
+      "--scenario",
+      "1",
+      "--question",
+      "How's a stream resumed by its cursor?",
+    );
     await says(/-d '.*'\n/);
+    expect(text()).toMatch(/^ {2}“.*cursor/m);
     const url = /export MOLTWIRE_URL=(\S+)/.exec(text())![1]!;
     const key = /export MOLTWIRE_API_KEY=(\S+)/.exec(text())![1]!;
     const [, body] = /-d '(.*)'\n/.exec(text())!;
@@ -223,10 +245,13 @@ describe("the demo, run as a user runs it", () => {
     expect(readdirSync(/^ {2}data +(\S+)/m.exec(text())![1]!)).not.toEqual([]);
   });
 
-  test("an empty question is refused before anything starts", async () => {
-    const { ended, text } = demo("--question", "  ");
+  test.each([
+    ["an empty question", ["--question", "  "], /^✘ USAGE {2}--question/],
+    ["a scenario that there is not", ["--scenario", "9"], /^✘ USAGE {2}--scenario 9: .*\n {2}fix .*5 breaker/],
+  ])("%s is refused before anything starts", async (_what, args, says) => {
+    const { ended, text } = demo(...args);
     expect(await ended).toBe(2);
-    expect(text()).toMatch(/^✘ USAGE {2}--question/);
+    expect(text()).toMatch(says);
     expect(readdirSync(folder)).toEqual([]);
   });
 });
@@ -339,6 +364,30 @@ describe("the researcher's search", () => {
 
   test("text is broken at blanks and never beyond the width", () => {
     expect(wrap("one two three four", 9)).toEqual(["one two", "three", "four"]);
+  });
+});
+
+describe("a scenario's checks", () => {
+  const fail = (reason: string) => {
+    const value = { reason, domain: "moltwire", metadata: { policy_ids: "p" } };
+    const details = [{ desc: ErrorInfoSchema, value }];
+    return Promise.reject(new ConnectError("no", Code.PermissionDenied, undefined, details));
+  };
+
+  test("find out what is otherwise than it should be, and say both", () => {
+    same("the figures", [1n, "a"], [1n, "a"]);
+    expect(() => same("the figures", [1n], [2n])).toThrow('the figures: it is ["1"] and should be ["2"]');
+    expect(() => claim(false, "it is not so")).toThrow("it is not so");
+  });
+
+  test("take no other refusal for the one that should come, and no call that passes", async () => {
+    const { metadata } = await refused("POLICY_DENIED", fail("POLICY_DENIED"));
+    expect(metadata).toEqual({ policy_ids: "p" });
+    await expect(refused("POLICY_DENIED", fail("NO_CAPABLE_AGENT"))).rejects.toThrow(
+      "should be POLICY_DENIED and is NO_CAPABLE_AGENT",
+    );
+    await expect(refused("POLICY_DENIED", Promise.resolve())).rejects.toThrow("passed");
+    await expect(refused("POLICY_DENIED", Promise.reject(new Error("lost")))).rejects.toThrow("lost");
   });
 });
 

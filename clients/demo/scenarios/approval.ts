@@ -30,7 +30,7 @@ export async function approval(world: World): Promise<Outcome> {
   same("what the agent answers", outputOf(await watch(admin, taskId)), { words: 2 });
   same("calls of the agent after it", await calls(), 1);
   return {
-    proof: `${stateName(state)}, and the agent not called; its own requester is refused by ${own.metadata.policy_ids}; approved by another key it COMPLETED, after 1 call`,
+    proof: `${stateName(state)}, and the agent is not called; who asked may not approve (${own.metadata.policy_ids}); approved by another, it COMPLETED`,
     traceId,
   };
 }

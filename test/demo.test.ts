@@ -35,7 +35,7 @@ const lasting = (screen: string): string =>
     .replace(/\b(?:[a-z]{3}_)?[0-9a-f]{32}\b/g, "<id>")
     .replace(/\S+\.(?:proto|md):\d+/g, "<place>")
     .replace(/http:\/\/\S+/g, "<url>")
-    .replace(/[ \d-]\d\d-\d\dT[\d:]+Z/g, "<time>")
+    .replace(/\d{4}-\d\d-\d\dT[\d:]+Z/g, "<time>")
     .replace(/ *\b[\d.]+ (ms|s)\b/g, " <span>")
     .replace(/\d[\d,.]*\b/g, "<n>")
     .replace(/pieces?\b/g, "pieces");
@@ -107,7 +107,7 @@ describe("the demo, run as a user runs it", () => {
     const began = performance.now();
     const { ended, text } = demo();
     expect(await ended, text()).toBe(0);
-    expect(performance.now() - began).toBeLessThan(15_000);
+    expect(performance.now() - began).toBeLessThan(20_000);
 
     const shown = transcript.split("\n").filter((line) => !line.endsWith("…"));
     expect(marksIn(text())).toEqual(marksIn(shown.join("\n")));
@@ -116,7 +116,7 @@ describe("the demo, run as a user runs it", () => {
     expect(tree.length).toBeGreaterThan(15);
     for (const line of tree) expect(drawn).toContain(line);
     for (const [, took, unit] of text().matchAll(/^✔ \d \S+ +([\d.]+) (m?s) /gm))
-      expect(Number(took) * (unit === "s" ? 1_000 : 1)).toBeLessThan(2_500);
+      expect(Number(took) * (unit === "s" ? 1_000 : 1)).toBeLessThan(5_000);
 
     const sources = [...text().matchAll(/^ {4}(\S+\.(?:proto|md)):(\d+)/gm)];
     expect(sources.length).toBeGreaterThan(0);

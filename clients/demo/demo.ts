@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import { connectClients } from "../cli/connect.ts";
 import { exitCodes } from "../cli/exit-codes.ts";
-import { columns, fit, paint, plain, print, span } from "../cli/output.ts";
+import { columns, fit, paint, plain, print, span, wrap } from "../cli/output.ts";
 import { UsageError } from "../cli/settings.ts";
 import { children } from "./children.ts";
 import { contracts } from "./contracts.ts";
@@ -118,9 +118,8 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
   const held = failed === 0 ? `All ${chosen.length} held` : paint("red", `${failed} of ${chosen.length} failed`);
   print(`\n${chosen.length === 1 && failed === 0 ? "It held" : held}, in ${span(performance.now() - began)}.`);
-  print(
-    `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`,
-  );
+  const note = `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`;
+  for (const row of wrap(note, width)) print(row);
   if (options.keep) {
     const { traceId } = outcomes.findLast(({ lines }) => lines) ?? outcomes.at(-1) ?? {};
     for (const line of renderKept({ url, folder, operatorKey: up.operatorKey, made, traceId, question })) print(line);

@@ -88,5 +88,5 @@ function rush(once: () => ReturnType<typeof ask>) {
 
 async function tooLate(): Promise<never> {
   await delay(maxWaitMs, undefined, { ref: false });
-  throw new Error(`more than one of ${callers} callers went to an agent that is being tried`);
+  throw new Error(`while one caller tried the agent, not all of the ${callers - 1} others were refused`);
 }

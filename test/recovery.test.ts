@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import { type Task, TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { maxPerPlace } from "../src/bus/dispatch.ts";
+import { findTask, InFlight, takeTask } from "../src/bus/task-store.ts";
 import { sql } from "../src/db/db.ts";
 import { openSqlite } from "../src/db/sqlite.ts";
 import { createServer } from "../src/server.ts";
@@ -286,6 +287,24 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
     expect(tasks.map(stateOf).filter((state) => state !== "COMPLETED")).toEqual([]);
   });
 });
+
+test.each(dialects)(
+  "a task that was given to an agent since it was found is not taken over as one that nobody has (%s)",
+  async (dialect) => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    await using agent = await httpAgent(silent);
+    const contractId = await contract(org, { timeoutMs: 60_000 });
+    await worker(org, contractId, agent);
+    const { taskId } = await submit(org.admin, contractId, { returnImmediately: true });
+    await agent.call(0);
+    const { db } = world.server.app;
+    const now = (await findTask(db.query, org.orgId, taskId))!;
+    const found = { ...now, attempts: 0, in_flight: InFlight.none, state: TaskState.SUBMITTED };
+    expect(await db.tx((tx) => takeTask(tx, found, "another"))).toBeUndefined();
+    expect(await db.tx((tx) => takeTask(tx, now, "another"))).toMatchObject({ taskId, token: now.lease_token + 1 });
+  },
+);
 
 test.each(dialects)("a task that its own server has lost sight of is taken up again (%s)", async (dialect) => {
   const clock = fakeClock(Date.now());

@@ -186,11 +186,15 @@ const consumed = ({ usage, costMicros }: Used): Sql => {
     cost_micros = ${plus(sql`cost_micros`, costMicros)}, model = case when ${model} = '' then model else ${model} end`;
 };
 
-/** Takes a task over: from now on only the holder of the new token changes it. */
+/**
+ * Takes a task over, as it was read: from now on only the holder of the new token changes it. Undefined when it was taken, has ended, or was given
+ * to an agent since, which decides on what may be done with it.
+ */
 export const takeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Promise<Hold | undefined> => {
   const taken = await tx.one<{ lease_token: number }>(sql`
     update task set lease_owner = ${owner}, lease_token = lease_token + 1
-    where org_id = ${row.org_id} and task_id = ${row.task_id} and lease_token = ${row.lease_token} and state < ${TaskState.COMPLETED} returning lease_token`);
+    where org_id = ${row.org_id} and task_id = ${row.task_id} and lease_token = ${row.lease_token} and attempts = ${row.attempts}
+      and in_flight = ${row.in_flight} and state < ${TaskState.COMPLETED} returning lease_token`);
   return taken && { orgId: row.org_id, taskId: row.task_id, token: taken.lease_token };
 };
 

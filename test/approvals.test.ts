@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ApprovalState } from "../gen/moltwire/bus/v1/approval_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { type Task, TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import {
   contract,
@@ -270,6 +271,20 @@ describe.each(dialects)("%s", (dialect) => {
       expect([stateOf(ended), reasonOf(ended)]).toEqual(["REJECTED", "KEY_REVOKED"]);
       expect(stateOf(await whenEnded(at.org.admin, rotated.taskId))).toBe("COMPLETED");
       expect(at.agent.calls).toHaveLength(1);
+    });
+
+    test("a limit that was lowered meanwhile rejects the task, and its reserve is released", async () => {
+      await using at = await scene(world, { estimatedTokens: 10n });
+      const budget = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await at.org.admin.budgets.setBudget({ ...budget, limitTokens: 10n });
+      const { approvalId, taskId } = await submit(at.asker.as, at.contractId);
+      await at.org.admin.budgets.setBudget({ ...budget, limitTokens: 9n });
+      await at.org.admin.approvals.approve({ approvalId });
+      const ended = await whenEnded(at.org.admin, taskId);
+      expect([stateOf(ended), reasonOf(ended)]).toEqual(["REJECTED", "BUDGET_EXCEEDED"]);
+      expect(at.agent.calls).toHaveLength(0);
+      const { tokens } = (await at.org.admin.budgets.getBudget(budget)).budget!;
+      expect([tokens!.spent, tokens!.reserved]).toEqual([0n, 0n]);
     });
 
     test("an agent that was disabled meanwhile does not get the task", async () => {

@@ -72,7 +72,7 @@ const approvalNeeded = ({ policyIds, reasons }: Demand): Fault =>
     policy_ids: policyIds.join(","),
   });
 
-/** Why an approved task may not run, or undefined: the approval is for something else, or whoever asked may no longer ask. */
+/** Why an approved task may not run, or undefined: the approval is for something else, whoever asked may no longer ask, or it does not fit into its budgets any more. */
 async function withdrawal(
   tx: Tx,
   app: App,
@@ -94,7 +94,7 @@ async function withdrawal(
       message: "the key that asked for the task can no longer be used",
       metadata: { key_id: task.caller_key_id },
     };
-  return undefined;
+  return stillWithinBudgets(tx, task, app.clock.now());
 }
 
 const mayStillAsk = async (tx: Tx, app: App, keyId: string): Promise<boolean> =>

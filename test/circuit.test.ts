@@ -2,6 +2,7 @@ import { durationFromMs, durationMs, timestampMs } from "@bufbuild/protobuf/wkt"
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { CircuitState } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { countOpenCircuits, putCircuit } from "../src/bus/circuit/circuit-store.ts";
@@ -152,6 +153,37 @@ describe.each(dialects)("%s", (dialect) => {
     // The others were refused, and not accepted to fail: the only dead letter is of the task that opened the circuit.
     expect((await org.admin.deadLetters.listDeadLetters({})).deadLetters).toHaveLength(1);
     expect(await stateOfCircuit(org.admin, agentId)).toBe("CLOSED");
+    expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
+  });
+
+  test("a task reserves the try of no agent that policies keep from it", async () => {
+    const org = await world.org();
+    await using agent = await httpAgent(failed);
+    const contractId = await contract(org);
+    const init = { breaker: breaker(1) };
+    const first = await worker(org, contractId, agent, init);
+    const second = await worker(org, contractId, agent, init);
+    for (const { agentId } of [first, second]) await submit(org.admin, contractId, { targetAgentId: agentId });
+    const cedarText = `forbid (principal, action == Action::"invoke", resource) when { context has target_agent_id && context.target_agent_id == "${first.agentId}" };`;
+    await org.admin.policies.putPolicy({ policyId: "not-the-first", cedarText });
+    clock.advance(30_000);
+    agent.handle = echo;
+    for (let n = 0; n < 2; n++) expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
+    expect(await stateOfCircuit(org.admin, second.agentId)).toBe("CLOSED");
+    expect(await stateOfCircuit(org.admin, first.agentId)).toBe("OPEN");
+  });
+
+  test("a task that budgets refuse gives the try back that it had reserved", async () => {
+    const org = await world.org();
+    await using agent = await httpAgent(failed);
+    const { contractId, agentId } = await broken(org, agent, 30_000, { estimatedTokens: 10n });
+    const budget = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+    await org.admin.budgets.setBudget({ ...budget, limitTokens: 5n });
+    clock.advance(30_000);
+    agent.handle = echo;
+    expect((await refusal(submit(org.admin, contractId))).reason).toBe("BUDGET_EXCEEDED");
+    expect(await stateOfCircuit(org.admin, agentId)).toBe("OPEN");
+    await org.admin.budgets.setBudget({ ...budget, limitTokens: 1_000n });
     expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
   });
 

@@ -77,8 +77,7 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     const { agent, demand } = permitted;
     // An approval holds for one contract and one agent of it.
     if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
-    // What waits for an approval keeps nobody from trying an agent meanwhile.
-    const toProbe = demand ? [] : choice.toProbe;
+    const toProbe = demand ? [] : probesFrom(agent, choice);
     return { steps, decisions, contract, targetAgentId: agent.agent_id, demand, toProbe };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
@@ -86,6 +85,13 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     return { steps, decisions, refusal: error };
   }
 }
+
+/**
+ * The agents of which the task may reserve the probe: none that policies keep from it, as they do those before the one that they let do it, and none
+ * when it waits to be pulled. What waits for an approval reserves none either, so that it keeps nobody from trying an agent meanwhile.
+ */
+const probesFrom = (agent: AgentRow, { candidates, toProbe }: Choice): AgentRow[] =>
+  pulls(agent) ? [] : toProbe.filter((one) => candidates.indexOf(one) >= candidates.indexOf(agent));
 
 /** The step by which a task is refused. */
 export const refusedStep = ({ reason, message, metadata }: Fault, timeMs: number): Step => ({

@@ -13,7 +13,6 @@ import type { TraceContext } from "../rpc/trace-context.ts";
 import { findAgent } from "./agent-store.ts";
 import { type Demand, requestApproval } from "./approval/gate.ts";
 import { type BudgetWish, reserveBudgets } from "./budget/reserve-budgets.ts";
-import { settleBudgets } from "./budget/settle-budgets.ts";
 import { reserveProbe } from "./circuit/reserve.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { reserveTokens } from "./cost/price-attempt.ts";
@@ -102,18 +101,18 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
   }
   const { demand, contract, targetAgentId } = decision;
   const draft = newTask(app, order, command, contract.version);
-  const budget = await reserveBudgets(tx, app, draft.task_id, budgetWish(draft, decision));
-  if (budget.refusal) {
-    await log("");
-    await recordSteps(tx, app, span, [...decision.steps, ...budget.steps]);
-    throw asRefused(budget.refusal, trace);
-  }
   const probe = await reserveProbe(tx, decision.toProbe, draft.task_id, now);
   if (probe instanceof Fault) {
     await log("");
-    const released = budget.budgeted ? await settleBudgets(tx, app, draft, now) : [];
-    await recordSteps(tx, app, span, [...decision.steps, ...budget.steps, ...released, refusedStep(probe, now)]);
+    await recordSteps(tx, app, span, [...decision.steps, refusedStep(probe, now)]);
     throw asRefused(probe, trace);
+  }
+  const budget = await reserveBudgets(tx, app, draft.task_id, budgetWish(draft, decision));
+  if (budget.refusal) {
+    await probe.giveBack();
+    await log("");
+    await recordSteps(tx, app, span, [...decision.steps, ...budget.steps]);
+    throw asRefused(budget.refusal, trace);
   }
   const fresh = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
@@ -126,7 +125,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     message: `accepted as ${task.task_id}${again}`,
     details: { contract_version: contract.version },
   };
-  const steps: Step[] = [...decision.steps, ...budget.steps, ...probe, accepted];
+  const steps: Step[] = [...decision.steps, ...budget.steps, ...probe.steps, accepted];
   if (demand) {
     await requestApproval(tx, app, task, wish.input, demand, budget.reserved);
     steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));

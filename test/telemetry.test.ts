@@ -7,12 +7,14 @@ import { Writable } from "node:stream";
 import { promisify } from "node:util";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
+import { hasWaiting } from "../src/bus/serve/pulled-store.ts";
 import { ConfigError, readConfig } from "../src/config.ts";
 import type { ServerOptions } from "../src/server.ts";
 import { type Delivery, openExporter, type SpanResult } from "../src/telemetry/exporter.ts";
 import type { FinishedSpan } from "../src/telemetry/span.ts";
 import { contract, reasonOf, stateOf, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
+import { puller, respond, serving } from "./bus-fixtures/instance.ts";
 import { freshDatabase } from "./engines.ts";
 import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 import { type Collector, collector, partialSuccess, type ReceivedSpan } from "./telemetry-fixtures/collector.ts";
@@ -132,6 +134,28 @@ describe.each(dialects)("spans on %s", (dialect) => {
     ]);
     expect(ofName(spans, "invoke_agent")).toMatchObject([{ attributes: { "error.type": "TASK_CANCELED" } }]);
     for (const { body } of to.requests) expect(body.includes("no longer wanted")).toBe(false);
+  });
+
+  test("an attempt of an agent that pulls begins when it is delivered, and has its number", async () => {
+    await using to = await collector();
+    const clock = fakeClock(Date.now());
+    await using world = await start(dialect, { ...exporting(to), clock });
+    const org = await world.org();
+    const contractId = await contract(org);
+    const agent = await puller(org, contractId);
+    const { taskId } = await submit(org.admin, contractId, { returnImmediately: true });
+    await eventually(() => hasWaiting(world.server.app.db.query, { ...org, agentId: agent.agentId }, clock.now()));
+    clock.advance(5_000);
+    await using instance = serving(agent.as);
+    const delivery = await instance.delivery(0);
+    clock.advance(1_000);
+    await respond(agent.as, delivery);
+    await whenEnded(org.admin, taskId);
+    const spans = await spansAfterStop(world, to);
+    const [attempt, ...others] = ofName(spans, "invoke_agent");
+    expect(others).toEqual([]);
+    expect(attempt!.attributes).toMatchObject({ "moltwire.attempt": 1, "moltwire.adapter": "pull" });
+    expect(attempt!.endMs - attempt!.startMs).toBe(1_000);
   });
 
   test("a task that outlives its server has one span, of whoever ends it, below the call that submitted it", async () => {

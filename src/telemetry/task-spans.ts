@@ -80,7 +80,7 @@ export function taskSpans(): (span: Span, steps: readonly Step[]) => FinishedSpa
         const reason = failureOf(step);
         return [...endAttempt(span, step, reason, {}), taskSpan(span, step, state, reason)];
       }
-      if (step.kind === TraceEventKind.DISPATCHED) begin(span, step);
+      if (begins(step)) begin(span, step);
       else if (step.kind === TraceEventKind.ANSWERED) return endAttempt(span, step, "", tokensOf(step));
       else if (step.kind === TraceEventKind.ATTEMPT_FAILED)
         return endAttempt(span, step, failureOf(step), tokensOf(step));
@@ -88,6 +88,10 @@ export function taskSpans(): (span: Span, steps: readonly Step[]) => FinishedSpa
     });
   };
 }
+
+/** An attempt begins when its agent is called, or pulls the task: until then a task that is dispatched only waits. */
+const begins = ({ kind, details }: Step): boolean =>
+  kind === TraceEventKind.DELIVERED || (kind === TraceEventKind.DISPATCHED && details?.attempt !== undefined);
 
 /** From acceptance to the end, below the call that submitted it. */
 const taskSpan = (span: Span, step: Step, state: string, reason: string): FinishedSpan => ({

@@ -122,6 +122,7 @@ async function deliver(
     message: `attempt ${row.attempt} goes to ${agent.name}, which pulled it`,
     details: {
       attempt: row.attempt,
+      adapter: "pull",
       instance: name,
       lease_expire_time,
       timeout_ms: stopMs - now,

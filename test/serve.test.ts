@@ -8,8 +8,8 @@ import { followUp, maxLostLeases, nothingTried, type Tried } from "../src/bus/re
 import { claimTasks } from "../src/bus/serve/claim.ts";
 import { duePulled, hasWaiting, heldBy, lockWaiting } from "../src/bus/serve/pulled-store.ts";
 import { orphanedTasks } from "../src/bus/task-store.ts";
-
 import { type Queryable, type Sql, sql, type Tx } from "../src/db/db.ts";
+import { deleteOldLeases } from "../src/lease.ts";
 
 import {
   contract,
@@ -78,6 +78,21 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
     world = await start(dialect);
   });
   afterAll(() => world[Symbol.asyncDispose]());
+
+  test("a name has one stream also when old leases were deleted between the two", async () => {
+    const { agent, go } = await pulling(world);
+    const { app } = world.server;
+    await using older = serving(agent.as, { instance: "one" });
+    const taken = () =>
+      app.db.query.one(sql`select 1 as found from lease where name like ${`serve:%:${agent.agentId}:one`}`);
+    await eventually(taken);
+    await app.db.tx((tx) => deleteOldLeases(tx, app.clock.now() + hourMs));
+    await using newer = serving(agent.as, { instance: "one" });
+    expect(await older.ended).toMatchObject({ rawMessage: expect.stringContaining("another stream") });
+    await go();
+    await newer.delivery(0);
+    expect(older.deliveries).toHaveLength(0);
+  });
 
   test("has its tasks delivered, answers them, and its caller has the answer", async () => {
     const { org, contractId, agent } = await pulling(world, { timeoutMs: 60_000 });

@@ -63,14 +63,16 @@ export async function* serveStream(
  */
 async function speakFor(app: App, { orgId, agentId, name }: Instance): Promise<Check> {
   const leaseName = `serve:${orgId}:${agentId}:${name}`;
-  const { token } = await app.db.tx(async (tx) => {
+  const { token, untilMs } = await app.db.tx(async (tx) => {
     tx.ring(instanceTopic({ orgId, agentId, name }));
-    // It is over as soon as it is taken: only its token counts, by which the newest stream is known.
+    // It is over as soon as it is taken: token and time tell the newest stream. Old leases are deleted, after which tokens begin anew.
     return (await takeLease(tx, leaseName, `instance ${name}`, app.clock.now(), 0))!;
   });
   return async (db, lock) => {
-    const newest = await db.one<{ token: number }>(sql`select token from lease where name = ${leaseName} ${lock}`);
-    if (newest && newest.token !== token) throw supplanted();
+    const newest = await db.one<{ token: number; until_ms: number }>(
+      sql`select token, until_ms from lease where name = ${leaseName} ${lock}`,
+    );
+    if (newest && (newest.token !== token || newest.until_ms !== untilMs)) throw supplanted();
   };
 }
 

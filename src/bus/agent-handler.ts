@@ -135,16 +135,18 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         revision: row.revision + 1,
       };
       await unlessTaken(updateAgent(tx, next), () => taken(change.name));
-      if (mask.has("endpoint") || mask.has("breaker")) await deleteCircuit(tx, orgId, req.agentId);
+      // Before the circuit, as who claims a task locks that first, and then looks whether the circuit lets it through.
       if (decisive.some((field) => mask.has(field))) await reviewWaiting(tx, orgId, req.agentId);
+      if (mask.has("endpoint") || mask.has("breaker")) await deleteCircuit(tx, orgId, req.agentId);
       return { agent: toAgent(next) };
     }),
   ),
 
   deleteAgent: command(app, async (req, { tx, orgId, now }) => {
     if ((await deleteAgent(tx, orgId, req.agentId)) === 0) throw notFound("agent", req.agentId);
-    await deleteSecret(tx, orgId, req.agentId);
     await reviewWaiting(tx, orgId, req.agentId);
+    await deleteCircuit(tx, orgId, req.agentId);
+    await deleteSecret(tx, orgId, req.agentId);
     const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
     const deletedMemories = await dropMemories(tx, orgId, req.agentId);

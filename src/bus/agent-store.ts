@@ -69,11 +69,11 @@ async function putCapabilities(tx: Tx, row: AgentRow): Promise<void> {
   }
 }
 
+/** Its circuit, secret and waiting tasks are the caller's to remove. */
 export async function deleteAgent(tx: Tx, orgId: string, agentId: string): Promise<number> {
   // The agent first, as everything that changes one locks it first.
   const deleted = await tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
   await tx.run(sql`delete from agent_capability where org_id = ${orgId} and agent_id = ${agentId}`);
-  await tx.run(sql`delete from agent_circuit where org_id = ${orgId} and agent_id = ${agentId}`);
   return deleted;
 }
 

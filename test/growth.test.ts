@@ -16,7 +16,7 @@ import {
   lastStep,
   listTraces,
   readSteps,
-  readTraceSteps,
+  readTaskSteps,
 } from "../src/bus/trace-store.ts";
 import { type Queryable, type Sql, sql } from "../src/db/db.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
@@ -74,7 +74,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   [
     "following the steps of a trace and the pieces of a task",
-    (db) => readTraceSteps(db, org, trace, "tsk_a", at, 256),
+    (db) => readTaskSteps(db, org, trace, "tsk_a", at, 256),
     /trace_event_trace \(org_id=\? AND trace_id=\? AND xid=\? AND seq>\?\)/,
   ],
   [

@@ -37,7 +37,7 @@ import {
   toTask,
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
-import { firstPieceKind, fromEventRow, hasStepAfter, readTraceSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
+import { firstPieceKind, fromEventRow, hasStepAfter, readTaskSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
 
 /** A task's caller is woken by a bell, and after a lost connection all bells ring; this guards against what nobody thought of. */
 const waitPollMs = 5_000;
@@ -132,14 +132,12 @@ async function readSteps(
   limit: number,
 ) {
   const state = await taskState(app.db.query, orgId, taskId);
-  const rows = await readTraceSteps(app.db.query, orgId, traceId, taskId, after, limit);
-  const messages = rows
-    .filter((row) => row.task_id === taskId)
-    .map((row): WatchMessage => {
-      const cursor = encode(row);
-      if (row.kind >= firstPieceKind) return { cursor, event: fromPieceRow(app, row) };
-      return { cursor, event: { case: "step", value: fromEventRow(app, row, cursor) } };
-    });
+  const rows = await readTaskSteps(app.db.query, orgId, traceId, taskId, after, limit);
+  const messages = rows.map((row): WatchMessage => {
+    const cursor = encode(row);
+    if (row.kind >= firstPieceKind) return { cursor, event: fromPieceRow(app, row) };
+    return { cursor, event: { case: "step", value: fromEventRow(app, row, cursor) } };
+  });
   const position = rows.at(-1) ?? after;
   const more = rows.length === limit;
   const over =

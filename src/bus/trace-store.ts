@@ -125,10 +125,10 @@ export const readSteps = (db: Queryable, orgId: string, after: LogPosition, limi
     where e.org_id = ${orgId} and ${settledAfter(db.dialect, after, ofEvent)} and e.kind < ${firstPieceKind} order by e.xid, e.seq limit ${limit}`);
 
 /**
- * The settled steps of one trace after a position, and the pieces of one of its tasks, oldest first; by the index on (org, trace, xid, seq).
- * Pieces of its other tasks are left out here and not by the reader, because they can be large.
+ * The settled steps and pieces of one task after a position, oldest first; by the index on (org, trace, xid, seq). Those of the trace's other tasks
+ * are left out here and not by the reader: a trace can have many, and pieces can be large.
  */
-export const readTraceSteps = (
+export const readTaskSteps = (
   db: Queryable,
   orgId: string,
   traceId: string,
@@ -139,7 +139,7 @@ export const readTraceSteps = (
   db.all<TraceEventRow>(sql`
     select ${eventColumns} from trace_event e
     where e.org_id = ${orgId} and e.trace_id = ${traceId} and ${settledAfter(db.dialect, after, ofEvent)}
-      and (e.kind < ${firstPieceKind} or e.task_id = ${taskId})
+      and e.task_id = ${taskId}
     order by e.xid, e.seq limit ${limit}`);
 
 /** The committed steps of one trace, settled or not: for reading it once, not for following it. */

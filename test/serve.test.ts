@@ -79,6 +79,24 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
   });
   afterAll(() => world[Symbol.asyncDispose]());
 
+  test("nothing is handed to an agent that lost what the work asks for just as the task began to wait for it", async () => {
+    const { org, agent, go } = await pulling(world, { requiredTools: ["web_search"] });
+    const { db } = world.server.app;
+    const allow = (tools: string[]) =>
+      db.tx(
+        (tx) =>
+          tx.run(sql`update agent set allowed_tools = ${JSON.stringify(tools)} where agent_id = ${agent.agentId}`), // as an update that came too early to have the task looked at again
+      );
+    await allow(["web_search"]);
+    const { taskId } = await go();
+    await eventually(() => hasWaiting(db.query, { ...org, agentId: agent.agentId }, Date.now()));
+    await allow([]);
+    await using instance = serving(agent.as);
+    const ended = await whenEnded(org.admin, taskId);
+    expect([stateOf(ended), reasonOf(ended)]).toEqual(["FAILED", "NO_CAPABLE_AGENT"]);
+    expect(instance.deliveries).toHaveLength(0);
+  });
+
   test("a name has one stream also when old leases were deleted between the two", async () => {
     const { agent, go } = await pulling(world);
     const { app } = world.server;

@@ -81,9 +81,13 @@ export async function stillFit(
   objections: readonly Objection[] = [],
 ): Promise<AgentRow | undefined> {
   const agent = await findAgent(db, chosen.org_id, chosen.agent_id);
-  const able = agent && (JSON.parse(agent.capabilities) as string[]).includes(contract.capability);
-  return able && whyNot(agent, contract, objections) === undefined ? agent : undefined;
+  return agent && isFit(agent, contract, objections) ? agent : undefined;
 }
+
+/** Whether an agent may do the work, its circuit aside. */
+export const isFit = (agent: AgentRow, contract: ContractRow, objections: readonly Objection[] = []): boolean =>
+  (JSON.parse(agent.capabilities) as string[]).includes(contract.capability) &&
+  whyNot(agent, contract, objections) === undefined;
 
 const fitAgents = (db: Queryable, { orgId, contract, wantedAgentId }: RouteQuery, fit: boolean) =>
   agentsWithCapability(

@@ -11,6 +11,7 @@ import { findCircuit } from "../circuit/circuit-store.ts";
 import { CircuitOpen, enterCircuit } from "../circuit/conduct.ts";
 import { spanOf } from "../conclude.ts";
 import type { ContractRow } from "../contract-store.ts";
+import { isFit } from "../route.ts";
 import { askAgain, attemptFailed } from "../settle.ts";
 import { beginDelivery, findTask, InFlight, openJson, type TaskRow } from "../task-store.ts";
 import { recordSteps } from "../trace-store.ts";
@@ -23,6 +24,7 @@ import {
   type PulledRow,
   putDelivery,
   putWaiting,
+  reviewTask,
   triedOf,
 } from "./pulled-store.ts";
 
@@ -82,6 +84,11 @@ async function deliver(
 ): Promise<Claimed | undefined> {
   const { org_id: orgId, task_id: taskId } = waiting;
   const contract = await contractOf(tx, waiting, taskId);
+  // The agent may have been changed just as the task began to wait for it, or waited again: the sweep finds another.
+  if (!isFit(agent, contract)) {
+    await reviewTask(tx, orgId, taskId);
+    return undefined;
+  }
   const before = await findTask(tx, orgId, taskId);
   if (before?.approval_id) {
     const input = openJson(app, orgId, taskId, "input", before.input);

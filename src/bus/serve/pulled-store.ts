@@ -192,3 +192,7 @@ export function duePulled(
 /** Has what waits for an agent looked at again, since the agent was changed: until then nothing of it is delivered. */
 export const reviewWaiting = (tx: Tx, orgId: string, agentId: string): Promise<number> =>
   tx.run(sql`update pulled_task set due_ms = 0 where org_id = ${orgId} and agent_id = ${agentId} and instance = ''`);
+
+/** The same for one task, which is locked. */
+export const reviewTask = (tx: Tx, orgId: string, taskId: string): Promise<number> =>
+  tx.run(sql`update pulled_task set due_ms = 0 where org_id = ${orgId} and task_id = ${taskId}`);

@@ -1,13 +1,13 @@
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import Database from "better-sqlite3";
 import { expect, test } from "vitest";
 import { freshDatabase, postgresUrl } from "../engines.ts";
+import { integrity, integrityOfCopy } from "./integrity.ts";
 import { crashRun, type Result } from "./run.ts";
+import { seed, wholeNumber } from "./settings.ts";
 
 const kills = wholeNumber("CRASH_KILLS", 100);
-const seed = wholeNumber("CRASH_SEED", Math.floor(Math.random() * 2 ** 31));
 /** Its servers take over from a killed one only when its lease has run out, so it waits more and proves less per kill. */
 const postgresKills = Math.ceil(kills / 5);
 
@@ -80,30 +80,4 @@ function firstDifference(seen: readonly string[], log: readonly string[]): strin
   const index = log.findIndex((line, i) => line !== seen[i]);
   if (index >= 0) return `event ${index} is "${log[index]}", read as "${seen[index]}"`;
   return seen.length > log.length ? `${seen.length - log.length} events too many` : undefined;
-}
-
-/** Opens a copy, so that what the killed server left is still there for the next one to mend. */
-function integrityOfCopy(data: string, copy: string): string[] {
-  if (!existsSync(join(data, "moltwire.db"))) return [];
-  mkdirSync(copy, { recursive: true });
-  for (const name of ["moltwire.db", "moltwire.db-wal"]) {
-    rmSync(join(copy, name), { force: true });
-    if (existsSync(join(data, name))) copyFileSync(join(data, name), join(copy, name));
-  }
-  return integrity(join(copy, "moltwire.db"));
-}
-
-function integrity(file: string): string[] {
-  const db = new Database(file);
-  try {
-    return (db.pragma("integrity_check") as { integrity_check: string }[]).map((row) => row.integrity_check);
-  } finally {
-    db.close();
-  }
-}
-
-function wholeNumber(name: string, fallback: number): number {
-  const value = Number(process.env[name] || fallback);
-  if (!Number.isSafeInteger(value) || value < 1) throw new Error(`${name} must be a whole number from 1`);
-  return value;
 }

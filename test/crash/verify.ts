@@ -24,7 +24,8 @@ export type Findings = {
 };
 
 const atOnce = 16;
-const ends: ReadonlyMap<TaskState, TraceEventKind> = new Map([
+/** The last step of a trace, by how the task ended. */
+export const ends: ReadonlyMap<TaskState, TraceEventKind> = new Map([
   [TaskState.COMPLETED, TraceEventKind.COMPLETED],
   [TaskState.FAILED, TraceEventKind.FAILED],
   [TaskState.CANCELED, TraceEventKind.CANCELED],
@@ -102,9 +103,11 @@ function faultsOf(task: Task, submit: Submit, arrivals: readonly Arrival[]): str
   return faults;
 }
 
-const nameOf = (schema: DescEnum, number: number): string => schema.value[number]?.localName ?? String(number);
+/** A value of an enum, by name. */
+export const nameOf = (schema: DescEnum, number: number): string => schema.value[number]?.localName ?? String(number);
 
-const stateName = ({ state, error }: Task): string =>
+/** How a task ended, in a word or two. */
+export const stateName = ({ state, error }: Task): string =>
   nameOf(TaskStateSchema, state) +
   (error && state === TaskState.FAILED ? ` ${nameOf(ErrorReasonSchema, error.reason)}` : "");
 
@@ -144,7 +147,7 @@ async function verifyTraces(
 }
 
 /** The event log: one end of every task, which says its state, and of nothing else. */
-async function verifyEvents(life: Life, tasks: ReadonlyMap<string, Task>, problems: string[]): Promise<void> {
+export async function verifyEvents(life: Life, tasks: ReadonlyMap<string, Task>, problems: string[]): Promise<void> {
   const log = createClient(EventService, transport(life.url, life.adminKey, "connect"));
   const events = await pages(async (pageToken) => {
     const page = await log.listEvents({ pageSize: 250, pageToken, types: ["task.*"] });

@@ -63,7 +63,11 @@ export async function runClient(life: Life, ledger: Ledger, choose: Random): Pro
 }
 
 /** Does a call whose answer may be lost with the server; anything else that goes wrong is a surprise. */
-export async function attempt(life: Life, ledger: Ledger, call: () => Promise<void>): Promise<void> {
+export async function attempt(
+  life: Life,
+  ledger: Pick<Ledger, "lost" | "surprises">,
+  call: () => Promise<void>,
+): Promise<void> {
   try {
     await call();
     life.onAnswer();

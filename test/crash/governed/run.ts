@@ -54,15 +54,16 @@ export async function governedRun({ storage, kills, seed, betweenLives }: RunOpt
   let server: ServerProcess | undefined;
   let org: Organization | undefined;
   let circuits: unknown[] = [];
-  const begin = async (): Promise<{ stage: Stage; org: Organization }> => {
+  const begin = async (signal = never): Promise<{ stage: Stage; org: Organization; pulling: Promise<void> }> => {
     server = startServer(settings);
     const url = await server.ready;
     const isFirst = !org;
     org ??= await setUp(url, operatorKey, workers.url);
     const stage = stageOf(url, org, { book, choose, workers });
     if (isFirst) circuits = await harm(stage, org);
+    const pulling = workers.pull(stage.life, clientsAt(url, org.fetcherKey), signal);
     await lookAround(stage, org, circuits);
-    return { stage, org };
+    return { stage, org, pulling };
   };
   const killsByPhase: Record<string, number> = {};
   try {
@@ -71,8 +72,8 @@ export async function governedRun({ storage, kills, seed, betweenLives }: RunOpt
       choose,
     );
     for (const [index, name] of order.entries()) {
-      const { stage, org } = await begin();
-      const work = [workers.pull(stage.life, clientsAt(stage.life.url, org.fetcherKey), never), ...atWork(stage)];
+      const { stage, pulling } = await begin();
+      const work = [pulling, ...atWork(stage)];
       if (await reached(phases[name]!, stage, name)) killsByPhase[name] = (killsByPhase[name] ?? 0) + 1;
       await sleep(choose.int(0, phases[name]!.spreadMs));
       stage.life.killed = true;
@@ -81,9 +82,8 @@ export async function governedRun({ storage, kills, seed, betweenLives }: RunOpt
       if ((index + 1) % 10 === 0) betweenLives?.();
     }
     workers.hurry();
-    const { stage, org } = await begin();
     const over = new AbortController();
-    const pulling = workers.pull(stage.life, clientsAt(stage.life.url, org.fetcherKey), over.signal);
+    const { stage, org, pulling } = await begin(over.signal);
     await repeatLost(stage);
     await noOpenTasks(stage);
     const waiting = book.asks.filter(({ approvalId, verdict }) => approvalId && !verdict);

@@ -297,6 +297,12 @@ describe.each(dialects)("%s", (dialect) => {
           admin.contracts.registerContract({ contractId, version: "1.1.0" }, { headers }),
         "moltwire.bus.v1.ContractService/DeprecateContract": (headers) =>
           admin.contracts.deprecateContract({ contractId, version: "1.0.0" }, { headers }),
+        "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
+          const jobId = (await admin.queues.submitJob({ job: {} })).job!.jobId;
+          const leaseToken = (await admin.queues.claimJobs({})).jobs[0]!.leaseToken;
+          await admin.queues.failJob({ jobId, leaseToken, retryable: false });
+          return await admin.queues.redriveJob({ subject: { case: "jobId", value: jobId } }, { headers });
+        },
       };
       return { own, calls };
     };

@@ -60,7 +60,7 @@ function resourceOf(request: object, reply: unknown): Record<string, string> {
   const made = Object.values(reply ?? {}).filter(
     (value): value is object => typeof value === "object" && value !== null,
   );
-  const ids = [request, ...made].flatMap((message) => Object.entries(message).filter(isId));
+  const ids = [request, ...made].flatMap((message) => Object.entries(message).map(chosen).filter(isId));
   return Object.fromEntries(
     ids.map(([name, id]) => [
       name.replace(/Id$/, "_id").replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`),
@@ -69,5 +69,11 @@ function resourceOf(request: object, reply: unknown): Record<string, string> {
   );
 }
 
+/** Of a oneof, the member that is set. */
+const chosen = ([name, value]: [string, unknown]): [string, unknown] => {
+  const { case: member, value: set } = (value ?? {}) as { case?: string; value?: unknown };
+  return member === undefined ? [name, value] : [member, set];
+};
+
 const isId = ([name, value]: [string, unknown]): boolean =>
-  typeof value === "string" && value !== "" && (name.endsWith("Id") || name === "version");
+  typeof value === "string" && value !== "" && (name.endsWith("Id") || name === "version" || name === "queue");

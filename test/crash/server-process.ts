@@ -23,10 +23,10 @@ const entry = join(import.meta.dirname, "../../src/main.ts");
 const patienceMs = 20_000;
 const keptCharacters = 8_000;
 
-/** Starts `node src/main.ts` with these settings only: what this environment has of `MOLTWIRE_…` is left out. */
+/** Starts the server as `npm start` does, with these settings only: what this environment has of `MOLTWIRE_…` is left out. */
 export function startServer(settings: Record<string, string>): ServerProcess {
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_"));
-  return startProgram([entry], { ...Object.fromEntries(inherited), ...settings });
+  return startProgram(["--max-semi-space-size=16", entry], { ...Object.fromEntries(inherited), ...settings });
 }
 
 /** Starts a program under Node that prints `listening on http://…` (or https) once it does. */

@@ -6,11 +6,12 @@ import type { Fault } from "../errors.ts";
 import { traceparent } from "../rpc/trace-context.ts";
 import { type Answer, AttemptFault, adapterFor } from "./adapter.ts";
 import { type AgentRow, endpointOf } from "./agent-store.ts";
+import { settleBegin } from "./begin.ts";
 import type { HeldTask } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { violationFault } from "./decide.ts";
 import { maxTaskBytes, openPieces, type PieceMeter, type Pieces } from "./pieces.ts";
-import { type Attempt, type FailedAttempt, settleBegin, settleCompleted, settlePieces } from "./settle.ts";
+import { type Attempt, type FailedAttempt, settleCompleted, settlePieces } from "./settle.ts";
 import type { TaskFault, TaskRow, TaskSummaryRow } from "./task-store.ts";
 import { outputViolations } from "./violations.ts";
 

@@ -4,10 +4,11 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import type { Fault } from "../../errors.ts";
 import type { AgentRow } from "../agent-store.ts";
+import { askAgain } from "../begin.ts";
 import { type HeldTask, spanOf } from "../conclude.ts";
 import type { ContractRow } from "../contract-store.ts";
+import { persist } from "../persist.ts";
 import type { Tried } from "../retry.ts";
-import { askAgain, persist } from "../settle.ts";
 import { recordSteps } from "../trace-store.ts";
 import { insertWaiting, leaveToPull, workTopic } from "./pulled-store.ts";
 

@@ -1,0 +1,23 @@
+import type { App } from "../app.ts";
+import { type Body, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
+import { isLost } from "../db/postgres-wire.ts";
+
+/**
+ * Storage that is overloaded, or away for a moment, must not cost a task its end. To try again does no harm: what moves a task asks for the
+ * hold, and so moves it once.
+ */
+export async function persist<T>(app: App, body: Body<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await app.db.tx(body);
+    } catch (error) {
+      if (attempt === maxStorageAttempts || !mayPass(error)) throw error;
+      await app.clock.sleep(firstStorageWaitMs * 2 ** (attempt - 1), app.ending);
+    }
+  }
+}
+
+const maxStorageAttempts = 8;
+const firstStorageWaitMs = 50;
+const mayPass = (error: unknown): boolean =>
+  error instanceof OverloadedError || error instanceof OutcomeUnknownError || isLost(error);

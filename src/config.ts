@@ -39,6 +39,8 @@ export type Config = {
   readonly memoryLogHours: number;
   /** Days for which jobs that have ended, and the changes of jobs, are kept. */
   readonly queueRetentionDays: number;
+  /** How many schedules an agent has at most. */
+  readonly schedulesPerAgent: number;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -187,6 +189,13 @@ export const settings = {
     fallback: "7",
     parse: integer(1, 3_650),
   },
+  MOLTWIRE_SCHEDULES_PER_AGENT: {
+    flag: "schedules-per-agent",
+    form: "NUMBER",
+    help: "schedules of an agent at most",
+    fallback: "1000",
+    parse: integer(1, 1_000_000),
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -253,6 +262,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     memoryLogChanges: value("MOLTWIRE_MEMORY_LOG_CHANGES")!,
     memoryLogHours: value("MOLTWIRE_MEMORY_LOG_HOURS")!,
     queueRetentionDays: value("MOLTWIRE_QUEUE_RETENTION_DAYS")!,
+    schedulesPerAgent: value("MOLTWIRE_SCHEDULES_PER_AGENT")!,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},

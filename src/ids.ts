@@ -15,7 +15,8 @@ export type IdPrefix =
   | "dlq"
   | "bdg"
   | "mem"
-  | "job";
+  | "job"
+  | "sch";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

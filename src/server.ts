@@ -48,9 +48,12 @@ import { removeDropped } from "./memory/drop.ts";
 import { expireEntries, logWalk } from "./memory/sweep.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
+import { queueMetrics } from "./ops/queue-metrics.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
 import { every } from "./periodic.ts";
+import { scheduleMetrics } from "./queue/schedule/metrics.ts";
+import { forgetOldRuns, tick, tickMs } from "./queue/schedule/tick.ts";
 import { sweepOldJobs, sweepQueues, sweepQueuesMs } from "./queue/sweep.ts";
 import { methodName } from "./rpc/access.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
@@ -151,6 +154,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const serverId = ids.next("srv");
   const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
   storageMetrics(metrics, db);
+  queueMetrics(metrics, db, clock);
   const stopping = new AbortController();
   const ending = new AbortController();
   const app: App = {
@@ -218,6 +222,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     onUngated: (method, code, tookMs) => metrics.rpc(methodName(method), code, "", tookMs / 1_000),
   });
 
+  const scheduling = scheduleMetrics(metrics);
   const walkLogs = logWalk(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
@@ -228,6 +233,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
+    every(app, tickMs, "schedules", () => tick(app, scheduling)),
+    every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
     every(app, sweepMs, "old jobs", () => sweepOldJobs(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),

@@ -18,6 +18,7 @@ import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
+import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
@@ -38,6 +39,7 @@ import { adminHandler } from "./ops/admin-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
+import { scheduleHandler } from "./queue/schedule/handler.ts";
 
 /** The services this server lists. */
 export const services: readonly DescService[] = [
@@ -53,6 +55,7 @@ export const services: readonly DescService[] = [
   MemoryService,
   SharedMemoryService,
   QueueService,
+  ScheduleService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -82,6 +85,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(MemoryService, memoryHandler(app));
   serve(SharedMemoryService, sharedMemoryHandler(app));
   serve(QueueService, queueHandler(app));
+  serve(ScheduleService, scheduleHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -23,6 +23,7 @@ import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
+import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { freshDatabase, postgresUrl } from "./engines.ts";
@@ -138,6 +139,7 @@ const clientsOf = (over: Transport) => ({
   admin: createClient(AdminService, over),
   status: createClient(StatusService, over),
   queues: createClient(QueueService, over),
+  schedules: createClient(ScheduleService, over),
 });
 
 async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {

@@ -70,7 +70,11 @@ async function party(world: World, mark: string): Promise<Party> {
   const payload = { kind: { case: "json", value: fromJson(ValueSchema, `${mark} payload`) } } as const;
   const queued = { queue: `${caller.agentId}/${mark}queue`, payload, tags: { [`${mark}tag`]: mark } };
   const { results } = await caller.as.queues.submitJobs({ jobs: [queued, queued] });
+  const settings = { name: `${mark}schedule`, timing: { cron: "0 0 1 1 *" }, job: queued };
+  const { schedule } = await caller.as.schedules.createSchedule({ settings });
+  await caller.as.schedules.createSchedule({ settings });
   const belongings = {
+    schedule_id: schedule!.scheduleId,
     namespace,
     key: entry.key,
     job_id: results[0]!.job!.jobId,
@@ -271,6 +275,7 @@ describe.each(dialects)("%s", (dialect) => {
       [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
       [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
       [methodNamed("ListJobs"), (await admin.queues.listJobs(size)).nextPageToken, {}],
+      [methodNamed("ListSchedules"), (await admin.schedules.listSchedules(size)).nextPageToken, {}],
       [methodNamed("ListEvents"), (await admin.events.listEvents(size)).nextPageToken, {}],
       [methodNamed("ListAuditEvents"), (await admin.admin.listAuditEvents(size)).nextPageToken, {}],
       [

@@ -5,6 +5,7 @@ import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
 import { dropMemories } from "../memory/drop.ts";
+import { dropSchedules } from "../queue/schedule/drop.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
@@ -150,6 +151,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
     const deletedMemories = await dropMemories(tx, orgId, req.agentId);
-    return { revokedApiKeys: revoked.length, deletedMemories };
+    const deletedSchedules = await dropSchedules(tx, orgId, req.agentId);
+    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules };
   }),
 });

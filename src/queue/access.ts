@@ -15,6 +15,9 @@ export type QueueAction = "enqueue_job" | "claim_job";
 /** Who asks: the organisation, and the agent, empty for an administrator's own. */
 export type Asking = { readonly orgId: string; readonly agentId: string; readonly now: number };
 
+/** Whether a queue can have this name. */
+export const isQueueName = (name: string): boolean => name.length <= 193 && /^[A-Za-z0-9][A-Za-z0-9._/-]*$/.test(name);
+
 /** The agent whose private queue this is by its name, or empty. */
 export const ownerOf = (queue: string): string => /^(agt_[^/]+)\//.exec(queue)?.[1] ?? "";
 
@@ -82,7 +85,7 @@ async function principalOf(db: Queryable, orgId: string, agentId: string): Promi
 }
 
 /** A queue as policies see it; of a private one its owner, if there is such an agent. */
-async function queueEntity(db: Queryable, orgId: string, queue: string) {
+export async function queueEntity(db: Queryable, orgId: string, queue: string) {
   const ownerId = ownerOf(queue);
   const owner = ownerId ? await findAgent(db, orgId, ownerId) : undefined;
   const resource = ownedEntity("Queue", queue, orgId, {

@@ -17,8 +17,8 @@ export type Origin = {
   /** Empty for an administrator and for a schedule. */
   readonly submitterAgentId: string;
   readonly trace: { readonly traceId: string; readonly spanId: string };
-  /** The schedule that makes them, and the time they are for. */
-  readonly schedule?: { readonly scheduleId: string; readonly nominalMs: number };
+  /** The schedule that makes them, and the time that each of them is for, if it is for one. */
+  readonly schedule?: { readonly scheduleId: string; readonly nominalsMs: readonly (number | null)[] };
   readonly now: number;
 };
 
@@ -44,7 +44,7 @@ export async function enqueue(
   jobs: readonly NewJob[],
   fieldOf: (n: number) => string,
 ): Promise<Enqueued[]> {
-  const rows = jobs.map((job, n) => newRow(app, origin, job, fieldOf(n)));
+  const rows = jobs.map((job, n) => newRow(app, origin, job, n, fieldOf(n)));
   checkTogether(jobs, fieldOf);
   const results = new Map<number, Enqueued>();
   let left = [...rows.keys()];
@@ -82,7 +82,7 @@ export async function enqueue(
 
 type GivenRow = Omit<JobRow, "seq">;
 
-function newRow(app: App, origin: Origin, job: NewJob, field: string): GivenRow {
+function newRow(app: App, origin: Origin, job: NewJob, n: number, field: string): GivenRow {
   const { orgId, submitterAgentId, trace, schedule, now } = origin;
   const runMs = job.runAt ? timestampMs(job.runAt) : now;
   if (runMs > now + limits.runAheadMs) throw badField(`${field}.run_at`, "at most a year ahead");
@@ -113,7 +113,7 @@ function newRow(app: App, origin: Origin, job: NewJob, field: string): GivenRow 
     trace_id: trace.traceId,
     span_id: trace.spanId,
     schedule_id: schedule?.scheduleId ?? "",
-    nominal_ms: schedule?.nominalMs ?? null,
+    nominal_ms: schedule?.nominalsMs[n] ?? null,
     create_ms: now,
     run_ms: runMs,
     ready_ms: waits ? null : now,

@@ -27,6 +27,10 @@ const fillings: Readonly<Record<string, unknown>> = {
   period: 1,
   job: {},
   jobs: [{}],
+  settings: { timing: { cron: "@daily" } },
+  start_time: { seconds: 0n },
+  end_time: { seconds: 1n },
+  "PreviewScheduleRequest.subject": { case: "scheduleId", value: "none" },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -2,6 +2,9 @@
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { findNamespace } from "../../memory/shared-store.ts";
+import { isQueueName, queueEntity } from "../../queue/access.ts";
+import { scheduleEntity } from "../../queue/schedule/owner.ts";
+import { findSchedule } from "../../queue/schedule/store.ts";
 import { findAgent } from "../agent-store.ts";
 import { type ApprovalRow, findApproval } from "../approval/store.ts";
 import { findContract } from "../contract-store.ts";
@@ -31,6 +34,17 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
     const [, agentId, name = id] = /^(agt_[0-9a-f]+)\/(.+)$/s.exec(id) ?? [];
     const owner = agentId ? await findAgent(db, orgId, agentId) : await findNamespace(db, orgId, name);
     return owner && alone(ownedEntity("Namespace", name, orgId, { owner: entityRef("Agent", owner.agent_id) }));
+  },
+  // There is one by every name that a queue can have.
+  Queue: async (db, { id, orgId }) => {
+    if (!isQueueName(id)) return undefined;
+    const { resource, related } = await queueEntity(db, orgId, id);
+    return { entity: resource, related };
+  },
+  Schedule: async (db, { id, orgId }) => {
+    const row = await findSchedule(db, orgId, id);
+    const owner = row && (await findAgent(db, orgId, row.agent_id));
+    return owner && { entity: scheduleEntity(orgId, id, owner.agent_id), related: [agentEntity(owner)] };
   },
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),

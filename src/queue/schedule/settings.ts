@@ -1,10 +1,11 @@
 /** What owners say of schedules: from the wire to a row, and changes by a mask. */
 import { create } from "@bufbuild/protobuf";
-import { durationMs, type FieldMask, type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
-import type { Payload } from "../../../gen/moltwire/queue/v1/job_pb.ts";
+import { durationFromMs, durationMs, type FieldMask, type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
+import { BackoffSchema, type Payload } from "../../../gen/moltwire/queue/v1/job_pb.ts";
 import {
   Misfire,
   Overlap,
+  type ScheduledJob,
   ScheduledJobSchema,
   type ScheduleSettings,
   ScheduleSettingsSchema,
@@ -15,6 +16,8 @@ import type { App } from "../../app.ts";
 import { badField } from "../../errors.ts";
 import { maskedFields } from "../../rpc/change.ts";
 import { checkPayload } from "../payload.ts";
+import { defaults as jobDefaults } from "../rule.ts";
+import { queueOf } from "../submit.ts";
 import { type Cron, CronError, parseCron } from "./cron.ts";
 import { defaults } from "./limits.ts";
 import { jobText, type ScheduleRow, type SettingsRow, toSchedule } from "./store.ts";
@@ -62,7 +65,8 @@ const msOf = (time: Timestamp | undefined): number | null => (time ? timestampMs
 
 /** INVALID_REQUEST or PAYLOAD_TOO_LARGE with the field, below `field`: "settings". */
 export function readSettings(settings: ScheduleSettings, field: string): Settings {
-  const { timing, job = create(ScheduledJobSchema) } = settings;
+  const { timing } = settings;
+  const job = withDefaults(settings.job ?? create(ScheduledJobSchema));
   const { zone, startMs, endMs } = readTiming(timing, `${field}.timing`);
   checkPayload(job.payload, `${field}.job.payload`);
   const row: SettingsRow = {
@@ -80,6 +84,17 @@ export function readSettings(settings: ScheduleSettings, field: string): Setting
   };
   return { row, payload: job.payload };
 }
+
+const withDefaults = (job: ScheduledJob): ScheduledJob => ({
+  ...job,
+  queue: queueOf(job),
+  priority: job.priority || jobDefaults.priority,
+  maxAttempts: job.maxAttempts || jobDefaults.maxAttempts,
+  backoff: create(BackoffSchema, {
+    initial: job.backoff?.initial ?? durationFromMs(jobDefaults.backoffMs),
+    max: job.backoff?.max ?? durationFromMs(jobDefaults.maxBackoffMs),
+  }),
+});
 
 /** When a stored schedule is due. */
 export function timingOf({ cron, time_zone, start_ms, end_ms }: SettingsRow): Read {

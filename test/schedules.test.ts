@@ -179,11 +179,12 @@ describe.each(dialects)("a schedule on %s", (dialect) => {
     await pass(15 * minuteMs);
     await pass(-20 * minuteMs);
     await pass(10 * minuteMs); // 15 minutes after the beginning for the second time
-    await as.schedules.updateSchedule({
+    const { schedule: updated } = await as.schedules.updateSchedule({
       scheduleId: schedule.scheduleId,
       change: { timing: { cron: "0,15,30,45 * * * *" } },
       updateMask: { paths: ["timing.cron"] },
     });
+    expect(timestampMs(updated!.nextTime!)).toBe(clock.now() + 25 * minuteMs);
     await pass(10 * minuteMs);
     expect(await jobsOf(world, schedule)).toHaveLength(2);
     await pass(15 * minuteMs);

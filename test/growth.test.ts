@@ -26,6 +26,16 @@ import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/
 import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
+import { overdue } from "../src/ops/queue-metrics.ts";
+import { keysOf } from "../src/queue/schedule/standing.ts";
+import {
+  countSchedules,
+  dueSchedules,
+  hasUnfinished,
+  listSchedules,
+  nextDue,
+  takenTimes,
+} from "../src/queue/schedule/store.ts";
 import { start, type World } from "./harness.ts";
 
 /** What SQLite does for a query that grows with the data: each line of its plan. The rows of a real server decide nothing here. */
@@ -47,6 +57,7 @@ const memory = { orgId: org, memoryId: "agt_a" };
 const entry = { namespace: "n", key: "k" };
 const entries = { namespace: "n", prefix: "k", byTime: false, publicOnly: false, withValues: true };
 const named = { ownerAgentId: "", publicOnly: false };
+const schedule = { org_id: org, schedule_id: "sch_a" };
 const trace = "0".repeat(32);
 const days = { startMs: 0, endMs: 10 };
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
@@ -300,6 +311,35 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listNamespaces(db, org, { ...named, publicOnly: true }, ["a"], 51),
     /memory_public \(org_id=\? AND namespace>\?\)/,
   ],
+  ["when the next schedule is due", (db) => nextDue(db), /queue_schedule USING COVERING INDEX queue_schedule_due/],
+  ["the schedules that are due", (db) => dueSchedules(db, 1, 128), /queue_schedule_due \(due_ms>\? AND due_ms<\?\)/],
+  [
+    "a page of an agent's schedules",
+    (db) => listSchedules(db, org, "agt_a", "sch_a", 51),
+    /queue_schedule_agent \(org_id=\? AND agent_id=\? AND schedule_id>\?\)/,
+  ],
+  [
+    "a page of all schedules",
+    (db) => listSchedules(db, org, "", "sch_a", 51),
+    /autoindex_queue_schedule_1 \(org_id=\? AND schedule_id>\?\)/,
+  ],
+  [
+    "how many schedules an agent has",
+    (db) => countSchedules(db, org, "agt_a", 9),
+    /COVERING INDEX queue_schedule_agent/,
+  ],
+  [
+    "whether a schedule has an unfinished job",
+    (db) => hasUnfinished(db, schedule),
+    /INDEX queue_job_schedule \(org_id=\? AND schedule_id=\?\)/,
+  ],
+  [
+    "the times of a schedule that made a job",
+    (db) => takenTimes(db, schedule, 1, 2),
+    /queue_schedule_run USING PRIMARY KEY \(org_id=\? AND schedule_id=\? AND nominal_ms>\? AND nominal_ms<\?\)/,
+  ],
+  ["whether an agent has a key", (db) => keysOf(db, org, "agt_a"), /api_key_agent \(org_id=\? AND agent_id=\?\)/],
+  ["how many schedules are overdue", (db) => db.one(overdue(1)), /queue_schedule_due \(due_ms>\? AND due_ms<\?\)/],
   ["how many namespaces an agent owns", (db) => countNamespaces(db, org, "agt_a", 100), /COVERING INDEX memory_agent/],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);

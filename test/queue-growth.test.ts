@@ -1,11 +1,12 @@
 import { describe, expect, test } from "vitest";
-import { type Queryable, type Sql, sql } from "../src/db/db.ts";
+import { type Queryable, sql } from "../src/db/db.ts";
 import { bestQueues, claimableFrom, dueQueues, promoteDue, takeBest } from "../src/queue/claim-store.ts";
 import { listDeadJobs, listJobs, oldestPending } from "../src/queue/list-store.ts";
 import { deadToRedrive } from "../src/queue/redrive.ts";
 import { hasDue, hasEndedLease } from "../src/queue/sweep.ts";
 import { dialects, start, unique, type World } from "./harness.ts";
 import { leaseOf } from "./queue-fixtures/jobs.ts";
+import { plansOf } from "./queue-fixtures/plans.ts";
 
 /** Rows for the plans; with QUEUE_FULL also what a claim takes at 1,000 and at 1,000,000. */
 const planRows = 20_000;
@@ -28,23 +29,6 @@ async function fill(world: World, orgId: string, queue: string, from: number, to
       from ${numbers}`),
   );
   if (db.engine === "postgres") await db.tx((tx) => tx.run(sql`analyze queue_job`));
-}
-
-/** The plans of the statements that a function sends; what would change is not changed. */
-async function plansOf(db: Queryable, send: (db: never) => Promise<unknown>): Promise<string> {
-  const sent: Sql[] = [];
-  const recorder = {
-    dialect: db.dialect,
-    all: async (q: Sql) => [void sent.push(q)].slice(1),
-    one: async (q: Sql) => void sent.push(q),
-  };
-  await send(recorder as never);
-  const lines: string[] = [];
-  for (const q of sent) {
-    const plan = db.dialect.name === "sqlite" ? sql`explain query plan ${q}` : sql`explain ${q}`;
-    for (const row of await db.all<Record<string, string>>(plan)) lines.push(row.detail ?? row["QUERY PLAN"] ?? "");
-  }
-  return lines.join("\n");
 }
 
 const sweepLooks = async (db: Queryable, now: number): Promise<void> => {

@@ -36,10 +36,14 @@ const jobLevels = sql`
     cast(sum(failed) as bigint) as failed
   from queue_level where queue <> ''`;
 
-/** The first pending job of each organisation, by the index of lists: it is the one that was submitted first. */
+/**
+ * The first pending job of each organisation, by the index of lists: it is the one that was submitted first. `between` and not `=`:
+ * PostgreSQL would see that only `seq` is left of the order, and walk the primary key.
+ */
 export const oldestReady = sql`
   select min(ready_ms) as oldest_ms from (
-    select (select j.ready_ms from queue_job j where j.org_id = o.org_id and j.state + 0 = 2 order by j.seq limit 1) as ready_ms from organization o) firsts`;
+    select (select j.ready_ms from queue_job j where j.org_id = o.org_id and j.state + 0 between 2 and 2
+      order by j.state + 0, j.seq limit 1) as ready_ms from organization o) firsts`;
 
 export const overdue = (now: number) => sql`
   select count(*) as n from (select 1 as one from queue_schedule where due_ms is not null and due_ms <= ${now} limit 1000) counted`;

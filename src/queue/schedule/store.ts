@@ -75,15 +75,15 @@ export const dueSchedules = (db: Queryable, now: number, limit: number): Promise
   db.all<ScheduleRef>(sql`
     select org_id, schedule_id from queue_schedule where due_ms is not null and due_ms <= ${now} order by due_ms limit ${limit}`);
 
-/** The schedule if it is due and nobody else is at it. */
+/** The schedule if it is due and nobody else is at it. An expression, so that PostgreSQL does not walk along all that are due to find it. */
 export const lockDue = (tx: Tx, { org_id, schedule_id }: ScheduleRef, now: number): Promise<ScheduleRow | undefined> =>
   tx.one<ScheduleRow>(sql`
-    select ${columns} from queue_schedule where org_id = ${org_id} and schedule_id = ${schedule_id} and due_ms <= ${now} ${tx.dialect.skipLocked}`);
+    select ${columns} from queue_schedule where org_id = ${org_id} and schedule_id = ${schedule_id} and due_ms + 0 <= ${now} ${tx.dialect.skipLocked}`);
 
 /** Has the schedule looked at later, after a fault of the server's own. */
 export const postpone = (tx: Tx, { org_id, schedule_id }: ScheduleRef, now: number, dueMs: number): Promise<number> =>
   tx.run(sql`
-    update queue_schedule set due_ms = ${dueMs} where org_id = ${org_id} and schedule_id = ${schedule_id} and due_ms <= ${now}`);
+    update queue_schedule set due_ms = ${dueMs} where org_id = ${org_id} and schedule_id = ${schedule_id} and due_ms + 0 <= ${now}`);
 
 /** How many schedules an agent has, counted up to a bound; by the index on agents. */
 export const countSchedules = async (db: Queryable, orgId: string, agentId: string, bound: number): Promise<number> =>

@@ -298,7 +298,7 @@ export type Job = Message<"moltwire.queue.v1.Job"> & {
   scheduleId: string;
 
   /**
-   * The time it was scheduled for, if a schedule made it.
+   * The time it was scheduled for, if a schedule made it at one of its times. Not set when it was triggered.
    *
    * @generated from field: google.protobuf.Timestamp nominal_time = 23;
    */
@@ -502,7 +502,7 @@ export type JobJson = {
   scheduleId?: string;
 
   /**
-   * The time it was scheduled for, if a schedule made it.
+   * The time it was scheduled for, if a schedule made it at one of its times. Not set when it was triggered.
    *
    * @generated from field: google.protobuf.Timestamp nominal_time = 23;
    */

@@ -27,7 +27,7 @@ import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
-import { keysOf } from "../src/queue/schedule/standing.ts";
+import { standingOf } from "../src/queue/schedule/standing.ts";
 import {
   countSchedules,
   dueSchedules,
@@ -338,7 +338,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => takenTimes(db, schedule, 1, 2),
     /queue_schedule_run USING PRIMARY KEY \(org_id=\? AND schedule_id=\? AND nominal_ms>\? AND nominal_ms<\?\)/,
   ],
-  ["whether an agent has a key", (db) => keysOf(db, org, "agt_a"), /api_key_agent \(org_id=\? AND agent_id=\?\)/],
+  ["how an agent stands", (db) => standingOf(db, org, "agt_a"), /api_key_agent \(org_id=\? AND agent_id=\?\)/],
   ["how many schedules are overdue", (db) => db.one(overdue(1)), /queue_schedule_due \(due_ms>\? AND due_ms<\?\)/],
   ["how many namespaces an agent owns", (db) => countNamespaces(db, org, "agt_a", 100), /COVERING INDEX memory_agent/],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { sql } from "../src/db/db.ts";
 import { oldestReady, overdue } from "../src/ops/queue-metrics.ts";
-import { keysOf } from "../src/queue/schedule/standing.ts";
+import { standingOf } from "../src/queue/schedule/standing.ts";
 import * as store from "../src/queue/schedule/store.ts";
 import { dialects, fakeClock, start, type World } from "./harness.ts";
 import { plansOf } from "./queue-fixtures/plans.ts";
@@ -63,7 +63,7 @@ describe.each(dialects)("with many schedules on %s", (dialect) => {
       ["taken", (tx) => store.takenTimes(tx, ref, 8_000_000_000_000, 9_000_000_000_000), /run_pkey|PRIMARY KEY/],
       ["forget", (tx) => store.deleteOldRuns(tx, 5_000, 500), /queue_schedule_run_age/],
       ["unfinished", (tx) => store.hasUnfinished(tx, ref), /queue_job_schedule/],
-      ["keys", (tx) => keysOf(tx, orgId, agentId), /api_key/],
+      ["standing", (tx) => standingOf(tx, orgId, agentId), /api_key/],
       ["overdue", (tx) => (tx as typeof db.query).one(overdue(clock.now())), /queue_schedule_due/],
       ["oldest", (tx) => (tx as typeof db.query).one(oldestReady), /queue_job_state/],
     ];

@@ -1,4 +1,3 @@
-import { findAgent } from "../../bus/agent-store.ts";
 import { type Queryable, sql } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import type { ScheduleRow } from "./store.ts";
@@ -8,22 +7,25 @@ import type { ScheduleRow } from "./store.ts";
  * had one acts through administrators, and they can still be asked.
  */
 export async function standingFault(db: Queryable, { org_id, agent_id }: ScheduleRow): Promise<Fault | undefined> {
-  const agent = await findAgent(db, org_id, agent_id);
-  if (!agent) return new Fault("NOT_FOUND", "its agent is deleted");
-  if (agent.disabled) return new Fault("FAILED_PRECONDITION", "its agent is disabled");
-  const org = await db.one<{ disabled: number }>(sql`select disabled from organization where org_id = ${org_id}`);
-  if (org?.disabled) return new Fault("FAILED_PRECONDITION", "its organisation is disabled");
-  const keys = await keysOf(db, org_id, agent_id);
-  if (keys.some && !keys.live) return new Fault("KEY_REVOKED", "all keys of its agent are revoked");
+  const found = await standingOf(db, org_id, agent_id);
+  if (!found) return new Fault("NOT_FOUND", "its agent is deleted");
+  if (found.disabled) return new Fault("FAILED_PRECONDITION", "its agent is disabled");
+  if (found.org_disabled) return new Fault("FAILED_PRECONDITION", "its organisation is disabled");
+  if (found.has_key && !found.has_live_key) return new Fault("KEY_REVOKED", "all keys of its agent are revoked");
   return undefined;
 }
 
-/** Whether an agent has, or had, a key, and has one that is not revoked: the first of each by the index on agents. */
-export async function keysOf(db: Queryable, orgId: string, agentId: string): Promise<{ some: boolean; live: boolean }> {
-  const first = (live: boolean) =>
-    db.one(sql`
-      select 1 as found from api_key
-      where org_id = ${orgId} and agent_id = ${agentId} ${live ? sql`and revoke_ms is null` : sql``} order by key_id desc limit 1`);
-  if (await first(true)) return { some: true, live: true };
-  return { some: (await first(false)) !== undefined, live: false };
-}
+type Standing = {
+  readonly disabled: number;
+  readonly org_disabled: number;
+  readonly has_key: number | null;
+  readonly has_live_key: number | null;
+};
+
+/** The agent, its organisation and the first of its keys, in one statement by their keys and the index on agents. */
+export const standingOf = (db: Queryable, orgId: string, agentId: string): Promise<Standing | undefined> =>
+  db.one<Standing>(sql`
+    select a.disabled, o.disabled as org_disabled,
+      (select 1 from api_key k where k.org_id = a.org_id and k.agent_id = a.agent_id limit 1) as has_key,
+      (select 1 from api_key k where k.org_id = a.org_id and k.agent_id = a.agent_id and k.revoke_ms is null limit 1) as has_live_key
+    from agent a join organization o on o.org_id = a.org_id where a.org_id = ${orgId} and a.agent_id = ${agentId}`);

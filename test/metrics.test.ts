@@ -2,8 +2,10 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
+import { Misfire } from "../gen/moltwire/queue/v1/schedule_pb.ts";
 import { Bell, sql } from "../src/db/db.ts";
 import { createMetrics, reasons } from "../src/ops/metrics.ts";
 import { openTasksByState } from "../src/ops/task-metrics.ts";
@@ -11,7 +13,7 @@ import { methodName } from "../src/rpc/access.ts";
 import { services } from "../src/services.ts";
 import { contract, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
-import { dialects, eventually, refusal, start, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 
 type Sample = { readonly name: string; readonly labels: Readonly<Record<string, string>>; readonly value: number };
 type Scrape = {
@@ -64,6 +66,31 @@ const serviceOf = (world: World, service: string, init: RequestInit = {}) =>
   fetch(`${world.url}/${service}`, { method: "POST", ...init });
 
 describe.each(dialects)("metrics on %s", (dialect) => {
+  test("tell how queues stand, and what became of the times of schedules", async () => {
+    const clock = fakeClock(Date.parse("2026-06-01T00:00:30Z"));
+    await using world = await start(dialect, { clock });
+    const org = await world.org();
+    const { as } = await org.agent();
+    const timing = { cron: "* * * * *" };
+    await as.schedules.createSchedule({ settings: { timing, misfire: Misfire.SKIP } });
+    const fired = async () => (await scrape(world)).value("moltwire_schedule_times_total", { result: "fired" });
+    clock.advance(30_000);
+    await eventually(async () => (await fired()) === 1);
+    clock.advance(150_000); // the last of the times is 30 s late
+    await eventually(async () => (await fired()) === 2);
+    await as.queues.submitJob({ job: { runAt: timestampFromMs(clock.now() + 60_000) } });
+    await as.queues.claimJobs({});
+    const { value } = await scrape(world);
+    expect(value("moltwire_schedule_times_total", { result: "missed" })).toBe(1);
+    expect(value("moltwire_schedule_lateness_seconds_sum")).toBe(30);
+    const jobs = (state: string) => value("moltwire_queue_jobs", { state });
+    expect([jobs("SCHEDULED"), jobs("PENDING"), jobs("LEASED"), jobs("FAILED")]).toEqual([1, 1, 1, 0]);
+    expect(value("moltwire_queue_oldest_seconds")).toBe(0);
+    clock.advance(20_000);
+    expect((await scrape(world)).value("moltwire_queue_oldest_seconds")).toBe(20);
+    expect((await scrape(world)).value("moltwire_schedules_due")).toBe(0);
+  });
+
   test("are those of METRICS.md, each of its type and with its labels", async () => {
     await using world = await start(dialect);
     await using agent = await httpAgent();

@@ -52,7 +52,10 @@ function* dates({ days, months, weekdays, either }: Cron, fromMs: number): Gener
   let foundMs = fromMs;
   for (let dateMs = fromMs; dateMs - foundMs < horizonMs; dateMs += dayMs) {
     const date = new Date(dateMs);
-    if (!months.has(date.getUTCMonth() + 1)) continue;
+    if (!months.has(date.getUTCMonth() + 1)) {
+      dateMs = Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1) - dayMs; // and on to the first of the next
+      continue;
+    }
     const [day, weekday] = [days.has(date.getUTCDate()), weekdays.has(date.getUTCDay())];
     if (either ? day || weekday : day && weekday) yield (foundMs = dateMs);
   }

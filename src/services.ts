@@ -16,6 +16,7 @@ import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
+import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
@@ -36,6 +37,7 @@ import { organizationHandler } from "./federation/organization-handler.ts";
 import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
+import { backupHandler } from "./ops/backup-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
@@ -61,6 +63,7 @@ export const services: readonly DescService[] = [
   StatusService,
   EventService,
   AdminService,
+  MaintenanceService,
 ];
 
 /** The routes of all services, and the methods that are in the contract and not built yet. */
@@ -91,6 +94,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(EventService, eventHandler(app));
   serve(AdminService, adminHandler(app));
+  serve(MaintenanceService, backupHandler(app));
   const mount: Routes["mount"] = (router) => {
     for (const each of mounts) each(router);
   };

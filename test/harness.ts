@@ -21,6 +21,7 @@ import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
+import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
@@ -137,6 +138,7 @@ const clientsOf = (over: Transport) => ({
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),
   admin: createClient(AdminService, over),
+  maintenance: createClient(MaintenanceService, over),
   status: createClient(StatusService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),

@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/api/v1/access.proto.
  */
 export const file_moltwire_api_v1_access: GenFile = /*@__PURE__*/
-  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEicgoGQWNjZXNzEiMKBHJvbGUYASABKA4yFS5tb2x0d2lyZS5hcGkudjEuUm9sZRINCgVzY29wZRgCIAEoCRIjCgRraW5kGAMgASgOMhUubW9sdHdpcmUuYXBpLnYxLktpbmQSDwoHYXVkaXRlZBgEIAEoCCpeCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1BVQkxJQxABEg4KClJPTEVfQUdFTlQQAhIMCghST0xFX09SRxADEhEKDVJPTEVfT1BFUkFUT1IQBCpkCgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABIQCgxLSU5EX0NPTU1BTkQQARIOCgpLSU5EX1FVRVJZEAISDQoJS0lORF9GRUVEEAMSFQoRS0lORF9DT05WRVJTQVRJT04QBDpRCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjiiwMgASgLMhcubW9sdHdpcmUuYXBpLnYxLkFjY2Vzc1IGYWNjZXNzYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEicgoGQWNjZXNzEiMKBHJvbGUYASABKA4yFS5tb2x0d2lyZS5hcGkudjEuUm9sZRINCgVzY29wZRgCIAEoCRIjCgRraW5kGAMgASgOMhUubW9sdHdpcmUuYXBpLnYxLktpbmQSDwoHYXVkaXRlZBgEIAEoCCpeCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1BVQkxJQxABEg4KClJPTEVfQUdFTlQQAhIMCghST0xFX09SRxADEhEKDVJPTEVfT1BFUkFUT1IQBCp3CgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABIQCgxLSU5EX0NPTU1BTkQQARIOCgpLSU5EX1FVRVJZEAISDQoJS0lORF9GRUVEEAMSFQoRS0lORF9DT05WRVJTQVRJT04QBBIRCg1LSU5EX0RPV05MT0FEEAU6UQoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY4osDIAEoCzIXLm1vbHR3aXJlLmFwaS52MS5BY2Nlc3NSBmFjY2Vzc2IGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * Access is what a method declares about itself. Every method of moltwire declares it.
@@ -198,6 +198,13 @@ export const Kind = {
    * @generated from enum value: KIND_CONVERSATION = 4;
    */
   CONVERSATION: 4,
+
+  /**
+   * A server stream of one whole thing as it was at one instant. It does not resume: begin again.
+   *
+   * @generated from enum value: KIND_DOWNLOAD = 5;
+   */
+  DOWNLOAD: 5,
 } as const;
 
 /**
@@ -212,7 +219,7 @@ export type Kind = (typeof Kind)[keyof typeof Kind] | UnknownEnum;
  *
  * @generated from enum moltwire.api.v1.Kind
  */
-export type KindJson = "KIND_UNSPECIFIED" | "KIND_COMMAND" | "KIND_QUERY" | "KIND_FEED" | "KIND_CONVERSATION";
+export type KindJson = "KIND_UNSPECIFIED" | "KIND_COMMAND" | "KIND_QUERY" | "KIND_FEED" | "KIND_CONVERSATION" | "KIND_DOWNLOAD";
 
 /**
  * Describes the enum moltwire.api.v1.Kind.

@@ -1,0 +1,53 @@
+/** What restoring has in common, whichever the engine. */
+import type { Migration } from "../db/migrate.ts";
+import { type BackupTable, BadBackupError, type Cell, type CheckedBackup } from "./backup-format.ts";
+
+/** Restoring cannot begin or go on. The message is for the terminal; nothing has been replaced. */
+export class RestoreError extends Error {
+  override readonly name = "RestoreError";
+}
+
+/** An empty database of the backup's schema, being filled. */
+export type Target = {
+  /** The columns of each of its tables but `schema_version`. */
+  readonly tables: ReadonlyMap<string, readonly string[]>;
+  insert(table: BackupTable, rows: readonly Cell[][]): Promise<void> | void;
+};
+
+/** The migrations that lead to the schema of the backup. Throws if this program does not know it. */
+export function migrationsFor({ head }: CheckedBackup, migrations: readonly Migration[]): readonly Migration[] {
+  if (!Number.isInteger(head.schema) || head.schema < 1 || head.schema > migrations.length) {
+    throw new BadBackupError(
+      `has schema ${head.schema} of Moltwire ${head.server}, and this program knows only ${migrations.length}: restore it with that version`,
+    );
+  }
+  return migrations.slice(0, head.schema);
+}
+
+/** Puts every row of the backup into the target. Throws unless both have the same tables and columns, and the rows are as many as the backup says. */
+export async function fill(target: Target, backup: CheckedBackup): Promise<void> {
+  const counts: Record<string, number> = {};
+  let table: BackupTable = { name: "", columns: [] };
+  for (const frame of backup.frames()) {
+    if ("table" in frame) {
+      table = frame.table;
+      const columns = target.tables.get(table.name);
+      if (!columns || columns.toSorted().join() !== [...table.columns].sort().join())
+        throw new BadBackupError(`does not fit its schema: the table ${table.name} has other columns there`);
+      counts[table.name] = 0;
+    } else if ("rows" in frame) {
+      await target.insert(table, frame.rows);
+      counts[table.name]! += frame.rows.length;
+    } else {
+      const wrong = [...target.tables.keys()].find((name) => counts[name] !== frame.end.rows[name]);
+      if (wrong !== undefined) throw new BadBackupError(`does not fit its schema: it lacks rows of the table ${wrong}`);
+    }
+  }
+}
+
+/**
+ * The name of the setting that makes page tokens, cursors and lease tokens. A restored database has a new value: one of before could name a place in a
+ * log that is now somewhere else, and its reader would miss events without knowing.
+ */
+export const cursorSecretName = "cursor_secret";
+export const cursorSecretBytes = 32;

@@ -1,0 +1,92 @@
+/** The process that restores a backup while no server runs on the data: arguments → check → restore. */
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { ConfigError, readConfig } from "./config.ts";
+import { readMigrations } from "./db/migrate.ts";
+import { BadBackupError, type CheckedBackup, checkBackup } from "./ops/backup-format.ts";
+import { RestoreError } from "./ops/restore.ts";
+import { restorePostgres } from "./ops/restore-postgres.ts";
+import { restoreSqlite } from "./ops/restore-sqlite.ts";
+
+const usage = `Usage: moltwire restore FILE [flags]
+
+Makes a database of a backup, for a server to start on. Checks the whole file before it touches anything.
+
+  --data FOLDER         MOLTWIRE_DATA          folder of the data, without a database yet (./.moltwire)
+  --database-url URL    MOLTWIRE_DATABASE_URL  an empty PostgreSQL database instead of SQLite
+  --replace             put a database that is in the folder aside, as moltwire.db.before-TIME`;
+
+/** A wrong argument, file or target; what is wrong with the file or the disk while restoring is not among them. */
+const exitWrong = 2;
+const exitFault = 5;
+
+async function main(args: readonly string[]): Promise<void> {
+  const { file, replace, flags } = readArguments(args);
+  if (file === undefined) return console.log(usage);
+  const config = readConfig(flags, process.env);
+  const backup = check(file);
+  const { databaseUrl, data } = config;
+  const folder = join(import.meta.dirname, "db/migrations");
+  const nowMs = Date.now();
+  let kept: string | undefined;
+  try {
+    if (databaseUrl) {
+      if (replace) throw new RestoreError("--replace is for a folder: give an empty PostgreSQL database");
+      await restorePostgres({ backup, databaseUrl, migrations: readMigrations(folder, "postgres") });
+    } else {
+      if (data === ":memory:")
+        throw new RestoreError("data that is kept in memory is gone at once: give --data a folder");
+      kept = await restoreSqlite({
+        backup,
+        folder: data,
+        migrations: readMigrations(folder, "sqlite"),
+        replace,
+        nowMs,
+      });
+    }
+  } catch (error) {
+    throw error instanceof BadBackupError ? named(file, error) : error;
+  }
+  const { head, rows } = backup;
+  console.log(
+    `restored  ${rows} rows of ${new Date(head.timeMs).toISOString()}, from ${head.engine}, Moltwire ${head.server}, schema ${head.schema}`,
+  );
+  console.log(`into      ${databaseUrl ? "the PostgreSQL database" : data}`);
+  if (kept) console.log(`kept      the database that was there, as ${join(data, kept)}`);
+  console.log("Page tokens, cursors and lease tokens of before are refused from now on. Start the server on it.");
+}
+
+function readArguments(args: readonly string[]) {
+  if (args.includes("--help")) return { file: undefined, replace: false, flags: [] };
+  try {
+    const string = { type: "string" as const };
+    const options = { data: string, "database-url": string, replace: { type: "boolean" as const, default: false } };
+    const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
+    const [file] = positionals;
+    if (file === undefined || positionals.length > 1) throw new Error("Name one file: moltwire restore FILE");
+    const flags = (["data", "database-url"] as const).flatMap((name) =>
+      values[name] === undefined ? [] : [`--${name}=${values[name]}`],
+    );
+    return { file, replace: values.replace, flags };
+  } catch (error) {
+    throw new RestoreError(`${(error as Error).message}; see --help`, { cause: error });
+  }
+}
+
+function check(file: string): CheckedBackup {
+  try {
+    return checkBackup(file);
+  } catch (error) {
+    if (error instanceof BadBackupError) throw named(file, error);
+    throw new RestoreError(`${file} cannot be read: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+const named = (file: string, error: BadBackupError) =>
+  new RestoreError(`${file} ${error.message}. Nothing was changed`, { cause: error });
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  const isWrong = error instanceof RestoreError || error instanceof ConfigError;
+  console.error(`moltwire: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = isWrong ? exitWrong : exitFault;
+});

@@ -1,0 +1,239 @@
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { sql } from "../src/db/db.ts";
+import { makeBackup } from "../src/ops/backup.ts";
+import { backUp, restore } from "./backup-fixtures/backup.ts";
+import { contract, echoEndpoint, stateOf, value } from "./bus-fixtures/bus.ts";
+import { storage } from "./bus-fixtures/storage.ts";
+import { dialects, eventually, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
+import { get, jsonOf, write } from "./memory-fixtures/memory.ts";
+import { claim, leaseOf, submit } from "./queue-fixtures/jobs.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "moltwire-backup-test-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+const newPath = () => join(folder, unique("backup"));
+
+const writers = 16;
+const keys = ["left", "right"] as const;
+
+/** Writes a number under two keys in one transaction, then the next, until told to stop. `acked` is the last that was answered. */
+function startWriter(by: OrgAgent) {
+  let stopped = false;
+  const writer = { acked: 0, stop: async () => {} };
+  const run = async () => {
+    for (let n = 1; !stopped; n++) {
+      const changes = keys.map((key) => ({ change: { case: "set", value: write(key, n) } as const }));
+      await by.as.memory.batchSetEntries({ changes, atomic: true });
+      writer.acked = n;
+    }
+  };
+  const running = run();
+  writer.stop = async () => {
+    stopped = true;
+    await running;
+  };
+  return writer;
+}
+
+/** The descriptors of this process whose file is a backup being made. */
+const openSpools = (): string[] =>
+  readdirSync("/proc/self/fd")
+    .map((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`);
+      } catch {
+        return ""; // the one by which the folder was read
+      }
+    })
+    .filter((target) => /\/backup-[0-9a-f]{16}/.test(target));
+
+describe.each(dialects)("%s", (dialect) => {
+  test.each(dialects)(
+    "restored into %s: all that was acknowledged before the backup began, no transaction in part, though 16 writers never stopped",
+    async (into) => {
+      await using from = await storage(dialect);
+      await using to = await storage(into);
+      const path = newPath();
+      let orgId: string;
+      let agents: OrgAgent[];
+      let acked: number[];
+      let operatorKey: string;
+      let taskId: string;
+      let pageToken: string;
+      {
+        await using world = await start(dialect, from.options);
+        operatorKey = world.operatorKey;
+        const org = await world.org();
+        orgId = org.orgId;
+        agents = await Promise.all(Array.from({ length: writers }, () => org.agent()));
+        const [first] = agents as [OrgAgent, ...OrgAgent[]];
+        await submit(first.as, { queue: "work", tags: { with: "umlaut ü, 🦞 and a quote '" } });
+        await org.agent({ capabilities: ["repeat"], endpoint: echoEndpoint });
+        await contract(org, { contractId: "repeat" });
+        const { task } = await first.as.bus.submitTask({ contractId: "repeat", input: value({ text: "hello" }) });
+        taskId = task!.taskId;
+        ({ nextPageToken: pageToken } = await org.admin.admin.listAuditEvents({ pageSize: 1 }));
+        expect(pageToken).not.toBe("");
+        const running = agents.map(startWriter);
+        await eventually(() => running.every((writer) => writer.acked >= 20), 20_000);
+        acked = running.map((writer) => writer.acked);
+        const manifest = await backUp(world.operator, path);
+        expect(manifest).toMatchObject({ formatVersion: 1, engine: dialect });
+        await Promise.all(running.map((writer) => writer.stop()));
+        expect(running.every((writer, nth) => writer.acked > acked[nth]!)).toBe(true);
+      }
+      const place = into === "sqlite" ? { data: to.folder } : { databaseUrl: to.options.databaseUrl! };
+      await restore(path, place);
+      await using world = await start(into, to.options);
+      expect(world.operatorKey).toBe("");
+      for (const [nth, { key }] of agents.entries()) {
+        const as = world.as(key);
+        const [left, right] = await Promise.all(keys.map((one) => get(as, one)));
+        expect(jsonOf(left!.value)).toBe(jsonOf(right!.value));
+        // The head is a row of another table, written in the same transaction.
+        const { revision: head } = await as.memory.listEntries({});
+        expect([left!.revision, right!.revision]).toEqual([head - 1n, head]);
+        expect(jsonOf(left!.value)).toBeGreaterThanOrEqual(acked[nth]!);
+      }
+      const by = world.as(agents[0]!.key);
+      const [leased] = await claim(by, { queues: ["work"] });
+      expect(leased!.job!.tags).toEqual({ with: "umlaut ü, 🦞 and a quote '" });
+      await by.queues.completeJob(leaseOf(leased!));
+      expect(stateOf((await by.bus.getTask({ taskId })).task)).toBe("COMPLETED");
+      const again = await by.bus.submitTask({ contractId: "repeat", input: value({ text: "again" }) });
+      expect(stateOf(again.task)).toBe("COMPLETED");
+      const operator = world.as(operatorKey);
+      // On PostgreSQL rows of a log with another server's transaction numbers would stay hidden.
+      const { events } = await operator.events.listEvents({ orgId, pageSize: 250 });
+      expect(events.length).toBeGreaterThanOrEqual(1);
+      const steps = await by.traces.getTrace({ traceId: again.task!.traceId });
+      expect(steps.events.length).toBeGreaterThan(5);
+      const { auditEvents } = await operator.admin.listAuditEvents({ pageSize: 250 });
+      expect(auditEvents.map(({ method }) => method)).toContain("moltwire.ops.v1.MaintenanceService/Backup");
+      expect((await refusal(operator.admin.listAuditEvents({ orgId, pageToken }))).reason).toBe("INVALID_PAGE_TOKEN");
+    },
+  );
+
+  test("numbers of a queue that were given are not given again, also where their rows are gone", async () => {
+    await using from = await storage(dialect);
+    await using to = await storage(dialect);
+    const path = newPath();
+    const lastOf = async ({ server }: World) =>
+      (await server.app.db.query.one<{ last: number }>(sql`select coalesce(max(seq), 0) as last from queue_job`))!.last;
+    let agent: OrgAgent;
+    let last: number;
+    {
+      await using world = await start(dialect, from.options);
+      agent = await (await world.org()).agent();
+      await submit(agent.as);
+      await submit(agent.as);
+      last = await lastOf(world);
+      await world.server.app.db.tx((tx) => tx.run(sql`delete from queue_job`));
+      await backUp(world.operator, path);
+    }
+    await restore(path, dialect === "sqlite" ? { data: to.folder } : { databaseUrl: to.options.databaseUrl! });
+    await using world = await start(dialect, to.options);
+    expect(await lastOf(world)).toBe(0);
+    await submit(world.as(agent.key));
+    expect(await lastOf(world)).toBe(last + 1);
+  });
+
+  test("a backup that is left half way leaves no file, no thread and no transaction, and the next one may begin", async () => {
+    await using from = await storage(dialect);
+    await using world = await start(dialect, from.options);
+    const agent = await (await world.org()).agent();
+    for (let n = 0; n < 40; n++)
+      await submit(agent.as, { payload: { kind: { case: "data", value: new Uint8Array(90_000) } } });
+    const files = readdirSync(from.folder);
+    for (const kind of ["manifest", "chunk"]) {
+      const leave = new AbortController();
+      for await (const { event } of world.operator.maintenance.backup({}, { signal: leave.signal })) {
+        expect(openSpools()).toHaveLength(1);
+        if (event.case === kind) break;
+      }
+      leave.abort();
+      await eventually(() => openSpools().length === 0);
+    }
+    const leave = new AbortController();
+    const call = world.operator.maintenance.backup({}, { signal: leave.signal })[Symbol.asyncIterator]().next();
+    await eventually(() => openSpools().length === 1);
+    leave.abort();
+    await call.catch(() => {});
+    await eventually(() => openSpools().length === 0);
+    expect(readdirSync(from.folder)).toEqual(files);
+    await eventually(async () => (await backUp(world.operator, newPath()).catch(() => undefined)) !== undefined);
+  });
+
+  test("of two backups at once one is refused, and told when to come again", async () => {
+    await using world = await start(dialect);
+    const both = [newPath(), newPath()].map((path) => backUp(world.operator, path));
+    const ends = await Promise.allSettled(both);
+    expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    const refused = both[ends.findIndex(({ status }) => status === "rejected")]!;
+    const { reason, error } = await refusal(refused);
+    expect([reason, error.metadata.get("retry-after")]).toEqual(["OVERLOADED", "5"]);
+  });
+
+  test("a disk with too little room refuses the backup, and tells how much there is", async () => {
+    await using world = await start(dialect);
+    const { app } = world.server;
+    const messages = makeBackup(app, new AbortController().signal, { reserveBytes: 2 ** 60 });
+    const failure = (async () => {
+      for await (const _ of messages);
+    })();
+    await expect(failure).rejects.toMatchObject({
+      reason: "FAILED_PRECONDITION",
+      metadata: { resource: "disk", reserve_bytes: String(2 ** 60), free_bytes: expect.stringMatching(/^\d+$/) },
+    });
+    expect(openSpools()).toEqual([]);
+  });
+
+  test("only the operator may: an administrator is refused", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const { secret } = await world.operator.keys.createApiKey({ role: Role.OPERATOR, scopes: ["status:read"] });
+    for (const [as, reason] of [
+      [org.admin, "ROLE_REQUIRED"],
+      [world.as(secret), "SCOPE_REQUIRED"],
+    ] as const)
+      expect((await refusal(backUp(as, newPath()))).reason).toBe(reason);
+  });
+});
+
+describe("restoring", () => {
+  const whole = newPath();
+  let place = "";
+
+  test("refuses each file that is cut off, altered or of another form, and touches nothing", async () => {
+    {
+      await using from = await storage("sqlite");
+      await using world = await start("sqlite", from.options);
+      await backUp(world.operator, whole);
+    }
+    place = newPath();
+    const bytes = readFileSync(whole);
+    const damaged = newPath();
+    const attempt = async (content: Uint8Array) => {
+      writeFileSync(damaged, content);
+      await restore(damaged, { data: place });
+    };
+    for (let nth = 0; nth < 64; nth++) {
+      const cut = Math.trunc((bytes.length * nth) / 64);
+      await expect(attempt(bytes.subarray(0, cut)), `cut at ${cut}`).rejects.toThrow(
+        /is cut off|is no Moltwire backup/,
+      );
+      const at = Math.min(bytes.length - 1, cut + nth);
+      const altered = Buffer.from(bytes);
+      altered[at]! ^= 1 << (nth % 8);
+      await expect(attempt(altered), `altered at ${at}`).rejects.toMatchObject({ name: "BadBackupError" });
+    }
+    await expect(attempt(Buffer.concat([bytes, Buffer.from("x")]))).rejects.toMatchObject({ name: "BadBackupError" });
+    await expect(
+      attempt(Buffer.from(bytes.toString("latin1").replace('"format":1', '"format":2'), "latin1")),
+    ).rejects.toThrow("has the form 2, and this program reads 1");
+    expect(readdirSync(folder).map((name) => join(folder, name))).not.toContain(place);
+  });
+});

@@ -3,6 +3,7 @@
 import { type Argument, Command, CommanderError } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { agent } from "./agent.ts";
+import { backup } from "./backup.ts";
 import { type Noun, withServer } from "./command.ts";
 import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
@@ -12,6 +13,7 @@ import { key } from "./key.ts";
 import { org } from "./org.ts";
 import { columns, endWithReader } from "./output.ts";
 import { report } from "./problem.ts";
+import { restore } from "./restore.ts";
 import { server } from "./server.ts";
 import { status } from "./status.ts";
 import { submit } from "./submit.ts";
@@ -22,7 +24,7 @@ import { trace } from "./trace.ts";
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, key],
-  "Running it:": [server, demo, status, doctor],
+  "Running it:": [server, demo, status, doctor, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

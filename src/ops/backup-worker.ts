@@ -1,5 +1,5 @@
 /** The thread that reads the data and writes the file of a backup, so that the server's own goes on serving. */
-import { statfsSync, writeSync } from "node:fs";
+import { fdatasyncSync, statfsSync, writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { backupWriter, formatVersion, type Written } from "./backup-format.ts";
 import { openSource, type SourcePlace } from "./backup-source.ts";
@@ -43,6 +43,8 @@ async function work({ place, file, folder, reserveBytes, server, timeMs }: Backu
     sinceLook += bytes.length;
     if (sinceLook >= lookBytes) {
       sinceLook = 0;
+      // Else the disk would have it all at once, and whoever commits meanwhile would wait for it.
+      fdatasyncSync(file);
       const { bavail, bsize } = statfsSync(folder);
       if (bavail * bsize < reserveBytes) throw new FullError(bavail * bsize);
     }

@@ -11,9 +11,9 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import Database from "better-sqlite3";
-import { claimFile } from "../db/data-file.ts";
+import { claimFile, type DataFile } from "../db/data-file.ts";
 import type { Migration } from "../db/migrate.ts";
 import type { BackupTable, Cell, CheckedBackup } from "./backup-format.ts";
 import { cursorSecretBytes, cursorSecretName, fill, migrationsFor, RestoreError, type Target } from "./restore.ts";
@@ -35,19 +35,20 @@ const fileName = "moltwire.db";
  * as it was. Gives the name of the file to which a database that was there was moved, if one was.
  */
 export async function restoreSqlite(wanted: SqliteRestore): Promise<string | undefined> {
-  const { folder, replace, nowMs } = wanted;
+  const { replace, nowMs } = wanted;
+  const folder = resolve(wanted.folder);
   const file = join(folder, fileName);
   const hasData = [file, `${file}-wal`].some((path) => existsSync(path) && statSync(path).size > 0);
   if (hasData && !replace)
     throw new RestoreError(
       `${folder} has a database already. Choose another folder with --data, or --replace: then the old one is kept beside it`,
     );
-  const madeFolder = mkdirSync(folder, { recursive: true, mode: 0o700 }) !== undefined;
+  const madeFolder = make(folder);
   const before = new Set(readdirSync(folder));
   const building = join(folder, `${fileName}.restoring`);
   let done = false;
   // A server that runs on it has the lock.
-  const lock = claimFile(file);
+  const lock = claim(file);
   try {
     for (const each of [building, `${building}-journal`]) rmSync(each, { force: true });
     await build(building, wanted);
@@ -57,13 +58,34 @@ export async function restoreSqlite(wanted: SqliteRestore): Promise<string | und
     done = true;
     return kept;
   } finally {
-    if (!done) {
-      rmSync(building, { force: true });
-      if (!before.has(fileName)) rmSync(file, { force: true }); // the lock's empty one
-    }
+    // Before the lock is gone: after that the names may be another's.
+    if (!done) tidy(folder, madeFolder, before);
     lock.release();
-    if (!done && !before.has(`${fileName}-lock`)) rmSync(`${file}-lock`, { force: true });
-    if (!done && madeFolder) rmdirSync(folder);
+  }
+}
+
+/** Removes what was not there before. */
+function tidy(folder: string, madeFolder: string | undefined, before: ReadonlySet<string>): void {
+  for (const name of [`${fileName}.restoring`, fileName, `${fileName}-lock`])
+    if (!before.has(name)) rmSync(join(folder, name), { force: true });
+  for (let each = folder; madeFolder !== undefined && each.length >= madeFolder.length; each = dirname(each))
+    rmdirSync(each);
+}
+
+/** The first folder that had to be made; undefined if all were there. */
+function make(folder: string): string | undefined {
+  try {
+    return mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new RestoreError(`the folder ${folder} cannot be made: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function claim(file: string): DataFile {
+  try {
+    return claimFile(file);
+  } catch (cause) {
+    throw new RestoreError((cause as Error).message, { cause });
   }
 }
 

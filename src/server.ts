@@ -63,7 +63,7 @@ import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
 import { createHealthState, healthRoutes } from "./rpc/health.ts";
 import { sweepReplies } from "./rpc/idempotency.ts";
-import { slidingWindow } from "./rpc/limits.ts";
+import { itemsInterceptor, slidingWindow } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
@@ -204,6 +204,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services);
+  const limiter = slidingWindow(config.rateLimit, clock);
   mount(http, {
     routes: (router) => {
       served.mount(router);
@@ -211,8 +212,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
-    gate: gate(app, slidingWindow(config.rateLimit, clock), served.unbuilt),
-    interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
+    gate: gate(app, limiter, served.unbuilt),
+    interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor(), itemsInterceptor(limiter)],
     readMaxBytes: 4 * mib,
     writeMaxBytes: 16 * mib,
     shutdownSignal: stopping.signal,

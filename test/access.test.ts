@@ -26,7 +26,8 @@ const own = methodsOf(services);
 describe("every method of moltwire declares", () => {
   test.each(own)("$name: role, scope and kind, fitting its shape", ({ method }) => {
     expect(hasOption(method, access)).toBe(true);
-    const { role, scope, kind, audited } = getOption(method, access);
+    const { role, scope, kind, audited, items } = getOption(method, access);
+    if (items) expect(method.input.fields.find(({ name }) => name === items)?.fieldKind).toBe("list");
     expect(role).not.toBe(Role.UNSPECIFIED);
     expect(scope).toMatch(/^[a-z_]+:[a-z]+$/);
     const readsOnly = method.idempotency === Idempotency.NO_SIDE_EFFECTS;

@@ -29,6 +29,7 @@ import {
   unique,
   type World,
 } from "./harness.ts";
+import { write } from "./memory-fixtures/memory.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
 
 const protocols: Protocol[] = ["connect", "connect-json", "grpc", "grpc-web"];
@@ -46,12 +47,14 @@ describe("the limit of requests", () => {
   /** What the limit means, said naively: a request is let in unless as many as the limit were in the 60 s that end with it. */
   const naive = (limit: number) => {
     const taken: number[] = [];
-    return (at: number) => {
+    return (at: number, count: number) => {
       const inWindow = taken.filter((time) => time > at - minute);
-      if (inWindow.length >= limit)
-        return { allowed: false, remaining: 0, retryAfterMs: inWindow.at(-limit)! + minute - at };
-      taken.push(at);
-      return { allowed: true, remaining: limit - inWindow.length - 1, retryAfterMs: 0 };
+      const remaining = limit - inWindow.length;
+      if (count > limit) return { allowed: false, remaining, retryAfterMs: undefined };
+      if (count > remaining)
+        return { allowed: false, remaining, retryAfterMs: inWindow.at(-(limit - count + 1))! + minute - at };
+      taken.push(...Array<number>(count).fill(at));
+      return { allowed: true, remaining: remaining - count, retryAfterMs: 0 };
     };
   };
   /** Calls that come now slowly, now fast, now at once, and now after a long while. */
@@ -71,7 +74,8 @@ describe("the limit of requests", () => {
       for (const [i, ms] of pauses.entries()) {
         clock.advance(ms);
         const who = i % 5 === 0 ? 1 : 0;
-        expect(limiter.take(`agent ${who}`)).toEqual({ limit, ...oracles[who]!(clock.now()) });
+        const count = 1 + (ms % 7 === 0 ? i % 4 : 0);
+        expect(limiter.take(`agent ${who}`, count)).toEqual({ limit, ...oracles[who]!(clock.now(), count) });
       }
     });
     fc.assert(property, { numRuns: 300, seed: 6658 });
@@ -83,7 +87,7 @@ describe("the limit of requests", () => {
     for (let i = 0; i < 3; i++, clock.advance(100)) limiter.take("a");
     const { retryAfterMs } = limiter.take("a");
     expect(retryAfterMs).toBe(minute - 300);
-    clock.advance(retryAfterMs - 1);
+    clock.advance(retryAfterMs! - 1);
     expect(limiter.take("a").allowed).toBe(false);
     clock.advance(1);
     expect(limiter.take("a").allowed).toBe(true);
@@ -187,6 +191,51 @@ describe.each(dialects)("%s", (dialect) => {
       });
       const headers = ["ratelimit-limit", "ratelimit-remaining", "retry-after"].map((name) => answer.headers.get(name));
       expect([answer.status, ...headers]).toEqual([429, "5", "0", "60"]);
+    });
+  });
+
+  describe("the limit counts each item of a list", () => {
+    const writes = (count: number) =>
+      Array.from({ length: count }, (_, n) => ({ change: { case: "set", value: write(`k${n}`, n) } }) as const);
+    const batches: readonly [string, (as: OrgAgent["as"], count: number) => Promise<unknown>][] = [
+      ["SubmitJobs", (as, count) => as.queues.submitJobs({ jobs: Array.from({ length: count }, () => ({})) })],
+      ["BatchSetEntries", (as, count) => as.memory.batchSetEntries({ changes: writes(count) })],
+      [
+        "BatchGetEntries",
+        (as, count) =>
+          as.memory.batchGetEntries({ keys: writes(count).map(({ change }) => ({ key: change.value.key })) }),
+      ],
+    ];
+    test.each(batches)("of %s, and refuses a list that is too long without effect", async (_, batch) => {
+      minuteLater();
+      const { as } = await (await world.org()).agent();
+      const left: (string | null)[] = [];
+      const counting = world.as((await org.agent()).key, "connect", [
+        (next) => async (request) => {
+          const response = await next(request);
+          left.push(response.header.get("ratelimit-remaining"));
+          return response;
+        },
+      ]);
+      await batch(counting, 3);
+      await batch(counting, 1);
+      expect(left).toEqual(["2", "1"]);
+      clock.advance(10_000);
+      // The call is the one that was left, and its second item has to wait for the oldest.
+      const { reason, metadata, error } = await refusal(batch(counting, 2));
+      expect([reason, metadata.remaining, error.metadata.get("retry-after")]).toEqual(["RATE_LIMITED", "0", "50"]);
+      clock.advance(50_000);
+      await batch(counting, 4);
+      const never = await refusal(batch(as, 7));
+      expect([never.reason, never.error.findDetails(RetryInfoSchema)]).toEqual(["RATE_LIMITED", []]);
+      expect(never.error.rawMessage).toMatch(/send fewer at once/);
+      expect((await as.queues.listJobs({})).jobs).toEqual([]);
+      expect((await as.memory.listEntries({})).entries).toEqual([]);
+      // An administrator has no limit.
+      const queues = await org.admin.queues.submitJobs({
+        jobs: Array.from({ length: 20 }, () => ({ queue: unique("q") })),
+      });
+      expect(queues.results).toHaveLength(20);
     });
   });
 
@@ -310,6 +359,8 @@ describe.each(dialects)("%s", (dialect) => {
     const elsewhere = new Set([
       "moltwire.federation.v1.OrganizationService/CreateOrganization", // below: it is done in the operator's organisation
       "moltwire.bus.v1.BusService/CancelTask", // with the tasks
+      "moltwire.queue.v1.QueueService/RedriveJob", // with the queues
+      "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

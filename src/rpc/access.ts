@@ -11,11 +11,13 @@ const foreign: ReadonlySet<string> = new Set([
   "grpc.reflection.v1alpha.ServerReflection",
 ]);
 
-const declared = new WeakMap<DescMethod, Pick<Access, "role" | "scope" | "kind" | "audited">>();
-const open = { role: Role.PUBLIC, scope: "", kind: Kind.QUERY, audited: false };
+type Declared = Pick<Access, "role" | "scope" | "kind" | "audited" | "items">;
+
+const declared = new WeakMap<DescMethod, Declared>();
+const open = { role: Role.PUBLIC, scope: "", kind: Kind.QUERY, audited: false, items: "" };
 
 /** What a method declares about itself. One that declares nothing is refused to everybody (ROLE_UNSPECIFIED). */
-export function accessOf(method: DescMethod): Pick<Access, "role" | "scope" | "kind" | "audited"> {
+export function accessOf(method: DescMethod): Declared {
   let found = declared.get(method);
   if (!found) {
     if (foreign.has(method.parent.typeName)) found = open;

@@ -1,22 +1,28 @@
-import type { DescMethod } from "@bufbuild/protobuf";
+import type { DescMethod, Message } from "@bufbuild/protobuf";
+import type { Interceptor } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { Clock } from "../clock.ts";
 import { Fault } from "../errors.ts";
-import type { Caller } from "./caller.ts";
+import { accessOf } from "./access.ts";
+import { type Caller, callerKey } from "./caller.ts";
 
 const windowMs = 60_000;
 const maxTracked = 100_000;
 
-/** What one request costs the caller, and what is left. */
+/** Whether requests were let in, and what is left. */
 export type Allowance = {
   readonly limit: number;
   readonly remaining: number;
-  readonly retryAfterMs: number;
+  /** When there will be room, if there is none now; undefined: never, being more than the limit at once. */
+  readonly retryAfterMs: number | undefined;
   readonly allowed: boolean;
 };
 
-/** Counts the requests of this process; replicas will lease shares of the limit. */
-export type Limiter = { take(agentId: string): Allowance };
+/** Counts the requests of this process. Replicas will lease shares of the limit. */
+export type Limiter = {
+  /** Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated. */
+  take(agentId: string, count?: number, before?: number): Allowance;
+};
 
 /** The times of the requests in the window: a ring of places of which `count`, ending before `next`, are taken. */
 type Ring = { times: Float64Array; next: number; count: number };
@@ -48,21 +54,26 @@ export function slidingWindow(limit: number, clock: Clock): Limiter {
   }
 
   return {
-    take(agentId) {
+    take(agentId, count = 1, before = 0) {
       if (limit === 0) return off;
       const at = now();
       forget(at - windowMs);
       const ring = ringOf(agentId);
-      while (ring.count > 0 && oldest(ring) <= at - windowMs) ring.count--;
-      if (ring.count === limit)
-        return { limit, remaining: 0, retryAfterMs: oldest(ring) + windowMs - at, allowed: false };
-      push(ring, at, limit);
-      return { limit, remaining: limit - ring.count, retryAfterMs: 0, allowed: true };
+      while (ring.count > 0 && nthOldest(ring, 0) <= at - windowMs) ring.count--;
+      const remaining = limit - ring.count;
+      if (before + count > limit) return { limit, remaining, retryAfterMs: undefined, allowed: false };
+      if (count > remaining) {
+        const retryAfterMs = nthOldest(ring, before + count - remaining - 1) + windowMs - at;
+        return { limit, remaining, retryAfterMs, allowed: false };
+      }
+      for (let n = 0; n < count; n++) push(ring, at, limit);
+      return { limit, remaining: remaining - count, retryAfterMs: 0, allowed: true };
     },
   };
 }
 
-const oldest = ({ times, next, count }: Ring): number => times[(next - count + times.length) % times.length]!;
+const nthOldest = ({ times, next, count }: Ring, n: number): number =>
+  times[(next - count + n + times.length) % times.length]!;
 const newest = ({ times, next }: Ring): number => times[(next - 1 + times.length) % times.length]!;
 
 /** Adds a time; a full ring grows to twice its places, at most to the limit. */
@@ -94,19 +105,52 @@ function neverBack(clock: Clock): () => number {
 /** Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. */
 const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob"]);
 
-/** Counts a call of an agent: RATE_LIMITED beyond its limit, else the response says how much is left. */
-export function takeRequest(limiter: Limiter, caller: Caller, method: DescMethod, responseHeader: Headers): void {
+/** Counts a call of an agent, or, of one that was counted, the items of its list but one: RATE_LIMITED beyond its limit, else the response says how much is left. */
+export function takeRequest(
+  limiter: Limiter,
+  caller: Caller,
+  method: DescMethod,
+  responseHeader: Headers,
+  moreItems = 0,
+): void {
   if (caller.role !== Role.AGENT || uncounted.has(method.name)) return;
-  const { allowed, limit, remaining, retryAfterMs } = limiter.take(caller.agentId);
+  const { allowed, limit, remaining, retryAfterMs } = limiter.take(caller.agentId, moreItems || 1, moreItems && 1);
   if (limit === 0) return;
   responseHeader.set("ratelimit-limit", String(limit));
   responseHeader.set("ratelimit-remaining", String(remaining));
-  if (!allowed) {
-    const message = `more than ${limit} requests in ${windowMs / 1000} seconds: try again in ${Math.ceil(retryAfterMs / 1000)} s`;
-    const metadata = { limit: String(limit), remaining: "0", window_ms: String(windowMs) };
-    throw new Fault("RATE_LIMITED", message, metadata, {
-      retryAfterMs,
-      quota: { subject: `agent:${caller.agentId}`, description: message },
-    });
-  }
+  if (allowed) return;
+  const inWindow = `more than ${limit} requests in ${windowMs / 1000} seconds`;
+  const message =
+    retryAfterMs === undefined
+      ? `each item counts as a request, and there are never ${inWindow}: send fewer at once`
+      : `${moreItems > 0 ? "each item counts as a request: " : ""}${inWindow}: try again in ${Math.ceil(retryAfterMs / 1000)} s`;
+  const metadata = { limit: String(limit), remaining: String(remaining), window_ms: String(windowMs) };
+  throw new Fault("RATE_LIMITED", message, metadata, {
+    ...(retryAfterMs !== undefined && { retryAfterMs }),
+    quota: { subject: `agent:${caller.agentId}`, description: message },
+  });
+}
+
+/**
+ * Counts the items of a list that its method declares. The gate has counted the call, and with it the first of them; a list that is refused counts as that
+ * one call, which stays counted.
+ */
+export const itemsInterceptor =
+  (limiter: Limiter): Interceptor =>
+  (next) =>
+  async (request) => {
+    const more = request.stream ? 0 : itemsOf(request.method, request.message) - 1;
+    if (more <= 0) return next(request);
+    const header = new Headers();
+    takeRequest(limiter, request.contextValues.get(callerKey), request.method, header, more);
+    const response = await next(request);
+    header.forEach((value, name) => void response.header.set(name, value));
+    return response;
+  };
+
+function itemsOf(method: DescMethod, message: Message): number {
+  const { items } = accessOf(method);
+  if (items === "") return 0;
+  const { localName } = method.input.fields.find(({ name }) => name === items)!;
+  return (message as Message & Record<string, readonly unknown[]>)[localName]!.length;
 }

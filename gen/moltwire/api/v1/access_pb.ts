@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/api/v1/access.proto.
  */
 export const file_moltwire_api_v1_access: GenFile = /*@__PURE__*/
-  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEicgoGQWNjZXNzEiMKBHJvbGUYASABKA4yFS5tb2x0d2lyZS5hcGkudjEuUm9sZRINCgVzY29wZRgCIAEoCRIjCgRraW5kGAMgASgOMhUubW9sdHdpcmUuYXBpLnYxLktpbmQSDwoHYXVkaXRlZBgEIAEoCCpeCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1BVQkxJQxABEg4KClJPTEVfQUdFTlQQAhIMCghST0xFX09SRxADEhEKDVJPTEVfT1BFUkFUT1IQBCp3CgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABIQCgxLSU5EX0NPTU1BTkQQARIOCgpLSU5EX1FVRVJZEAISDQoJS0lORF9GRUVEEAMSFQoRS0lORF9DT05WRVJTQVRJT04QBBIRCg1LSU5EX0RPV05MT0FEEAU6UQoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY4osDIAEoCzIXLm1vbHR3aXJlLmFwaS52MS5BY2Nlc3NSBmFjY2Vzc2IGcHJvdG8z", [file_google_protobuf_descriptor]);
+  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEigQEKBkFjY2VzcxIjCgRyb2xlGAEgASgOMhUubW9sdHdpcmUuYXBpLnYxLlJvbGUSDQoFc2NvcGUYAiABKAkSIwoEa2luZBgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5LaW5kEg8KB2F1ZGl0ZWQYBCABKAgSDQoFaXRlbXMYBSABKAkqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9QVUJMSUMQARIOCgpST0xFX0FHRU5UEAISDAoIUk9MRV9PUkcQAxIRCg1ST0xFX09QRVJBVE9SEAQqdwoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASEAoMS0lORF9DT01NQU5EEAESDgoKS0lORF9RVUVSWRACEg0KCUtJTkRfRkVFRBADEhUKEUtJTkRfQ09OVkVSU0FUSU9OEAQSEQoNS0lORF9ET1dOTE9BRBAFOlEKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGOKLAyABKAsyFy5tb2x0d2lyZS5hcGkudjEuQWNjZXNzUgZhY2Nlc3NiBnByb3RvMw", [file_google_protobuf_descriptor]);
 
 /**
  * Access is what a method declares about itself. Every method of moltwire declares it.
@@ -49,6 +49,14 @@ export type Access = Message<"moltwire.api.v1.Access"> & {
    * @generated from field: bool audited = 4;
    */
   audited: boolean;
+
+  /**
+   * The list of the request whose items the rate limit counts, one each, instead of the call; empty: the call counts one. A list that has more items than there is
+   * room for is refused as a whole (RATE_LIMITED, no effect), and counts as one call.
+   *
+   * @generated from field: string items = 5;
+   */
+  items: string;
 };
 
 /**
@@ -84,6 +92,14 @@ export type AccessJson = {
    * @generated from field: bool audited = 4;
    */
   audited?: boolean;
+
+  /**
+   * The list of the request whose items the rate limit counts, one each, instead of the call; empty: the call counts one. A list that has more items than there is
+   * room for is refused as a whole (RATE_LIMITED, no effect), and counts as one call.
+   *
+   * @generated from field: string items = 5;
+   */
+  items?: string;
 };
 
 /**

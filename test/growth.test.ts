@@ -27,6 +27,7 @@ import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
+import { countQueues } from "../src/queue/quota.ts";
 import { standingOf } from "../src/queue/schedule/standing.ts";
 import {
   countSchedules,
@@ -36,6 +37,7 @@ import {
   nextDue,
   takenTimes,
 } from "../src/queue/schedule/store.ts";
+import { levelsNamed } from "../src/queue/tally.ts";
 import { start, type World } from "./harness.ts";
 
 /** What SQLite does for a query that grows with the data: each line of its plan. The rows of a real server decide nothing here. */
@@ -145,6 +147,12 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => agentsWithCapability(db, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250),
     /PRIMARY KEY \(org_id=\? AND capability=\?\)/,
   ],
+  [
+    "the room an organisation has for jobs of some queues",
+    (db) => levelsNamed(db, org, new Set(["a", "b"])),
+    /queue_level USING PRIMARY KEY \(org_id=\? AND queue=\?\)/,
+  ],
+  ["how many queues it has", (db) => countQueues(db, org), /queue_level USING PRIMARY KEY \(org_id=\? AND queue>\?\)/],
   [
     "the budgets of a task",
     (db) => budgetsOfTask(db, org, subjects),

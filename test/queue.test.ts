@@ -4,6 +4,7 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { JobState } from "../gen/moltwire/queue/v1/job_pb.ts";
 import { Conflict } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { sweepOldJobs } from "../src/queue/sweep.ts";
 import {
   dialects,
   eventually,
@@ -234,6 +235,51 @@ describe.each(dialects)("a queue on %s", (dialect) => {
       await submit(as);
     });
 
+    test("of queues are the organisation's; one without jobs is forgotten", async () => {
+      const clock = fakeClock();
+      await using world = await start(dialect, { clock });
+      const { app } = world.server;
+      const full = await world.org();
+      const { as } = await full.agent();
+      const spare = unique("spare");
+      const job = await submit(as, { queue: spare });
+      const names =
+        dialect === "sqlite"
+          ? sql`(with recursive n(n) as (select 1 union all select n + 1 from n where n < 9998) select n from n) names`
+          : sql`generate_series(1, 9998) as names(n)`;
+      await app.db.tx((tx) =>
+        tx.run(sql`
+          insert into queue_level (org_id, queue, shard, scheduled, pending, leased, failed)
+          select ${full.orgId}, ${"q"} || n, 0, 0, 1, 0, 0 from ${names}`),
+      );
+      const tooMany = as.queues.submitJobs({ jobs: [{ queue: "one" }, { queue: "two" }, { queue: "one" }] });
+      expect(await refusal(tooMany)).toMatchObject({
+        code: "ResourceExhausted",
+        reason: "QUOTA_EXCEEDED",
+        metadata: { resource: "queues", limit: "10000" },
+      });
+      await submit(as, { queue: "one" });
+      expect((await refusal(submit(as, { queue: "two" }))).reason).toBe("QUOTA_EXCEEDED");
+      await submit(as, { queue: spare });
+      await submit((await (await world.org()).agent()).as, { queue: "two" });
+      // One of its two jobs is left to do.
+      await as.queues.cancelJob({ jobId: job.jobId });
+      clock.advance(2 * 3_600_000);
+      await sweepOldJobs(app);
+      expect((await refusal(submit(as, { queue: "two" }))).reason).toBe("QUOTA_EXCEEDED");
+      const [left] = (await as.queues.listJobs({ queue: spare })).jobs;
+      await as.queues.cancelJob({ jobId: left!.jobId });
+      clock.advance(2 * 3_600_000);
+      await submit(as, { queue: "one" }); // something happened here lately, and it has jobs
+      await sweepOldJobs(app);
+      // The hour was over before it was empty: now it goes with its last job.
+      clock.advance(8 * 24 * 3_600_000);
+      await sweepOldJobs(app);
+      await submit(as, { queue: "two" });
+      expect((await as.queues.getQueueStats({ queue: spare })).queues).toEqual([]);
+      expect(await statsOf(as, "one")).toMatchObject({ pending: 2n });
+    });
+
     test.each([
       ["queue", { queue: "no spaces" }],
       ["priority", { priority: 11 }],
@@ -395,6 +441,8 @@ describe.each(dialects)("a queue on %s", (dialect) => {
       expect(await worker.as.queues.redriveJob({ subject: { case: "jobId", value: jobId } })).toMatchObject({
         redriven: 1,
       });
+      const [act] = (await org.admin.admin.listAuditEvents({ pageSize: 1 })).auditEvents;
+      expect([act!.method, act!.agentId]).toEqual(["moltwire.queue.v1.QueueService/RedriveJob", worker.agentId]);
       const again = await get(worker.as, jobId);
       expect(again).toMatchObject({ attempts: 2, redrives: 1, state: JobState.PENDING });
       expect(again.endTime).toBeUndefined();

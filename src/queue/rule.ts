@@ -10,7 +10,7 @@ export const defaults = {
   leaseMs: 30_000,
 } as const;
 
-/** The most jobs of one claim, submit or redrive, and the most unfinished jobs of an organisation. */
+/** The most jobs of one claim, submit or redrive, and the most unfinished jobs and queues of an organisation. */
 export const limits = {
   submitJobs: 1_000,
   submitBytes: 3 * 1_048_576,
@@ -18,6 +18,7 @@ export const limits = {
   progressBytes: 4_096,
   redrive: 1_000,
   unfinished: 1_000_000,
+  queues: 10_000,
   attemptsShown: 100,
   runAheadMs: 366 * 86_400_000,
 } as const;

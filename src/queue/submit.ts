@@ -8,8 +8,8 @@ import { recordChanges } from "./change-log.ts";
 import { inChunks } from "./chunk.ts";
 import { givenColumns, type JobRow, jobColumns } from "./job-store.ts";
 import { checkPayload, sealPayload, tooLarge } from "./payload.ts";
+import { checkRoom, lookForRoom } from "./quota.ts";
 import { defaults, limits } from "./rule.ts";
-import { unfinishedJobs } from "./tally.ts";
 
 /** From where jobs come. */
 export type Origin = {
@@ -46,6 +46,7 @@ export async function enqueue(
 ): Promise<Enqueued[]> {
   const rows = jobs.map((job, n) => newRow(app, origin, job, n, fieldOf(n)));
   checkTogether(jobs, fieldOf);
+  const room = await lookForRoom(tx, origin.orgId, new Set(jobs.map(queueOf)));
   const results = new Map<number, Enqueued>();
   let left = [...rows.keys()];
   for (let round = 0; left.length > 0; round++) {
@@ -68,6 +69,7 @@ export async function enqueue(
     if (round === maxRounds) throw new Fault("OVERLOADED", "a unique key is contended: try again", {});
   }
   const made = [...results].filter(([, { existing }]) => !existing).sort(([a], [b]) => a - b);
+  checkRoom(room, made.length);
   await keepPayloads(
     tx,
     app,
@@ -76,7 +78,6 @@ export async function enqueue(
   );
   const changes = made.map(([, { job }]) => ({ job, from: undefined }));
   await recordChanges(tx, app, origin.orgId, changes, origin.now);
-  if (made.length > 0) await checkQuota(tx, origin.orgId);
   return rows.map((_, n) => results.get(n)!);
 }
 
@@ -185,12 +186,4 @@ async function keepPayloads(
     });
     await tx.run(sql`insert into queue_job_data (org_id, job_id, payload, result) values ${join(values)}`);
   }
-}
-
-/** After the counts were kept: what others count at the same time on PostgreSQL is not seen, so that it may be passed by what they submit at once. */
-async function checkQuota(tx: Tx, orgId: string): Promise<void> {
-  if ((await unfinishedJobs(tx, orgId)) <= limits.unfinished) return;
-  const message = `an organisation has at most ${limits.unfinished} unfinished jobs: let some be done, or cancel some`;
-  const metadata = { resource: "jobs", limit: String(limits.unfinished) };
-  throw new Fault("QUOTA_EXCEEDED", message, metadata, { quota: { subject: "jobs", description: message } });
 }

@@ -5,7 +5,7 @@ import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { type Change, deleteOldChanges, recordChanges } from "./change-log.ts";
 import { expireLease } from "./finish.ts";
 import { type JobRow, jobColumns } from "./job-store.ts";
-import { type Move, minuteMs, tally } from "./tally.ts";
+import { forgetIdle, type Move, minuteMs, tally } from "./tally.ts";
 
 /** How often due jobs and ended leases are looked for. */
 export const sweepQueuesMs = 500;
@@ -21,12 +21,21 @@ export async function sweepQueues(app: App): Promise<void> {
   await repeat(app, hasEndedLease, endLeases, leaseBatch);
 }
 
-/** Deletes jobs that ended long ago, with what belongs to them, and changes and counts of then. */
+/** Deletes jobs that ended long ago, with what belongs to them, and changes and counts of then; then the names of queues of which nothing is left to tell. */
 export async function sweepOldJobs(app: App): Promise<void> {
   const keptMs = app.config.queueRetentionDays * 86_400_000;
-  await repeat(app, always, (tx, now) => deleteOldJobs(tx, now - keptMs), oldBatch);
+  const touched: Touched = new Map();
+  await repeat(app, always, (tx, now) => deleteOldJobs(tx, now - keptMs, touched), oldBatch);
   await repeat(app, always, (tx, now) => deleteOldChanges(tx, now - keptMs, oldBatch), oldBatch);
-  await repeat(app, always, deleteOldMinutes, oldBatch);
+  await repeat(app, always, (tx, now) => deleteOldMinutes(tx, now, touched), oldBatch);
+  for (const [orgId, queues] of touched) await app.db.tx((tx) => forgetIdle(tx, orgId, queues));
+}
+
+/** Queues, by organisation, from which something was deleted. */
+type Touched = Map<string, Set<string>>;
+
+function touch(touched: Touched, rows: readonly { readonly org_id: string; readonly queue: string }[]): void {
+  for (const { org_id, queue } of rows) touched.set(org_id, (touched.get(org_id) ?? new Set()).add(queue));
 }
 
 type Look = (db: Queryable, now: number) => Promise<boolean>;
@@ -82,11 +91,12 @@ async function recordAll(tx: Tx, app: App, changes: readonly Change[], now: numb
 const byOrg = <T>(rows: readonly T[], orgOf: (row: T) => string): [string, T[]][] =>
   [...Map.groupBy(rows, orgOf)].sort(([a], [b]) => (a < b ? -1 : 1));
 
-async function deleteOldJobs(tx: Tx, before: number): Promise<number> {
+async function deleteOldJobs(tx: Tx, before: number, touched: Touched): Promise<number> {
   const gone = await tx.all<Pick<JobRow, "org_id" | "job_id" | "queue" | "state">>(sql`
     delete from queue_job where seq in (
       select seq from queue_job where end_ms is not null and end_ms < ${before} order by end_ms limit ${oldBatch} ${tx.dialect.skipLocked})
     returning org_id, job_id, queue, state`);
+  touch(touched, gone);
   for (const [orgId, jobs] of byOrg(gone, ({ org_id }) => org_id)) {
     const ids = join(jobs.map(({ job_id }) => job_id));
     await tx.run(sql`delete from queue_job_data where org_id = ${orgId} and job_id in (${ids})`);
@@ -97,8 +107,12 @@ async function deleteOldJobs(tx: Tx, before: number): Promise<number> {
   return gone.length;
 }
 
-const deleteOldMinutes: Work = (tx, now) =>
-  tx.run(sql`
+async function deleteOldMinutes(tx: Tx, now: number, touched: Touched): Promise<number> {
+  const gone = await tx.all<{ org_id: string; queue: string }>(sql`
     delete from queue_minute where (org_id, queue, minute, kind, shard) in (
       select org_id, queue, minute, kind, shard from queue_minute where minute < ${Math.floor(now / minuteMs) - keptMinutes}
-      order by minute limit ${oldBatch})`);
+      order by minute limit ${oldBatch})
+    returning org_id, queue`);
+  touch(touched, gone);
+  return gone.length;
+}

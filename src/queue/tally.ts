@@ -82,11 +82,44 @@ export async function tally(tx: Tx, orgId: string, moves: readonly Move[], now: 
 
 const byKey = ([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number => (a < b ? -1 : 1);
 
-/** The unfinished jobs of an organisation: a few rows, however many jobs. */
-export const unfinishedJobs = async (db: Queryable, orgId: string): Promise<number> =>
-  (await db.one<{ n: number | null }>(
-    sql`select cast(sum(pending) as bigint) as n from queue_level where org_id = ${orgId} and queue = ${wholeOrg}`,
-  ))!.n ?? 0;
+/** The unfinished jobs of an organisation, and which of these queues it has: a few rows, however many jobs. */
+export async function levelsNamed(
+  db: Queryable,
+  orgId: string,
+  queues: ReadonlySet<string>,
+): Promise<{ readonly unfinished: number; readonly known: ReadonlySet<string> }> {
+  let unfinished = 0;
+  const known = new Set<string>();
+  for (const names of inChunks([wholeOrg, ...queues])) {
+    const rows = await db.all<{ queue: string; pending: number }>(sql`
+      select queue, cast(sum(pending) as bigint) as pending from queue_level where org_id = ${orgId} and queue in (${join(names)}) group by queue`);
+    for (const { queue, pending } of rows) {
+      if (queue === wholeOrg) unfinished = pending;
+      else known.add(queue);
+    }
+  }
+  return { unfinished, known };
+}
+
+/**
+ * Forgets those of the queues that have no job to do or to redrive, and of whose last hour there is nothing to tell. In a transaction of its own: it locks all
+ * rows of a queue, in the order of the keys, since what one shard counts another may take away.
+ */
+export async function forgetIdle(tx: Tx, orgId: string, queues: ReadonlySet<string>): Promise<void> {
+  for (const names of inChunks([...queues].sort())) {
+    const rows = await tx.all<LevelRow>(sql`
+      select queue, scheduled, pending, leased, failed from queue_level where org_id = ${orgId} and queue in (${join(names)})
+      order by queue, shard ${tx.dialect.forUpdate}`);
+    const lately = await tx.all<{ queue: string }>(sql`
+      select distinct queue from queue_minute where org_id = ${orgId} and queue in (${join(names)})`);
+    const busy = new Set(lately.map(({ queue }) => queue));
+    for (const [queue, shares] of Map.groupBy(rows, (row) => row.queue))
+      if (counted.some((column) => shares.reduce((sum, share) => sum + share[column], 0) !== 0)) busy.add(queue);
+    const idle = names.filter((queue) => !busy.has(queue));
+    if (idle.length > 0)
+      await tx.run(sql`delete from queue_level where org_id = ${orgId} and queue in (${join(idle)})`);
+  }
+}
 
 /** How a queue's jobs stand. */
 export type LevelRow = { readonly queue: string } & Readonly<Levels>;

@@ -4,18 +4,28 @@ import { BusService } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
+import type { Backlog } from "./backlog.ts";
+import type { Governed } from "./governed.ts";
+import type { Protocol } from "./http-caller.ts";
 import type { Template } from "./load.ts";
+import type { Loader } from "./loader.ts";
 import { counterMark, post, rpc } from "./requests.ts";
 import { type Moltwire, maxCallers, type Target } from "./targets.ts";
 
 export type Case = {
   /** Unique, for people. */
   readonly name: string;
-  readonly what: "bare" | "unary" | "autocommit" | "change" | "submit" | "set" | "get" | "cycle";
+  readonly what:
+    | ("bare" | "unary" | "autocommit" | "change" | "submit" | "governed" | "set" | "get" | "cycle" | "claim")
+    | ("redis-set" | "redis-get" | "redis-cycle" | "boss-cycle");
   readonly callers: number;
   readonly target: Target;
   readonly templates: readonly Template[];
   readonly idPrefix: string | undefined;
+  /** What the target speaks. Default: HTTP. */
+  readonly speaks?: Protocol;
+  /** What sends the load. Default: the load generator of all. */
+  readonly loader?: Loader;
 };
 
 const unaryCallers = 32;
@@ -139,7 +149,7 @@ const jobId = `job_${"0".repeat(32)}`;
 const leaseToken = "t".repeat(24);
 
 /** SubmitJob, ClaimJobs, CompleteJob: three requests, each a durable transaction. A caller may get the job of another. */
-export function cycleCase(moltwire: Moltwire, callers: number): Case {
+export function cycleCase(moltwire: Pick<Moltwire, "engine" | "process" | "port" | "agentKey">, callers: number): Case {
   const key = moltwire.agentKey;
   const { submitJob, claimJobs, completeJob } = QueueService.method;
   const payload = { kind: { case: "json", value: { kind: { case: "stringValue", value: "work" } } } } as const;
@@ -163,5 +173,36 @@ export function cycleCase(moltwire: Moltwire, callers: number): Case {
     target: moltwire,
     templates: Array.from({ length: callers }, () => cycle),
     idPrefix: undefined,
+  };
+}
+
+/**
+ * SubmitTask to the echo with everything on that governs: asked for by an agent, decided by the policies of the organisation, set aside and settled in budgets of
+ * agent and organisation, priced. See `govern`.
+ */
+export const governedCase = (governed: Governed, callers: number): Case => ({
+  name: `governed SubmitTask to echo, ${governed.engine} @${callers}`,
+  what: "governed",
+  callers,
+  target: governed,
+  templates: Array.from({ length: callers }, (_, n) =>
+    rpc(
+      BusService.method.submitTask,
+      { contractId: "governed", input: { kind: { case: "stringValue", value: `hello ${counterMark}` } } },
+      { key: governed.callerKeys[n % governed.callerKeys.length]! },
+    ),
+  ),
+  idPrefix: "tsk_",
+});
+
+/** The cycle on a queue in which so many jobs wait; told is the time of its claim alone. A claim takes the oldest, and a submit fills up. */
+export function claimCase(backlog: Backlog, callers: number): Case {
+  const cycle = cycleCase(backlog, callers);
+  const timed = ({ next, ...submit }: Template): Template => ({ ...submit, next: { ...next!, timed: true } });
+  return {
+    ...cycle,
+    name: `claim at ${backlog.pending.toLocaleString("en")} pending, ${backlog.engine} @${callers}`,
+    what: "claim",
+    templates: cycle.templates.map(timed),
   };
 }

@@ -1,6 +1,7 @@
 /** The least an HTTP/1.1 client can be: one socket, one request at a time, the answer looked at as bytes. */
 import { once } from "node:events";
 import { connect } from "node:net";
+import { isWholeReply, statusOfReply } from "./resp.ts";
 
 /** An answer. The bytes are good until the next call. */
 export type Answer = { readonly status: number; readonly bytes: Buffer };
@@ -16,16 +17,19 @@ const lastChunk = Buffer.from("\r\n0\r\n\r\n");
 const lengthName = Buffer.from("ontent-length: ");
 const noBytes: Buffer = Buffer.alloc(0);
 
+export type Protocol = "http" | "redis";
+
 /** Opens a connection to the loopback interface and keeps it. */
-export async function openCaller(port: number): Promise<Caller> {
+export async function openCaller(port: number, speaks: Protocol): Promise<Caller> {
+  const [isEnded, statusIn] = speaks === "http" ? [isWhole, statusOf] : [isWholeReply, statusOfReply];
   const socket = connect({ port, host: "127.0.0.1", noDelay: true });
   await once(socket, "connect");
   let waiting: { resolve: (answer: Answer) => void; reject: (error: Error) => void } | undefined;
   let received: Buffer = noBytes;
   socket.on("data", (chunk: Buffer) => {
     received = received.length === 0 ? chunk : Buffer.concat([received, chunk]);
-    if (!isWhole(received)) return;
-    const answer = { status: statusOf(received), bytes: received };
+    if (!isEnded(received)) return;
+    const answer = { status: statusIn(received), bytes: received };
     received = noBytes;
     waiting?.resolve(answer);
   });

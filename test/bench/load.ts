@@ -1,5 +1,5 @@
 /** The load generator, in a process of its own: callers that each send a request, wait for the answer, and send the next. */
-import { type Answer, type Caller, openCaller } from "./http-caller.ts";
+import { type Answer, type Caller, openCaller, type Protocol } from "./http-caller.ts";
 
 /** A whole request over HTTP/1.1; the eight digits at `counterAt` are another number in each request of a run. */
 export type Template = {
@@ -7,12 +7,15 @@ export type Template = {
   readonly counterAt: number | undefined;
   /** The request that follows when this one succeeded; the last of a row counts as the answer to all of it. */
   readonly next?: Template;
+  /** Whether the time of this request is the one that is told, and not that of the whole row. */
+  readonly timed?: boolean;
   /** What is copied into this request from the answer before: so many bytes after a mark. */
   readonly copies?: readonly { readonly after: string; readonly length: number; readonly at: number }[];
 };
 
 /** One measurement. There are as many callers as templates. */
 export type Job = {
+  readonly speaks: Protocol;
   readonly port: number;
   readonly templates: readonly Template[];
   readonly measureMs: number;
@@ -48,8 +51,8 @@ function fillIn({ bytes, counterAt, copies = [] }: Request, answer: Answer | und
   }
 }
 
-async function measure({ port, templates, measureMs, idPrefix }: Job): Promise<Outcome> {
-  const callers = await Promise.all(templates.map(() => openCaller(port)));
+async function measure({ port, speaks, templates, measureMs, idPrefix }: Job): Promise<Outcome> {
+  const callers = await Promise.all(templates.map(() => openCaller(port, speaks)));
   const latencies: number[] = [];
   const ids = new Set<string>();
   const prefix = idPrefix === undefined ? undefined : Buffer.from(idPrefix);
@@ -65,14 +68,17 @@ async function measure({ port, templates, measureMs, idPrefix }: Job): Promise<O
       requests.push({ ...each, bytes: Buffer.from(each.bytes) });
     for (let beganMs = performance.now(); beganMs < endMs; ) {
       let answer: Answer | undefined;
+      let timedMs: number | undefined;
       for (const request of requests) {
         fillIn(request, answer);
+        const sentMs = performance.now();
         answer = await caller.call(request.bytes);
+        if (request.timed) timedMs = performance.now() - sentMs;
         if (answer.status !== 200) break;
       }
       if (!answer) return;
       const nowMs = performance.now();
-      latencies.push(nowMs - beganMs);
+      latencies.push(timedMs ?? nowMs - beganMs);
       beganMs = nowMs;
       if (answer.status !== 200) {
         failed++;
@@ -109,3 +115,4 @@ process.on("message", (job: Job) => {
   );
 });
 process.on("disconnect", () => process.exit(0));
+process.send!("ready");

@@ -6,9 +6,12 @@ import type { Job, Outcome } from "./load.ts";
 
 export type Loader = { measure(job: Job): Promise<Outcome>; close(): Promise<void> };
 
+const readyMs = 30_000;
+
 /** Starts it in a process of its own, so that it takes no time from a server or from the bench. */
-export function startLoader(): Loader {
-  const child = fork(join(import.meta.dirname, "load.ts"), { serialization: "advanced" });
+export async function startLoader(script = "load.ts", args: readonly string[] = []): Promise<Loader> {
+  const child = fork(join(import.meta.dirname, script), args, { serialization: "advanced" });
+  await once(child, "message", { signal: AbortSignal.timeout(readyMs) });
   return {
     async measure(job) {
       child.send(job);

@@ -1,26 +1,34 @@
 /**
- * The bench: `npm run bench` measures, prints a table and the ratios, and writes bench-result.json; `npm run bench -- --quick` takes less than 40 s.
+ * The bench: `npm run bench` measures, prints a table and the ratios, and writes bench-result.json; `npm run bench -- --quick` takes less than 90 s.
+ * Redis (redis-server) and pg-boss are measured beside it where they are; it says when they are not.
  * Rounds are interleaved, so that what else the machine does falls on all cases alike; compare ratios of one run, not figures of two.
  */
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import pg from "pg";
 import type { TestProject } from "vitest/node";
 import setupPostgres from "../postgres-server.ts";
+import { startBacklog } from "./backlog.ts";
 import {
   autocommitCase,
   type Case,
   changeCase,
+  claimCase,
   cycleCase,
   getCase,
+  governedCase,
   levels,
   setCase,
   submitCase,
   unaryCases,
 } from "./cases.ts";
+import { type Governed, govern, measureCedarShare } from "./governed.ts";
 import { type Loader, startLoader } from "./loader.ts";
 import { lookAtMachine, processorUs } from "./machine.ts";
+import { bossCase, redisCases, startBoss, startRedis } from "./peers.ts";
 import { ratiosOf, type Sample, toRatios, toRow, toTable } from "./report.ts";
 import { type Moltwire, startBaseline, startMoltwire, type Target } from "./targets.ts";
 
@@ -34,13 +42,16 @@ const { values: flags } = parseArgs({
   },
 });
 const help = `Usage: npm run bench -- [flags]
-  --quick          shorter rounds: less than 40 s
+  --quick          shorter rounds, and 20,000 pending jobs for a million: less than 90 s
   --postgres       the durable commands on PostgreSQL too (MOLTWIRE_TEST_DATABASE_URL, else a private server without fsync)
   --folder FOLDER  where the data lies while it runs (the folder for temporary files)
   --out FILE       where the result goes (bench-result.json)`;
 const rounds = 3;
-const warmMs = flags.quick ? 200 : 500;
-const measureMs = flags.quick ? 500 : 2_000;
+const warmMs = flags.quick ? 150 : 500;
+const measureMs = flags.quick ? 300 : 2_000;
+const backlogs = [1_000, flags.quick ? 20_000 : 1_000_000];
+const claimCallers = 16;
+const cedarCallers = 64;
 
 /** What was acknowledged, by case, warm-up included. */
 type Tally = { acknowledged: number; distinctIds: number; failures: string[]; samples: Sample[] };
@@ -54,15 +65,43 @@ async function main(): Promise<void> {
     cleanups.push(() => baseline.process.kill());
     const servers = [await startMoltwire("SQLite", { MOLTWIRE_DATA: join(folder, "data") })];
     cleanups.push(() => servers[0]!.process.kill());
-    if (flags.postgres) {
-      const postgres = await startPostgres();
+    const postgres = flags.postgres ? await startPostgres() : undefined;
+    if (postgres) {
       cleanups.push(postgres.stop);
       const server = await startMoltwire(postgres.name, { MOLTWIRE_DATABASE_URL: postgres.url });
       cleanups.push(() => server.process.kill());
       servers.push(server);
     }
-    const loader = startLoader();
+    const loader = await startLoader();
     cleanups.push(() => loader.close());
+    const absent: string[] = [];
+    const redis = await startRedis(folder);
+    if (redis) cleanups.push(() => redis.process.kill());
+    else absent.push("Redis: there is no redis-server in PATH.");
+    let database: Awaited<ReturnType<typeof startPostgres>> | undefined = postgres;
+    const boss = await startBoss(async () => {
+      if (!database) cleanups.push((database = await startPostgres()).stop);
+      return openDatabase(database.url, "boss");
+    });
+    if (boss) cleanups.push(() => boss.close());
+    else absent.push("pg-boss: there is no such package here; NODE_PATH may name the folder it is in.");
+    const claims: Case[] = [];
+    for (const pending of backlogs) {
+      const places = [
+        { name: "SQLite", storage: { MOLTWIRE_DATA: join(folder, `pending-${pending}`) } as Record<string, string> },
+      ];
+      if (postgres) {
+        const MOLTWIRE_DATABASE_URL = await openDatabase(postgres.url, `pending_${pending}`);
+        places.push({ name: postgres.name, storage: { MOLTWIRE_DATABASE_URL } });
+      }
+      for (const { name, storage } of places) {
+        process.stderr.write(`${pending} pending jobs, ${name}\n`);
+        const backlog = await startBacklog(name, storage, pending);
+        cleanups.push(() => backlog.process.kill());
+        claims.push(claimCase(backlog, claimCallers));
+      }
+    }
+    const governed = await Promise.all(servers.map((server) => govern(server)));
     const cases = [
       ...unaryCases(baseline, servers[0]!),
       ...levels.flatMap((callers) => [
@@ -74,18 +113,27 @@ async function main(): Promise<void> {
           getCase(server, callers),
           cycleCase(server, callers),
         ]),
+        ...governed.map((org) => governedCase(org, callers)),
+        ...(redis ? redisCases(redis, callers) : []),
+        ...(boss ? [bossCase(boss, database!.name, callers)] : []),
       ]),
+      ...claims,
     ];
     const tallies = await measureAll(loader, cases);
     const rows = cases.map((each) => toRow(each, tallies.get(each)!.samples));
     const ratios = ratiosOf(rows);
-    const wrong = await verify(baseline, servers, tallies);
+    const wrong = await verify(baseline, servers, governed, tallies);
+    const cedarShare = await measureCedarShare(loader, folder, measureMs, cedarCallers);
     const { processor, processors, node, loadBefore, syncUs, dataInMemory } = machine;
     console.log(
       `${processors} × ${processor}, Node ${node}, load before ${loadBefore.toFixed(1)}, fdatasync ${syncUs.toFixed(0)} µs`,
     );
     if (dataInMemory) console.log("The data lies in memory, where fsync costs nothing: choose another --folder.");
     console.log(`\n${toTable(rows)}\n\n${toRatios(ratios)}\n`);
+    console.log(
+      `Cedar's share of the server's time for a governed SubmitTask @${cedarCallers}: ${(100 * cedarShare).toFixed(1)} %\n`,
+    );
+    for (const line of absent) console.log(`Not measured: ${line}`);
     console.log(wrong.length === 0 ? "Everything acknowledged was found to be done." : wrong.join("\n"));
     const result = {
       time: new Date().toISOString(),
@@ -95,6 +143,8 @@ async function main(): Promise<void> {
       machine,
       rows,
       ratios,
+      cedarShare,
+      absent,
       wrong,
     };
     writeFileSync(flags.out, `${JSON.stringify(result, undefined, 2)}\n`);
@@ -121,12 +171,12 @@ async function measureAll(loader: Loader, cases: readonly Case[]): Promise<Map<C
 
 async function measure(
   loader: Loader,
-  { target, templates, idPrefix }: Case,
+  { target, templates, idPrefix, speaks = "http", loader: own }: Case,
   ms: number,
   tally: Tally,
 ): Promise<Sample> {
   const before = processorUs(target.process.pid);
-  const outcome = await loader.measure({ port: target.port, templates, idPrefix, measureMs: ms });
+  const outcome = await (own ?? loader).measure({ port: target.port, speaks, templates, idPrefix, measureMs: ms });
   const after = processorUs(target.process.pid);
   tally.acknowledged += outcome.acknowledged;
   tally.distinctIds += outcome.distinctIds ?? 0;
@@ -140,6 +190,7 @@ async function measure(
 async function verify(
   baseline: { acknowledged(): Promise<number> },
   servers: readonly Moltwire[],
+  governed: readonly Governed[],
   tallies: ReadonlyMap<Case, Tally>,
 ): Promise<string[]> {
   const wrong = [...tallies].flatMap(([{ name }, { failures }]) => failures.map((failure) => `${name}: ${failure}`));
@@ -181,7 +232,23 @@ async function verify(
       await server.completedJobs(),
     );
   }
+  for (const org of governed) {
+    const told = sum("governed", org, (tally) => tally.acknowledged);
+    const tasks = await org.tasks();
+    compare(`governed SubmitTask, ${org.engine}, tasks`, told, tasks.all);
+    compare(`governed SubmitTask, ${org.engine}, completed`, told, tasks.completed);
+  }
   return wrong;
+}
+
+/** A new database of the server; gives its address. */
+async function openDatabase(url: string, prefix: string): Promise<string> {
+  const name = `${prefix}_${randomBytes(6).toString("hex")}`;
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(`create database ${name}`);
+  await client.end();
+  return Object.assign(new URL(url), { pathname: `/${name}` }).href;
 }
 
 /** The PostgreSQL server of the tests. */

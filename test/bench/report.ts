@@ -53,7 +53,7 @@ export function toRow({ name, what, callers }: Case, samples: readonly Sample[])
 export function ratiosOf(rows: readonly Row[]): Ratio[] {
   const bare = rows.find(({ what }) => what === "bare")!;
   const unary = rows.filter(({ what }) => what === "unary");
-  const durable = rows.filter(({ what }) => ["change", "submit", "set", "cycle"].includes(what));
+  const durable = rows.filter(({ what }) => ["change", "submit", "governed", "set", "cycle"].includes(what));
   return [
     ...unary.map((row) => ({
       name: `${row.name} / bare node:http`,
@@ -80,9 +80,37 @@ export function ratiosOf(rows: readonly Row[]): Ratio[] {
       .map((row) => ({
         name: `${row.name} / bare node:http`,
         value: row.perSecond / bare.perSecond,
-        goal: row.what === "submit" ? 0.15 : undefined,
+        goal: row.what === "governed" ? 0.15 : undefined,
       })),
+    ...peers.flatMap(([what, peer, goal]) =>
+      rows
+        .filter((row) => row.what === what)
+        .flatMap((row) => {
+          const other = rows.find((one) => one.what === peer && one.callers === row.callers);
+          return other ? [{ name: `${row.name} / ${other.name}`, value: row.perSecond / other.perSecond, goal }] : [];
+        }),
+    ),
+    ...claimRatios(rows),
   ];
+}
+
+/** What is compared with what of others, and the goals of that. */
+const peers = [
+  ["set", "redis-set", undefined],
+  ["get", "redis-get", undefined],
+  ["cycle", "redis-cycle", undefined],
+  ["cycle", "boss-cycle", 15],
+] as const;
+
+/** By the median time of a claim: whether it costs the same however many jobs wait. */
+function claimRatios(rows: readonly Row[]): Ratio[] {
+  const claims = rows.filter(({ what }) => what === "claim");
+  const engineOf = ({ name }: Row) => name.replace(/^.* pending, /, "");
+  return [...Map.groupBy(claims, engineOf).values()].map(([few, many]) => ({
+    name: `time of ${few!.name} / of ${many!.name}`,
+    value: few!.p50Ms / many!.p50Ms,
+    goal: 0.9,
+  }));
 }
 
 /** The rows as text. */

@@ -15,9 +15,10 @@ import { type ServerProcess, startProgram, startServer } from "../crash/server-p
 /** The largest number of callers; each has an agent of its own to change. */
 export const maxCallers = 64;
 
-export type Target = { readonly process: ServerProcess; readonly port: number };
+export type Target = { readonly process: Pick<ServerProcess, "pid" | "kill">; readonly port: number };
 
 export type Moltwire = Target & {
+  readonly process: ServerProcess;
   readonly engine: string;
   /** Of an agent, and of the administrator of its organisation. */
   readonly agentKey: string;
@@ -34,7 +35,9 @@ export type Moltwire = Target & {
 };
 
 /** Not a secret: the server is the bench's own, on the loopback interface. */
-const operatorKey = "bench-0123456789-abcdefghijklmnopqrstuvwxyz";
+export const operatorKey = "bench-0123456789-abcdefghijklmnopqrstuvwxyz";
+
+export const serverSettings = { MOLTWIRE_PORT: "0", MOLTWIRE_OPERATOR_KEY: operatorKey, MOLTWIRE_RATE_LIMIT: "0" };
 
 /** The baseline with its own data file. */
 export async function startBaseline(folder: string): Promise<Target & { acknowledged(): Promise<number> }> {
@@ -50,12 +53,7 @@ export async function startBaseline(folder: string): Promise<Target & { acknowle
 
 /** The server as `npm start` has it, with an organisation, its agents and the echo. */
 export async function startMoltwire(engine: string, storage: Record<string, string>): Promise<Moltwire> {
-  const process = startServer({
-    ...storage,
-    MOLTWIRE_PORT: "0",
-    MOLTWIRE_OPERATOR_KEY: operatorKey,
-    MOLTWIRE_RATE_LIMIT: "0",
-  });
+  const process = startServer({ ...storage, ...serverSettings });
   const url = await process.ready;
   const operator = createClient(ApiKeyService, transport(url, operatorKey));
   const { secret: adminKey } = await operator.createApiKey({ role: Role.ORG });
@@ -85,7 +83,7 @@ export async function startMoltwire(engine: string, storage: Record<string, stri
   };
 }
 
-function transport(baseUrl: string, key: string) {
+export function transport(baseUrl: string, key: string) {
   const withKey = (next: (request: never) => Promise<never>) => (request: { header: Headers }) => {
     request.header.set("authorization", `Bearer ${key}`);
     return next(request as never);
@@ -105,7 +103,7 @@ async function countWrites(memory: Client<typeof MemoryService>, agentIds: reado
   return writes;
 }
 
-async function countTasks(bus: Client<typeof BusService>): Promise<{ all: number; completed: number }> {
+export async function countTasks(bus: Client<typeof BusService>): Promise<{ all: number; completed: number }> {
   let all = 0;
   let completed = 0;
   let pageToken = "";

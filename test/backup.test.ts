@@ -1,13 +1,16 @@
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { makeBackup } from "../src/ops/backup.ts";
+import { type BackupHead, type BackupTable, backupWriter, type Cell, checkBackup } from "../src/ops/backup-format.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
 import { contract, echoEndpoint, stateOf, value } from "./bus-fixtures/bus.ts";
 import { storage } from "./bus-fixtures/storage.ts";
+import { freshDatabase } from "./engines.ts";
 import { dialects, eventually, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
 import { get, jsonOf, write } from "./memory-fixtures/memory.ts";
 import { claim, leaseOf, submit } from "./queue-fixtures/jobs.ts";
@@ -113,6 +116,10 @@ describe.each(dialects)("%s", (dialect) => {
       expect(steps.events.length).toBeGreaterThan(5);
       const { auditEvents } = await operator.admin.listAuditEvents({ pageSize: 250 });
       expect(auditEvents.map(({ method }) => method)).toContain("moltwire.ops.v1.MaintenanceService/Backup");
+      const log = await world.server.app.db.query.all(
+        sql`select xid, seq from audit_event where method <> ${""} order by xid, seq limit 3`,
+      );
+      expect(log).toEqual([1, 2, 3].map((seq) => ({ xid: 0, seq })));
       expect((await refusal(operator.admin.listAuditEvents({ orgId, pageToken }))).reason).toBe("INVALID_PAGE_TOKEN");
     },
   );
@@ -235,5 +242,64 @@ describe("restoring", () => {
       attempt(Buffer.from(bytes.toString("latin1").replace('"format":1', '"format":2'), "latin1")),
     ).rejects.toThrow("has the form 2, and this program reads 1");
     expect(readdirSync(folder).map((name) => join(folder, name))).not.toContain(place);
+  });
+
+  /** A whole backup that is not what this program would write. */
+  function forged(head: Partial<BackupHead>, tables: readonly BackupTable[]): string {
+    const parts: Buffer[] = [];
+    const out = backupWriter((bytes) => void parts.push(Buffer.from(bytes)));
+    out.head({ format: 1, schema: 1, server: "9.9.9", engine: "sqlite", timeMs: 0, counters: {}, ...head });
+    for (const table of tables) out.table(table);
+    out.end();
+    const path = newPath();
+    writeFileSync(path, Buffer.concat(parts));
+    return path;
+  }
+
+  test.each(dialects)("into %s refuses what it cannot hold whole, and leaves it as it was", async (dialect) => {
+    const database = dialect === "postgres" ? await freshDatabase() : undefined;
+    const data = newPath();
+    const to = database ? { databaseUrl: database.url } : { data };
+    const setting = { name: "setting", columns: ["name", "value"] };
+    for (const [path, words] of [
+      [forged({ schema: 9_999 }, []), "has schema 9999 of Moltwire 9.9.9, and this program knows only"],
+      [forged({}, [setting]), "it lacks the table "],
+      [forged({}, [{ ...setting, columns: ["name", "other"] }]), "the table setting has other columns there"],
+      [forged({}, [{ ...setting, name: "stranger" }]), "the table stranger has other columns there"],
+    ] as const)
+      await expect(restore(path, to)).rejects.toThrow(words);
+    if (!database) return expect(readdirSync(folder)).not.toContain(data.slice(folder.length + 1));
+    await restore(whole, to);
+    await expect(restore(whole, to)).rejects.toThrow("is not empty");
+    await database.drop();
+  });
+
+  test("each cell comes back as it was written", () => {
+    const cell = fc.oneof(
+      fc.constant(null),
+      fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+      fc.double({ noNaN: true }),
+      fc.string({ unit: "grapheme", maxLength: 300 }),
+      fc.uint8Array({ maxLength: 300 }),
+    );
+    const rows = fc.array(fc.array(cell, { minLength: 3, maxLength: 3 }), { maxLength: 50 });
+    const path = newPath();
+    const table = { name: "t", columns: ["a", "b", "c"] };
+    fc.assert(
+      fc.property(rows, fc.nat(400_000), (some, length) => {
+        const given = [...some, ["x".repeat(length), new Uint8Array(length), 0n]];
+        const parts: Buffer[] = [];
+        const out = backupWriter((bytes) => void parts.push(Buffer.from(bytes)));
+        out.head({ format: 1, schema: 1, server: "", engine: "", timeMs: 0, counters: {} });
+        out.table(table);
+        for (const row of given) out.row(row);
+        expect(out.end()).toMatchObject({ rows: given.length, bytes: Buffer.concat(parts).length });
+        writeFileSync(path, Buffer.concat(parts));
+        const read = [...checkBackup(path).frames()].flatMap((frame) => ("rows" in frame ? frame.rows : []));
+        const plain = (value: Cell) => (value instanceof Uint8Array ? Buffer.from(value).toString("hex") : value);
+        expect(read.map((row) => row.map(plain))).toEqual(given.map((row) => row.map(plain)));
+      }),
+      { numRuns: 60, seed: 6658 },
+    );
   });
 });

@@ -1,20 +1,24 @@
 import { execFile } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { exitCodes, exitCodesHelp } from "../clients/cli/exit-codes.ts";
 import { cleanEnv, main, node } from "./cli-process.ts";
 import { start, type World } from "./harness.ts";
 
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-const [, transcript = ""] = /### From the terminal\n\n```\n(.*?)```/s.exec(readme) ?? [];
-/** Each command with the screen under it. */
-const screens = transcript
-  .split(/^\$ npx moltwire /m)
-  .slice(1)
-  .map((text) => {
-    const end = text.indexOf("\n");
-    return { command: text.slice(0, end), screen: text.slice(end + 1).trimEnd() };
-  });
+/** Each command under a heading, with the screen under it. */
+function screensUnder(heading: string) {
+  const [, transcript = ""] = new RegExp(`### ${heading}\n\n\`\`\`\n(.*?)\`\`\``, "s").exec(readme) ?? [];
+  return transcript
+    .split(/^\$ npx moltwire /m)
+    .slice(1)
+    .map((text) => {
+      const end = text.indexOf("\n");
+      return { command: text.slice(0, end), screen: text.slice(end + 1).trimEnd() };
+    });
+}
 
 let world: World;
 beforeAll(async () => {
@@ -33,14 +37,15 @@ const lasting = (screen: string): string =>
     .replace(/ {2,}(AGE|TOOK)\b/g, "  $1");
 
 /** Runs a line as a shell does, and answers what a terminal would show. */
-async function shell(line: string): Promise<string> {
+async function shell(line: string, cwd?: string): Promise<string> {
   const env = { ...cleanEnv(), MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: world.operatorKey };
   const { promise, resolve } = Promise.withResolvers<string>();
-  execFile("sh", ["-c", `${line} 2>&1`], { env, timeout: 20_000 }, (_, stdout) => resolve(stdout.trimEnd()));
+  execFile("sh", ["-c", `${line} 2>&1`], { env, cwd, timeout: 20_000 }, (_, stdout) => resolve(stdout.trimEnd()));
   return await promise;
 }
 
 test("the README's commands show what the README shows", async () => {
+  const screens = screensUnder("From the terminal");
   expect(screens.map(({ command }) => command.split(" ").slice(0, 2).join(" "))).toEqual([
     "agent register",
     "contract register",
@@ -55,6 +60,20 @@ test("the README's commands show what the README shows", async () => {
     expect(lasting(shown)).toBe(lasting(screen));
     const found = shown.match(ids) ?? [];
     for (const [at, id] of (screen.match(ids) ?? []).entries()) ours.set(id, found[at]!);
+  }
+});
+
+test("the README's backup and restore show what the README shows", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "moltwire-readme-"));
+  try {
+    const screens = screensUnder("Backup");
+    expect(screens.map(({ command }) => command.split(" ")[0])).toEqual(["backup", "restore"]);
+    const steady = (screen: string) =>
+      lasting(screen).replace(/[0-9a-f]{64}|\d{4}-\d\d-\d\dT[\d:.]+Z|\b\d+(\.\d+)?(?= (rows|KiB))/g, "<any>");
+    for (const { command, screen } of screens)
+      expect(steady(await shell(`'${node}' '${main}' ${command}`, folder))).toBe(steady(screen));
+  } finally {
+    rmSync(folder, { recursive: true });
   }
 });
 

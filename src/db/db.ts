@@ -28,6 +28,9 @@ export const sql = tag as (strings: TemplateStringsArray, ...values: (Value | Sq
  *     select … from event where (xid, seq) > (${cursor.xid}, ${cursor.seq}) and xid < ${horizon}
  *     order by xid, seq limit ${n}
  *
+ * What keeps a position in such a log beside it names it `xid` and `seq` too: a backup of PostgreSQL numbers the logs anew, and such positions begin at
+ * the start (src/ops/backup-source.ts).
+ *
  * A reader that asked only for `seq > cursor` would lose rows on PostgreSQL: numbers are handed out before the
  * commit, so a lower one can appear after a higher one was read.
  */

@@ -39,8 +39,10 @@ export async function fill(target: Target, backup: CheckedBackup): Promise<void>
       await target.insert(table, frame.rows);
       counts[table.name]! += frame.rows.length;
     } else {
-      const wrong = [...target.tables.keys()].find((name) => counts[name] !== frame.end.rows[name]);
-      if (wrong !== undefined) throw new BadBackupError(`does not fit its schema: it lacks rows of the table ${wrong}`);
+      const { rows } = frame.end;
+      const wrong = [...target.tables.keys()].find((name) => counts[name] === undefined || counts[name] !== rows[name]);
+      if (wrong !== undefined)
+        throw new BadBackupError(`does not fit its schema: it lacks the table ${wrong}, or rows of it`);
     }
   }
 }

@@ -29,8 +29,12 @@ export function* timesAfter(cron: Cron, zone: Zone, afterMs: number): Generator<
     const beginMs = date - Math.max(clocks.beforeMs, clocks.afterMs);
     const before = held.filter((timeMs) => timeMs < beginMs);
     for (const timeMs of before) if (timeMs > lastMs) yield (lastMs = timeMs);
-    held = [...held.slice(before.length), ...timesOn(cron, date, clocks)];
-    if (held.length > 0 && clocks.changeMs !== undefined) held.sort((a, b) => a - b);
+    held = held.slice(before.length);
+    if (held.length === 0 && clocks.changeMs === undefined) {
+      for (const timeMs of steadyTimes(cron, date - clocks.beforeMs, lastMs)) yield (lastMs = timeMs);
+      continue;
+    }
+    held = [...held, ...timesOn(cron, date, clocks)].sort((a, b) => a - b);
   }
   for (const timeMs of held) if (timeMs > lastMs) yield (lastMs = timeMs);
 }
@@ -76,7 +80,16 @@ function clocksOn(zone: Zone, date: number): Clocks {
   return { beforeMs, afterMs, changeMs: high };
 }
 
-/** The instants of one date; ascending where clocks are not changed. */
+/** The instants of a date on which clocks are not changed, after one; `midnightMs` is when it begins. Most dates are such: nothing is made that is not asked for. */
+function* steadyTimes({ hours, minutes }: Cron, midnightMs: number, afterMs: number): Generator<number, void> {
+  for (const hour of hours) {
+    const hourBeginMs = midnightMs + hour * hourMs;
+    if (hourBeginMs + hourMs <= afterMs) continue;
+    for (const minute of minutes) if (hourBeginMs + minute * minuteMs > afterMs) yield hourBeginMs + minute * minuteMs;
+  }
+}
+
+/** The instants of a date on which clocks may be changed, in no order. */
 function timesOn(cron: Cron, date: number, { beforeMs, afterMs, changeMs = Number.MAX_SAFE_INTEGER }: Clocks) {
   const times: number[] = [];
   for (const hour of cron.hours) {

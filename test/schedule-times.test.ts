@@ -144,24 +144,27 @@ describe("when clocks are changed", () => {
     ]);
   });
 
-  test("what begins with * follows elapsed time", () => {
+  test("an hour that begins with * follows elapsed time", () => {
     const hours = between("30 * * * *", "Europe/Berlin", "2026-10-24T22:00Z", "2026-10-25T23:00Z");
     expect(hours).toHaveLength(25);
     expect(new Set(hours.map((timeMs, n) => timeMs - (hours[n - 1] ?? timeMs - 3_600_000)))).toEqual(
       new Set([3_600_000]),
     );
     expect(between("*/15 * * * *", "Europe/Berlin", "2026-03-28T23:00Z", "2026-03-29T22:00Z")).toHaveLength(92);
-    expect(shown("*/15 2 * * *", "Europe/Berlin", "2026-03-28T12:00Z", "2026-03-29T12:00Z")).toEqual([]);
-    expect(shown("*/30 2 * * *", "Europe/Berlin", "2026-10-24T12:00Z", "2026-10-25T12:00Z")).toEqual([
-      "2026-10-25T02:00:00+02:00",
-      "2026-10-25T02:30:00+02:00",
-      "2026-10-25T02:00:00+01:00",
-      "2026-10-25T02:30:00+01:00",
-    ]);
     expect(shown("0 */2 * * *", "Europe/Berlin", "2026-03-28T23:00Z", "2026-03-29T05:00Z")).toEqual([
       "2026-03-29T00:00:00+01:00",
       "2026-03-29T04:00:00+02:00",
       "2026-03-29T06:00:00+02:00",
+    ]);
+  });
+
+  test("any minute of a fixed hour is a fixed time", () => {
+    expect(shown("*/15 2 * * *", "Europe/Berlin", "2026-03-28T12:00Z", "2026-03-29T12:00Z")).toEqual([
+      "2026-03-29T03:00:00+02:00",
+    ]);
+    expect(shown("*/30 2 * * *", "Europe/Berlin", "2026-10-24T12:00Z", "2026-10-25T12:00Z")).toEqual([
+      "2026-10-25T02:00:00+02:00",
+      "2026-10-25T02:30:00+02:00",
     ]);
   });
 

@@ -39,7 +39,7 @@ export function timesOracle(timeZone: string, fromMs: number, toMs: number): (te
       if (!month.has(date.getUTCMonth() + 1)) return false;
       return isStarred(2) || isStarred(4) ? inDay && inWeek : inDay || inWeek;
     };
-    const found = isStarred(0) || isStarred(1) ? minutes.filter(fits) : [...first, ...skipped].filter(fits);
+    const found = isStarred(1) ? minutes.filter(fits) : [...first, ...skipped].filter(fits);
     const times = new Set(found.map(({ utcMs }) => utcMs).filter((utcMs) => utcMs >= fromMs && utcMs < toMs));
     return [...times].sort((a, b) => a - b);
   };

@@ -16,8 +16,8 @@ export type Cron = {
   /** Whether a date need be one of the days or one of the weekdays, as where both are restricted; else it is both. */
   readonly either: boolean;
   /**
-   * Whether minute or hour begin with `*`: then it follows elapsed time, so that a change of the clock neither adds nor takes a time. Else it is at fixed times,
-   * and each of them comes once, whatever the clock does.
+   * Whether the hour begins with `*`: then it follows elapsed time, so that a change of the clock neither adds nor takes a time. Else it is at fixed times,
+   * and each of them comes once, whatever the clock does. Vixie cron also takes a starred minute for elapsed time; who names an hour means that hour.
    */
   readonly elapsed: boolean;
 };
@@ -80,7 +80,7 @@ export function parseCron(text: string): Cron {
     months: months!,
     weekdays: new Set([...weekdays!].map((day) => day % 7)),
     either: !starred[2] && !starred[4],
-    elapsed: Boolean(starred[0] || starred[1]),
+    elapsed: starred[1] === true,
   };
   checkPossible(cron, parts);
   return cron;

@@ -24,7 +24,7 @@ export const file_moltwire_queue_v1_schedule: GenFile = /*@__PURE__*/
  * date is one of the days of the month or one of the days of the week where both fields are restricted; where one of them begins with `*` it is both. Sunday is 0
  * and 7. Refused: seconds and years, @reboot, L, W, #, ?, a step after a single number (5/15), and dates that never come (30 February).
  *
- * When clocks are changed: with a minute or hour that begins with `*` a schedule follows elapsed time, as if the change had not been: it is due whenever the clocks
+ * When clocks are changed: with an hour that begins with `*` a schedule follows elapsed time, as if the change had not been: it is due whenever the clocks
  * show its time, in an hour that comes twice twice. Any other time is due once on each of its dates: where clocks skip it at the first instant after the gap (those
  * that one gap skips are one time), where they show it twice at the first of both.
  *
@@ -67,7 +67,7 @@ export type Timing = Message<"moltwire.queue.v1.Timing"> & {
  * date is one of the days of the month or one of the days of the week where both fields are restricted; where one of them begins with `*` it is both. Sunday is 0
  * and 7. Refused: seconds and years, @reboot, L, W, #, ?, a step after a single number (5/15), and dates that never come (30 February).
  *
- * When clocks are changed: with a minute or hour that begins with `*` a schedule follows elapsed time, as if the change had not been: it is due whenever the clocks
+ * When clocks are changed: with an hour that begins with `*` a schedule follows elapsed time, as if the change had not been: it is due whenever the clocks
  * show its time, in an hour that comes twice twice. Any other time is due once on each of its dates: where clocks skip it at the first instant after the gap (those
  * that one gap skips are one time), where they show it twice at the first of both.
  *

@@ -12,6 +12,7 @@ import type { Ids } from "./ids.ts";
 import type { Metrics } from "./ops/metrics.ts";
 import type { Cursors } from "./rpc/cursor.ts";
 import type { Telemetry } from "./telemetry/span.ts";
+import type { Keyring } from "./vault/keyring.ts";
 import type { Vault } from "./vault/sealed.ts";
 
 /** Everything a handler may reach beside its request. Nothing else reads the clock, makes an id or opens a socket. */
@@ -22,6 +23,8 @@ export type App = {
   readonly ids: Ids;
   readonly egress: Egress;
   readonly vault: Vault;
+  /** The keys of the vault, if it encrypts; for its own upkeep. */
+  readonly keyring: Keyring | undefined;
   readonly cursors: Cursors;
   readonly keyUse: KeyUse;
   readonly adapters: Adapters;

@@ -6,6 +6,7 @@ import { keyDigest } from "./federation/key-text.ts";
 import { parseProxies } from "./rpc/client-address.ts";
 import { parseOrigins } from "./rpc/cors.ts";
 import { parseEndpoint, parseHeaders } from "./telemetry/settings.ts";
+import { type MasterKey, parseMasterKey, parseMasterKeys, readMasterKeyFile } from "./vault/master-key.ts";
 
 export type Config = {
   readonly host: string;
@@ -16,6 +17,8 @@ export type Config = {
   readonly databaseUrl: string | undefined;
   /** SHA-256 of the operator key that was given, instead of a generated one. */
   readonly operatorKeyDigest: string | undefined;
+  /** The master key that data is encrypted under, then previous ones. None: data is not encrypted. Secrets. */
+  readonly masterKeys: readonly MasterKey[];
   /** What outgoing calls may reach although private. */
   readonly egressAllow: readonly string[];
   /** Which variables of the environment agents' endpoints may name as their key, and for which origins. */
@@ -103,6 +106,27 @@ export const settings = {
     help: "the operator's key, instead of a generated one (better as a variable: flags show in `ps`)",
     fallback: undefined,
     parse: operatorKeyDigest,
+  },
+  MOLTWIRE_MASTER_KEY: {
+    flag: "master-key",
+    form: "KEY",
+    help: "32 bytes as base64: data is encrypted at rest (better as a variable or a file: flags show in `ps`)",
+    fallback: undefined,
+    parse: parseMasterKey,
+  },
+  MOLTWIRE_MASTER_KEY_FILE: {
+    flag: "master-key-file",
+    form: "FILE",
+    help: "file with it on the first line, and previous ones on the lines below",
+    fallback: undefined,
+    parse: readMasterKeyFile,
+  },
+  MOLTWIRE_MASTER_KEY_PREVIOUS: {
+    flag: "master-key-previous",
+    form: "LIST",
+    help: "keys it takes the place of, with commas between, until `moltwire vault rotate` is done",
+    fallback: undefined,
+    parse: parseMasterKeys,
   },
   MOLTWIRE_EGRESS_ALLOW: {
     flag: "egress-allow",
@@ -249,6 +273,11 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     data: value("MOLTWIRE_DATA")!,
     databaseUrl: value("MOLTWIRE_DATABASE_URL"),
     operatorKeyDigest: value("MOLTWIRE_OPERATOR_KEY"),
+    masterKeys: masterKeysOf(
+      value("MOLTWIRE_MASTER_KEY"),
+      value("MOLTWIRE_MASTER_KEY_FILE"),
+      value("MOLTWIRE_MASTER_KEY_PREVIOUS"),
+    ),
     egressAllow: value("MOLTWIRE_EGRESS_ALLOW") ?? [],
     adapterKeys: value("MOLTWIRE_ADAPTER_KEYS") ?? [],
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
@@ -312,6 +341,25 @@ function operatorKeyDigest(value: string): string {
   if (new Set(value).size < 10)
     throw new Error("is weak: too few different characters; `openssl rand -hex 32` makes a good one");
   return keyDigest(value);
+}
+
+/** The current one first. */
+function masterKeysOf(
+  key: MasterKey | undefined,
+  file: readonly MasterKey[] | undefined,
+  previous: readonly MasterKey[] = [],
+): readonly MasterKey[] {
+  if (key && file)
+    throw new ConfigError(
+      "MOLTWIRE_MASTER_KEY (--master-key): is given beside MOLTWIRE_MASTER_KEY_FILE; one is enough.",
+    );
+  const given = file ?? (key ? [key] : []);
+  if (given.length === 0 && previous.length > 0)
+    throw new ConfigError(
+      "MOLTWIRE_MASTER_KEY_PREVIOUS (--master-key-previous): means nothing without MOLTWIRE_MASTER_KEY or MOLTWIRE_MASTER_KEY_FILE.",
+    );
+  const all = [...given, ...previous];
+  return all.filter(({ id }, n) => all.findIndex((one) => one.id === id) === n);
 }
 
 function logLevel(value: string): string {

@@ -56,6 +56,8 @@ const codes: Record<ReasonName, Code> = {
   OUTCOME_UNKNOWN: Code.Unavailable,
   DEADLINE_EXCEEDED: Code.DeadlineExceeded,
   TASK_CANCELED: Code.Canceled,
+  KEY_DROPPED: Code.FailedPrecondition,
+  DATA_NOT_AUTHENTIC: Code.DataLoss,
   UNIMPLEMENTED: Code.Unimplemented,
   SHUTTING_DOWN: Code.Unavailable,
   OVERLOADED: Code.Unavailable,

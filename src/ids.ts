@@ -16,7 +16,8 @@ export type IdPrefix =
   | "bdg"
   | "mem"
   | "job"
-  | "sch";
+  | "sch"
+  | "dky";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -69,12 +69,14 @@ import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
+import { sealedTables } from "./sealed-columns.ts";
 import { routes, services } from "./services.ts";
 import { setUp } from "./setup.ts";
 import { openTelemetry } from "./telemetry/open.ts";
 import { spansOfTasks } from "./telemetry/task-spans.ts";
 import { tlsServer } from "./tls-port.ts";
-import { plainVault } from "./vault/sealed.ts";
+import { openVault } from "./vault/open.ts";
+import { createUpkeep, upkeepMs } from "./vault/upkeep.ts";
 
 export { type Adapter, type Adapters, type Answer, type Assignment, AttemptFault, type Usage } from "./bus/adapter.ts";
 
@@ -143,14 +145,25 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const files = tlsFiles(config);
   const tls = files && { files, current: await readCredentials(files, clock.now()) };
   const metrics = createMetrics(log);
-  const db = await openStorage(config, metrics, onFatal);
+  const storage = await openStorage(config, metrics, onFatal);
+  const opened = await openVault({
+    db: storage,
+    masters: config.masterKeys,
+    tables: sealedTables,
+    ids,
+    clock,
+    log,
+  }).catch(async (error: unknown) => {
+    await storage.close();
+    throw error;
+  });
+  const { db, vault, keyring } = opened;
   const setup = await setUp({ db, ids, clock, operatorKeyGiven: config.operatorKeyDigest !== undefined });
   const egress = openEgress({
     allow: config.egressAllow,
     maxConnectionsPerOrigin: maxPerPlace,
     onResult: metrics.outgoing,
   });
-  const vault = plainVault();
   const serverId = ids.next("srv");
   const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
   storageMetrics(metrics, db);
@@ -164,6 +177,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ids,
     egress,
     vault,
+    keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
     adapters: {
@@ -224,6 +238,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   });
 
   const scheduling = scheduleMetrics(metrics);
+  const following = opened.follow(stopping.signal);
   const walkLogs = logWalk(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
@@ -242,6 +257,16 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),
     every(app, memoryLogMs, "dropped memories", async () => void (await removeDropped(app))),
+    ...(keyring
+      ? [
+          every(
+            app,
+            upkeepMs,
+            "vault",
+            createUpkeep({ ...app, keyring, tables: sealedTables, stopping: stopping.signal }),
+          ),
+        ]
+      : []),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 
@@ -256,6 +281,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await closed;
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
+    await following;
+    await keyring?.close();
     await life.end();
     await egress.close();
     await db.close();

@@ -40,8 +40,10 @@ import { adminHandler } from "./ops/admin-handler.ts";
 import { backupHandler } from "./ops/backup-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
+import { vaultHandler } from "./ops/vault-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
+import { sealedTables } from "./sealed-columns.ts";
 
 /** The services this server lists. */
 export const services: readonly DescService[] = [
@@ -94,7 +96,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(EventService, eventHandler(app));
   serve(AdminService, adminHandler(app));
-  serve(MaintenanceService, backupHandler(app));
+  serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app) });
   const mount: Routes["mount"] = (router) => {
     for (const each of mounts) each(router);
   };

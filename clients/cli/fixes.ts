@@ -47,6 +47,8 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   OUTCOME_UNKNOWN: "find out at the agent whether the work was done; contracts that are `repeatable` are tried again",
   DEADLINE_EXCEEDED: "allow more time with --timeout",
   TASK_CANCELED: "submit it again if it is still wanted",
+  KEY_DROPPED: "nothing brings it back; new data of the organisation is kept under a new key",
+  DATA_NOT_AUTHENTIC: "find out who changed the database, and restore it from a backup",
   UNIMPLEMENTED: "this server cannot do that yet: update it",
   SHUTTING_DOWN: "repeat the command when the server is up again",
   OVERLOADED: "wait a moment and repeat the command",

@@ -19,12 +19,13 @@ import { status } from "./status.ts";
 import { submit } from "./submit.ts";
 import { task } from "./task.ts";
 import { trace } from "./trace.ts";
+import { vault } from "./vault.ts";
 
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, key],
-  "Running it:": [server, demo, status, doctor, backup, restore],
+  "Running it:": [server, demo, status, doctor, vault, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

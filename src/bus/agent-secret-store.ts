@@ -2,7 +2,8 @@
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 
-const placeOf = (orgId: string, agentId: string) => ({ orgId, table: "agent_secret", id: agentId });
+/** Where a key lies. */
+export const secretPlace = (orgId: string, agentId: string) => ({ orgId, table: "agent_secret", id: agentId });
 
 /** A key, and the origin of the URL that it was given for: it goes nowhere else, whatever the endpoint says meanwhile. */
 export type Secret = { readonly origin: string; readonly key: string };
@@ -15,7 +16,7 @@ export const putSecret = (
   agentId: string,
   { origin, key }: Secret,
 ): Promise<number> => {
-  const sealed = app.vault.seal(placeOf(orgId, agentId), Buffer.from(JSON.stringify({ origin, key })));
+  const sealed = app.vault.seal(secretPlace(orgId, agentId), Buffer.from(JSON.stringify({ origin, key })));
   return tx.run(sql`
     insert into agent_secret (org_id, agent_id, secret) values (${orgId}, ${agentId}, ${sealed})
     on conflict (org_id, agent_id) do update set secret = ${sealed}`);
@@ -34,5 +35,5 @@ export async function findSecret(
   const row = await db.one<{ secret: Uint8Array }>(
     sql`select secret from agent_secret where org_id = ${orgId} and agent_id = ${agentId}`,
   );
-  return row && (JSON.parse(Buffer.from(app.vault.open(placeOf(orgId, agentId), row.secret)).toString()) as Secret);
+  return row && (JSON.parse(Buffer.from(app.vault.open(secretPlace(orgId, agentId), row.secret)).toString()) as Secret);
 }

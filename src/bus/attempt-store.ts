@@ -76,7 +76,7 @@ export async function endedByAgent(app: Pick<App, "vault">, db: Queryable, key: 
     sql`select end_ms, error from task_attempt where org_id = ${key.orgId} and task_id = ${key.taskId} and attempt = ${key.attempt}`,
   );
   if (!row || row.end_ms === null) return false;
-  return !row.error || agentsOwn.has(fromBinary(TaskErrorSchema, app.vault.open(placeOf(key), row.error)).reason);
+  return !row.error || agentsOwn.has(fromBinary(TaskErrorSchema, app.vault.open(attemptPlace(key), row.error)).reason);
 }
 
 const agentsOwn: ReadonlySet<ErrorReason> = new Set([
@@ -85,10 +85,15 @@ const agentsOwn: ReadonlySet<ErrorReason> = new Set([
   ErrorReason.CONTRACT_VIOLATION,
 ]);
 
-const placeOf = ({ orgId, taskId, attempt }: Key) => ({ orgId, table: "task_attempt", id: `${taskId} ${attempt}` });
+/** Where the error of an attempt lies. */
+export const attemptPlace = ({ orgId, taskId, attempt }: Key) => ({
+  orgId,
+  table: "task_attempt",
+  id: `${taskId} ${attempt}`,
+});
 
 const sealed = (app: Pick<App, "vault">, key: Key, fault: TaskFault | undefined): Uint8Array | null =>
-  fault ? app.vault.seal(placeOf(key), toBinary(TaskErrorSchema, toTaskError(fault))) : null;
+  fault ? app.vault.seal(attemptPlace(key), toBinary(TaskErrorSchema, toTaskError(fault))) : null;
 
 export const toTaskAttempt = (app: Pick<App, "vault">, row: AttemptRow): MessageInitShape<typeof TaskAttemptSchema> => {
   const key = { orgId: row.org_id, taskId: row.task_id, attempt: row.attempt };
@@ -99,7 +104,7 @@ export const toTaskAttempt = (app: Pick<App, "vault">, row: AttemptRow): Message
     contractVersion: row.contract_version,
     startTime: timestampFromMs(row.start_ms),
     ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
-    ...(row.error && { error: fromBinary(TaskErrorSchema, app.vault.open(placeOf(key), row.error)) }),
+    ...(row.error && { error: fromBinary(TaskErrorSchema, app.vault.open(attemptPlace(key), row.error)) }),
     usage: { inputTokens: BigInt(row.input_tokens), outputTokens: BigInt(row.output_tokens), model: row.model },
   };
 };

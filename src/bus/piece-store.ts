@@ -6,7 +6,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type Progress, ProgressSchema } from "../../gen/moltwire/agent/v1/agent_runtime_pb.ts";
 import type { App } from "../app.ts";
 import { join, sql, type Tx } from "../db/db.ts";
-import { firstPieceKind, placeOf, type Span, type TraceEventRow, taskTopic } from "./trace-store.ts";
+import { eventPlace, firstPieceKind, openEvent, type Span, type TraceEventRow, taskTopic } from "./trace-store.ts";
 
 /** How far the work is: a part done from 0 to 1, and what is being done, for a person (≤ 1,024 characters). */
 export type ProgressPiece = { readonly case: "progress"; readonly value: Pick<Progress, "fraction" | "message"> };
@@ -22,24 +22,25 @@ const kinds = { progress: firstPieceKind, chunk: firstPieceKind + 1 } as const;
  */
 export async function recordPieces(
   tx: Tx,
-  app: Pick<App, "vault">,
+  app: Pick<App, "ids" | "vault">,
   span: Span,
   agentId: string,
   pieces: readonly Piece[],
 ): Promise<void> {
   const rows = pieces.map((piece) => {
     const kind = kinds[piece.case];
-    const body = app.vault.seal(placeOf(span.orgId, span.traceId, kind), bytesOf(piece));
-    return sql`(${span.orgId}, ${tx.dialect.xid}, ${span.traceId}, ${span.taskId}, ${kind}, ${span.callerAgentId}, ${agentId}, ${span.contractId}, ${body})`;
+    const eventId = app.ids.span();
+    const body = app.vault.seal(eventPlace(span.orgId, span.traceId, kind, eventId), bytesOf(piece));
+    return sql`(${span.orgId}, ${tx.dialect.xid}, ${span.traceId}, ${span.taskId}, ${kind}, ${span.callerAgentId}, ${agentId}, ${span.contractId}, ${eventId}, ${body})`;
   });
   await tx.run(sql`
-    insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, body) values ${join(rows)}`);
+    insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, event_id, body) values ${join(rows)}`);
   tx.ring(taskTopic(span.taskId));
 }
 
 /** A stored piece as WatchTask tells it. */
 export function fromPieceRow(app: Pick<App, "vault">, row: TraceEventRow) {
-  const bytes = app.vault.open(placeOf(row.org_id, row.trace_id, row.kind), row.body);
+  const bytes = openEvent(app, row);
   return row.kind === kinds.progress
     ? ({ case: "progress", value: fromBinary(ProgressSchema, bytes) } as const)
     : ({ case: "chunk", value: Buffer.from(bytes).toString() } as const);

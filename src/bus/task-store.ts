@@ -257,7 +257,8 @@ export function listTasks(
 }
 
 type Payload = "input" | "output" | "error";
-const placeOf = (orgId: string, taskId: string, payload: Payload) => ({
+/** Where a payload lies. */
+export const taskPlace = (orgId: string, taskId: string, payload: Payload) => ({
   orgId,
   table: "task",
   id: `${taskId} ${payload}`,
@@ -270,7 +271,7 @@ export const sealJson = (
   taskId: string,
   payload: Payload,
   value: JsonValue,
-): Uint8Array => app.vault.seal(placeOf(orgId, taskId, payload), Buffer.from(JSON.stringify(value)));
+): Uint8Array => app.vault.seal(taskPlace(orgId, taskId, payload), Buffer.from(JSON.stringify(value)));
 
 export const openJson = (
   app: Pick<App, "vault">,
@@ -279,14 +280,14 @@ export const openJson = (
   payload: Payload,
   sealed: Uint8Array,
 ): JsonValue =>
-  JSON.parse(Buffer.from(app.vault.open(placeOf(orgId, taskId, payload), sealed)).toString()) as JsonValue;
+  JSON.parse(Buffer.from(app.vault.open(taskPlace(orgId, taskId, payload), sealed)).toString()) as JsonValue;
 
 export const sealFault = (app: Pick<App, "vault">, orgId: string, taskId: string, fault: TaskFault): Uint8Array =>
-  app.vault.seal(placeOf(orgId, taskId, "error"), toBinary(TaskErrorSchema, toTaskError(fault)));
+  app.vault.seal(taskPlace(orgId, taskId, "error"), toBinary(TaskErrorSchema, toTaskError(fault)));
 
 /** Why a task did not complete, as clients read it. */
 export const openFault = (app: Pick<App, "vault">, orgId: string, taskId: string, sealed: Uint8Array) =>
-  fromBinary(TaskErrorSchema, app.vault.open(placeOf(orgId, taskId, "error"), sealed));
+  fromBinary(TaskErrorSchema, app.vault.open(taskPlace(orgId, taskId, "error"), sealed));
 
 export const toTaskError = ({ reason, message, metadata }: TaskFault) =>
   create(TaskErrorSchema, { reason: ErrorReason[reason], message, metadata });

@@ -6,6 +6,7 @@ import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { committedAfter, type LogPosition, settled, settledAfter } from "../db/log.ts";
 import type { Position } from "../rpc/cursor.ts";
+import type { Place } from "../vault/sealed.ts";
 
 /** Where the events of a task belong. */
 export type Span = {
@@ -41,6 +42,8 @@ export type TraceEventRow = {
   readonly caller_agent_id: string;
   readonly target_agent_id: string;
   readonly contract_id: string;
+  /** Unique among the rows of its trace and kind; empty in rows of before there was one. */
+  readonly event_id: string;
   readonly body: Uint8Array;
 };
 
@@ -56,23 +59,24 @@ export const taskTopic = (taskId: string): string => `task:${taskId}`;
 export const firstPieceKind = 1_000;
 
 const ofEvent = { xid: sql`e.xid`, seq: sql`e.seq` };
-const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.body`;
+const eventColumns = sql`e.xid, e.seq, e.org_id, e.trace_id, e.task_id, e.kind, e.caller_agent_id, e.target_agent_id, e.contract_id, e.event_id, e.body`;
 
 /** Writes the steps of a task, at least one, in the transaction in which they happen: one statement, since each costs a round trip on PostgreSQL. */
 export async function recordSteps(
   tx: Tx,
-  app: Pick<App, "vault" | "stepsCommitted">,
+  app: Pick<App, "ids" | "vault" | "stepsCommitted">,
   span: Span,
   steps: readonly Step[],
 ): Promise<void> {
   const rows = steps.map((step) => {
-    const place = placeOf(span.orgId, span.traceId, step.kind);
+    const eventId = app.ids.span();
+    const place = eventPlace(span.orgId, span.traceId, step.kind, eventId);
     const body = app.vault.seal(place, toBinary(TraceEventSchema, toTraceEvent(span, step)));
     return sql`(${span.orgId}, ${tx.dialect.xid}, ${span.traceId}, ${span.taskId}, ${step.kind}, ${span.callerAgentId},
-      ${step.targetAgentId ?? ""}, ${span.contractId}, ${body})`;
+      ${step.targetAgentId ?? ""}, ${span.contractId}, ${eventId}, ${body})`;
   });
   await tx.run(sql`
-    insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, body) values ${join(rows)}`);
+    insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, event_id, body) values ${join(rows)}`);
   tx.ring(tracesTopic(span.orgId));
   if (span.taskId) tx.ring(taskTopic(span.taskId));
   tx.afterCommit(() => app.stepsCommitted(span, steps));
@@ -97,16 +101,20 @@ export const toTraceEvent = (span: Span, step: Step) =>
 
 /** A stored step as clients read it. */
 export function fromEventRow(app: Pick<App, "vault">, row: TraceEventRow, cursor: string) {
-  const event = fromBinary(TraceEventSchema, app.vault.open(placeOf(row.org_id, row.trace_id, row.kind), row.body));
+  const event = fromBinary(TraceEventSchema, openEvent(app, row));
   event.cursor = cursor;
   return event;
 }
 
-/** Where the body of an event lies. */
-export const placeOf = (orgId: string, traceId: string, kind: number) => ({
+/** The body of a stored step or piece. */
+export const openEvent = (app: Pick<App, "vault">, row: TraceEventRow): Uint8Array =>
+  app.vault.open(eventPlace(row.org_id, row.trace_id, row.kind, row.event_id), row.body);
+
+/** Where the body of a step or piece lies. */
+export const eventPlace = (orgId: string, traceId: string, kind: number, eventId: string): Place => ({
   orgId,
   table: "trace_event",
-  id: `${traceId} ${kind}`,
+  id: `${traceId} ${kind} ${eventId}`,
 });
 
 /** Opens the trace, unless it is. The first task gives it its contract and its opener. */

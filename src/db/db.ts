@@ -6,7 +6,7 @@
  */
 import tag, { type Sql } from "sql-template-tag";
 
-export { empty, join, type Sql } from "sql-template-tag";
+export { empty, join, raw, type Sql } from "sql-template-tag";
 
 /**
  * What a parameter and a column can hold. Integers come back as number where that is exact, else as bigint; a

@@ -28,13 +28,15 @@ export type EntryMessage = MessageInitShape<typeof EntrySchema>;
 
 type Part = "about" | "value";
 
-const placeOfPart = ({ orgId, memoryId }: MemoryRef, { namespace, key }: EntryPlace, part: Part) => ({
+/** Where a part of an entry lies. */
+export const placeOfPart = ({ orgId, memoryId }: MemoryRef, { namespace, key }: EntryPlace, part: Part) => ({
   orgId,
   table: "memory_entry",
   id: JSON.stringify([memoryId, namespace, key, part]),
 });
 
-const placeOfChange = ({ orgId, memoryId }: MemoryRef, revision: number) => ({
+/** Where an entry lies in the log. */
+export const placeOfChange = ({ orgId, memoryId }: MemoryRef, revision: number) => ({
   orgId,
   table: "memory_change",
   id: `${memoryId} ${revision}`,

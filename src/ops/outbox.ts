@@ -47,15 +47,15 @@ export const eventsTopic = (orgId: string): string => `events:${orgId}`;
 /** Writes an event: seen by everyone if, and only if, the transaction commits. */
 export async function emit(tx: Tx, app: Pick<App, "ids" | "vault">, event: NewEvent): Promise<void> {
   const eventId = app.ids.next("evt");
-  const payload = app.vault.seal(
-    { orgId: event.orgId, table: "outbox", id: eventId },
-    Buffer.from(JSON.stringify(event.payload)),
-  );
+  const payload = app.vault.seal(eventPlace(event.orgId, eventId), Buffer.from(JSON.stringify(event.payload)));
   await tx.run(sql`
     insert into outbox (org_id, xid, event_id, type, agent_id, time_ms, trace_id, payload)
     values (${event.orgId}, ${tx.dialect.xid}, ${eventId}, ${event.type}, ${event.agentId}, ${event.timeMs}, ${event.traceId}, ${payload})`);
   tx.ring(eventsTopic(event.orgId));
 }
+
+/** Where the payload of an event lies. */
+export const eventPlace = (orgId: string, eventId: string) => ({ orgId, table: "outbox", id: eventId });
 
 /** The settled events after a position, oldest first. */
 export const readEvents = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<EventRow[]> =>
@@ -83,6 +83,6 @@ export const toEvent = (
   time: timestampFromMs(row.time_ms),
   traceId: row.trace_id,
   payload: JSON.parse(
-    Buffer.from(app.vault.open({ orgId: row.org_id, table: "outbox", id: row.event_id }, row.payload)).toString(),
+    Buffer.from(app.vault.open(eventPlace(row.org_id, row.event_id), row.payload)).toString(),
   ) as JsonObject,
 });

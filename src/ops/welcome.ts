@@ -18,7 +18,11 @@ export function welcome({ url, config, operatorKey, encrypts, certificate }: Fac
     : config.data === ":memory:"
       ? "memory: gone at the stop"
       : config.data;
-  const facts = [`Moltwire  ${url}`, `data      ${storage}`, ...(encrypts ? [] : ["at rest   not encrypted"])];
+  const facts = [
+    `Moltwire  ${url}`,
+    `data      ${storage}`,
+    encrypts ? `at rest   encrypted under ${config.masterKeys[0]?.id}` : "at rest   not encrypted",
+  ];
   if (!operatorKey) return box(facts);
   const address = certificate ? coveredUrl(url, certificate) : url;
   const { curlFlags, grpcurlFlags } = tlsFlags(config, certificate);

@@ -44,7 +44,7 @@ export async function recordChanges(
   if (!first) return;
   for (const rows of inChunks(changes)) {
     const values = rows.map(({ job, fault }) => {
-      const error = fault ? sealFault(app, { orgId, jobId: job.job_id }, `change ${job.attempts}`, fault) : null;
+      const error = fault ? sealFault(app, { orgId, jobId: job.job_id }, { changeOf: job.attempts }, fault) : null;
       return sql`(${orgId}, ${tx.dialect.xid}, ${job.job_id}, ${job.queue}, ${job.state}, ${job.attempts}, ${job.worker_agent_id}, ${now}, ${error})`;
     });
     await tx.run(sql`
@@ -121,7 +121,7 @@ export const toChange = (app: Pick<App, "vault">, row: ChangeRow): MessageInitSh
   attempts: row.attempts,
   workerAgentId: row.worker_agent_id,
   ...(row.error && {
-    error: openFault(app, { orgId: row.org_id, jobId: row.job_id }, `change ${row.attempts}`, row.error),
+    error: openFault(app, { orgId: row.org_id, jobId: row.job_id }, { changeOf: row.attempts }, row.error),
   }),
   time: timestampFromMs(row.time_ms),
 });

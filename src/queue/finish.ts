@@ -41,7 +41,7 @@ export async function failAttempt(
   const at = { orgId: job.org_id, jobId: job.job_id };
   const fault: JobFault = { code: failure.code, message: failure.message, attempt: job.attempts };
   const next = afterFailure(job, failure, now, app.ids.chance());
-  await insertAttempt(tx, job, now, failure.expired, sealFault(app, at, `attempt ${job.attempts}`, fault));
+  await insertAttempt(tx, job, now, failure.expired, sealFault(app, at, { attempt: job.attempts }, fault));
   const ended = sql`state = ${next.state}, error = ${sealFault(app, at, "job", fault)}, lease_token = '', lease_expire_ms = null`;
   if ("runMs" in next) {
     const readyMs = next.state === JobState.PENDING ? next.runMs : null;

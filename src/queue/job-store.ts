@@ -161,5 +161,5 @@ export const toAttempt = (
   workerAgentId: row.worker_agent_id,
   startTime: timestampFromMs(row.start_ms),
   endTime: timestampFromMs(row.end_ms),
-  error: openFault(app, at, `attempt ${row.attempt}`, row.error),
+  error: openFault(app, at, { attempt: row.attempt }, row.error),
 });

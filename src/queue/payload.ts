@@ -10,6 +10,7 @@ import {
 import type { App } from "../app.ts";
 import { badField, Fault } from "../errors.ts";
 import { deeperThan } from "../rpc/json-depth.ts";
+import type { Place } from "../vault/sealed.ts";
 import { limits } from "./rule.ts";
 
 type Sealing = Pick<App, "vault">;
@@ -18,7 +19,30 @@ type Sealing = Pick<App, "vault">;
 export type JobPlace = { readonly orgId: string; readonly jobId: string };
 
 const maxDepth = 32;
-const placeOf = ({ orgId, jobId }: JobPlace, what: string) => ({ orgId, table: "queue_job", id: `${jobId} ${what}` });
+
+/** Where what a job carries lies. */
+export const dataPlace = ({ orgId, jobId }: JobPlace, what: "payload" | "result"): Place => ({
+  orgId,
+  table: "queue_job_data",
+  id: `${jobId} ${what}`,
+});
+
+export const progressPlace = ({ orgId, jobId }: JobPlace): Place => ({
+  orgId,
+  table: "queue_job",
+  id: `${jobId} progress`,
+});
+
+/** The row that holds a fault: the job's, or that of its n-th attempt, or of the change that told of that. */
+export type FaultRow = "job" | { readonly attempt: number } | { readonly changeOf: number };
+
+/** Where a fault lies. */
+export function faultPlace({ orgId, jobId }: JobPlace, row: FaultRow): Place {
+  if (row === "job") return { orgId, table: "queue_job", id: `${jobId} error` };
+  return "attempt" in row
+    ? { orgId, table: "queue_attempt", id: `${jobId} ${row.attempt}` }
+    : { orgId, table: "queue_change", id: `${jobId} ${row.changeOf}` };
+}
 
 /** The size of a payload in bytes, JSON as it is written without spaces. PAYLOAD_TOO_LARGE, naming the field, beyond 100 KB or 32 levels. */
 export function checkPayload(payload: Payload | undefined, field: string): number {
@@ -44,15 +68,15 @@ export function tooLarge(field: string, what: string, limit: number, actual: num
 }
 
 export const sealPayload = (app: Sealing, at: JobPlace, what: "payload" | "result", payload: Payload | undefined) =>
-  payload ? app.vault.seal(placeOf(at, what), toBinary(PayloadSchema, payload)) : null;
+  payload ? app.vault.seal(dataPlace(at, what), toBinary(PayloadSchema, payload)) : null;
 
 export const openPayload = (app: Sealing, at: JobPlace, what: "payload" | "result", sealed: Uint8Array): Payload =>
-  fromBinary(PayloadSchema, app.vault.open(placeOf(at, what), sealed));
+  fromBinary(PayloadSchema, app.vault.open(dataPlace(at, what), sealed));
 
 /** INVALID_REQUEST when its details are larger than 4 KiB as JSON. */
 export function sealProgress(app: Sealing, at: JobPlace, progress: JobProgress): Uint8Array {
   checkDetails(progress.details);
-  return app.vault.seal(placeOf(at, "progress"), toBinary(JobProgressSchema, progress));
+  return app.vault.seal(progressPlace(at), toBinary(JobProgressSchema, progress));
 }
 
 function checkDetails(details: JsonObject | undefined): void {
@@ -64,14 +88,14 @@ function checkDetails(details: JsonObject | undefined): void {
 }
 
 export const openProgress = (app: Sealing, at: JobPlace, sealed: Uint8Array): JobProgress =>
-  fromBinary(JobProgressSchema, app.vault.open(placeOf(at, "progress"), sealed));
+  fromBinary(JobProgressSchema, app.vault.open(progressPlace(at), sealed));
 
 /** Why an attempt failed. */
 export type JobFault = { readonly code: string; readonly message: string; readonly attempt: number };
 
-/** Seals a fault for the row that holds it: "job", or "attempt 3" or "change 3" of its third attempt. */
-export const sealFault = (app: Sealing, at: JobPlace, row: string, fault: JobFault): Uint8Array =>
-  app.vault.seal(placeOf(at, `${row} error`), Buffer.from(JSON.stringify(fault)));
+/** Seals a fault for the row that holds it. */
+export const sealFault = (app: Sealing, at: JobPlace, row: FaultRow, fault: JobFault): Uint8Array =>
+  app.vault.seal(faultPlace(at, row), Buffer.from(JSON.stringify(fault)));
 
-export const openFault = (app: Sealing, at: JobPlace, row: string, sealed: Uint8Array): JobFault =>
-  JSON.parse(Buffer.from(app.vault.open(placeOf(at, `${row} error`), sealed)).toString()) as JobFault;
+export const openFault = (app: Sealing, at: JobPlace, row: FaultRow, sealed: Uint8Array): JobFault =>
+  JSON.parse(Buffer.from(app.vault.open(faultPlace(at, row), sealed)).toString()) as JobFault;

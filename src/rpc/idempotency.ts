@@ -91,7 +91,7 @@ export async function keepReply<Desc extends DescMessage>(
   reply: MessageShape<Desc>,
 ): Promise<void> {
   const { orgId, caller, method, key } = scope;
-  const bytes = vault.seal(placeOf(scope), toBinary(schema, withoutSecrets(schema, reply)));
+  const bytes = vault.seal(replyPlace(scope), toBinary(schema, withoutSecrets(schema, reply)));
   await tx.run(sql`
     update idempotency set reply = ${bytes} where org_id = ${orgId} and caller = ${caller} and method = ${method} and key = ${key}`);
 }
@@ -109,7 +109,7 @@ export const storedReply = <Desc extends DescMessage>(
   scope: IdempotencyScope,
   schema: Desc,
   bytes: Uint8Array,
-): MessageShape<Desc> => fromBinary(schema, vault.open(placeOf(scope), bytes));
+): MessageShape<Desc> => fromBinary(schema, vault.open(replyPlace(scope), bytes));
 
 const sweepBatch = 1_000;
 
@@ -125,7 +125,8 @@ async function deleteOldReplies(tx: Tx, now: number, limit: number): Promise<num
       select org_id, caller, method, key from idempotency where create_ms < ${now - idempotencyKeptMs} order by create_ms limit ${limit})`);
 }
 
-const placeOf = ({ orgId, caller, method, key }: IdempotencyScope) => ({
+/** Where a stored reply lies. */
+export const replyPlace = ({ orgId, caller, method, key }: IdempotencyScope) => ({
   orgId,
   table: "idempotency",
   id: `${caller} ${method} ${key}`,

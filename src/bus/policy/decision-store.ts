@@ -74,7 +74,7 @@ function rowsOf({ vault }: Pick<App, "vault">, at: DecidedAt, id: string, { ques
     context: toJsonContext(context),
     answer,
   };
-  const sealed = vault.seal(placeOf(at.orgId, id), Buffer.from(JSON.stringify(body)));
+  const sealed = vault.seal(decisionPlace(at.orgId, id), Buffer.from(JSON.stringify(body)));
   const agentId = principal.type === "Agent" ? principal.id : "";
   const policyIds = answer.determining.length === 0 ? [""] : answer.determining.map(({ policyId }) => policyId);
   return policyIds.map(
@@ -87,7 +87,8 @@ function rowsOf({ vault }: Pick<App, "vault">, at: DecidedAt, id: string, { ques
 }
 
 const named = ({ type, id, orgId }: Entity): Named => ({ type, id, orgId });
-const placeOf = (orgId: string, id: string) => ({ orgId, table: "policy_decision", id });
+/** Where the body of a decision lies. */
+export const decisionPlace = (orgId: string, id: string) => ({ orgId, table: "policy_decision", id });
 
 /** A resource in the column that decisions are found by. */
 export const resourceText = ({ type, id, orgId }: Named): string => JSON.stringify([type, id, orgId]);
@@ -171,7 +172,7 @@ const looks: Readonly<Record<Exclude<Filtered, "policyId">, Sql>> = {
 
 /** What a decision's body says. */
 export const bodyOf = ({ vault }: Pick<App, "vault">, row: DecisionRow): DecisionBody =>
-  JSON.parse(Buffer.from(vault.open(placeOf(row.org_id, row.decision_id), row.body)).toString()) as DecisionBody;
+  JSON.parse(Buffer.from(vault.open(decisionPlace(row.org_id, row.decision_id), row.body)).toString()) as DecisionBody;
 
 export function toDecision(row: DecisionRow, body: DecisionBody): MessageInitShape<typeof PolicyDecisionSchema> {
   const { principal, action, resource, context, answer } = body;

@@ -4,16 +4,19 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
 import type { BackupManifest, BackupManifestJson, BackupProgress, BackupProgressJson } from "./backup_pb.ts";
 import { file_moltwire_ops_v1_backup } from "./backup_pb.ts";
+import type { VaultStatus, VaultStatusJson } from "./vault_pb.ts";
+import { file_moltwire_ops_v1_vault } from "./vault_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file moltwire/ops/v1/maintenance_service.proto.
  */
 export const file_moltwire_ops_v1_maintenance_service: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIg8KDUJhY2t1cFJlcXVlc3QilAEKDkJhY2t1cFJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFByb2dyZXNzSAASMwoIbWFuaWZlc3QYAiABKAsyHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwTWFuaWZlc3RIABIPCgVjaHVuaxgDIAEoDEgAQgcKBWV2ZW50MoEBChJNYWludGVuYW5jZVNlcnZpY2USawoGQmFja3VwEh4ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVzcG9uc2UiHpLeGBoIBBISbWFpbnRlbmFuY2U6YmFja3VwGAUgATABYgZwcm90bzM", [file_moltwire_api_v1_access, file_moltwire_ops_v1_backup]);
+  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIg8KDUJhY2t1cFJlcXVlc3QilAEKDkJhY2t1cFJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFByb2dyZXNzSAASMwoIbWFuaWZlc3QYAiABKAsyHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwTWFuaWZlc3RIABIPCgVjaHVuaxgDIAEoDEgAQgcKBWV2ZW50IhcKFUdldFZhdWx0U3RhdHVzUmVxdWVzdCJGChZHZXRWYXVsdFN0YXR1c1Jlc3BvbnNlEiwKBnN0YXR1cxgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5WYXVsdFN0YXR1cyInChJSb3RhdGVWYXVsdFJlcXVlc3QSEQoJcmVlbmNyeXB0GAEgASgIIiwKE1JvdGF0ZVZhdWx0UmVzcG9uc2USFQoNbWFzdGVyX2tleV9pZBgBIAEoCSI/ChtEcm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QSIAoNdGFyZ2V0X29yZ19pZBgBIAEoCUIJukgGcgQQARhAIjQKHERyb3BPcmdhbml6YXRpb25LZXlzUmVzcG9uc2USFAoMa2V5c19kcm9wcGVkGAEgASgFMpIEChJNYWludGVuYW5jZVNlcnZpY2USgAEKDkdldFZhdWx0U3RhdHVzEiYubW9sdHdpcmUub3BzLnYxLkdldFZhdWx0U3RhdHVzUmVxdWVzdBonLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1Jlc3BvbnNlIh2QAgGS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYAhJ3CgtSb3RhdGVWYXVsdBIjLm1vbHR3aXJlLm9wcy52MS5Sb3RhdGVWYXVsdFJlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESkgEKFERyb3BPcmdhbml6YXRpb25LZXlzEiwubW9sdHdpcmUub3BzLnYxLkRyb3BPcmdhbml6YXRpb25LZXlzUmVxdWVzdBotLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlIh2S3hgZCAQSEW1haW50ZW5hbmNlOndyaXRlGAEgARJrCgZCYWNrdXASHi5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVxdWVzdBofLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBSZXNwb25zZSIekt4YGggEEhJtYWludGVuYW5jZTpiYWNrdXAYBSABMAFiBnByb3RvMw", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_vault]);
 
 /**
  * BackupRequest is the request of Backup.
@@ -112,11 +115,251 @@ export const BackupResponseSchema: GenMessage<BackupResponse, {jsonType: BackupR
   messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
 
 /**
- * MaintenanceService is for who runs the server.
+ * GetVaultStatusRequest is the request of GetVaultStatus.
+ *
+ * @generated from message moltwire.ops.v1.GetVaultStatusRequest
+ */
+export type GetVaultStatusRequest = Message<"moltwire.ops.v1.GetVaultStatusRequest"> & {
+};
+
+/**
+ * GetVaultStatusRequest is the request of GetVaultStatus.
+ *
+ * @generated from message moltwire.ops.v1.GetVaultStatusRequest
+ */
+export type GetVaultStatusRequestJson = {
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetVaultStatusRequest.
+ * Use `create(GetVaultStatusRequestSchema)` to create a new message.
+ */
+export const GetVaultStatusRequestSchema: GenMessage<GetVaultStatusRequest, {jsonType: GetVaultStatusRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
+
+/**
+ * GetVaultStatusResponse is the response of GetVaultStatus.
+ *
+ * @generated from message moltwire.ops.v1.GetVaultStatusResponse
+ */
+export type GetVaultStatusResponse = Message<"moltwire.ops.v1.GetVaultStatusResponse"> & {
+  /**
+   * How it is.
+   *
+   * @generated from field: moltwire.ops.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatus | undefined;
+};
+
+/**
+ * GetVaultStatusResponse is the response of GetVaultStatus.
+ *
+ * @generated from message moltwire.ops.v1.GetVaultStatusResponse
+ */
+export type GetVaultStatusResponseJson = {
+  /**
+   * How it is.
+   *
+   * @generated from field: moltwire.ops.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatusJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetVaultStatusResponse.
+ * Use `create(GetVaultStatusResponseSchema)` to create a new message.
+ */
+export const GetVaultStatusResponseSchema: GenMessage<GetVaultStatusResponse, {jsonType: GetVaultStatusResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
+
+/**
+ * RotateVaultRequest is the request of RotateVault.
+ *
+ * @generated from message moltwire.ops.v1.RotateVaultRequest
+ */
+export type RotateVaultRequest = Message<"moltwire.ops.v1.RotateVaultRequest"> & {
+  /**
+   * Also encrypt what is there already with the new data keys. Default: it stays under the old ones, which stay.
+   *
+   * @generated from field: bool reencrypt = 1;
+   */
+  reencrypt: boolean;
+};
+
+/**
+ * RotateVaultRequest is the request of RotateVault.
+ *
+ * @generated from message moltwire.ops.v1.RotateVaultRequest
+ */
+export type RotateVaultRequestJson = {
+  /**
+   * Also encrypt what is there already with the new data keys. Default: it stays under the old ones, which stay.
+   *
+   * @generated from field: bool reencrypt = 1;
+   */
+  reencrypt?: boolean;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.RotateVaultRequest.
+ * Use `create(RotateVaultRequestSchema)` to create a new message.
+ */
+export const RotateVaultRequestSchema: GenMessage<RotateVaultRequest, {jsonType: RotateVaultRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
+
+/**
+ * RotateVaultResponse is the response of RotateVault.
+ *
+ * @generated from message moltwire.ops.v1.RotateVaultResponse
+ */
+export type RotateVaultResponse = Message<"moltwire.ops.v1.RotateVaultResponse"> & {
+  /**
+   * The master key that is in force now.
+   *
+   * @generated from field: string master_key_id = 1;
+   */
+  masterKeyId: string;
+};
+
+/**
+ * RotateVaultResponse is the response of RotateVault.
+ *
+ * @generated from message moltwire.ops.v1.RotateVaultResponse
+ */
+export type RotateVaultResponseJson = {
+  /**
+   * The master key that is in force now.
+   *
+   * @generated from field: string master_key_id = 1;
+   */
+  masterKeyId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.RotateVaultResponse.
+ * Use `create(RotateVaultResponseSchema)` to create a new message.
+ */
+export const RotateVaultResponseSchema: GenMessage<RotateVaultResponse, {jsonType: RotateVaultResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
+
+/**
+ * DropOrganizationKeysRequest is the request of DropOrganizationKeys.
+ *
+ * @generated from message moltwire.ops.v1.DropOrganizationKeysRequest
+ */
+export type DropOrganizationKeysRequest = Message<"moltwire.ops.v1.DropOrganizationKeysRequest"> & {
+  /**
+   * Which organisation.
+   *
+   * @generated from field: string target_org_id = 1;
+   */
+  targetOrgId: string;
+};
+
+/**
+ * DropOrganizationKeysRequest is the request of DropOrganizationKeys.
+ *
+ * @generated from message moltwire.ops.v1.DropOrganizationKeysRequest
+ */
+export type DropOrganizationKeysRequestJson = {
+  /**
+   * Which organisation.
+   *
+   * @generated from field: string target_org_id = 1;
+   */
+  targetOrgId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.DropOrganizationKeysRequest.
+ * Use `create(DropOrganizationKeysRequestSchema)` to create a new message.
+ */
+export const DropOrganizationKeysRequestSchema: GenMessage<DropOrganizationKeysRequest, {jsonType: DropOrganizationKeysRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
+
+/**
+ * DropOrganizationKeysResponse is the response of DropOrganizationKeys.
+ *
+ * @generated from message moltwire.ops.v1.DropOrganizationKeysResponse
+ */
+export type DropOrganizationKeysResponse = Message<"moltwire.ops.v1.DropOrganizationKeysResponse"> & {
+  /**
+   * How many keys it had.
+   *
+   * @generated from field: int32 keys_dropped = 1;
+   */
+  keysDropped: number;
+};
+
+/**
+ * DropOrganizationKeysResponse is the response of DropOrganizationKeys.
+ *
+ * @generated from message moltwire.ops.v1.DropOrganizationKeysResponse
+ */
+export type DropOrganizationKeysResponseJson = {
+  /**
+   * How many keys it had.
+   *
+   * @generated from field: int32 keys_dropped = 1;
+   */
+  keysDropped?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.DropOrganizationKeysResponse.
+ * Use `create(DropOrganizationKeysResponseSchema)` to create a new message.
+ */
+export const DropOrganizationKeysResponseSchema: GenMessage<DropOrganizationKeysResponse, {jsonType: DropOrganizationKeysResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
+
+/**
+ * MaintenanceService is for the operator's work on the server as a whole.
  *
  * @generated from service moltwire.ops.v1.MaintenanceService
  */
 export const MaintenanceService: GenService<{
+  /**
+   * GetVaultStatus tells whether data is encrypted at rest, under which keys, and how far old rows are. It counts keys and rows: not for polling more than once a second.
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.GetVaultStatus
+   */
+  getVaultStatus: {
+    methodKind: "unary";
+    input: typeof GetVaultStatusRequestSchema;
+    output: typeof GetVaultStatusResponseSchema;
+  },
+  /**
+   * RotateVault gives every organisation a new data key, and has all data keys wrapped by the current master key. It returns at once and goes on in the background;
+   * GetVaultStatus tells how far it is. Nothing stops meanwhile: what is written from now on is sealed with new keys, and old keys go on opening what they sealed.
+   *
+   * To change the master key: give every server the new one as the current and the old one as a previous key, start it again, and call this. Once
+   * `data_keys.to_rewrap` is 0 the old one is not needed any more.
+   *
+   * Errors: FAILED_PRECONDITION (the server does not encrypt).
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.RotateVault
+   */
+  rotateVault: {
+    methodKind: "unary";
+    input: typeof RotateVaultRequestSchema;
+    output: typeof RotateVaultResponseSchema;
+  },
+  /**
+   * DropOrganizationKeys destroys the data keys of an organisation, and with them, for ever, everything encrypted that it has stored: reading it answers KEY_DROPPED. Names, ids
+   * and other things that are not encrypted stay. The organisation must be disabled. If it is enabled again, what it writes from then on gets a new key.
+   * Other servers forget the keys as they hear of it, 5 s later at most; wait for that before enabling it again.
+   *
+   * Copies of the database from before still hold the wrapped keys: RotateVault with a new master key, and destroying the old one, makes those worthless too.
+   *
+   * Errors: NOT_FOUND, FAILED_PRECONDITION (the server does not encrypt; the organisation is not disabled).
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.DropOrganizationKeys
+   */
+  dropOrganizationKeys: {
+    methodKind: "unary";
+    input: typeof DropOrganizationKeysRequestSchema;
+    output: typeof DropOrganizationKeysResponseSchema;
+  },
   /**
    * Backup copies all data, of all organisations, as it is at one instant, while the server goes on serving.
    *

@@ -1,0 +1,121 @@
+/** The table `vault_walk`: how far the old rows of each table are sealed; and those rows, whatever table they are in. */
+import { join, type Queryable, raw, type Sql, sql, type Tx, type Value } from "../db/db.ts";
+import type { Place } from "./sealed.ts";
+
+/** A row as the walk reads it: its key, and what its places are made of. */
+export type KeyValues = Readonly<Record<string, string | number>>;
+
+/** A table with sealed columns. */
+export type SealedTable = {
+  /** Its name, which all of its places give as their table. */
+  readonly table: string;
+  /** The columns that tell its rows apart, in the order of an index. */
+  readonly key: readonly string[];
+  /** Further columns that places are made of. */
+  readonly also?: readonly string[];
+  /** Its sealed columns, each with the place of what is in it, just as whoever seals and opens it gives it. */
+  readonly columns: Readonly<Record<string, (row: KeyValues) => Place>>;
+};
+
+export type WalkRow = {
+  readonly table_name: string;
+  readonly generation: number;
+  readonly after_key: string;
+  readonly passes: number;
+  readonly found: number;
+  readonly sealed: number;
+  readonly done_ms: number | null;
+  readonly strict_ms: number | null;
+};
+
+const walkColumns = sql`table_name, generation, after_key, passes, found, sealed, done_ms, strict_ms`;
+
+export const listWalks = (db: Queryable): Promise<WalkRow[]> =>
+  db.all<WalkRow>(sql`select ${walkColumns} from vault_walk order by table_name`);
+
+export const strictTables = async (db: Queryable): Promise<ReadonlySet<string>> =>
+  new Set((await listWalks(db)).filter(({ strict_ms }) => strict_ms !== null).map(({ table_name }) => table_name));
+
+export const putWalk = (tx: Tx, walk: WalkRow): Promise<number> =>
+  tx.run(sql`
+    insert into vault_walk (${walkColumns}) values (${walk.table_name}, ${walk.generation}, ${walk.after_key}, ${walk.passes}, ${walk.found},
+      ${walk.sealed}, ${walk.done_ms}, ${walk.strict_ms})
+    on conflict (table_name) do update set generation = ${walk.generation}, after_key = ${walk.after_key}, passes = ${walk.passes},
+      found = ${walk.found}, sealed = ${walk.sealed}, done_ms = ${walk.done_ms}, strict_ms = ${walk.strict_ms}`);
+
+/** What tells whether a column of a row is to be sealed, without its payload: its size and its header. */
+export type Head = { readonly size: number; readonly header: Uint8Array };
+export type HeadRow = { readonly row: KeyValues; readonly heads: Readonly<Record<string, Head>> };
+
+const names = (columns: readonly string[]): Sql => join(columns.map((column) => raw(column)));
+
+/**
+ * Rows after a key, in the order of the keys: what tells whether they are to be sealed. Neither engine reads a payload to give its length, and its beginning lies in the row or
+ * on its first page.
+ */
+export async function readHeads(
+  db: Queryable,
+  { table, key, also = [], columns }: SealedTable,
+  after: readonly Value[] | undefined,
+  headerBytes: number,
+  limit: number,
+): Promise<HeadRow[]> {
+  const from = after ? sql`where (${names(key)}) > (${join([...after])})` : sql``;
+  const heads = Object.keys(columns).map(
+    (column) =>
+      sql`length(${raw(column)}) as ${raw(`${column}_size`)}, substr(${raw(column)}, 1, ${headerBytes}) as ${raw(`${column}_head`)}`,
+  );
+  const rows = await db.all<Record<string, string | number | Uint8Array | null>>(
+    sql`select ${names([...key, ...also])}, ${join(heads)} from ${raw(table)} ${from} order by ${names(key)} limit ${limit}`,
+  );
+  return rows.map((found) => ({
+    row: found as KeyValues,
+    heads: Object.fromEntries(
+      Object.keys(columns).flatMap((column) => {
+        const header = found[`${column}_head`];
+        return header instanceof Uint8Array ? [[column, { size: found[`${column}_size`] as number, header }]] : [];
+      }),
+    ),
+  }));
+}
+
+/** One sealed column of a row, to be changed. */
+export const lockColumn = async (
+  tx: Tx,
+  { table, key }: SealedTable,
+  row: KeyValues,
+  column: string,
+): Promise<Uint8Array | undefined> =>
+  (
+    await tx.one<{ sealed: Uint8Array | null }>(
+      sql`select ${raw(column)} as sealed from ${raw(table)} where ${isRow(key, row)} ${tx.dialect.forUpdate}`,
+    )
+  )?.sealed ?? undefined;
+
+export const putColumn = (
+  tx: Tx,
+  { table, key }: SealedTable,
+  row: KeyValues,
+  column: string,
+  sealed: Uint8Array,
+): Promise<number> => tx.run(sql`update ${raw(table)} set ${raw(column)} = ${sealed} where ${isRow(key, row)}`);
+
+const isRow = (key: readonly string[], row: KeyValues): Sql =>
+  join(
+    key.map((column) => sql`${raw(column)} = ${row[column]!}`),
+    " and ",
+  );
+
+/** How many rows come after a key, counted up to a limit. */
+export async function countRows(
+  db: Queryable,
+  { table, key }: SealedTable,
+  after: readonly Value[] | undefined,
+  limit: number,
+): Promise<number> {
+  const from = after ? sql`where (${names(key)}) > (${join([...after])})` : sql``;
+  const row = await db.one<{ n: number }>(
+    sql`select count(*) as n from (select 1 as one from ${raw(table)} ${from} limit ${limit}) some`,
+  );
+  return row!.n;
+}

@@ -1,0 +1,121 @@
+/** Sealing what is there already: each table is walked along its key, a few rows a transaction, as often as it takes until a pass finds nothing. */
+import type { Db, Value } from "../db/db.ts";
+import { Fault } from "../errors.ts";
+import type { Keyring } from "./keyring.ts";
+import { type Header, headerBytes, headerOf } from "./sealed.ts";
+import {
+  type HeadRow,
+  lockColumn,
+  putColumn,
+  putWalk,
+  readHeads,
+  type SealedTable,
+  type WalkRow,
+} from "./walk-store.ts";
+
+/** Where a walk is; the position is the key of the last row that was looked at. */
+export const positionOf = ({ after_key }: Pick<WalkRow, "after_key">): readonly Value[] | undefined =>
+  after_key === "" ? undefined : (JSON.parse(after_key) as Value[]);
+
+/** At the beginning of a table, for a generation of keys. What was refused because it is not encrypted stays refused. */
+export const beginWalk = (table: string, generation: number, before: WalkRow | undefined): WalkRow => ({
+  table_name: table,
+  generation,
+  after_key: "",
+  passes: 0,
+  found: 0,
+  sealed: 0,
+  done_ms: null,
+  strict_ms: before?.strict_ms ?? null,
+});
+
+/** What is looked at in one reading, and sealed in one transaction. */
+const rowsRead = 200;
+const rowsSealed = 32;
+const bytesSealed = 1_048_576;
+
+/** A column that is to be sealed. */
+type Due = { readonly head: HeadRow; readonly column: string; readonly size: number };
+
+type Walking = { readonly db: Db; readonly keyring: Keyring; readonly table: SealedTable };
+
+/**
+ * Goes on by some rows; gives where the walk is then, in the same pass or, with the position at the beginning, at the end of it. Every transaction writes down how far it came, so that
+ * who is killed repeats one at most; who walks beside another does no harm.
+ */
+export async function walkOn({ db, keyring, table }: Walking, walk: WalkRow): Promise<WalkRow> {
+  const heads = await readHeads(db.query, table, positionOf(walk), headerBytes, rowsRead);
+  const due = await dueOf(db, keyring, table, heads);
+  let at = walk;
+  for (let from = 0; from < due.length; ) {
+    const batch = takeBatch(due, from);
+    from += batch.length;
+    const last = batch.at(-1)!.head;
+    const before = at;
+    at = await db.tx(async (tx) => {
+      let sealed = 0;
+      for (const { head, column } of batch) {
+        const place = table.columns[column]!(head.row);
+        const now = await lockColumn(tx, table, head.row, column);
+        if (!now || !isDue(keyring, headerOf(now))) continue;
+        const bytes = readable(() => keyring.open(place, now));
+        if (!bytes) continue;
+        await putColumn(tx, table, head.row, column, keyring.seal(place, bytes));
+        sealed++;
+      }
+      const done = { ...before, found: before.found + sealed, sealed: before.sealed + sealed };
+      // Not past a row of which another column is still to come.
+      const next = due[from]?.head === last ? done : { ...done, after_key: keyOf(table, last) };
+      await putWalk(tx, next);
+      return next;
+    });
+  }
+  const after_key = heads.length < rowsRead ? "" : keyOf(table, heads.at(-1)!);
+  const next = after_key === "" ? { ...at, after_key, passes: at.passes + 1 } : { ...at, after_key };
+  await db.tx((tx) => putWalk(tx, next));
+  return next;
+}
+
+const keyOf = ({ key }: SealedTable, { row }: HeadRow): string => JSON.stringify(key.map((column) => row[column]));
+
+function takeBatch(due: readonly Due[], from: number): readonly Due[] {
+  let bytes = 0;
+  let to = from;
+  while (to < due.length && to - from < rowsSealed && (to === from || bytes + due[to]!.size <= bytesSealed))
+    bytes += due[to++]!.size;
+  return due.slice(from, to);
+}
+
+/** What of the rows is to be sealed. The keys that they name are read before, since only their headers were. */
+async function dueOf(db: Db, keyring: Keyring, { columns }: SealedTable, heads: readonly HeadRow[]): Promise<Due[]> {
+  const all = heads.flatMap((head) =>
+    Object.keys(columns).flatMap((column) => {
+      const found = head.heads[column];
+      return found ? [{ head, column, size: found.size, header: headerOf(found.header) }] : [];
+    }),
+  );
+  const named = new Set(all.flatMap(({ header }) => (header?.encrypted ? [header.keyId] : [])));
+  await keyring.bring(
+    db.query,
+    [...named].filter((keyId) => !keyring.known(keyId)),
+  );
+  return all.filter(({ header }) => isDue(keyring, header));
+}
+
+/** Undefined for what is refused. It stays as it is: whoever reads it is told, and the rows after it are sealed all the same. */
+function readable(open: () => Uint8Array): Uint8Array | undefined {
+  try {
+    return open();
+  } catch (error) {
+    if (error instanceof Fault) return undefined;
+    throw error;
+  }
+}
+
+/** In the clear, or sealed with a key of before the generation that is sealed anew. */
+function isDue(keyring: Keyring, header: Header | undefined): boolean {
+  if (!header) return false;
+  if (!header.encrypted) return true;
+  const known = keyring.known(header.keyId);
+  return known?.key !== undefined && known.generation < keyring.state().reseal_generation;
+}

@@ -27,6 +27,7 @@ import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
+import { parseMasterKey } from "../src/vault/master-key.ts";
 import { freshDatabase, postgresUrl } from "./engines.ts";
 
 /** The engines there are on this machine: every area test runs on each. */
@@ -62,8 +63,12 @@ export type Org = {
 
 export type OrgAgent = { readonly agentId: string; readonly key: string; readonly as: Clients };
 
-/** Starts a server on the engine, with a database of its own. Allows calls to loopback; sets no rate limit unless told. */
+/**
+ * Starts a server on the engine, with a database of its own. Allows calls to loopback; sets no rate limit unless told. With a MOLTWIRE_MASTER_KEY in the environment
+ * it encrypts at rest, so that any test can be run so.
+ */
 export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: ServerOptions = {}): Promise<World> {
+  const { MOLTWIRE_MASTER_KEY } = process.env;
   const database = dialect === "postgres" && !options.databaseUrl ? await freshDatabase() : undefined;
   const server = await createServer({
     data: ":memory:",
@@ -72,6 +77,7 @@ export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: 
     egressAllow: ["127.0.0.1"],
     drainMs: 2_000,
     log: pino({ level: "silent" }),
+    ...(MOLTWIRE_MASTER_KEY && { masterKeys: [parseMasterKey(MOLTWIRE_MASTER_KEY)] }),
     ...(database && { databaseUrl: database.url }),
     ...options,
   });

@@ -12,7 +12,8 @@ import { listWalks, putWalk, type SealedTable, type WalkRow } from "./walk-store
 export const upkeepMs = 200;
 /** For so long it works at once; the rest of the time the database is for others. */
 const roundMs = 200;
-const leaseMs = 30_000;
+/** Longer than a round, and so long nobody goes on with the work of a server that was killed. */
+const leaseMs = 10_000;
 const keysAtOnce = 200;
 
 /**
@@ -34,11 +35,13 @@ type Needs = {
 export function createUpkeep({ db, keyring, tables, clock, serverId, stopping }: Needs): () => Promise<void> {
   /** With this epoch nothing was left to do. */
   let idleEpoch = -1;
+  /** Not the server's id: a server that holds a lease by that name counts as alive, and its tasks as cared for. */
+  const owner = `vault:${serverId}`;
 
   return async () => {
     const vault = keyring.state();
     if (vault.epoch === idleEpoch) return;
-    const lease = await db.tx((tx) => takeLease(tx, "vault", serverId, clock.now(), leaseMs));
+    const lease = await db.tx((tx) => takeLease(tx, "vault", owner, clock.now(), leaseMs));
     if (!lease) return;
     const endMs = performance.now() + roundMs;
     const mayGoOn = () => performance.now() < endMs && !stopping.aborted;

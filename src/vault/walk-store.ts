@@ -115,7 +115,7 @@ export async function countRows(
 ): Promise<number> {
   const from = after ? sql`where (${names(key)}) > (${join([...after])})` : sql``;
   const row = await db.one<{ n: number }>(
-    sql`select count(*) as n from (select 1 as one from ${raw(table)} ${from} limit ${limit}) some`,
+    sql`select count(*) as n from (select 1 as found from ${raw(table)} ${from} limit ${limit}) counted`,
   );
   return row!.n;
 }

@@ -1,5 +1,5 @@
 /** Sealing what is there already: each table is walked along its key, a few rows a transaction, as often as it takes until a pass finds nothing. */
-import type { Db, Value } from "../db/db.ts";
+import type { Db, Tx, Value } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import type { Keyring } from "./keyring.ts";
 import { type Header, headerBytes, headerOf } from "./sealed.ts";
@@ -34,8 +34,8 @@ const rowsRead = 200;
 const rowsSealed = 32;
 const bytesSealed = 1_048_576;
 
-/** A column that is to be sealed. */
-type Due = { readonly head: HeadRow; readonly column: string; readonly size: number };
+/** A row with columns that are to be sealed, and the size of those. */
+type Due = { readonly head: HeadRow; readonly columns: readonly string[]; readonly size: number };
 
 type Walking = { readonly db: Db; readonly keyring: Keyring; readonly table: SealedTable };
 
@@ -43,35 +43,32 @@ type Walking = { readonly db: Db; readonly keyring: Keyring; readonly table: Sea
  * Goes on by some rows; gives where the walk is then, in the same pass or, with the position at the beginning, at the end of it. Every transaction writes down how far it came, so that
  * who is killed repeats one at most; who walks beside another does no harm.
  */
-export async function walkOn({ db, keyring, table }: Walking, walk: WalkRow): Promise<WalkRow> {
+export async function walkOn(walking: Walking, walk: WalkRow): Promise<WalkRow> {
+  const { db, table } = walking;
   const heads = await readHeads(db.query, table, positionOf(walk), headerBytes, rowsRead);
-  const due = await dueOf(db, keyring, table, heads);
+  const due = await dueOf(walking, heads);
   let at = walk;
   for (let from = 0; from < due.length; ) {
     const batch = takeBatch(due, from);
     from += batch.length;
-    const last = batch.at(-1)!.head;
     const before = at;
     at = await db.tx(async (tx) => {
       let sealed = 0;
-      for (const { head, column } of batch) {
-        const place = table.columns[column]!(head.row);
-        const now = await lockColumn(tx, table, head.row, column);
-        if (!now || !isDue(keyring, headerOf(now))) continue;
-        const bytes = readable(() => keyring.open(place, now));
-        if (!bytes) continue;
-        await putColumn(tx, table, head.row, column, keyring.seal(place, bytes));
-        sealed++;
-      }
-      const done = { ...before, found: before.found + sealed, sealed: before.sealed + sealed };
-      // Not past a row of which another column is still to come.
-      const next = due[from]?.head === last ? done : { ...done, after_key: keyOf(table, last) };
+      for (const one of batch) if (await sealRow(tx, walking, one)) sealed++;
+      const next: WalkRow = {
+        ...before,
+        after_key: keyOf(table, batch.at(-1)!.head),
+        found: before.found + sealed,
+        sealed: before.sealed + sealed,
+      };
       await putWalk(tx, next);
       return next;
     });
   }
-  const after_key = heads.length < rowsRead ? "" : keyOf(table, heads.at(-1)!);
-  const next = after_key === "" ? { ...at, after_key, passes: at.passes + 1 } : { ...at, after_key };
+  const isLast = heads.length < rowsRead;
+  const next: WalkRow = isLast
+    ? { ...at, after_key: "", passes: at.passes + 1 }
+    : { ...at, after_key: keyOf(table, heads.at(-1)!) };
   await db.tx((tx) => putWalk(tx, next));
   return next;
 }
@@ -86,20 +83,36 @@ function takeBatch(due: readonly Due[], from: number): readonly Due[] {
   return due.slice(from, to);
 }
 
+/** Looks again at what it has locked: somebody may have written, sealed or deleted it since its header was read. True when there was something to seal. */
+async function sealRow(tx: Tx, { keyring, table }: Walking, { head: { row }, columns }: Due): Promise<boolean> {
+  let sealed = false;
+  for (const column of columns) {
+    const place = table.columns[column]!(row);
+    const now = await lockColumn(tx, table, row, column);
+    const bytes = now && isDue(keyring, headerOf(now)) ? readable(() => keyring.open(place, now)) : undefined;
+    if (!bytes) continue;
+    await putColumn(tx, table, row, column, keyring.seal(place, bytes));
+    sealed = true;
+  }
+  return sealed;
+}
+
 /** What of the rows is to be sealed. The keys that they name are read before, since only their headers were. */
-async function dueOf(db: Db, keyring: Keyring, { columns }: SealedTable, heads: readonly HeadRow[]): Promise<Due[]> {
-  const all = heads.flatMap((head) =>
-    Object.keys(columns).flatMap((column) => {
-      const found = head.heads[column];
-      return found ? [{ head, column, size: found.size, header: headerOf(found.header) }] : [];
-    }),
-  );
-  const named = new Set(all.flatMap(({ header }) => (header?.encrypted ? [header.keyId] : [])));
+async function dueOf({ db, keyring, table }: Walking, heads: readonly HeadRow[]): Promise<Due[]> {
+  const headers = heads.flatMap((head) => Object.values(head.heads).map(({ header }) => headerOf(header)));
+  const named = new Set(headers.flatMap((header) => (header?.encrypted ? [header.keyId] : [])));
   await keyring.bring(
     db.query,
     [...named].filter((keyId) => !keyring.known(keyId)),
   );
-  return all.filter(({ header }) => isDue(keyring, header));
+  return heads.flatMap((head) => {
+    const due = Object.keys(table.columns).filter((column) => {
+      const found = head.heads[column];
+      return found && isDue(keyring, headerOf(found.header));
+    });
+    const size = due.reduce((sum, column) => sum + head.heads[column]!.size, 0);
+    return due.length > 0 ? [{ head, columns: due, size }] : [];
+  });
 }
 
 /** Undefined for what is refused. It stays as it is: whoever reads it is told, and the rows after it are sealed all the same. */

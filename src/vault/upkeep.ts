@@ -12,8 +12,8 @@ import { listWalks, putWalk, type SealedTable, type WalkRow } from "./walk-store
 export const upkeepMs = 200;
 /** For so long it works at once; the rest of the time the database is for others. */
 const roundMs = 200;
-/** Longer than a round, and so long nobody goes on with the work of a server that was killed. */
-const leaseMs = 10_000;
+/** Longer than a round, and so long nobody goes on with the work of a server that was killed. Who loses it in the middle of a round does no harm. */
+const leaseMs = 2_000;
 const keysAtOnce = 200;
 
 /**

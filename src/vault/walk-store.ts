@@ -79,26 +79,32 @@ export async function readHeads(
   }));
 }
 
-/** One sealed column of a row, to be changed. */
-export const lockColumn = async (
+/** The sealed columns of some rows, at least one, to be changed; in the order of the keys. One that is gone meanwhile is left out. */
+export const lockRows = (
   tx: Tx,
-  { table, key }: SealedTable,
-  row: KeyValues,
-  column: string,
-): Promise<Uint8Array | undefined> =>
-  (
-    await tx.one<{ sealed: Uint8Array | null }>(
-      sql`select ${raw(column)} as sealed from ${raw(table)} where ${isRow(key, row)} ${tx.dialect.forUpdate}`,
-    )
-  )?.sealed ?? undefined;
+  { table, key, also = [], columns }: SealedTable,
+  rows: readonly KeyValues[],
+): Promise<Record<string, string | number | Uint8Array | null>[]> => {
+  const keys = rows.map((row) => sql`(${join(key.map((column) => row[column]!))})`);
+  return tx.all(sql`
+    select ${names([...key, ...also, ...Object.keys(columns)])} from ${raw(table)} where (${names(key)}) in (${inRows(tx, keys)})
+    order by ${names(key)} ${tx.dialect.forUpdate}`);
+};
 
-export const putColumn = (
+/** SQLite compares rows with rows of values only. */
+const inRows = ({ dialect }: Tx, keys: readonly Sql[]): Sql =>
+  dialect.name === "sqlite" ? sql`values ${join([...keys])}` : join([...keys]);
+
+/** Puts sealed columns of a row, at least one. */
+export const putColumns = (
   tx: Tx,
   { table, key }: SealedTable,
   row: KeyValues,
-  column: string,
-  sealed: Uint8Array,
-): Promise<number> => tx.run(sql`update ${raw(table)} set ${raw(column)} = ${sealed} where ${isRow(key, row)}`);
+  sealed: Readonly<Record<string, Uint8Array>>,
+): Promise<number> => {
+  const changes = Object.entries(sealed).map(([column, bytes]) => sql`${raw(column)} = ${bytes}`);
+  return tx.run(sql`update ${raw(table)} set ${join(changes)} where ${isRow(key, row)}`);
+};
 
 const isRow = (key: readonly string[], row: KeyValues): Sql =>
   join(

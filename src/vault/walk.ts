@@ -5,8 +5,9 @@ import type { Keyring } from "./keyring.ts";
 import { type Header, headerBytes, headerOf } from "./sealed.ts";
 import {
   type HeadRow,
-  lockColumn,
-  putColumn,
+  type KeyValues,
+  lockRows,
+  putColumns,
   putWalk,
   readHeads,
   type SealedTable,
@@ -35,7 +36,7 @@ const rowsSealed = 32;
 const bytesSealed = 1_048_576;
 
 /** A row with columns that are to be sealed, and the size of those. */
-type Due = { readonly head: HeadRow; readonly columns: readonly string[]; readonly size: number };
+type Due = { readonly head: HeadRow; readonly size: number };
 
 type Walking = { readonly db: Db; readonly keyring: Keyring; readonly table: SealedTable };
 
@@ -54,7 +55,9 @@ export async function walkOn(walking: Walking, walk: WalkRow): Promise<WalkRow> 
     const before = at;
     at = await db.tx(async (tx) => {
       let sealed = 0;
-      for (const one of batch) if (await sealRow(tx, walking, one)) sealed++;
+      // Read again now that they are locked: somebody may have written, sealed or deleted them since their headers were read.
+      const rows = batch.map(({ head }) => head.row);
+      for (const row of await lockRows(tx, table, rows)) if (await sealRow(tx, walking, row)) sealed++;
       const next: WalkRow = {
         ...before,
         after_key: keyOf(table, batch.at(-1)!.head),
@@ -83,18 +86,24 @@ function takeBatch(due: readonly Due[], from: number): readonly Due[] {
   return due.slice(from, to);
 }
 
-/** Looks again at what it has locked: somebody may have written, sealed or deleted it since its header was read. True when there was something to seal. */
-async function sealRow(tx: Tx, { keyring, table }: Walking, { head: { row }, columns }: Due): Promise<boolean> {
-  let sealed = false;
-  for (const column of columns) {
-    const place = table.columns[column]!(row);
-    const now = await lockColumn(tx, table, row, column);
-    const bytes = now && isDue(keyring, headerOf(now)) ? readable(() => keyring.open(place, now)) : undefined;
-    if (!bytes) continue;
-    await putColumn(tx, table, row, column, keyring.seal(place, bytes));
-    sealed = true;
+/** Seals the columns of a row for which that is due; true when there were any. */
+async function sealRow(
+  tx: Tx,
+  { keyring, table }: Walking,
+  row: Awaited<ReturnType<typeof lockRows>>[number],
+): Promise<boolean> {
+  const key = row as KeyValues;
+  const sealed: Record<string, Uint8Array> = {};
+  for (const [column, placeOf] of Object.entries(table.columns)) {
+    const now = row[column];
+    if (!(now instanceof Uint8Array) || !isDue(keyring, headerOf(now))) continue;
+    const place = placeOf(key);
+    const bytes = readable(() => keyring.open(place, now));
+    if (bytes) sealed[column] = keyring.seal(place, bytes);
   }
-  return sealed;
+  if (Object.keys(sealed).length === 0) return false;
+  await putColumns(tx, table, key, sealed);
+  return true;
 }
 
 /** What of the rows is to be sealed. The keys that they name are read before, since only their headers were. */
@@ -111,7 +120,7 @@ async function dueOf({ db, keyring, table }: Walking, heads: readonly HeadRow[])
       return found && isDue(keyring, headerOf(found.header));
     });
     const size = due.reduce((sum, column) => sum + head.heads[column]!.size, 0);
-    return due.length > 0 ? [{ head, columns: due, size }] : [];
+    return due.length > 0 ? [{ head, size }] : [];
   });
 }
 

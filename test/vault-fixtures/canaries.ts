@@ -128,7 +128,9 @@ export async function tablesOf(db: Db): Promise<string> {
     select table_name, column_name from information_schema.columns where table_schema = 'public' order by table_name`);
   const texts: string[] = [];
   for (const { table_name, column_name } of columns) {
-    const rows = await db.query.all<{ it: unknown }>(sql`select ${raw(`"${column_name}"`)} as it from ${raw(`"${table_name}"`)}`);
+    const rows = await db.query.all<{ it: unknown }>(
+      sql`select ${raw(`"${column_name}"`)} as it from ${raw(`"${table_name}"`)}`,
+    );
     for (const { it } of rows) texts.push(it instanceof Uint8Array ? Buffer.from(it).toString("latin1") : String(it));
   }
   return texts.join("\n");
@@ -142,7 +144,8 @@ export async function readBack(world: World, org: Org): Promise<string> {
   for (const { agentId } of agents) {
     const { entries } = await admin.memory.listEntries({ agentId, withValues: true });
     seen.push(entries);
-    for (const { key, namespace } of entries) seen.push((await admin.memory.getEntry({ agentId, key, namespace })).entry);
+    for (const { key, namespace } of entries)
+      seen.push((await admin.memory.getEntry({ agentId, key, namespace })).entry);
   }
   const { jobs } = await admin.queues.listJobs({ states: [4, 5] });
   for (const { jobId } of jobs) seen.push(await admin.queues.getJob({ jobId }));
@@ -151,10 +154,13 @@ export async function readBack(world: World, org: Org): Promise<string> {
     seen.push(await admin.bus.getTask({ taskId }), await admin.traces.getTrace({ traceId }));
     for await (const message of admin.bus.watchTask({ taskId })) seen.push(message);
   }
-  seen.push(await admin.policies.listDecisions({}), await admin.events.listEvents({}), await admin.deadLetters.listDeadLetters({}));
+  seen.push(
+    await admin.policies.listDecisions({}),
+    await admin.events.listEvents({}),
+    await admin.deadLetters.listDeadLetters({}),
+  );
   seen.push(world.server.app.vault.encrypts);
   return JSON.stringify(seen, (_key, it: unknown) =>
     typeof it === "bigint" ? String(it) : it instanceof Uint8Array ? Buffer.from(it).toString("latin1") : it,
   );
 }
-

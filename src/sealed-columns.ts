@@ -58,8 +58,8 @@ export const sealedTables: readonly SealedTable[] = [
   },
   {
     table: "queue_change",
-    key: ["org_id", "xid", "seq"],
-    also: ["job_id", "attempts"],
+    key: ["seq"],
+    also: ["org_id", "job_id", "attempts"],
     columns: { error: (row) => faultPlace(jobOf(row), { changeOf: number(row, "attempts") }) },
   },
   {
@@ -78,6 +78,7 @@ export const sealedTables: readonly SealedTable[] = [
   {
     table: "trace_event",
     key: ["org_id", "xid", "seq"],
+    sqliteKey: ["seq"],
     also: ["trace_id", "kind", "event_id"],
     columns: {
       body: (row) => traceEventPlace(orgOf(row), text(row, "trace_id"), number(row, "kind"), text(row, "event_id")),
@@ -91,6 +92,7 @@ export const sealedTables: readonly SealedTable[] = [
   {
     table: "outbox",
     key: ["org_id", "xid", "seq"],
+    sqliteKey: ["seq"],
     also: ["event_id"],
     columns: { payload: (row) => eventPlace(orgOf(row), text(row, "event_id")) },
   },

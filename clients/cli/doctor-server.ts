@@ -106,6 +106,6 @@ function checkStorage({ engine, schemaVersion, encryptionAtRest }: ServerDetails
   const storage: Finding = { check: "storage", state: "ok", detail: `${engine}, schema ${schemaVersion}` };
   if (encryptionAtRest)
     return [storage, { check: "encryption", state: "ok", detail: "payloads are encrypted at rest" }];
-  const fix = "keep the data on an encrypted disk that only the server's user can read";
+  const fix = "start the server with MOLTWIRE_MASTER_KEY; `moltwire vault generate-key` makes one";
   return [storage, { check: "encryption", state: "warn", detail: "payloads are not encrypted at rest", fix }];
 }

@@ -11,6 +11,8 @@ export type SealedTable = {
   readonly table: string;
   /** The columns that tell its rows apart, in the order of an index. */
   readonly key: readonly string[];
+  /** The same on SQLite, if it is another: an order-only log has one `xid` there, so that only `seq` leads to a row. */
+  readonly sqliteKey?: readonly string[];
   /** Further columns that places are made of. */
   readonly also?: readonly string[];
   /** Its sealed columns, each with the place of what is in it, just as whoever seals and opens it gives it. */
@@ -47,7 +49,15 @@ export const putWalk = (tx: Tx, walk: WalkRow): Promise<number> =>
 export type Head = { readonly size: number; readonly header: Uint8Array };
 export type HeadRow = { readonly row: KeyValues; readonly heads: Readonly<Record<string, Head>> };
 
+/** The columns that tell a table's rows apart on an engine. */
+export const keyOn = ({ dialect }: Queryable, { key, sqliteKey }: SealedTable): readonly string[] =>
+  dialect.name === "sqlite" ? (sqliteKey ?? key) : key;
+
 const names = (columns: readonly string[]): Sql => join(columns.map((column) => raw(column)));
+
+/** What its key and its places are made of. */
+const named = ({ key, also = [] }: SealedTable, by: readonly string[]): Sql =>
+  names([...new Set([...by, ...key, ...also])]);
 
 /**
  * Rows after a key, in the order of the keys: what tells whether they are to be sealed. Neither engine reads a payload to give its length, and its beginning lies in the row or
@@ -55,18 +65,20 @@ const names = (columns: readonly string[]): Sql => join(columns.map((column) => 
  */
 export async function readHeads(
   db: Queryable,
-  { table, key, also = [], columns }: SealedTable,
+  sealed: SealedTable,
   after: readonly Value[] | undefined,
   headerBytes: number,
   limit: number,
 ): Promise<HeadRow[]> {
+  const { table, columns } = sealed;
+  const key = keyOn(db, sealed);
   const from = after ? sql`where (${names(key)}) > (${join([...after])})` : sql``;
   const heads = Object.keys(columns).map(
     (column) =>
       sql`length(${raw(column)}) as ${raw(`${column}_size`)}, substr(${raw(column)}, 1, ${headerBytes}) as ${raw(`${column}_head`)}`,
   );
   const rows = await db.all<Record<string, string | number | Uint8Array | null>>(
-    sql`select ${names([...key, ...also])}, ${join(heads)} from ${raw(table)} ${from} order by ${names(key)} limit ${limit}`,
+    sql`select ${named(sealed, key)}, ${join(heads)} from ${raw(table)} ${from} order by ${names(key)} limit ${limit}`,
   );
   return rows.map((found) => ({
     row: found as KeyValues,
@@ -82,12 +94,14 @@ export async function readHeads(
 /** The sealed columns of some rows, at least one, to be changed; in the order of the keys. One that is gone meanwhile is left out. */
 export const lockRows = (
   tx: Tx,
-  { table, key, also = [], columns }: SealedTable,
+  sealed: SealedTable,
   rows: readonly KeyValues[],
 ): Promise<Record<string, string | number | Uint8Array | null>[]> => {
+  const { table, columns } = sealed;
+  const key = keyOn(tx, sealed);
   const keys = rows.map((row) => sql`(${join(key.map((column) => row[column]!))})`);
   return tx.all(sql`
-    select ${names([...key, ...also, ...Object.keys(columns)])} from ${raw(table)} where (${names(key)}) in (${inRows(tx, keys)})
+    select ${named(sealed, key)}, ${names(Object.keys(columns))} from ${raw(table)} where (${names(key)}) in (${inRows(tx, keys)})
     order by ${names(key)} ${tx.dialect.forUpdate}`);
 };
 
@@ -98,12 +112,12 @@ const inRows = ({ dialect }: Tx, keys: readonly Sql[]): Sql =>
 /** Puts sealed columns of a row, at least one. */
 export const putColumns = (
   tx: Tx,
-  { table, key }: SealedTable,
+  of: SealedTable,
   row: KeyValues,
   sealed: Readonly<Record<string, Uint8Array>>,
 ): Promise<number> => {
   const changes = Object.entries(sealed).map(([column, bytes]) => sql`${raw(column)} = ${bytes}`);
-  return tx.run(sql`update ${raw(table)} set ${join(changes)} where ${isRow(key, row)}`);
+  return tx.run(sql`update ${raw(of.table)} set ${join(changes)} where ${isRow(keyOn(tx, of), row)}`);
 };
 
 const isRow = (key: readonly string[], row: KeyValues): Sql =>
@@ -112,16 +126,17 @@ const isRow = (key: readonly string[], row: KeyValues): Sql =>
     " and ",
   );
 
-/** How many rows come after a key, counted up to a limit. */
+/** How many rows come after a key, counted up to a limit; in the order of the keys, since along any other index it would begin further in front. */
 export async function countRows(
   db: Queryable,
-  { table, key }: SealedTable,
+  sealed: SealedTable,
   after: readonly Value[] | undefined,
   limit: number,
 ): Promise<number> {
+  const key = keyOn(db, sealed);
   const from = after ? sql`where (${names(key)}) > (${join([...after])})` : sql``;
   const row = await db.one<{ n: number }>(
-    sql`select count(*) as n from (select 1 as found from ${raw(table)} ${from} limit ${limit}) counted`,
+    sql`select count(*) as n from (select 1 as found from ${raw(sealed.table)} ${from} order by ${names(key)} limit ${limit}) counted`,
   );
   return row!.n;
 }

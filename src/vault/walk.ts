@@ -6,6 +6,7 @@ import { type Header, headerBytes, headerOf } from "./sealed.ts";
 import {
   type HeadRow,
   type KeyValues,
+  keyOn,
   lockRows,
   putColumns,
   putWalk,
@@ -60,7 +61,7 @@ export async function walkOn(walking: Walking, walk: WalkRow): Promise<WalkRow> 
       for (const row of await lockRows(tx, table, rows)) if (await sealRow(tx, walking, row)) sealed++;
       const next: WalkRow = {
         ...before,
-        after_key: keyOf(table, batch.at(-1)!.head),
+        after_key: keyText(walking, batch.at(-1)!.head),
         found: before.found + sealed,
         sealed: before.sealed + sealed,
       };
@@ -71,12 +72,13 @@ export async function walkOn(walking: Walking, walk: WalkRow): Promise<WalkRow> 
   const isLast = heads.length < rowsRead;
   const next: WalkRow = isLast
     ? { ...at, after_key: "", passes: at.passes + 1 }
-    : { ...at, after_key: keyOf(table, heads.at(-1)!) };
+    : { ...at, after_key: keyText(walking, heads.at(-1)!) };
   await db.tx((tx) => putWalk(tx, next));
   return next;
 }
 
-const keyOf = ({ key }: SealedTable, { row }: HeadRow): string => JSON.stringify(key.map((column) => row[column]));
+const keyText = ({ db, table }: Walking, { row }: HeadRow): string =>
+  JSON.stringify(keyOn(db.query, table).map((column) => row[column]));
 
 function takeBatch(due: readonly Due[], from: number): readonly Due[] {
   let bytes = 0;

@@ -9,6 +9,7 @@ import { eventPlace as traceEventPlace } from "./bus/trace-store.ts";
 import { placeOfChange, placeOfPart } from "./memory/message.ts";
 import { eventPlace } from "./ops/outbox.ts";
 import { dataPlace, faultPlace, progressPlace } from "./queue/payload.ts";
+import { errorPlace as scheduleErrorPlace, payloadPlace as schedulePayloadPlace } from "./queue/schedule/store.ts";
 import { replyPlace } from "./rpc/idempotency.ts";
 import type { KeyValues, SealedTable } from "./vault/walk-store.ts";
 
@@ -18,6 +19,7 @@ const orgOf = (row: KeyValues): string => text(row, "org_id");
 const memoryOf = (row: KeyValues) => ({ orgId: orgOf(row), memoryId: text(row, "memory_id") });
 const entryOf = (row: KeyValues) => ({ namespace: text(row, "namespace"), key: text(row, "key") });
 const jobOf = (row: KeyValues) => ({ orgId: orgOf(row), jobId: text(row, "job_id") });
+const scheduleOf = (row: KeyValues) => ({ org_id: orgOf(row), schedule_id: text(row, "schedule_id") });
 const ofTask = (payload: "input" | "output" | "error") => (row: KeyValues) =>
   taskPlace(orgOf(row), text(row, "task_id"), payload);
 
@@ -61,6 +63,16 @@ export const sealedTables: readonly SealedTable[] = [
     key: ["seq"],
     also: ["org_id", "job_id", "attempts"],
     columns: { error: (row) => faultPlace(jobOf(row), { changeOf: number(row, "attempts") }) },
+  },
+  {
+    table: "queue_schedule_data",
+    key: ["org_id", "schedule_id"],
+    columns: { payload: (row) => schedulePayloadPlace(scheduleOf(row)) },
+  },
+  {
+    table: "queue_schedule",
+    key: ["org_id", "schedule_id"],
+    columns: { last_error: (row) => scheduleErrorPlace(scheduleOf(row)) },
   },
   {
     table: "task",

@@ -15,7 +15,7 @@ export type Canaries = Readonly<Record<string, string>>;
 
 const kinds = [
   ...["memoryValue", "memoryBytes", "memoryDescription", "memoryTag", "memoryOverwritten", "sharedValue"],
-  ...["jobPayload", "jobProgress", "jobError", "jobResult"],
+  ...["jobPayload", "jobProgress", "jobError", "jobResult", "schedulePayload"],
   ...["taskInput", "taskOutput", "taskError", "streamedPiece", "streamedProgress", "contractViolation"],
   ...["storedReply", "adapterSecret"],
 ] as const;
@@ -66,6 +66,10 @@ export async function plant(org: Org): Promise<Canaries> {
   await submitJob(as, { queue });
   const [done] = await claim(as, { queues: [queue] });
   await as.queues.completeJob({ ...leaseOf(done!), result: json(planted.jobResult) });
+
+  await as.schedules.createSchedule({
+    settings: { timing: { cron: "@yearly" }, job: { payload: json(planted.schedulePayload) } },
+  });
 
   await org.admin.policies.putPolicy({
     policyId: "all",
@@ -149,6 +153,8 @@ export async function readBack(world: World, org: Org): Promise<string> {
   }
   const { jobs } = await admin.queues.listJobs({ states: [4, 5] });
   for (const { jobId } of jobs) seen.push(await admin.queues.getJob({ jobId }));
+  const { schedules } = await admin.schedules.listSchedules({});
+  for (const { scheduleId } of schedules) seen.push(await admin.schedules.getSchedule({ scheduleId }));
   const { tasks } = await admin.bus.listTasks({});
   for (const { taskId, traceId } of tasks) {
     seen.push(await admin.bus.getTask({ taskId }), await admin.traces.getTrace({ traceId }));

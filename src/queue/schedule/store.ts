@@ -169,7 +169,8 @@ export async function deleteSchedule(tx: Tx, { org_id, schedule_id }: ScheduleRe
   return tx.run(sql`delete from queue_schedule where org_id = ${org_id} and schedule_id = ${schedule_id}`);
 }
 
-const payloadPlace = ({ org_id, schedule_id }: ScheduleRef) => ({
+/** Where what its jobs carry is sealed. */
+export const payloadPlace = ({ org_id, schedule_id }: ScheduleRef) => ({
   orgId: org_id,
   table: "queue_schedule_data",
   id: schedule_id,
@@ -205,7 +206,8 @@ export async function findPayload(
 /** Why the last time made no job. */
 export type LastError = { readonly reason: string; readonly message: string; readonly nominalMs: number };
 
-const errorPlace = ({ org_id, schedule_id }: ScheduleRef) => ({
+/** Where its last error is sealed. */
+export const errorPlace = ({ org_id, schedule_id }: ScheduleRef) => ({
   orgId: org_id,
   table: "queue_schedule",
   id: `${schedule_id} error`,

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { fromJson, getOption } from "@bufbuild/protobuf";
-import { durationMs, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { durationMs, timestampFromMs, timestampMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { type CallOptions, Code } from "@connectrpc/connect";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -316,6 +316,9 @@ describe.each(dialects)("%s", (dialect) => {
       const contractId = unique("contract");
       await addContract(world, orgId, { contractId });
       const silent = await own.agent({ capabilities: [contractId], endpoint: { kind: { case: "echo", value: {} } } });
+      const { as: planner } = await own.agent();
+      const settings = { timing: { cron: "@daily" } };
+      const { scheduleId, createTime } = (await planner.schedules.createSchedule({ settings })).schedule!;
       const calls: Record<string, (headers: Record<string, string>) => Promise<unknown>> = {
         "moltwire.federation.v1.OrganizationService/UpdateOrganization": (headers) =>
           admin.organizations.updateOrganization(
@@ -352,6 +355,12 @@ describe.each(dialects)("%s", (dialect) => {
           await admin.queues.failJob({ jobId, leaseToken, retryable: false });
           return await admin.queues.redriveJob({ subject: { case: "jobId", value: jobId } }, { headers });
         },
+        "moltwire.queue.v1.ScheduleService/BackfillSchedule": (headers) => {
+          const startTime = timestampFromMs(timestampMs(createTime!) - 86_400_000);
+          return admin.schedules.backfillSchedule({ scheduleId, startTime, endTime: createTime! }, { headers });
+        },
+        "moltwire.queue.v1.ScheduleService/DeleteSchedule": (headers) =>
+          admin.schedules.deleteSchedule({ scheduleId }, { headers }),
       };
       return { own, calls };
     };
@@ -359,7 +368,8 @@ describe.each(dialects)("%s", (dialect) => {
     const elsewhere = new Set([
       "moltwire.federation.v1.OrganizationService/CreateOrganization", // below: it is done in the operator's organisation
       "moltwire.bus.v1.BusService/CancelTask", // with the tasks
-      "moltwire.queue.v1.QueueService/RedriveJob", // with the queues
+      "moltwire.ops.v1.MaintenanceService/RotateVault", // with the vault, as the next
+      "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
     ]);
 

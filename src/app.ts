@@ -10,7 +10,9 @@ import type { Egress } from "./egress/egress.ts";
 import type { KeyUse } from "./federation/key-use.ts";
 import type { Ids } from "./ids.ts";
 import type { Metrics } from "./ops/metrics.ts";
+import type { RelayCounts } from "./relay/metrics.ts";
 import type { Cursors } from "./rpc/cursor.ts";
+import type { Limiter } from "./rpc/limits.ts";
 import type { Telemetry } from "./telemetry/span.ts";
 import type { Keyring } from "./vault/keyring.ts";
 import type { Vault } from "./vault/sealed.ts";
@@ -27,10 +29,13 @@ export type App = {
   readonly keyring: Keyring | undefined;
   readonly cursors: Cursors;
   readonly keyUse: KeyUse;
+  /** Counts requests: the gate each call, and a conversation each of its frames. */
+  readonly limiter: Limiter;
   readonly adapters: Adapters;
   readonly schemas: SchemaCache;
   readonly policies: Policies;
   readonly metrics: Metrics;
+  readonly relayCounts: RelayCounts;
   /** Takes spans, if the operator wants them. */
   readonly telemetry: Telemetry | undefined;
   /** Told of the steps of each transaction after its commit. */

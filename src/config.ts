@@ -44,12 +44,21 @@ export type Config = {
   readonly queueRetentionDays: number;
   /** How many schedules an agent has at most. */
   readonly schedulesPerAgent: number;
+  /** How many messages and bytes of messages an inbox or channel holds, and for how many days. */
+  readonly relayMaxMessages: number;
+  readonly relayMaxBytes: number;
+  readonly relayRetentionDays: number;
+  /** What happens to a message for an inbox that is full and whose oldest message is not read. */
+  readonly relayFullInbox: FullInbox;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
   /** Sent with them. Secrets. */
   readonly otlpHeaders: Readonly<Record<string, string>>;
 };
+
+/** The message is refused, or the oldest goes. */
+export type FullInbox = "refuse" | "drop-oldest";
 
 /** A setting is wrong. The message is for the terminal. */
 export class ConfigError extends Error {
@@ -220,6 +229,34 @@ export const settings = {
     fallback: "1000",
     parse: integer(1, 1_000_000),
   },
+  MOLTWIRE_RELAY_MAX_MESSAGES: {
+    flag: "relay-max-messages",
+    form: "NUMBER",
+    help: "messages of an inbox or channel at most",
+    fallback: "1000000",
+    parse: integer(1, 1_000_000_000),
+  },
+  MOLTWIRE_RELAY_MAX_BYTES: {
+    flag: "relay-max-bytes",
+    form: "NUMBER",
+    help: "bytes of its messages at most",
+    fallback: "2147483648",
+    parse: integer(1, 2 ** 50),
+  },
+  MOLTWIRE_RELAY_RETENTION_DAYS: {
+    flag: "relay-retention-days",
+    form: "NUMBER",
+    help: "days for which messages are kept, read or not, and dead letters of channels",
+    fallback: "30",
+    parse: integer(1, 3_650),
+  },
+  MOLTWIRE_RELAY_FULL_INBOX: {
+    flag: "relay-full-inbox",
+    form: "POLICY",
+    help: "an inbox that is full of messages nobody read: refuse another, or drop-oldest",
+    fallback: "refuse",
+    parse: fullInbox,
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -292,6 +329,10 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     memoryLogHours: value("MOLTWIRE_MEMORY_LOG_HOURS")!,
     queueRetentionDays: value("MOLTWIRE_QUEUE_RETENTION_DAYS")!,
     schedulesPerAgent: value("MOLTWIRE_SCHEDULES_PER_AGENT")!,
+    relayMaxMessages: value("MOLTWIRE_RELAY_MAX_MESSAGES")!,
+    relayMaxBytes: value("MOLTWIRE_RELAY_MAX_BYTES")!,
+    relayRetentionDays: value("MOLTWIRE_RELAY_RETENTION_DAYS")!,
+    relayFullInbox: value("MOLTWIRE_RELAY_FULL_INBOX")!,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},
@@ -364,5 +405,10 @@ function masterKeysOf(
 
 function logLevel(value: string): string {
   if (!levels.includes(value)) throw new Error(`must be one of ${levels.join(", ")}`);
+  return value;
+}
+
+function fullInbox(value: string): FullInbox {
+  if (value !== "refuse" && value !== "drop-oldest") throw new Error("must be refuse or drop-oldest");
   return value;
 }

@@ -17,7 +17,9 @@ export type IdPrefix =
   | "mem"
   | "job"
   | "sch"
-  | "dky";
+  | "dky"
+  | "msg"
+  | "chn";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

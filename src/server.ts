@@ -55,6 +55,10 @@ import { every } from "./periodic.ts";
 import { scheduleMetrics } from "./queue/schedule/metrics.ts";
 import { forgetOldRuns, tick, tickMs } from "./queue/schedule/tick.ts";
 import { sweepOldJobs, sweepQueues, sweepQueuesMs } from "./queue/sweep.ts";
+import { removeDroppedLogs } from "./relay/drop.ts";
+import { relayCounts } from "./relay/metrics.ts";
+import { sweepPresence } from "./relay/presence.ts";
+import { retentionWalk, sweepRelay } from "./relay/sweep.ts";
 import { methodName } from "./rpc/access.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
 import { allowOrigins } from "./rpc/cors.ts";
@@ -123,6 +127,7 @@ const approvalMs = 5_000;
 const pulledMs = 1_000;
 const expiryMs = 500;
 const memoryLogMs = 10_000;
+const relayLogMs = 10_000;
 const certificateMs = 60_000;
 /** What the last spans have when the tasks took all of the time to stop. */
 const minFlushMs = 1_000;
@@ -180,6 +185,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
+    limiter: slidingWindow(config.rateLimit, clock),
     adapters: {
       echo: echoAdapter,
       http: httpAdapter(egress),
@@ -190,6 +196,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     schemas: schemaCache(1_000),
     policies: createPolicies(),
     metrics,
+    relayCounts: relayCounts(metrics),
     telemetry,
     stepsCommitted: tellAll(log, [taskMetrics(metrics, db), ...(telemetry ? [spansOfTasks(telemetry)] : [])]),
     log,
@@ -218,7 +225,6 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services);
-  const limiter = slidingWindow(config.rateLimit, clock);
   mount(http, {
     routes: (router) => {
       served.mount(router);
@@ -226,8 +232,13 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
-    gate: gate(app, limiter, served.unbuilt),
-    interceptors: [observeInterceptor(app), errorsInterceptor(app), validateInterceptor(), itemsInterceptor(limiter)],
+    gate: gate(app, app.limiter, served.unbuilt),
+    interceptors: [
+      observeInterceptor(app),
+      errorsInterceptor(app),
+      validateInterceptor(),
+      itemsInterceptor(app.limiter),
+    ],
     readMaxBytes: 4 * mib,
     writeMaxBytes: 16 * mib,
     shutdownSignal: stopping.signal,
@@ -240,6 +251,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const scheduling = scheduleMetrics(metrics);
   const following = opened.follow(stopping.signal);
   const walkLogs = logWalk(app);
+  const walkRelayLogs = retentionWalk(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
       await life.beat();
@@ -267,6 +279,10 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
           ),
         ]
       : []),
+    every(app, expiryMs, "messages", () => sweepRelay(app)),
+    every(app, relayLogMs, "message logs", async () => void (await walkRelayLogs())),
+    every(app, relayLogMs, "dropped messages", async () => void (await removeDroppedLogs(app))),
+    every(app, relayLogMs, "presence", async () => void (await sweepPresence(app))),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 

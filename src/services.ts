@@ -20,6 +20,7 @@ import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_p
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
+import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
@@ -43,6 +44,7 @@ import { statusHandler } from "./ops/status-handler.ts";
 import { vaultHandler } from "./ops/vault-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
+import { relayHandler } from "./relay/handler.ts";
 import { sealedTables } from "./sealed-columns.ts";
 
 /** The services this server lists. */
@@ -60,6 +62,7 @@ export const services: readonly DescService[] = [
   SharedMemoryService,
   QueueService,
   ScheduleService,
+  RelayService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -91,6 +94,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(SharedMemoryService, sharedMemoryHandler(app));
   serve(QueueService, queueHandler(app));
   serve(ScheduleService, scheduleHandler(app));
+  serve(RelayService, relayHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -25,6 +25,7 @@ import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_p
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
+import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
@@ -148,6 +149,7 @@ const clientsOf = (over: Transport) => ({
   status: createClient(StatusService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
+  relay: createClient(RelayService, over),
 });
 
 async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {

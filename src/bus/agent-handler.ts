@@ -6,6 +6,7 @@ import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
 import { dropMemories } from "../memory/drop.ts";
 import { dropSchedules } from "../queue/schedule/drop.ts";
+import { dropAgent } from "../relay/drop.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
@@ -152,6 +153,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     for (const keyId of revoked) tx.ring(keyTopic(keyId));
     const deletedMemories = await dropMemories(tx, orgId, req.agentId);
     const deletedSchedules = await dropSchedules(tx, orgId, req.agentId);
-    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules };
+    const deletedMessages = BigInt(await dropAgent(tx, orgId, req.agentId));
+    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules, deletedMessages };
   }),
 });

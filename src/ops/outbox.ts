@@ -16,7 +16,8 @@ export type EventType =
   | "budget.warning"
   | "budget.exceeded"
   | "job.completed"
-  | "job.failed";
+  | "job.failed"
+  | "message.received";
 
 export type NewEvent = {
   readonly orgId: string;

@@ -47,11 +47,14 @@ export const command =
   async (request, context) =>
     (await runCommand(app, request, context, body)).reply;
 
+/** What of a call's context a command needs: frames of a conversation are commands with a context of their own. */
+export type CommandContext = Pick<HandlerContext, "method" | "values" | "requestHeader" | "responseHeader">;
+
 /** As {@link command}, for a handler that has more to do after the commit. */
 export async function runCommand<Request extends object, Reply>(
   app: App,
   request: Request,
-  context: HandlerContext,
+  context: CommandContext,
   body: (request: Request, command: Command) => Promise<Reply>,
 ): Promise<Done<Reply>> {
   const { method } = context;

@@ -36,6 +36,10 @@ export type Reader<Message, Position> = {
   cursor(position: Position): string;
   /** Says that nothing happened. */
   checkpoint(position: Position, nowMs: number): Message;
+  /** Told when the messages of a page were handed to the connection. */
+  told?(messages: readonly Message[]): void;
+  /** Told when the stream is over. */
+  close?(): void;
 };
 
 /**
@@ -54,14 +58,16 @@ export const feed = <Request extends object, Message, Position>(
     const over = new AbortController();
     const signal = AbortSignal.any([context.signal, app.stopping, over.signal]);
     const closeStream = app.metrics.streamOpened();
+    let reader: Reader<Message, Position> | undefined;
     try {
-      const reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
+      reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
       const bell = app.db.listen(reader.topics, signal);
       endWithKey(app, caller, over, signal);
       yield* follow(app, reader, bell, signal, over.signal);
     } finally {
       over.abort();
       closeStream();
+      reader?.close?.();
     }
   };
 
@@ -121,6 +127,7 @@ async function* follow<Message, Position>(
       yield message;
     }
     if (page.messages.length > 0) {
+      reader.told?.(page.messages);
       toldMs = app.clock.now();
       if (behindMs !== undefined) app.metrics.delivered((performance.now() - behindMs) / 1_000);
     }

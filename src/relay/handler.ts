@@ -1,0 +1,104 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import type { App } from "../app.ts";
+import { actingAgent } from "../bus/submit.ts";
+import { notFound } from "../errors.ts";
+import { command } from "../rpc/command.ts";
+import { feed } from "../rpc/feed.ts";
+import { readPage } from "../rpc/page.ts";
+import { type Query, query } from "../rpc/query.ts";
+import { channelToRead, checkInbox, inboxAgentOf, isRefusal } from "./access.ts";
+import { channelHandler } from "./channel-handler.ts";
+import { channelOfLog, logOf } from "./channel-store.ts";
+import { converse } from "./converse.ts";
+import { groupHandler } from "./group-handler.ts";
+import { pageOfMessages } from "./list.ts";
+import { marked } from "./mark.ts";
+import { hasExpired, inboxOf, type Log, toMessage } from "./message.ts";
+import { findMessage, listSent, type PlacedRow } from "./message-store.ts";
+import { presencesOf } from "./presence.ts";
+import { receiptsOf } from "./receipts.ts";
+import { send } from "./send.ts";
+import { subscription } from "./subscribe.ts";
+import { createTails } from "./tail.ts";
+
+export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
+  const tails = createTails(app);
+  return {
+    ...channelHandler(app),
+    ...groupHandler(app),
+
+    send: command(app, (req, given) => send(app, req, given)),
+
+    getMessage: query(app, async (req, given) => {
+      const row = await findMessage(given.db, given.orgId, req.messageId);
+      const log = row && !hasExpired(row, given.now) ? await readableLog(app, row, given) : undefined;
+      if (!row || !log) throw notFound("message", req.messageId);
+      return { message: toMessage(app, log, row, row.body) };
+    }),
+
+    listSent: query(app, async (req, { db, caller, orgId, now }) => {
+      const agentId = inboxAgentOf(caller, req.agentId);
+      if ((await actingAgent(db, caller, orgId, req.agentId)) !== agentId) throw notFound("agent", agentId);
+      const page = await readPage(
+        app.cursors,
+        ["ListSent", orgId, agentId],
+        req,
+        (after, limit) => listSent(db, orgId, agentId, after?.[0] as string | undefined, limit),
+        (row) => [row.message_id],
+      );
+      const kept = page.rows.filter((row) => !hasExpired(row, now));
+      const messages = kept.map((row) => toMessage(app, { orgId, logId: row.log_id, channel: row.channel ?? "" }, row));
+      return { messages, nextPageToken: page.nextPageToken };
+    }),
+
+    listInbox: query(app, async (req, { db, caller, orgId, now }) => {
+      const agentId = inboxAgentOf(caller, req.agentId);
+      await checkInbox(db, app, { orgId, caller, now }, agentId);
+      const log = inboxOf(orgId, agentId);
+      const page = await pageOfMessages(app, db, log, ["ListInbox"], req, req.unreadOnly, now);
+      app.relayCounts.delivered("list", page.messages.length);
+      if (caller.agentId === agentId)
+        receiptsOf(app, log).delivered(page.messages.map(({ sequence }) => Number(sequence)));
+      return page;
+    }),
+
+    listMessages: query(app, async (req, { db, caller, orgId, now }) => {
+      const agentId = await actingAgent(db, caller, orgId, req.agentId);
+      const log = logOf(await channelToRead(db, app, { orgId, agentId, now }, req.channel));
+      const page = await pageOfMessages(app, db, log, ["ListMessages"], req, false, now);
+      app.relayCounts.delivered("list", page.messages.length);
+      return page;
+    }),
+
+    markRead: command(app, async (req, { tx, caller, orgId, now }) => {
+      const agentId = inboxAgentOf(caller, req.agentId);
+      await checkInbox(tx, app, { orgId, caller, now }, agentId);
+      return marked(tx, inboxOf(orgId, agentId), req.read, now);
+    }),
+
+    subscribe: feed(app, (req, given) => subscription(app, tails, req, given)),
+
+    converse: converse(app, tails),
+
+    listPresence: query(app, async (req, { db, orgId, now }) => ({
+      presences: await presencesOf(db, orgId, req.agentIds, now),
+    })),
+  };
+}
+
+/** The log a message is in, if the caller may read the message: its sender, and whoever reads the inbox or channel. */
+async function readableLog(app: App, row: PlacedRow, { db, caller, orgId, now }: Query): Promise<Log | undefined> {
+  const place = { orgId, logId: row.log_id };
+  const channel = await channelOfLog(db, place);
+  const log = channel ? logOf(channel) : { ...place, channel: "" };
+  if (row.sender_agent_id !== "" && row.sender_agent_id === caller.agentId) return log;
+  try {
+    if (channel) await channelToRead(db, app, { orgId, agentId: caller.agentId, now }, channel.name);
+    else await checkInbox(db, app, { orgId, caller, now }, row.log_id);
+    return log;
+  } catch (error) {
+    if (isRefusal(error)) return undefined;
+    throw error;
+  }
+}

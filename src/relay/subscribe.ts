@@ -1,0 +1,174 @@
+/** Subscribe: following a log from a place in it. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { MessageFilter } from "../../gen/moltwire/relay/v1/message_pb.ts";
+import {
+  Start,
+  type SubscribeRequest,
+  type SubscribeResponseSchema,
+} from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import type { App } from "../app.ts";
+import { actingAgent } from "../bus/submit.ts";
+import type { Queryable } from "../db/db.ts";
+import { badField, Fault, notFound } from "../errors.ts";
+import type { Caller } from "../rpc/caller.ts";
+import type { Reader } from "../rpc/feed.ts";
+import type { Query } from "../rpc/query.ts";
+import { channelToRead, checkInbox, inboxAgentOf } from "./access.ts";
+import { logOf } from "./channel-store.ts";
+import { emptyHead, findHead, type Head } from "./log-store.ts";
+import { hasExpired, inboxOf, type Log, logTopic, type MessageRow } from "./message.ts";
+import { firstUnread } from "./message-store.ts";
+import { receiptsOf } from "./receipts.ts";
+import type { Tails, Told } from "./tail.ts";
+
+type Message = MessageInitShape<typeof SubscribeResponseSchema>;
+
+/** How long a stream goes on without asking again whether it may: policies and members change. */
+const permittedMs = 1_000;
+
+/** What a stream of messages is asked to tell. */
+export type Following = {
+  readonly log: Log;
+  readonly start: Start;
+  readonly afterSequence?: bigint | undefined;
+  readonly filter?: MessageFilter | undefined;
+  /** Throws when the log may no longer be read. */
+  readonly permit: () => Promise<void>;
+};
+
+/** An open stream of a log. */
+export type Follower = {
+  readonly topic: string;
+  readonly position: number;
+  /** What follows a sequence, that may be told. */
+  read(after: number): Promise<{ readonly told: readonly Told[]; readonly position: number; readonly more: boolean }>;
+  close(): void;
+};
+
+export async function subscription(
+  app: App,
+  tails: Tails,
+  req: SubscribeRequest,
+  { db, caller, orgId }: Query,
+): Promise<Reader<Message, number>> {
+  const { log, permit, own } = await logToRead(app, db, caller, orgId, req);
+  const follower = await follow(app, tails, { log, permit, ...req });
+  const receipts = own ? receiptsOf(app, log) : undefined;
+  const checkpoint = (at: number, nowMs: number): Message => ({
+    sequence: BigInt(at),
+    event: { case: "checkpoint", value: timestampFromMs(nowMs) },
+  });
+  return {
+    topics: [follower.topic],
+    position: follower.position,
+    first: [checkpoint(follower.position, app.clock.now())],
+    cursor: String,
+    checkpoint,
+    close: follower.close,
+    async read(after) {
+      const { told, position, more } = await follower.read(after);
+      return { messages: told.map(({ subscribed }) => subscribed), position, more };
+    },
+    told(messages) {
+      app.relayCounts.delivered("stream", messages.length);
+      receipts?.delivered(messages.map(({ sequence }) => Number(sequence)));
+    },
+  };
+}
+
+/** The log that a request names, how to ask again whether it may be read, and whether it is the caller's own inbox. */
+async function logToRead(
+  app: App,
+  db: Queryable,
+  caller: Caller,
+  orgId: string,
+  { channel, agentId: named }: Pick<SubscribeRequest, "channel" | "agentId">,
+): Promise<{ readonly log: Log; readonly permit: () => Promise<void>; readonly own: boolean }> {
+  if (channel === "") {
+    const agentId = inboxAgentOf(caller, named);
+    const permit = () => checkInbox(db, app, { orgId, caller, now: app.clock.now() }, agentId);
+    await permit();
+    return { log: inboxOf(orgId, agentId), permit, own: caller.agentId === agentId };
+  }
+  const agentId = await actingAgent(db, caller, orgId, named);
+  const look = () => channelToRead(db, app, { orgId, agentId, now: app.clock.now() }, channel);
+  const log = logOf(await look());
+  const permit = async () => {
+    if ((await look()).log_id !== log.logId) throw notFound("channel", channel);
+  };
+  return { log, permit, own: false };
+}
+
+/** Follows a log. CURSOR_EXPIRED when it begins before what is kept or after its end. */
+export async function follow(
+  app: App,
+  tails: Tails,
+  { log, start, afterSequence, filter, permit }: Following,
+): Promise<Follower> {
+  const position = await startOf(app.db.query, log, start, afterSequence);
+  const fits = fitting(filter);
+  const tail = tails.open(log);
+  const closeSubscription = app.relayCounts.subscribed();
+  let permittedUntilMs = app.clock.now() + permittedMs;
+  return {
+    topic: logTopic(log.logId),
+    position,
+    async read(after) {
+      const page = await tail.read(after);
+      if (!page) {
+        if (log.channel) throw notFound("channel", log.channel);
+        return { told: [], position: after, more: false };
+      }
+      if (after < page.floor && (page.told[0]?.row.sequence ?? page.head + 1) > after + 1)
+        throw cursorExpired(after, page);
+      const now = app.clock.now();
+      if (page.told.length > 0 && now >= permittedUntilMs) {
+        await permit();
+        permittedUntilMs = now + permittedMs;
+      }
+      const told = page.told.filter(({ row }) => fits(row) && !hasExpired(row, now));
+      return { told, position: page.position, more: page.more };
+    },
+    close() {
+      tail.release();
+      closeSubscription();
+    },
+  };
+}
+
+async function startOf(db: Queryable, log: Log, start: Start, afterSequence: bigint | undefined): Promise<number> {
+  const head = (await findHead(db, log)) ?? emptyHead;
+  if (afterSequence !== undefined) {
+    if (start !== Start.UNSPECIFIED) throw badField("start", "give either start or after_sequence");
+    return checkAfter(afterSequence, head);
+  }
+  if (start === Start.OLDEST) return head.floor;
+  if (start === Start.FIRST_UNREAD && log.channel) throw badField("start", "a channel does not know what is read");
+  if (start === Start.NOW || log.channel) return head.head;
+  const first = await firstUnread(db, log);
+  return first === undefined ? head.head : first - 1;
+}
+
+/** The sequence to go on after, if the log reaches to it and is kept from there on; CURSOR_EXPIRED otherwise. */
+export function checkAfter(after: bigint, head: Pick<Head, "head" | "floor">): number {
+  if (after < BigInt(head.floor) || after > BigInt(head.head)) throw cursorExpired(after, head);
+  return Number(after);
+}
+
+function cursorExpired(after: number | bigint, { floor, head }: Pick<Head, "head" | "floor">): Fault {
+  const what =
+    after < floor ? `messages after ${after} are no longer kept` : `the log ends at ${head}, before sequence ${after}`;
+  const message = `${what}: the oldest sequence is ${floor + 1}; go on after ${floor} to ${head}`;
+  return new Fault("CURSOR_EXPIRED", message, { oldest_sequence: String(floor + 1), last_sequence: String(head) });
+}
+
+/** Whether a message is one of those asked for. */
+export function fitting(filter: MessageFilter | undefined): (row: MessageRow) => boolean {
+  if (!filter) return () => true;
+  const { labels, senderAgentId, threadId } = filter;
+  return (row) =>
+    (labels.length === 0 || labels.includes(row.label)) &&
+    (senderAgentId === "" || row.sender_agent_id === senderAgentId) &&
+    (threadId === "" || row.thread_id === threadId);
+}

@@ -1,0 +1,190 @@
+/**
+ * Fan-out: the streams of one log in this process read it together. What is new is read from the table once, opened once and made a message once, and the same
+ * message object goes to every stream, so that whoever writes it out can keep its bytes by it. A stream that is behind what is kept here reads for itself.
+ */
+import { create } from "@bufbuild/protobuf";
+import type { Message } from "../../gen/moltwire/relay/v1/message_pb.ts";
+import { type SubscribeResponse, SubscribeResponseSchema } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import type { App } from "../app.ts";
+import { limits } from "./limits.ts";
+import { readStretch } from "./log-store.ts";
+import { type Log, type MessageRow, toMessage } from "./message.ts";
+
+/** A message as every stream of the log tells it. */
+export type Told = {
+  readonly row: MessageRow;
+  readonly message: Message;
+  readonly subscribed: SubscribeResponse;
+};
+
+/** What follows a sequence: the messages, up to where that is all there is, and whether there is more. */
+export type TailPage = {
+  readonly told: readonly Told[];
+  readonly position: number;
+  readonly more: boolean;
+  /** Up to where the log is no longer kept. */
+  readonly floor: number;
+  readonly head: number;
+};
+
+/** One stream's hold on the log. `read` gives undefined when there is no such log. */
+export type Tail = { read(after: number): Promise<TailPage | undefined>; release(): void };
+
+/** The logs that streams of this process read. */
+export type Tails = { open(log: Log): Tail };
+
+/** What is kept of one log, and of all, in bytes as the messages count them. */
+const keptOfLog = 524_288;
+const keptOfAll = 33_554_432;
+const pageSize = { messages: limits.pageMessages, bytes: limits.pageBytes };
+
+type Shared = {
+  readonly log: Log;
+  streams: number;
+  /** What follows `from` up to `to`, without a gap. */
+  told: Told[];
+  from: number;
+  to: number;
+  bytes: number;
+  floor: number;
+  head: number;
+  /** A read of the table under way, and the one that follows it. */
+  running: Promise<Read> | undefined;
+  next: Promise<Read> | undefined;
+};
+
+/** What a read of the table after a sequence has found. */
+type Read = { readonly at: number; readonly page: TailPage | undefined };
+
+export function createTails(app: Pick<App, "db" | "vault">): Tails {
+  const logs = new Map<string, Shared>();
+  let keptBytes = 0;
+
+  const readTable = async (log: Log, after: number): Promise<TailPage | undefined> => {
+    const stretch = await readStretch(app.db.query, log, after, pageSize);
+    if (!stretch) return undefined;
+    const { head, floor, rows } = stretch;
+    const told = rows.map((row) => toTold(app, log, row));
+    // Fewer than asked for can be all, or all that the bytes allow: the next read tells.
+    const position = rows.at(-1)?.sequence ?? Math.max(after, head);
+    return { told, position, more: position < head, floor, head };
+  };
+
+  const forget = (shared: Shared, to: number): void => {
+    keptBytes -= shared.bytes;
+    Object.assign(shared, { told: [], from: to, to, bytes: 0 });
+  };
+
+  const keep = (shared: Shared, page: TailPage): void => {
+    for (const one of page.told) {
+      shared.told.push(one);
+      shared.bytes += one.row.size_bytes;
+      keptBytes += one.row.size_bytes;
+    }
+    shared.to = page.position;
+    let gone = 0;
+    while (shared.bytes > keptOfLog && gone < shared.told.length - 1) {
+      const { row } = shared.told[gone++]!;
+      shared.from = row.sequence;
+      shared.bytes -= row.size_bytes;
+      keptBytes -= row.size_bytes;
+    }
+    if (gone > 0) shared.told.splice(0, gone);
+    if (keptBytes > keptOfAll) forget(shared, shared.to);
+  };
+
+  /** Reads on from where what is kept ends. Who asks while a read is under way waits for another: what it asks for may have come after that one looked. */
+  const readOn = (shared: Shared): Promise<Read> => {
+    shared.next ??= (async () => {
+      // All who were woken by one bell ask before the read begins.
+      await new Promise(setImmediate);
+      await shared.running?.catch(() => {});
+      shared.running = shared.next;
+      shared.next = undefined;
+      const at = shared.to;
+      const page = await readTable(shared.log, at);
+      if (!page || at < page.floor || at > page.head) forget(shared, page?.head ?? 0);
+      else if (shared.to === at) {
+        Object.assign(shared, { floor: page.floor, head: page.head });
+        keep(shared, page);
+      }
+      return { at, page };
+    })();
+    return shared.next;
+  };
+
+  const kept = (shared: Shared, after: number): TailPage | undefined => {
+    if (after < shared.from || after >= shared.to) return undefined;
+    const told: Told[] = [];
+    let bytes = 0;
+    for (let n = firstAfter(shared.told, after); n < shared.told.length; n++) {
+      const one = shared.told[n]!;
+      if (told.length === limits.pageMessages || (bytes > 0 && bytes + one.row.size_bytes > limits.pageBytes))
+        return { told, position: told.at(-1)!.row.sequence, more: true, floor: shared.floor, head: shared.head };
+      told.push(one);
+      bytes += one.row.size_bytes;
+    }
+    return { told, position: shared.to, more: shared.to < shared.head, floor: shared.floor, head: shared.head };
+  };
+
+  return {
+    open(log) {
+      const shared: Shared = logs.get(log.logId) ?? {
+        ...{
+          log,
+          streams: 0,
+          told: [],
+          from: 0,
+          to: 0,
+          bytes: 0,
+          floor: 0,
+          head: 0,
+          running: undefined,
+          next: undefined,
+        },
+      };
+      logs.set(log.logId, shared);
+      shared.streams++;
+      let released = false;
+      return {
+        async read(after) {
+          if (after > shared.to) forget(shared, after);
+          if (after === shared.to) {
+            const { at, page } = await readOn(shared);
+            if (at === after) return page;
+          }
+          return kept(shared, after) ?? readTable(log, after);
+        },
+        release() {
+          if (released) return;
+          released = true;
+          if (--shared.streams > 0) return;
+          forget(shared, 0);
+          logs.delete(log.logId);
+        },
+      };
+    },
+  };
+}
+
+const toTold = (
+  app: Pick<App, "vault">,
+  log: Log,
+  row: Parameters<typeof toMessage>[2] & { body: Uint8Array },
+): Told => {
+  const { body, ...rest } = row;
+  const message = toMessage(app, log, rest, body);
+  const event = { case: "message", value: message } as const;
+  return { row: rest, message, subscribed: create(SubscribeResponseSchema, { sequence: message.sequence, event }) };
+};
+
+/** The place of the first message after a sequence. */
+function firstAfter(told: readonly Told[], sequence: number): number {
+  let [low, high] = [0, told.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (told[middle]!.row.sequence <= sequence) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}

@@ -49,12 +49,11 @@ export const converse = (app: App, tails: Tails) =>
       hear(app, talk, incoming, context, signal);
       yield* speak(app, talk, signal);
     } catch (error) {
-      if (over.signal.aborted) throw over.signal.reason;
-      throw app.stopping.aborted
-        ? new Fault("SHUTTING_DOWN", "the server is stopping: open the conversation again", {
-            cursor: String(talk?.position ?? 0),
-          })
-        : error;
+      if (app.stopping.aborted)
+        throw new Fault("SHUTTING_DOWN", "the server is stopping: open the conversation again", {
+          cursor: String(talk?.position ?? 0),
+        });
+      throw over.signal.aborted ? over.signal.reason : error;
     } finally {
       over.abort();
       closeStream();

@@ -129,7 +129,7 @@ async function keptMessages(
 type Named = { readonly ackId: string; readonly sequence: number; readonly token: string };
 
 const namedBy = (ackId: string): Named | undefined => {
-  const [, sequence, token] = /^(\d{1,16})\.([\w-]+)$/.exec(ackId) ?? [];
+  const [, sequence, token] = /^(\d{1,15})\.([\w-]+)$/.exec(ackId) ?? [];
   return sequence && token ? { ackId, sequence: Number(sequence), token } : undefined;
 };
 

@@ -5,6 +5,7 @@ import { createInterface } from "node:readline";
 
 export type ServerProcess = AsyncDisposable & {
   readonly url: string;
+  readonly pid: number;
   /** Ends it without a word, as a power cut would. */
   kill(): Promise<void>;
   /** Asks it to stop; gives its exit code. */
@@ -29,6 +30,7 @@ export async function serverProcess(
   };
   return {
     url,
+    pid: child.pid!,
     kill,
     async stop() {
       child.kill("SIGTERM");

@@ -131,12 +131,13 @@ export const listChannels = (
     sql`${withLog(agentId)} where c.org_id = ${orgId} and c.name > ${after} order by c.name limit ${limit}`,
   );
 
-/** The logs that these are members of: those an agent has joined, at most 1,000. */
+/** The channels that an agent has joined, at most 1,000, by name; from the memberships on, which `cross join` tells SQLite. */
 export const joinedChannels = (db: Queryable, orgId: string, agentId: string): Promise<ListedRow[]> =>
   db.all<ListedRow>(sql`
     select ${columns}, l.head, l.floor, 1 as joined
-    from relay_member m join relay_channel c on c.org_id = m.org_id and c.log_id = m.log_id join relay_log l on l.org_id = c.org_id and l.log_id = c.log_id
-    where m.org_id = ${orgId} and m.agent_id = ${agentId} order by c.name`);
+    from relay_member m cross join relay_channel c cross join relay_log l
+    where m.org_id = ${orgId} and m.agent_id = ${agentId} and c.org_id = m.org_id and c.log_id = m.log_id
+      and l.org_id = c.org_id and l.log_id = c.log_id order by c.name`);
 
 export const toChannel = (row: ListedRow): MessageInitShape<typeof ChannelSchema> => ({
   orgId: row.org_id,

@@ -1,6 +1,6 @@
 /** What happens to messages by themselves: their time is over, they are old, or nobody acknowledged their last delivery. Any number of replicas may do this at once. */
 import type { App } from "../app.ts";
-import { join, sql, type Tx } from "../db/db.ts";
+import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { channelOfLog, logOf } from "./channel-store.ts";
 import { type FlightRow, flightsOf, lockGroup } from "./group-store.ts";
 import { type LogAge, lockLog, logAges, oldestMessages, removeThrough } from "./log-store.ts";
@@ -21,13 +21,22 @@ type Due = { readonly org_id: string; readonly log_id: string };
 const logsOf = <T extends Due>(rows: readonly T[]): Map<string, T[]> =>
   Map.groupBy(rows, ({ org_id, log_id }) => `${org_id} ${log_id}`);
 
-/** By the index on expiry; log by log, each held for its own transaction. */
+/** Messages whose time is over, of all organisations; by the index on expiry. */
+export const dueMessages = (db: Queryable, now: number, limit: number) =>
+  db.all<Due & { readonly sequence: number }>(
+    sql`select org_id, log_id, sequence from relay_message where expire_ms <= ${now} order by expire_ms limit ${limit}`,
+  );
+
+/** Deliveries that were the last of their message and were not acknowledged in time, of all organisations; by their index. */
+export const dueDeliveries = (db: Queryable, now: number, limit: number) =>
+  db.all<Due & { readonly group_name: string; readonly sequence: number }>(sql`
+    select org_id, log_id, group_name, sequence from relay_flight where last = 1 and due_ms <= ${now} order by due_ms limit ${limit}`);
+
+/** Log by log, each held for its own transaction. */
 async function expireMessages(app: App): Promise<void> {
   while (!app.stopping.aborted) {
     const now = app.clock.now();
-    const due = await app.db.query.all<Due & { sequence: number }>(
-      sql`select org_id, log_id, sequence from relay_message where expire_ms <= ${now} order by expire_ms limit ${batch}`,
-    );
+    const due = await dueMessages(app.db.query, now, batch);
     for (const rows of logsOf(due).values()) {
       const { org_id: orgId, log_id: logId } = rows[0]!;
       const sequences = rows.map(({ sequence }) => sequence);
@@ -51,13 +60,11 @@ async function removeExpired(tx: Tx, app: App, log: LogRef, sequences: readonly 
   tx.afterCommit(() => app.relayCounts.removed("expired", gone.length));
 }
 
-/** By the index on last deliveries; group by group. */
+/** Group by group. */
 async function endLastDeliveries(app: App): Promise<void> {
-  type Last = Due & { group_name: string; sequence: number };
   while (!app.stopping.aborted) {
     const now = app.clock.now();
-    const due = await app.db.query.all<Last>(sql`
-      select org_id, log_id, group_name, sequence from relay_flight where last = 1 and due_ms <= ${now} order by due_ms limit ${batch}`);
+    const due = await dueDeliveries(app.db.query, now, batch);
     for (const rows of Map.groupBy(due, (row) => `${row.org_id} ${row.log_id} ${row.group_name}`).values()) {
       const { org_id: orgId, log_id: logId, group_name: group } = rows[0]!;
       const sequences = rows.map(({ sequence }) => sequence);

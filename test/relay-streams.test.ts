@@ -292,7 +292,10 @@ describe.each(dialects)("conversations on %s", (dialect) => {
       [Symbol.asyncIterator]()
       .next();
     expect((await refusal(first)).reason).toBe("INVALID_REQUEST");
-    const { secret } = await org.admin.keys.createApiKey({ agentId: ann.agentId, scopes: ["messages:write"] });
+    const { secret } = await org.admin.keys.createApiKey({
+      agentId: ann.agentId,
+      scopes: ["messages:write", "messages:read"],
+    });
     const unscoped = new Talk(world.as(secret), {});
     expect(await reasonOf(unscoped.over)).toBe("SCOPE_REQUIRED");
   });

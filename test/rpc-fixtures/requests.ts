@@ -31,6 +31,14 @@ const fillings: Readonly<Record<string, unknown>> = {
   start_time: { seconds: 0n },
   end_time: { seconds: 1n },
   "PreviewScheduleRequest.subject": { case: "scheduleId", value: "none" },
+  channel: "none",
+  group: "none",
+  to: { case: "toAgentId", value: "none" },
+  payload: { kind: { case: "data", value: new Uint8Array(1) } },
+  read: { case: "throughSequence", value: 1n },
+  ack_ids: ["none"],
+  agent_ids: ["none"],
+  frame: { case: "open", value: {} },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -47,7 +47,7 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
         (after, limit) => listSent(db, orgId, agentId, after?.[0] as string | undefined, limit),
         (row) => [row.message_id],
       );
-      const kept = page.rows.filter((row) => !hasExpired(row, now));
+      const kept = page.rows.filter((row) => !hasExpired(row, now) && (row.channel !== null || !isOfChannel(row)));
       const messages = kept.map((row) => toMessage(app, { orgId, logId: row.log_id, channel: row.channel ?? "" }, row));
       return { messages, nextPageToken: page.nextPageToken };
     }),
@@ -87,10 +87,14 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
   };
 }
 
+/** Whether a message is in a channel's log; the channel may be gone, and the message not yet removed. */
+const isOfChannel = ({ log_id }: PlacedRow): boolean => log_id.startsWith("chn_");
+
 /** The log a message is in, if the caller may read the message: its sender, and whoever reads the inbox or channel. */
 async function readableLog(app: App, row: PlacedRow, { db, caller, orgId, now }: Query): Promise<Log | undefined> {
   const place = { orgId, logId: row.log_id };
   const channel = await channelOfLog(db, place);
+  if (!channel && isOfChannel(row)) return undefined;
   const log = channel ? logOf(channel) : { ...place, channel: "" };
   if (row.sender_agent_id !== "" && row.sender_agent_id === caller.agentId) return log;
   try {

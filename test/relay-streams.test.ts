@@ -4,7 +4,17 @@ import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { MessageState, PresenceStatus } from "../gen/moltwire/relay/v1/message_pb.ts";
 import { Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { sql } from "../src/db/db.ts";
-import { dialects, eventually, type Org, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
+import {
+  dialects,
+  eventually,
+  fakeClock,
+  type Org,
+  type OrgAgent,
+  refusal,
+  start,
+  unique,
+  type World,
+} from "./harness.ts";
 import { json, listen, messagesOf, says, sendFrame, Talk, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
 
 const reasonOf = async (over: Promise<unknown>) =>
@@ -178,6 +188,24 @@ describe.each(dialects)("streams of messages on %s", (dialect) => {
       "INVALID_REQUEST",
     );
     expect((await refusal((await world.org()).admin.relay.getChannel({ channel: "alpha" }))).reason).toBe("NOT_FOUND");
+  });
+
+  test("a message whose time is over is passed over, also before it is removed", async () => {
+    // Its clock stands still, so that nothing is swept.
+    await using still = await start(dialect, { clock: fakeClock() });
+    const here = await still.org();
+    const to = await here.agent();
+    for (const n of [1, 2, 3]) await tell(to.as, toAgent(to.agentId), n);
+    const { db } = still.server.app;
+    await db.tx((tx) =>
+      tx.run(sql`update relay_message set expire_ms = 1 where log_id = ${to.agentId} and sequence = 2`),
+    );
+    await using stream = listen(to.as, { start: Start.OLDEST });
+    await using talk = new Talk(to.as, { start: Start.OLDEST });
+    await stream.until((seen) => messagesOf(seen).length === 2);
+    await talk.until(() => talk.messages.length === 2);
+    expect(messagesOf(stream.seen).map(says)).toEqual([1, 3]);
+    expect(talk.messages.map(says)).toEqual([1, 3]);
   });
 
   test("many who stream one channel share each read of the table", async () => {

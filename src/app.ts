@@ -24,6 +24,8 @@ export type App = {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly egress: Egress;
+  /** The way out of webhooks: with connections of its own, and plain http only to what the operator lists. */
+  readonly webhookEgress: Egress;
   readonly vault: Vault;
   /** The keys of the vault, if it encrypts; for its own upkeep. */
   readonly keyring: Keyring | undefined;

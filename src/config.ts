@@ -50,6 +50,8 @@ export type Config = {
   readonly relayRetentionDays: number;
   /** What happens to a message for an inbox that is full and whose oldest message is not read. */
   readonly relayFullInbox: FullInbox;
+  /** Days for which deliveries to webhooks are kept after their last attempt, and for which they wait for a disabled one. */
+  readonly webhookRetentionDays: number;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -257,6 +259,14 @@ export const settings = {
     fallback: "refuse",
     parse: fullInbox,
   },
+  MOLTWIRE_WEBHOOK_RETENTION_DAYS: {
+    flag: "webhook-retention-days",
+    form: "NUMBER",
+    help: "days for which deliveries to webhooks are kept after their last attempt",
+    fallback: "7",
+    // Longer than the longest wait between two attempts.
+    parse: integer(1, 3_650),
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -333,6 +343,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     relayMaxBytes: value("MOLTWIRE_RELAY_MAX_BYTES")!,
     relayRetentionDays: value("MOLTWIRE_RELAY_RETENTION_DAYS")!,
     relayFullInbox: value("MOLTWIRE_RELAY_FULL_INBOX")!,
+    webhookRetentionDays: value("MOLTWIRE_WEBHOOK_RETENTION_DAYS")!,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},

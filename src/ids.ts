@@ -19,7 +19,8 @@ export type IdPrefix =
   | "sch"
   | "dky"
   | "msg"
-  | "chn";
+  | "chn"
+  | "whk";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

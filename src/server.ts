@@ -39,6 +39,7 @@ import { migrate, readMigrations } from "./db/migrate.ts";
 import { openPostgres } from "./db/postgres.ts";
 import { openSqlite } from "./db/sqlite.ts";
 import { openEgress } from "./egress/egress.ts";
+import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
@@ -81,6 +82,8 @@ import { spansOfTasks } from "./telemetry/task-spans.ts";
 import { tlsServer } from "./tls-port.ts";
 import { openVault } from "./vault/open.ts";
 import { createUpkeep, upkeepMs } from "./vault/upkeep.ts";
+import { createCourier, maxSending } from "./webhook/courier.ts";
+import { removeDroppedWebhooks } from "./webhook/sweep.ts";
 
 export { type Adapter, type Adapters, type Answer, type Assignment, AttemptFault, type Usage } from "./bus/adapter.ts";
 
@@ -93,6 +96,8 @@ export type ServerOptions = Partial<Config> & {
   readonly clock?: Clock;
   readonly ids?: Ids;
   readonly log?: Logger;
+  /** Replaces DNS, for tests. */
+  readonly resolve?: Resolve;
   /** Limits of the port, for tests. */
   readonly limits?: Partial<ListenLimits>;
   /** How long a server that is gone keeps its tasks from the other replicas; each beats three times as often. Default 15 s. */
@@ -139,6 +144,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     clock = systemClock(),
     ids = randomIds(),
     limits,
+    resolve,
     drainMs = defaultDrainMs,
     leaseMs = defaultLeaseMs,
     onFatal,
@@ -168,6 +174,15 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     allow: config.egressAllow,
     maxConnectionsPerOrigin: maxPerPlace,
     onResult: metrics.outgoing,
+    ...(resolve && { resolve }),
+  });
+  const webhookEgress = openEgress({
+    allow: config.egressAllow,
+    insecureHttp: "allow-listed",
+    // Who sends has places of its own; a request that waited for another here would be counted as failed.
+    maxConnectionsPerOrigin: maxSending,
+    onResult: metrics.outgoing,
+    ...(resolve && { resolve }),
   });
   const serverId = ids.next("srv");
   const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
@@ -181,6 +196,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     clock,
     ids,
     egress,
+    webhookEgress,
     vault,
     keyring,
     cursors: signedCursors(setup.cursorSecret),
@@ -207,6 +223,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   };
   const life = await beginLife(app, leaseMs);
   const dispatcher = createDispatcher(app);
+  const courier = createCourier(app);
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
   const served = routes(app, dispatcher);
@@ -283,6 +300,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, relayLogMs, "message logs", async () => void (await walkRelayLogs())),
     every(app, relayLogMs, "dropped messages", async () => void (await removeDroppedLogs(app))),
     every(app, relayLogMs, "presence", async () => void (await sweepPresence(app))),
+    every(app, memoryLogMs, "dropped webhooks", () => removeDroppedWebhooks(app)),
+    every(app, sweepMs, "old deliveries", courier.sweep),
     ...(certificates ? [every(app, certificateMs, "certificates", certificates.check)] : []),
   ];
 
@@ -292,15 +311,17 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     const drainedMs = performance.now() + drainMs;
     stopping.abort(toConnectError(new Fault("SHUTTING_DOWN", "the server is stopping")));
     const closed = http.close();
-    await dispatcher.drain(drainMs);
+    await Promise.all([dispatcher.drain(drainMs), courier.drain(drainMs)]);
     ending.abort(new Fault("SHUTTING_DOWN", "the server has stopped; the task goes on when it is back"));
     await closed;
+    await courier.ended();
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
     await following;
     await keyring?.close();
     await life.end();
     await egress.close();
+    await webhookEgress.close();
     await db.close();
     await telemetry?.close(Math.max(minFlushMs, drainedMs - performance.now()));
     log.flush();
@@ -310,6 +331,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       const url = await http.listen({ host: config.host, port: config.port });
       // Not before: a start that fails for its port must not have begun anybody's work.
       await recoverTasks(app, dispatcher);
+      await courier.begin();
       warmValidation(services);
       // Fastify does not know what its port speaks.
       return tls ? url.replace(/^http:/, "https:") : url;

@@ -21,6 +21,7 @@ import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
 import { approvalHandler } from "./bus/approval/handler.ts";
@@ -46,6 +47,7 @@ import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
 import { relayHandler } from "./relay/handler.ts";
 import { sealedTables } from "./sealed-columns.ts";
+import { webhookHandler } from "./webhook/handler.ts";
 
 /** The services this server lists. */
 export const services: readonly DescService[] = [
@@ -63,6 +65,7 @@ export const services: readonly DescService[] = [
   QueueService,
   ScheduleService,
   RelayService,
+  WebhookService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -95,6 +98,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(QueueService, queueHandler(app));
   serve(ScheduleService, scheduleHandler(app));
   serve(RelayService, relayHandler(app));
+  serve(WebhookService, webhookHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -26,6 +26,7 @@ import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
@@ -150,6 +151,7 @@ const clientsOf = (over: Transport) => ({
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),
+  webhooks: createClient(WebhookService, over),
 });
 
 async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {

@@ -12,6 +12,7 @@ import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
+import { dropWebhooksOf } from "../webhook/store.ts";
 import { deleteSecret } from "./agent-secret-store.ts";
 import {
   type AgentRow,
@@ -154,6 +155,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     const deletedMemories = await dropMemories(tx, orgId, req.agentId);
     const deletedSchedules = await dropSchedules(tx, orgId, req.agentId);
     const deletedMessages = BigInt(await dropAgent(tx, orgId, req.agentId));
-    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules, deletedMessages };
+    const deletedWebhooks = await dropWebhooksOf(tx, orgId, req.agentId);
+    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules, deletedMessages, deletedWebhooks };
   }),
 });

@@ -2,6 +2,7 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Endpoint } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { App } from "../app.ts";
+import type { Egress } from "../egress/egress.ts";
 import { EgressError } from "../egress/error.ts";
 import { badField, Fault } from "../errors.ts";
 import { checkMetadata } from "../rpc/change.ts";
@@ -26,7 +27,7 @@ export function afterEndpointCheck<Request, Reply>(
 async function checkEndpoint(app: App, endpoint: Endpoint, field: string): Promise<void> {
   const { kind } = endpoint;
   const place = urlOf(endpoint);
-  if (place) await checkUrl(app, place.url, `${field}.${place.field}`);
+  if (place) await checkUrl(app.egress, place.url, `${field}.${place.field}`);
   if (kind.case === "grpc" && !/^\w+:\/\/[^/?#]+\/?$/.test(kind.value.url))
     throw badField(`${field}.grpc.url`, "has a path; a gRPC endpoint is a scheme, a host and perhaps a port");
   if (kind.case === "openai" && kind.value.credential.case === "apiKeyEnv") {
@@ -41,13 +42,18 @@ async function checkEndpoint(app: App, endpoint: Endpoint, field: string): Promi
   }
 }
 
-async function checkUrl(app: App, url: string, field: string): Promise<void> {
+/** Whether a URL may be called as far as can be known now: ENDPOINT_REFUSED. */
+export async function checkUrl(
+  egress: Pick<Egress, "check">,
+  url: string,
+  field: string,
+  kind = "an http or https URL",
+): Promise<void> {
   try {
-    await app.egress.check(url);
+    await egress.check(url);
   } catch (error) {
     if (!(error instanceof EgressError)) throw error;
-    const fix =
-      "it must be an http or https URL of a public address, or one that the operator allows with MOLTWIRE_EGRESS_ALLOW";
+    const fix = `it must be ${kind} of a public address, or one that the operator allows with MOLTWIRE_EGRESS_ALLOW`;
     throw refused(field, error.message, `; ${fix}`, error);
   }
 }

@@ -11,6 +11,7 @@ import { defaultPageSize } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { type EventRow, eventsTopic, lastEvent, readEvents, toEvent } from "./outbox.ts";
+import { concerns } from "./visible.ts";
 
 const log = "events";
 
@@ -71,5 +72,6 @@ function filter(caller: Caller, types: readonly string[]): (row: EventRow) => bo
     types.some(
       (wanted) => wanted === "*" || wanted === type || (wanted.endsWith(".*") && type.startsWith(wanted.slice(0, -1))),
     );
-  return (row) => fits(row.type) && (seesWholeOrg(caller) || row.agent_id === "" || row.agent_id === caller.agentId);
+  const viewer = { wholeOrg: seesWholeOrg(caller), agentId: caller.agentId };
+  return (row) => fits(row.type) && concerns(viewer, row.agent_id);
 }

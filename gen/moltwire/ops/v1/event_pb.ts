@@ -67,6 +67,8 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
    * contract_id, contract_version, target_agent_id, reasons, expire_time. For `circuit.opened`, each time an agent's circuit breaker opens, also again after
    * a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN), failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id,
    * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
+   * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
+   * url, reason (GONE or FAILING), failing_since_time.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */
@@ -126,6 +128,8 @@ export type EventJson = {
    * contract_id, contract_version, target_agent_id, reasons, expire_time. For `circuit.opened`, each time an agent's circuit breaker opens, also again after
    * a failed try: agent_id, task_id, from (CLOSED or HALF_OPEN), failure_count, retry_time. For `deadletter.created`: dead_letter_id, task_id, contract_id,
    * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
+   * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
+   * url, reason (GONE or FAILING), failing_since_time.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */

@@ -1,0 +1,143 @@
+/** The work outside the transactions: sends what is due to webhooks, fairly, until the server stops. Any number of replicas do so at once. */
+import type { App } from "../app.ts";
+import { claim, maxPerWebhook, type PendingRow, pendingWebhooks, releaseLeases } from "./claim.ts";
+import type { DeliveryRow } from "./delivery-store.ts";
+import { sendTopic } from "./fan-out.ts";
+import { send } from "./send.ts";
+import { settle } from "./settle.ts";
+import type { WebhookRow } from "./store.ts";
+import { dropOrphan, sweepOldDeliveries } from "./sweep.ts";
+import { webhookMetrics } from "./webhook-metrics.ts";
+
+/** Requests under way in all. */
+export const maxSending = 512;
+/** Of one organisation. */
+export const maxPerOrg = 128;
+/** Bells can be lost with a connection, and retries come due without one. */
+const pollMs = 500;
+const pageSize = 200;
+/** Webhooks whose deliveries are claimed at once: their transactions share a commit. */
+const together = 16;
+const patienceMs = 5_000;
+
+export type Courier = {
+  /** Begins to send. */
+  begin(): Promise<void>;
+  /** Removes what is no longer kept. */
+  sweep(): Promise<void>;
+  /** Waits until nothing is on its way, at most so long. To be called after `app.stopping` has aborted, so that nothing more is begun. */
+  drain(graceMs: number): Promise<void>;
+  /** Waits until all is written down. To be called after `app.ending` has aborted. */
+  ended(): Promise<void>;
+};
+
+export function createCourier(app: App): Courier {
+  const metrics = webhookMetrics(app);
+  const sending = new Set<Promise<void>>();
+  /** Places taken, in all and by organisation: by requests under way, and by claims that may find as many. */
+  let taken = 0;
+  const perOrg = new Map<string, number>();
+  const bell = app.stopping.aborted ? undefined : app.db.listen(sendTopic, app.stopping);
+  let loop = Promise.resolve();
+
+  metrics.gauge(() => sending.size, maxSending);
+
+  const take = (orgId: string): number => {
+    const room = Math.max(0, Math.min(maxPerWebhook, maxSending - taken, maxPerOrg - (perOrg.get(orgId) ?? 0)));
+    taken += room;
+    perOrg.set(orgId, (perOrg.get(orgId) ?? 0) + room);
+    return room;
+  };
+  const release = (orgId: string, places: number): void => {
+    taken -= places;
+    const left = (perOrg.get(orgId) ?? 0) - places;
+    if (left > 0) perOrg.set(orgId, left);
+    else perOrg.delete(orgId);
+  };
+
+  const deliver = async (webhook: WebhookRow, row: DeliveryRow): Promise<void> => {
+    try {
+      const sent = await send(app, webhook, row);
+      const settled = await app.db.tx((tx) => settle(tx, app, row, sent, app.clock.now()));
+      metrics.attempt(row, sent, settled);
+    } catch (error) {
+      // Its lease runs out, and it is sent again.
+      app.log.error({ err: error, webhook_id: row.webhook_id, event_id: row.event_id }, "a delivery could not be made");
+    }
+  };
+
+  /** In a place that was taken for it. */
+  const start = (webhook: WebhookRow, row: DeliveryRow): void => {
+    const run = deliver(webhook, row).finally(() => {
+      sending.delete(run);
+      release(row.org_id, 1);
+      // There is room for another, of this webhook or of one that waited for a place.
+      bell?.ring();
+    });
+    sending.add(run);
+  };
+
+  const serve = async ({ org_id: orgId, webhook_id: webhookId, enabled }: PendingRow): Promise<void> => {
+    if (enabled === null) return dropOrphan(app, { orgId, webhookId });
+    const room = take(orgId);
+    let used = 0;
+    try {
+      if (room === 0) return;
+      const claimed = await app.db.tx((tx) => claim(tx, app, { orgId, webhookId }, room, app.clock.now()));
+      for (const row of claimed?.deliveries ?? []) {
+        used++;
+        start(claimed!.webhook, row);
+      }
+    } finally {
+      release(orgId, room - used);
+    }
+  };
+
+  /** One walk over all webhooks with something pending, from where the last one left off for want of room. */
+  let from = "";
+  const round = async (): Promise<void> => {
+    for (let walked = false; !walked; ) {
+      const page = await pendingWebhooks(app.db.query, from, pageSize);
+      const due = page.filter(({ enabled, next_ms }) => enabled !== 0 && next_ms <= app.clock.now());
+      for (let n = 0; n < due.length; n += together) {
+        if (app.stopping.aborted || taken >= maxSending) return;
+        const some = due.slice(n, n + together);
+        await Promise.all(some.map(serve));
+        from = some.at(-1)!.webhook_id;
+      }
+      walked = page.length < pageSize;
+      from = walked ? "" : page.at(-1)!.webhook_id;
+    }
+  };
+
+  const run = async (): Promise<void> => {
+    while (!app.stopping.aborted && bell) {
+      try {
+        await round();
+        await bell.wait(pollMs, app.stopping);
+      } catch (error) {
+        if (app.stopping.aborted) return;
+        app.log.error({ err: error }, "webhooks could not be sent");
+        await app.clock.sleep(patienceMs, app.stopping).catch(() => {});
+      }
+    }
+  };
+
+  return {
+    async begin() {
+      await app.db.tx((tx) => releaseLeases(tx, app.clock.now()));
+      loop = run();
+    },
+    sweep: async () => metrics.expired(await sweepOldDeliveries(app)),
+    async drain(graceMs) {
+      await loop;
+      const { promise: graceOver, resolve } = Promise.withResolvers<void>();
+      const timer = app.clock.after(graceMs, resolve);
+      await Promise.race([Promise.all(sending), graceOver]);
+      timer.cancel();
+    },
+    async ended() {
+      await Promise.all(sending);
+    },
+  };
+}

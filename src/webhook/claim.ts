@@ -19,7 +19,13 @@ export type PendingRow = {
   readonly next_ms: number;
   /** 1: it is sent to. */
   readonly enabled: number | null;
+  /** Since when all of its attempts have failed. */
+  readonly failing_ms: number | null;
 };
+
+/** How many requests may be under way to a webhook. */
+export const mostFor = ({ failing_ms }: Pick<WebhookRow, "failing_ms">): number =>
+  failing_ms === null ? maxPerWebhook : 1;
 
 /**
  * The webhooks after one that have something pending, whether or not it is due. Leaps from webhook to webhook along the index of what is pending, two probes
@@ -37,7 +43,7 @@ export const pendingWebhooks = (db: Queryable, after: string, limit: number): Pr
         (select d.org_id from webhook_delivery d where d.state = 1 and d.webhook_id = walk.webhook_id order by d.next_ms limit 1) as org_id,
         (select d.next_ms from webhook_delivery d where d.state = 1 and d.webhook_id = walk.webhook_id order by d.next_ms limit 1) as next_ms
       from walk where walk.webhook_id is not null)
-    select found.webhook_id, found.org_id, found.next_ms, case when w.disabled = 0 and o.disabled = 0 then 1 when w.disabled is null then null else 0 end as enabled
+    select found.webhook_id, found.org_id, found.next_ms, case when w.disabled = 0 and o.disabled = 0 then 1 when w.disabled is null then null else 0 end as enabled, w.failing_ms
     from found left join webhook w on w.org_id = found.org_id and w.webhook_id = found.webhook_id
       left join organization o on o.org_id = found.org_id
     where found.org_id is not null
@@ -59,7 +65,7 @@ export async function claim(
   // Locked, so that two senders do not both count the leases there are.
   const webhook = await lockWebhookUnlessTaken(tx, ref);
   if (!webhook || webhook.disabled) return undefined;
-  const most = webhook.failing_ms === null ? maxPerWebhook : 1;
+  const most = mostFor(webhook);
   const free = Math.min(room, most - (await countLeases(tx, ref.webhookId, now, most)));
   if (free <= 0) return undefined;
   const due = await tx.all<DeliveryRow>(sql`

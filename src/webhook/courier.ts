@@ -1,6 +1,6 @@
 /** The work outside the transactions: sends what is due to webhooks, fairly, until the server stops. Any number of replicas do so at once. */
 import type { App } from "../app.ts";
-import { claim, maxPerWebhook, type PendingRow, pendingWebhooks, releaseLeases } from "./claim.ts";
+import { claim, mostFor, type PendingRow, pendingWebhooks, releaseLeases } from "./claim.ts";
 import type { DeliveryRow } from "./delivery-store.ts";
 import { sendTopic } from "./fan-out.ts";
 import { send } from "./send.ts";
@@ -34,25 +34,32 @@ export type Courier = {
 export function createCourier(app: App): Courier {
   const metrics = webhookMetrics(app);
   const sending = new Set<Promise<void>>();
-  /** Places taken, in all and by organisation: by requests under way, and by claims that may find as many. */
+  /** Places taken, in all, by organisation and by webhook: by requests under way, and by claims that may find as many. */
   let taken = 0;
   const perOrg = new Map<string, number>();
+  const perWebhook = new Map<string, number>();
   const bell = app.stopping.aborted ? undefined : app.db.listen(sendTopic, app.stopping);
   let loop = Promise.resolve();
 
   metrics.gauge(() => sending.size, maxSending);
 
-  const take = (orgId: string): number => {
-    const room = Math.max(0, Math.min(maxPerWebhook, maxSending - taken, maxPerOrg - (perOrg.get(orgId) ?? 0)));
-    taken += room;
-    perOrg.set(orgId, (perOrg.get(orgId) ?? 0) + room);
-    return room;
+  const count = (of: Map<string, number>, key: string, more: number): void => {
+    const now = (of.get(key) ?? 0) + more;
+    if (now > 0) of.set(key, now);
+    else of.delete(key);
   };
-  const release = (orgId: string, places: number): void => {
+  const release = (orgId: string, webhookId: string, places: number): void => {
     taken -= places;
-    const left = (perOrg.get(orgId) ?? 0) - places;
-    if (left > 0) perOrg.set(orgId, left);
-    else perOrg.delete(orgId);
+    count(perOrg, orgId, -places);
+    count(perWebhook, webhookId, -places);
+  };
+  /** As many places as there are for the webhook: not those it has already, so that one that is slow takes none of another's. */
+  const take = (row: PendingRow): number => {
+    const { org_id: orgId, webhook_id: webhookId } = row;
+    const own = mostFor(row) - (perWebhook.get(webhookId) ?? 0);
+    const room = Math.max(0, Math.min(own, maxPerOrg - (perOrg.get(orgId) ?? 0), maxSending - taken));
+    release(orgId, webhookId, -room);
+    return room;
   };
 
   const deliver = async (webhook: WebhookRow, row: DeliveryRow): Promise<void> => {
@@ -70,16 +77,17 @@ export function createCourier(app: App): Courier {
   const start = (webhook: WebhookRow, row: DeliveryRow): void => {
     const run = deliver(webhook, row).finally(() => {
       sending.delete(run);
-      release(row.org_id, 1);
+      release(row.org_id, row.webhook_id, 1);
       // There is room for another, of this webhook or of one that waited for a place.
       bell?.ring();
     });
     sending.add(run);
   };
 
-  const serve = async ({ org_id: orgId, webhook_id: webhookId, enabled }: PendingRow): Promise<void> => {
-    if (enabled === null) return dropOrphan(app, { orgId, webhookId });
-    const room = take(orgId);
+  const serve = async (pending: PendingRow): Promise<void> => {
+    const { org_id: orgId, webhook_id: webhookId } = pending;
+    if (pending.enabled === null) return dropOrphan(app, { orgId, webhookId });
+    const room = take(pending);
     let used = 0;
     try {
       if (room === 0) return;
@@ -89,7 +97,7 @@ export function createCourier(app: App): Courier {
         start(claimed!.webhook, row);
       }
     } finally {
-      release(orgId, room - used);
+      release(orgId, webhookId, room - used);
     }
   };
 

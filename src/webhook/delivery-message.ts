@@ -31,9 +31,13 @@ export async function toDeliveries(
     nextAttemptTime:
       row.state === DeliveryState.PENDING && !webhook.disabled ? timestampFromMs(row.next_ms) : undefined,
     endTime: row.end_ms === null ? undefined : timestampFromMs(row.end_ms),
-    attempts: (attempts.get(row.event_id) ?? []).map((attempt) => toAttempt(app, row, attempt, whole)),
+    attempts: endedOf(row, attempts.get(row.event_id)).map((attempt) => toAttempt(app, row, attempt, whole)),
   }));
 }
+
+/** Those that had ended when the row was read; on PostgreSQL another can have since. */
+const endedOf = (row: DeliveryRow, attempts: readonly AttemptRow[] = []): readonly AttemptRow[] =>
+  attempts.filter(({ attempt }) => attempt <= (row.lease_token === "" ? row.attempts : row.attempts - 1));
 
 const toAttempt = (app: Pick<App, "vault">, row: DeliveryRow, attempt: AttemptRow, whole: boolean) => ({
   attempt: attempt.attempt,

@@ -41,6 +41,12 @@ import { levelsNamed } from "../src/queue/tally.ts";
 import { sealedTables } from "../src/sealed-columns.ts";
 import { activeKey, findKeyById, hasStale, keysChangedAfter, wrappedBy } from "../src/vault/key-store.ts";
 import { countRows, lockRows, readHeads } from "../src/vault/walk-store.ts";
+import { countLeases, pendingWebhooks } from "../src/webhook/claim.ts";
+import { attemptsOf, deliveriesSince, findDelivery, listDeliveries } from "../src/webhook/delivery-store.ts";
+import { subscribers } from "../src/webhook/fan-out.ts";
+import { countWebhooks, findWebhook, listWebhooks } from "../src/webhook/store.ts";
+import { hasOldDelivery } from "../src/webhook/sweep.ts";
+import { countPending } from "../src/webhook/webhook-metrics.ts";
 import { start, type World } from "./harness.ts";
 
 /** What SQLite does for a query that grows with the data: each line of its plan. The rows of a real server decide nothing here. */
@@ -64,6 +70,7 @@ const entries = { namespace: "n", prefix: "k", byTime: false, publicOnly: false,
 const named = { ownerAgentId: "", publicOnly: false };
 const schedule = { org_id: org, schedule_id: "sch_a" };
 const trace = "0".repeat(32);
+const webhook = { orgId: org, webhookId: "whk_a" };
 const days = { startMs: 0, endMs: 10 };
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
 const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
@@ -376,6 +383,65 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
       [`some rows of ${table.table} at once`, (db) => lockRows(db as Tx, table, [row, row]), at],
     ] as [string, (db: Queryable) => Promise<unknown>, RegExp][];
   }),
+  [
+    "the webhooks of an event of an agent",
+    (db) => subscribers(db, { orgId: org, type: "task.completed", agentId: "agt_a" }),
+    /PRIMARY KEY \(org_id=\? AND pattern=\? AND agent_id=\?\)/,
+  ],
+  [
+    "the webhooks of an event of the organisation",
+    (db) => subscribers(db, { orgId: org, type: "task.completed", agentId: "" }),
+    /PRIMARY KEY \(org_id=\? AND pattern=\?\)/,
+  ],
+  [
+    "the webhooks with something to send",
+    (db) => pendingWebhooks(db, "whk_a", 200),
+    /SEARCH webhook_delivery USING COVERING INDEX webhook_delivery_due \(webhook_id>\?\)[\s\S]*SEARCH d USING COVERING INDEX webhook_delivery_due \(webhook_id>\?\)[\s\S]*SEARCH d USING INDEX webhook_delivery_due \(webhook_id=\?\)[\s\S]*SEARCH d USING COVERING INDEX webhook_delivery_due \(webhook_id=\?\)/,
+  ],
+  [
+    "what is being sent to a webhook",
+    (db) => countLeases(db, "whk_a", 1, 8),
+    /webhook_delivery_leased \(webhook_id=\? AND next_ms>\?\)/,
+  ],
+  ["a webhook", (db) => findWebhook(db, webhook), /autoindex_webhook_1 \(org_id=\? AND webhook_id=\?\)/],
+  [
+    "a page of an agent's webhooks",
+    (db) => listWebhooks(db, org, "agt_a", ["whk_a"], 51),
+    /webhook_agent \(org_id=\? AND agent_id=\? AND webhook_id>\?\)/,
+  ],
+  [
+    "a page of webhooks",
+    (db) => listWebhooks(db, org, undefined, ["whk_a"], 51),
+    /autoindex_webhook_1 \(org_id=\? AND webhook_id>\?\)/,
+  ],
+  ["how many webhooks an agent has", (db) => countWebhooks(db, org, "agt_a"), /COVERING INDEX webhook_agent/],
+  [
+    "a delivery",
+    (db) => findDelivery(db, { ...webhook, eventId: "evt_a" }),
+    /autoindex_webhook_delivery_1 \(org_id=\? AND webhook_id=\? AND event_id=\?\)/,
+  ],
+  [
+    "a page of deliveries",
+    (db) => listDeliveries(db, webhook, 0, [1, "evt_a"], 51),
+    /webhook_delivery_time \(org_id=\? AND webhook_id=\? AND \(event_ms,event_id\)<\(\?,\?\)\)/,
+  ],
+  [
+    "a page of deliveries in one state",
+    (db) => listDeliveries(db, webhook, 3, [1, "evt_a"], 51),
+    /webhook_delivery_state \(org_id=\? AND webhook_id=\? AND state=\? AND \(event_ms,event_id\)<\(\?,\?\)\)/,
+  ],
+  [
+    "the deliveries to replay",
+    (db) => deliveriesSince(db, webhook, [1, "evt_a"], 1_000),
+    /webhook_delivery_time \(org_id=\? AND webhook_id=\? AND \(event_ms,event_id\)>\(\?,\?\)\)/,
+  ],
+  [
+    "the attempts of some deliveries",
+    (db) => attemptsOf(db, webhook, sql`${"evt_a"}, ${"evt_b"}`),
+    /autoindex_webhook_attempt_1 \(org_id=\? AND webhook_id=\? AND event_id=\?\)/,
+  ],
+  ["deliveries that are no longer kept", (db) => hasOldDelivery(db, 1), /webhook_delivery_age \(touch_ms<\?\)/],
+  ["how many deliveries are pending", (db) => countPending(db), /COVERING INDEX webhook_delivery_(due|leased)/],
   ["how many namespaces an agent owns", (db) => countNamespaces(db, org, "agt_a", 100), /COVERING INDEX memory_agent/],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);
@@ -384,6 +450,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (line) =>
       /^SCAN /.test(line) &&
       !/^SCAN (asked|given|either|found|of_models|latest|live|b$|d$|k$|w$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
+      !/^SCAN (asked|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
         line,
       ),
   );

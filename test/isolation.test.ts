@@ -81,7 +81,17 @@ async function party(world: World, mark: string): Promise<Party> {
   await caller.as.relay.createChannel({ name: channel, description: `${mark} channel`, membersOnly: true });
   await caller.as.relay.createConsumerGroup({ channel, name: `${mark}group` });
   const { messageId } = await caller.as.relay.send({ to: { case: "toChannel", value: channel }, payload });
+  const wished = {
+    eventTypes: ["message.received"],
+    url: `http://127.0.0.1:9/${mark}hook`,
+    description: `${mark} hook`,
+  };
+  const { webhook } = await caller.as.webhooks.createWebhook(wished);
+  const { webhookId } = webhook!;
+  const { delivery } = await caller.as.webhooks.testWebhook({ webhookId });
   const belongings = {
+    webhook_id: webhookId,
+    event_id: delivery!.eventId,
     channel,
     member_agent_id: caller.agentId,
     message_id: messageId,

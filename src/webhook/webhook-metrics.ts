@@ -11,6 +11,7 @@ const countedPending = 10_000;
 export function webhookMetrics({ metrics, clock, db }: Pick<App, "metrics" | "clock" | "db">) {
   const attempts = metrics.counter("moltwire_webhook_attempts_total", "Requests to webhooks by result", ["result"]);
   const ended = metrics.counter("moltwire_webhook_deliveries_total", "Deliveries that ended, by state", ["state"]);
+  attempts.inc({ result: "2xx" }, 0);
   for (const state of ["delivered", "failed", "expired"]) ended.inc({ state }, 0);
   const lag = metrics.histogram(
     "moltwire_webhook_lag_seconds",

@@ -39,6 +39,10 @@ const fillings: Readonly<Record<string, unknown>> = {
   ack_ids: ["none"],
   agent_ids: ["none"],
   frame: { case: "open", value: {} },
+  // Nobody listens there.
+  url: "http://127.0.0.1:9/",
+  event_types: ["*"],
+  since_time: { seconds: 0n },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -1,9 +1,13 @@
 import { durationFromMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { DeliveryState } from "../gen/moltwire/webhook/v1/delivery_pb.ts";
 import { DisableReason } from "../gen/moltwire/webhook/v1/webhook_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { contract, echoEndpoint, value } from "./bus-fixtures/bus.ts";
+import { limit } from "./bus-fixtures/metered.ts";
 import { dialects, eventually, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
+import { submit } from "./queue-fixtures/jobs.ts";
 import { deliveriesWhen, eventSource, hook, stateOf } from "./webhook-fixtures/hooks.ts";
 import { type Received, receiver, verify } from "./webhook-fixtures/receiver.ts";
 
@@ -406,6 +410,81 @@ describe.each(dialects)("%s", (dialect) => {
     expect(sibling.received.map(ofAgent)).toEqual([""]);
     expect(foreign.received).toHaveLength(0);
     await org.admin.webhooks.deleteWebhook({ webhookId });
+  });
+
+  test("a webhook for everything is told what the feed of events is, kind by kind", async () => {
+    await using at = await receiver();
+    const other = await world.org();
+    const { webhookId } = await hook(other.admin, at.url);
+    const agent = await other.agent();
+    const source = await eventSource(other);
+    await source(agent.as);
+    const capability = unique("dead");
+    const endpoint = { kind: { case: "http", value: { url: nowhere } } } as const;
+    await other.agent({ capabilities: [capability], endpoint, breaker: { failureThreshold: 1 } });
+    const failing = await contract(other, { contractId: capability, capability });
+    await agent.as.bus.submitTask({ contractId: failing, input: value(1) });
+    const approved = unique("approved");
+    await other.agent({ capabilities: [approved], endpoint: echoEndpoint });
+    const gated = await contract(other, { contractId: approved, capability: approved, approvalRequired: true });
+    await agent.as.bus.submitTask({ contractId: gated, input: value(1), returnImmediately: true });
+    await limit(other.admin, 9, { scope: BudgetScope.AGENT, subjectId: agent.agentId });
+    for (const estimatedTokens of [8n, 10n]) {
+      const costly = await contract(other, { contractId: unique("costly"), capability: approved, estimatedTokens });
+      await agent.as.bus.submitTask({ contractId: costly, input: value(1) }).catch(() => {});
+    }
+    for (const succeeds of [true, false]) {
+      await submit(agent.as, { queue: "default", maxAttempts: 1 });
+      const [leased] = (await agent.as.queues.claimJobs({ queues: ["default"] })).jobs;
+      const { job, leaseToken } = leased!;
+      const of = { jobId: job!.jobId, leaseToken };
+      await (succeeds ? agent.as.queues.completeJob(of) : agent.as.queues.failJob(of));
+    }
+    const { events } = await other.admin.events.listEvents({});
+    expect(new Set(events.map(({ type }) => type))).toEqual(
+      new Set([
+        "task.completed",
+        "task.failed",
+        "deadletter.created",
+        "circuit.opened",
+        "job.completed",
+        "job.failed",
+        "approval.requested",
+        "budget.warning",
+        "budget.exceeded",
+      ]),
+    );
+    await at.nth(events.length);
+    await deliveriesWhen(other.admin, webhookId, (all) => all.every((one) => stateOf(one) === "DELIVERED"));
+    expect(at.received.map(({ id }) => id).toSorted()).toEqual(events.map(({ eventId }) => eventId).toSorted());
+    for (const { eventId, payload } of events)
+      expect((JSON.parse(at.received.find(({ id }) => id === eventId)!.body) as { data: unknown }).data).toEqual(
+        payload,
+      );
+  });
+
+  test("a disabled organisation's webhooks are sent nothing until it is enabled", async () => {
+    await using at = await receiver(500);
+    const other = await world.org();
+    const { webhookId } = await hook(other.admin, at.url);
+    await other.admin.webhooks.testWebhook({ webhookId });
+    const disable = (disabled: boolean) =>
+      world.operator.organizations.updateOrganization({
+        orgId: other.orgId,
+        change: { disabled },
+        updateMask: { paths: ["disabled"] },
+      });
+    await disable(true);
+    at.answer(200);
+    clock.advance(hour);
+    await happen(org.admin); // others are served meanwhile
+    await using neighbour = await receiver();
+    const near = await hook(org.admin, neighbour.url);
+    await org.admin.webhooks.testWebhook({ webhookId: near.webhookId });
+    expect(at.received).toHaveLength(1);
+    await disable(false);
+    await at.nth(2);
+    await org.admin.webhooks.deleteWebhook({ webhookId: near.webhookId });
   });
 
   test("a webhook is nobody's but its owner's and the administrators': to others it does not exist", async () => {

@@ -38,7 +38,7 @@ export const pendingWebhooks = (db: Queryable, after: string, limit: number): Pr
       union all
       select (select min(d.webhook_id) from webhook_delivery d where d.state = 1 and d.webhook_id > walk.webhook_id), walk.n + 1
       from walk where walk.webhook_id is not null and walk.n < ${limit}),
-    found as (
+    found as materialized (
       select walk.webhook_id,
         (select d.org_id from webhook_delivery d where d.state = 1 and d.webhook_id = walk.webhook_id order by d.next_ms limit 1) as org_id,
         (select d.next_ms from webhook_delivery d where d.state = 1 and d.webhook_id = walk.webhook_id order by d.next_ms limit 1) as next_ms

@@ -8,7 +8,6 @@ import { canary, closedPort, httpPeer } from "./egress-fixtures/servers.ts";
 import { loopbackSpellings, specialAddresses } from "./egress-fixtures/spellings.ts";
 import { freshDatabase } from "./engines.ts";
 import { type Clients, clientsAt, dialects, eventually, fakeClock, refusal, start, unique } from "./harness.ts";
-import { submit } from "./queue-fixtures/jobs.ts";
 import { deliveriesWhen, eventSource, hook, stateOf } from "./webhook-fixtures/hooks.ts";
 import { receiver, verify } from "./webhook-fixtures/receiver.ts";
 
@@ -18,7 +17,7 @@ const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
 /** Completes jobs of a queue of its own: one event each. */
 async function completeJobs(by: Clients, count: number): Promise<void> {
   const queue = unique("queue");
-  await Promise.all(Array.from({ length: count }, () => submit(by, { queue })));
+  await by.queues.submitJobs({ jobs: Array.from({ length: count }, () => ({ queue })) });
   const { jobs } = await by.queues.claimJobs({ queues: [queue], maxJobs: count });
   await Promise.all(jobs.map(({ job, leaseToken }) => by.queues.completeJob({ jobId: job!.jobId, leaseToken })));
 }
@@ -154,53 +153,6 @@ describe.each(dialects)("%s", (dialect) => {
     expect(inside.sockets).toHaveLength(0);
     expect(outside.sockets).toHaveLength(0);
   });
-
-  test("no spelling of an internal address can be registered, at create or at update, and nothing is connected to", async () => {
-    const inside = await canary("127.0.0.1");
-    const shut = await closedPort();
-    await using world = await start(dialect, {
-      egressAllow: ["hooks.internal"],
-      resolve: async (host) =>
-        host.startsWith("evil") ? [specialAddresses[Number(/\d+/.exec(host)?.[0] ?? 0)]!] : ["8.8.8.8"],
-    });
-    const org = await world.org();
-    const agent = await org.agent();
-    const { webhookId } = await hook(agent.as, "https://public.test/");
-    const hosts = [
-      ...loopbackSpellings,
-      ...specialAddresses.map((address) => (address.includes(":") ? `[${address}]` : address)),
-      ...specialAddresses.map((_, n) => `evil${n}.test`),
-    ];
-    const urls = [
-      ...hosts.flatMap((host) => [`https://${host}:${inside.port}/`, `http://${host}:${inside.port}/`]),
-      ...[
-        "http://public.test/",
-        "ftp://public.test/",
-        "https://user:pw@public.test/",
-        "https://public.test@127.0.0.1/",
-        "//public.test/",
-        "file:///etc/passwd",
-      ],
-    ];
-    const told = new Map<string, Set<string>>();
-    for (const url of urls) {
-      const made = await refusal(agent.as.webhooks.createWebhook({ url, eventTypes: ["*"] }));
-      const changed = await refusal(
-        agent.as.webhooks.updateWebhook({ webhookId, change: { url }, updateMask: { paths: ["url"] } }),
-      );
-      expect([url, made.reason, changed.reason]).toEqual([url, "ENDPOINT_REFUSED", "ENDPOINT_REFUSED"]);
-      told.set(made.error.rawMessage, (told.get(made.error.rawMessage) ?? new Set()).add(url));
-    }
-    const [a, b] = await Promise.all(
-      [inside.port, shut].map((port) =>
-        refusal(agent.as.webhooks.createWebhook({ url: `https://127.0.0.1:${port}/`, eventTypes: ["*"] })),
-      ),
-    );
-    expect(a!.error.rawMessage).toBe(b!.error.rawMessage);
-    await hook(agent.as, "http://hooks.internal/");
-    expect((await agent.as.webhooks.getWebhook({ webhookId })).webhook!.url).toBe("https://public.test/");
-    expect(inside.sockets).toHaveLength(0);
-  });
 });
 
 test.runIf(dialects.includes("postgres"))(
@@ -216,9 +168,9 @@ test.runIf(dialects.includes("postgres"))(
     const agents = await Promise.all(Array.from({ length: 8 }, () => org.agent()));
     for (const agent of agents) await hook(agent.as, at.url);
     const second = agents.map(({ key }) => two.as(key));
-    await Promise.all(agents.flatMap((agent, n) => [completeJobs(agent.as, 25), completeJobs(second[n]!, 25)]));
-    await eventually(() => new Set(at.received.map(({ id }) => id)).size === 400, 30_000);
-    expect(at.received).toHaveLength(400);
+    await Promise.all(agents.flatMap((agent, n) => [completeJobs(agent.as, 12), completeJobs(second[n]!, 13)]));
+    await eventually(() => new Set(at.received.map(({ id }) => id)).size === 200, 30_000);
+    expect(at.received).toHaveLength(200);
     const sent = await Promise.all(
       [one, two].map(async ({ url }) => {
         const text = await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${one.operatorKey}` } }).then(
@@ -227,6 +179,76 @@ test.runIf(dialects.includes("postgres"))(
         return Number(/^moltwire_webhook_attempts_total\{result="2xx"\} (\d+)/m.exec(text)?.[1] ?? 0);
       }),
     );
-    expect(Math.min(...sent)).toBeGreaterThan(20);
+    expect(Math.min(...sent)).toBeGreaterThan(5);
   },
 );
+
+test.runIf(dialects.includes("postgres"))(
+  "two servers together do not send one webhook more at once than one would",
+  { timeout: 60_000 },
+  async () => {
+    const database = await freshDatabase();
+    onTestFinished(() => database.drop());
+    await using one = await start("postgres", { databaseUrl: database.url, drainMs: 100 });
+    await using two = await start("postgres", { databaseUrl: database.url, drainMs: 100 });
+    await using silent = await receiver(() => {});
+    await using alive = await receiver();
+    const org = await one.org();
+    const agent = await org.agent();
+    await hook(agent.as, silent.url, { eventTypes: ["job.completed"] });
+    const { webhookId } = await hook(agent.as, alive.url, { eventTypes: ["message.received"] });
+    await completeJobs(agent.as, 40);
+    await silent.nth(8);
+    // Both have looked for something to send many times by then.
+    for (let n = 0; n < 10; n++)
+      for (const world of [one, two]) await world.as(agent.key).webhooks.testWebhook({ webhookId });
+    expect(silent.received).toHaveLength(8);
+  },
+);
+
+test("no spelling of an internal address can be registered, at create or at update, and nothing is connected to", async () => {
+  const inside = await canary("127.0.0.1");
+  const shut = await closedPort();
+  await using world = await start("sqlite", {
+    egressAllow: ["hooks.internal"],
+    resolve: async (host) =>
+      host.startsWith("evil") ? [specialAddresses[Number(/\d+/.exec(host)?.[0] ?? 0)]!] : ["8.8.8.8"],
+  });
+  const org = await world.org();
+  const agent = await org.agent();
+  const { webhookId } = await hook(agent.as, "https://public.test/");
+  const hosts = [
+    ...loopbackSpellings,
+    ...specialAddresses.map((address) => (address.includes(":") ? `[${address}]` : address)),
+    ...specialAddresses.map((_, n) => `evil${n}.test`),
+  ];
+  const urls = [
+    ...hosts.flatMap((host) => [`https://${host}:${inside.port}/`, `http://${host}:${inside.port}/`]),
+    ...[
+      "http://public.test/",
+      "ftp://public.test/",
+      "https://user:pw@public.test/",
+      "https://public.test@127.0.0.1/",
+      "//public.test/",
+      "file:///etc/passwd",
+    ],
+  ];
+  const told = new Map<string, Set<string>>();
+  for (const url of urls) {
+    const made = await refusal(agent.as.webhooks.createWebhook({ url, eventTypes: ["*"] }));
+    const changed = await refusal(
+      agent.as.webhooks.updateWebhook({ webhookId, change: { url }, updateMask: { paths: ["url"] } }),
+    );
+    expect([url, made.reason, changed.reason]).toEqual([url, "ENDPOINT_REFUSED", "ENDPOINT_REFUSED"]);
+    told.set(made.error.rawMessage, (told.get(made.error.rawMessage) ?? new Set()).add(url));
+  }
+  const [a, b] = await Promise.all(
+    [inside.port, shut].map((port) =>
+      refusal(agent.as.webhooks.createWebhook({ url: `https://127.0.0.1:${port}/`, eventTypes: ["*"] })),
+    ),
+  );
+  expect(a!.error.rawMessage).toBe(b!.error.rawMessage);
+  await hook(agent.as, "http://hooks.internal/");
+  expect((await agent.as.webhooks.getWebhook({ webhookId })).webhook!.url).toBe("https://public.test/");
+  expect(inside.sockets).toHaveLength(0);
+});

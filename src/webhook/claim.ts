@@ -1,7 +1,7 @@
 /** Who sends what: a delivery is leased to one sender at a time, and each webhook has only so many under way, in all replicas together. */
 import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
-import { type DeliveryRow, insertAttempt } from "./delivery-store.ts";
+import { type DeliveryRow, deliveryColumns, insertAttempt } from "./delivery-store.ts";
 import { sealResponse } from "./response.ts";
 import { lockWebhookUnlessTaken, type WebhookRef, type WebhookRow } from "./store.ts";
 
@@ -12,12 +12,12 @@ export const leaseMs = 20_000;
 /** Requests under way to one webhook; to one whose last attempt failed, only one, so that dead endpoints hold few of the sender's places. */
 export const maxPerWebhook = 8;
 
-/** A webhook with something pending, and since or from when that is due. `webhook_state` null: there is no such webhook any more. */
+/** A webhook with something pending, and since or from when that is due. */
 export type PendingRow = {
   readonly webhook_id: string;
   readonly org_id: string;
   readonly next_ms: number;
-  /** 1: it is sent to. */
+  /** 1: it is sent to; 0: it or its organisation is disabled; null: there is no such webhook any more. */
   readonly enabled: number | null;
   /** Since when all of its attempts have failed. */
   readonly failing_ms: number | null;
@@ -52,8 +52,6 @@ export const pendingWebhooks = (db: Queryable, after: string, limit: number): Pr
 /** What was leased: deliveries as they are with the attempt counted. */
 export type Claimed = { readonly webhook: WebhookRow; readonly deliveries: readonly DeliveryRow[] };
 
-const columns = sql`org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token, attempt_ms, end_ms, payload`;
-
 /** Leases what is due of a webhook, longest due first, at most `room`; nothing while another sender is doing so. */
 export async function claim(
   tx: Tx,
@@ -69,7 +67,7 @@ export async function claim(
   const free = Math.min(room, most - (await countLeases(tx, ref.webhookId, now, most)));
   if (free <= 0) return undefined;
   const due = await tx.all<DeliveryRow>(sql`
-    select ${columns} from webhook_delivery where webhook_id = ${ref.webhookId} and state = 1 and next_ms <= ${now}
+    select ${deliveryColumns} from webhook_delivery where webhook_id = ${ref.webhookId} and state = 1 and next_ms <= ${now}
     order by next_ms limit ${free} ${tx.dialect.skipLocked}`);
   if (due.length === 0) return undefined;
   for (const lost of due.filter(({ lease_token }) => lease_token !== "")) await recordLost(tx, app, lost, now);
@@ -77,7 +75,7 @@ export async function claim(
   const deliveries = await tx.all<DeliveryRow>(sql`
     update webhook_delivery set lease_token = ${token}, next_ms = ${now + leaseMs}, attempts = attempts + 1, attempt_ms = ${now}, touch_ms = ${now}
     where org_id = ${ref.orgId} and webhook_id = ${ref.webhookId} and event_id in (${join(due.map(({ event_id }) => event_id))})
-    returning ${columns}`);
+    returning ${deliveryColumns}`);
   return { webhook, deliveries };
 }
 

@@ -39,15 +39,16 @@ export type DeliveryRef = WebhookRef & { readonly eventId: string };
 /** How many attempts of a delivery are kept. */
 export const keptAttempts = 50;
 
-const columns = sql`org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token, attempt_ms, end_ms, payload`;
+/** The columns of a {@link DeliveryRow}. */
+export const deliveryColumns = sql`org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token, attempt_ms, end_ms, payload`;
 const keyOf = ({ orgId, webhookId, eventId }: DeliveryRef) =>
   sql`org_id = ${orgId} and webhook_id = ${webhookId} and event_id = ${eventId}`;
 
 export const findDelivery = (db: Queryable, ref: DeliveryRef): Promise<DeliveryRow | undefined> =>
-  db.one<DeliveryRow>(sql`select ${columns} from webhook_delivery where ${keyOf(ref)}`);
+  db.one<DeliveryRow>(sql`select ${deliveryColumns} from webhook_delivery where ${keyOf(ref)}`);
 
 export const lockDelivery = (tx: Tx, ref: DeliveryRef): Promise<DeliveryRow | undefined> =>
-  tx.one<DeliveryRow>(sql`select ${columns} from webhook_delivery where ${keyOf(ref)} ${tx.dialect.forUpdate}`);
+  tx.one<DeliveryRow>(sql`select ${deliveryColumns} from webhook_delivery where ${keyOf(ref)} ${tx.dialect.forUpdate}`);
 
 /** Newest event first, along the index of the state or of the time. `state` 0: any. */
 export function listDeliveries(
@@ -61,7 +62,7 @@ export function listDeliveries(
   const only = state === 0 ? sql`` : sql`and state = ${state}`;
   const before = after ? sql`and (event_ms, event_id) < (${ms}, ${eventId})` : sql``;
   return db.all<DeliveryRow>(sql`
-    select ${columns} from webhook_delivery where org_id = ${orgId} and webhook_id = ${webhookId} ${only} ${before}
+    select ${deliveryColumns} from webhook_delivery where org_id = ${orgId} and webhook_id = ${webhookId} ${only} ${before}
     order by event_ms desc, event_id desc limit ${limit}`);
 }
 

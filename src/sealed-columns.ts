@@ -5,7 +5,7 @@ import { secretPlace } from "./bus/agent-secret-store.ts";
 import { attemptPlace } from "./bus/attempt-store.ts";
 import { decisionPlace } from "./bus/policy/decision-store.ts";
 import { taskPlace } from "./bus/task-store.ts";
-import { eventPlace as traceEventPlace } from "./bus/trace-store.ts";
+import { eventIdOf, eventPlace as traceEventPlace } from "./bus/trace-store.ts";
 import { placeOfChange, placeOfPart } from "./memory/message.ts";
 import { eventPlace } from "./ops/outbox.ts";
 import { dataPlace, faultPlace, progressPlace } from "./queue/payload.ts";
@@ -93,7 +93,13 @@ export const sealedTables: readonly SealedTable[] = [
     sqliteKey: ["seq"],
     also: ["trace_id", "kind", "event_id"],
     columns: {
-      body: (row) => traceEventPlace(orgOf(row), text(row, "trace_id"), number(row, "kind"), text(row, "event_id")),
+      body: (row) =>
+        traceEventPlace(
+          orgOf(row),
+          text(row, "trace_id"),
+          number(row, "kind"),
+          eventIdOf(text(row, "event_id"), number(row, "seq")),
+        ),
     },
   },
   {

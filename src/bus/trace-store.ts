@@ -108,7 +108,10 @@ export function fromEventRow(app: Pick<App, "vault">, row: TraceEventRow, cursor
 
 /** The body of a stored step or piece. */
 export const openEvent = (app: Pick<App, "vault">, row: TraceEventRow): Uint8Array =>
-  app.vault.open(eventPlace(row.org_id, row.trace_id, row.kind, row.event_id), row.body);
+  app.vault.open(eventPlace(row.org_id, row.trace_id, row.kind, eventIdOf(row.event_id, row.seq)), row.body);
+
+/** What tells a row from the others of its trace and kind: rows of before there were event ids lay in the clear, so that their number can serve. */
+export const eventIdOf = (eventId: string, seq: number): string => eventId || `#${seq}`;
 
 /** Where the body of a step or piece lies. */
 export const eventPlace = (orgId: string, traceId: string, kind: number, eventId: string): Place => ({

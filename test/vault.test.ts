@@ -450,6 +450,11 @@ describe.each(dialects)("dropping an organisation's keys on %s", (dialect) => {
     const headers = { "idempotency-key": unique("drop") };
     const dropped = await operator.maintenance.dropOrganizationKeys({ targetOrgId }, { headers });
     expect(dropped.keysDropped).toBe(1);
+    const [act] = (await operator.admin.listAuditEvents({ pageSize: 1 })).auditEvents;
+    expect(act).toMatchObject({
+      method: "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
+      resource: { target_org_id: targetOrgId },
+    });
     expect(await operator.maintenance.dropOrganizationKeys({ targetOrgId }, { headers })).toEqual(dropped);
     const keys = await world.server.app.db.query.all<{ wrapped: unknown; state: number }>(
       sql`select wrapped, state from vault_key where org_id = ${targetOrgId}`,

@@ -9,7 +9,7 @@ import { badField, Fault, notFound } from "../errors.ts";
 import { emit } from "../ops/outbox.ts";
 import type { Command } from "../rpc/command.ts";
 import { channelToWrite, recipientOf } from "./access.ts";
-import { logOf } from "./channel-store.ts";
+import { lockChannel, logOf } from "./channel-store.ts";
 import { defaults } from "./limits.ts";
 import { insertMessage, oldestMessages, removeThrough, takeSequence } from "./log-store.ts";
 import { inboxOf, type Log, logTopic, sealBody } from "./message.ts";
@@ -36,7 +36,7 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
 
   // Others who write into the log wait from here on.
   const { head: sequence, ...held } = await takeSequence(tx, log, bytes);
-  if (sequence === 1 && !log.channel && !(await lockAgent(tx, orgId, log.logId))) throw notFound("agent", log.logId);
+  if (sequence === 1) await checkThere(tx, log);
   await makeRoom(tx, app, log, held, now);
   await insertMessage(
     tx,
@@ -90,6 +90,12 @@ async function logToWrite(
 ): Promise<Log> {
   if (to.case === "toChannel") return logOf(await channelToWrite(tx, app, asking, to.value));
   return inboxOf(asking.orgId, (await recipientOf(tx, app, asking, to.value ?? "")).agent_id);
+}
+
+/** Throws NOT_FOUND when whose log was just made, or written for the first time, has been deleted meanwhile. */
+async function checkThere(tx: Tx, { orgId, logId, channel }: Log): Promise<void> {
+  if (!channel && !(await lockAgent(tx, orgId, logId))) throw notFound("agent", logId);
+  if (channel && (await lockChannel(tx, orgId, channel))?.log_id !== logId) throw notFound("channel", channel);
 }
 
 /** Lets go of the old end of a log that is full with the message that comes. QUOTA_EXCEEDED where that has to stay. */

@@ -10,8 +10,13 @@ import { placeOfChange, placeOfPart } from "./memory/message.ts";
 import { eventPlace } from "./ops/outbox.ts";
 import { dataPlace, faultPlace, progressPlace } from "./queue/payload.ts";
 import { errorPlace as scheduleErrorPlace, payloadPlace as schedulePayloadPlace } from "./queue/schedule/store.ts";
+import { deadPlace } from "./relay/group-store.ts";
+import { bodyPlace } from "./relay/message.ts";
 import { replyPlace } from "./rpc/idempotency.ts";
 import type { KeyValues, SealedTable } from "./vault/walk-store.ts";
+import { deliveryPlace } from "./webhook/payload.ts";
+import { responsePlace } from "./webhook/response.ts";
+import { secretsPlace } from "./webhook/store.ts";
 
 const text = (row: KeyValues, column: string): string => String(row[column]);
 const number = (row: KeyValues, column: string): number => Number(row[column]);
@@ -20,6 +25,8 @@ const memoryOf = (row: KeyValues) => ({ orgId: orgOf(row), memoryId: text(row, "
 const entryOf = (row: KeyValues) => ({ namespace: text(row, "namespace"), key: text(row, "key") });
 const jobOf = (row: KeyValues) => ({ orgId: orgOf(row), jobId: text(row, "job_id") });
 const scheduleOf = (row: KeyValues) => ({ org_id: orgOf(row), schedule_id: text(row, "schedule_id") });
+const logOf = (row: KeyValues) => ({ orgId: orgOf(row), logId: text(row, "log_id") });
+const webhookOf = (row: KeyValues) => ({ orgId: orgOf(row), webhookId: text(row, "webhook_id") });
 const ofTask = (payload: "input" | "output" | "error") => (row: KeyValues) =>
   taskPlace(orgOf(row), text(row, "task_id"), payload);
 
@@ -29,6 +36,11 @@ export const sealedTables: readonly SealedTable[] = [
     table: "agent_secret",
     key: ["org_id", "agent_id"],
     columns: { secret: (row) => secretPlace(orgOf(row), text(row, "agent_id")) },
+  },
+  {
+    table: "webhook",
+    key: ["org_id", "webhook_id"],
+    columns: { secrets: (row) => secretsPlace(webhookOf(row)) },
   },
   {
     table: "memory_entry",
@@ -73,6 +85,28 @@ export const sealedTables: readonly SealedTable[] = [
     table: "queue_schedule",
     key: ["org_id", "schedule_id"],
     columns: { last_error: (row) => scheduleErrorPlace(scheduleOf(row)) },
+  },
+  {
+    table: "relay_body",
+    key: ["org_id", "log_id", "sequence"],
+    columns: { body: (row) => bodyPlace(logOf(row), number(row, "sequence")) },
+  },
+  {
+    table: "relay_dead",
+    key: ["org_id", "log_id", "group_name", "sequence"],
+    columns: { body: (row) => deadPlace(logOf(row), text(row, "group_name"), number(row, "sequence")) },
+  },
+  {
+    table: "webhook_delivery",
+    key: ["org_id", "webhook_id", "event_id"],
+    columns: { payload: (row) => deliveryPlace(orgOf(row), text(row, "event_id")) },
+  },
+  {
+    table: "webhook_attempt",
+    key: ["org_id", "webhook_id", "event_id", "attempt"],
+    columns: {
+      response: (row) => responsePlace({ ...webhookOf(row), eventId: text(row, "event_id") }, number(row, "attempt")),
+    },
   },
   {
     table: "task",

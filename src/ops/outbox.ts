@@ -6,6 +6,7 @@ import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 import { type LogPosition, settled, settledAfter } from "../db/log.ts";
 import { insertDeliveries, insertDeliveriesOf, sendTopic } from "../webhook/fan-out.ts";
+import { deliveryPlace } from "../webhook/payload.ts";
 
 /** The events there are so far. */
 export type EventType =
@@ -50,17 +51,19 @@ export const eventsTopic = (orgId: string): string => `events:${orgId}`;
 /** Writes an event and its deliveries to webhooks: seen by everyone if, and only if, the transaction commits. */
 export async function emit(tx: Tx, app: Pick<App, "ids" | "vault">, event: NewEvent): Promise<void> {
   const eventId = app.ids.next("evt");
-  const payload = sealEvent(app, event.orgId, eventId, event.payload);
+  const bytes = Buffer.from(JSON.stringify(event.payload));
+  const payload = app.vault.seal(eventPlace(event.orgId, eventId), bytes);
+  const told = app.vault.seal(deliveryPlace(event.orgId, eventId), bytes);
   const insert = sql`
     insert into outbox (org_id, xid, event_id, type, agent_id, time_ms, trace_id, payload)
     values (${event.orgId}, ${tx.dialect.xid}, ${eventId}, ${event.type}, ${event.agentId}, ${event.timeMs}, ${event.traceId}, ${payload})`;
   let deliveries: number;
   if (tx.dialect.name === "postgres") {
     // One statement, as each is a round trip. SQLite has none of this form, and needs none.
-    deliveries = await tx.run(sql`with event as (${insert} returning *) ${insertDeliveriesOf(event)}`);
+    deliveries = await tx.run(sql`with event as (${insert} returning *) ${insertDeliveriesOf(event, told)}`);
   } else {
     await tx.run(insert);
-    deliveries = await tx.run(insertDeliveries({ ...event, eventId, payload }));
+    deliveries = await tx.run(insertDeliveries({ ...event, eventId, payload: told }));
   }
   if (deliveries > 0) tx.ring(sendTopic);
   tx.ring(eventsTopic(event.orgId));
@@ -68,14 +71,6 @@ export async function emit(tx: Tx, app: Pick<App, "ids" | "vault">, event: NewEv
 
 /** Where the payload of an event lies. */
 export const eventPlace = (orgId: string, eventId: string) => ({ orgId, table: "outbox", id: eventId });
-
-/** The payload of an event as it is stored, in the outbox and with its deliveries. */
-export const sealEvent = (app: Pick<App, "vault">, orgId: string, eventId: string, payload: JsonObject): Uint8Array =>
-  app.vault.seal(eventPlace(orgId, eventId), Buffer.from(JSON.stringify(payload)));
-
-/** What {@link sealEvent} sealed. */
-export const openEvent = (app: Pick<App, "vault">, orgId: string, eventId: string, sealed: Uint8Array): JsonObject =>
-  JSON.parse(Buffer.from(app.vault.open(eventPlace(orgId, eventId), sealed)).toString()) as JsonObject;
 
 /** The settled events after a position, oldest first. */
 export const readEvents = (db: Queryable, orgId: string, after: LogPosition, limit: number): Promise<EventRow[]> =>
@@ -102,5 +97,7 @@ export const toEvent = (
   agentId: row.agent_id,
   time: timestampFromMs(row.time_ms),
   traceId: row.trace_id,
-  payload: openEvent(app, row.org_id, row.event_id, row.payload),
+  payload: JSON.parse(
+    Buffer.from(app.vault.open(eventPlace(row.org_id, row.event_id), row.payload)).toString(),
+  ) as JsonObject,
 });

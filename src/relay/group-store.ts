@@ -121,7 +121,8 @@ export const messagesAt = (
 
 type DeadRow = { readonly group_name: string; readonly sequence: number; readonly body: Uint8Array };
 
-const deadPlace = ({ orgId, logId }: LogRef, group: string, sequence: number) => ({
+/** Where the copy of a dead message lies. */
+export const deadPlace = ({ orgId, logId }: LogRef, group: string, sequence: number) => ({
   orgId,
   table: "relay_dead",
   id: JSON.stringify([logId, group, sequence]),

@@ -47,19 +47,20 @@ export const messageColumns: Sql = sql`m.sequence, m.message_id, m.sender_agent_
 export const hasExpired = ({ expire_ms }: Pick<MessageRow, "expire_ms">, now: number): boolean =>
   expire_ms !== null && expire_ms <= now;
 
-const placeOf = ({ orgId, logId }: LogRef, sequence: number) => ({
+/** Where what a message says lies. */
+export const bodyPlace = ({ orgId, logId }: LogRef, sequence: number) => ({
   orgId,
   table: "relay_body",
   id: `${logId} ${sequence}`,
 });
 
 export const sealBody = ({ vault }: Sealing, log: LogRef, sequence: number, body: Body): Uint8Array =>
-  vault.seal(placeOf(log, sequence), toBinary(MessageSchema, create(MessageSchema, body)));
+  vault.seal(bodyPlace(log, sequence), toBinary(MessageSchema, create(MessageSchema, body)));
 
 /** A message as clients read it; without a body where none is given. */
 export function toMessage({ vault }: Sealing, log: Log, row: MessageRow, body?: Uint8Array | null): Message {
   const message = body
-    ? fromBinary(MessageSchema, vault.open(placeOf(log, row.sequence), body))
+    ? fromBinary(MessageSchema, vault.open(bodyPlace(log, row.sequence), body))
     : create(MessageSchema);
   message.orgId = log.orgId;
   message.messageId = row.message_id;

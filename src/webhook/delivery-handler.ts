@@ -6,7 +6,6 @@ import type { TestWebhookRequest, WebhookService } from "../../gen/moltwire/webh
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
-import { sealEvent } from "../ops/outbox.ts";
 import { callerOf } from "../rpc/caller.ts";
 import { command, runCommand } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
@@ -18,6 +17,7 @@ import { toDeliveries } from "./delivery-message.ts";
 import { type DeliveryRef, type DeliveryRow, findDelivery, listDeliveries, restart } from "./delivery-store.ts";
 import { testEventType } from "./event-types.ts";
 import { insertDelivery, sendTopic } from "./fan-out.ts";
+import { sealPayload } from "./payload.ts";
 import { type ReplayPosition, replayAfter } from "./replay.ts";
 import { bodyOf } from "./send.ts";
 import { deliveryTopic } from "./settle.ts";
@@ -83,7 +83,7 @@ async function testWebhook(app: App, request: TestWebhookRequest, context: Handl
     if (webhook.disabled)
       throw new Fault("FAILED_PRECONDITION", "the webhook is disabled: enable it first", { state: "DISABLED" });
     const eventId = app.ids.next("evt");
-    const payload = sealEvent(app, orgId, eventId, { webhook_id: req.webhookId });
+    const payload = sealPayload(app, orgId, eventId, { webhook_id: req.webhookId });
     const event = {
       orgId,
       eventId,

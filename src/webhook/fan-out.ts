@@ -23,7 +23,7 @@ const subscribed = ({ orgId, type, agentId }: Told): Sql => {
 export const subscribers = (db: Queryable, told: Told): Promise<{ readonly webhook_id: string }[]> =>
   db.all(sql`select s.webhook_id from ${subscribed(told)}`);
 
-/** What of an event becomes columns of its deliveries; `payload` as the outbox has it. */
+/** What of an event becomes columns of its deliveries; `payload` sealed for them. */
 export type StoredEvent = Told & {
   readonly eventId: string;
   readonly timeMs: number;
@@ -41,9 +41,9 @@ export const insertDeliveries = (event: StoredEvent): Sql => sql`
   from ${subscribed(event)}`;
 
 /** The deliveries of an event that the same statement inserts, as `event`: its columns have types, which parameters have not. */
-export const insertDeliveriesOf = (event: Told): Sql => sql`
+export const insertDeliveriesOf = (event: Told, payload: Uint8Array): Sql => sql`
   insert into webhook_delivery (${columns})
-  select s.org_id, s.webhook_id, event.event_id, event.type, event.agent_id, event.time_ms, event.trace_id, event.payload,
+  select s.org_id, s.webhook_id, event.event_id, event.type, event.agent_id, event.time_ms, event.trace_id, ${payload}::bytea,
     1, 0, 0, event.time_ms, '', event.time_ms
   from event, ${subscribed(event)}`;
 

@@ -6,14 +6,15 @@ import type { DeliveryRef } from "./delivery-store.ts";
 export const keptResponseBytes = 4_096;
 const cutCharacters = 256;
 
-const placeOf = ({ orgId, webhookId, eventId }: DeliveryRef, attempt: number) => ({
+/** Where the answer to an attempt lies. */
+export const responsePlace = ({ orgId, webhookId, eventId }: DeliveryRef, attempt: number) => ({
   orgId,
   table: "webhook_attempt",
   id: `${webhookId} ${eventId} ${attempt}`,
 });
 
 export const sealResponse = (app: Pick<App, "vault">, ref: DeliveryRef, attempt: number, body: string): Uint8Array =>
-  app.vault.seal(placeOf(ref, attempt), Buffer.from(body));
+  app.vault.seal(responsePlace(ref, attempt), Buffer.from(body));
 
 /** @param whole or only its beginning, as lists show it. */
 export function openResponse(
@@ -23,6 +24,6 @@ export function openResponse(
   sealed: Uint8Array,
   whole: boolean,
 ): string {
-  const text = Buffer.from(app.vault.open(placeOf(ref, attempt), sealed)).toString();
+  const text = Buffer.from(app.vault.open(responsePlace(ref, attempt), sealed)).toString();
   return whole ? text : text.slice(0, cutCharacters).toWellFormed();
 }

@@ -2,10 +2,10 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import type { App } from "../app.ts";
 import { EgressError } from "../egress/error.ts";
-import { openEvent } from "../ops/outbox.ts";
 import { version } from "../version.ts";
 import { attemptTimeoutMs } from "./claim.ts";
 import type { DeliveryRow } from "./delivery-store.ts";
+import { openPayload } from "./payload.ts";
 import { keptResponseBytes } from "./response.ts";
 import { retryAfterMs } from "./schedule.ts";
 import { signedHeaders } from "./signature.ts";
@@ -36,7 +36,7 @@ export const bodyOf = (app: Pick<App, "vault">, row: DeliveryRow): string =>
     org_id: row.org_id,
     agent_id: row.agent_id,
     trace_id: row.trace_id,
-    data: openEvent(app, row.org_id, row.event_id, row.payload),
+    data: openPayload(app, row.org_id, row.event_id, row.payload),
   } satisfies JsonObject);
 
 /** Posts an event; 2xx is delivered, whatever becomes of the answer's body. */

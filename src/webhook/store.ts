@@ -35,14 +35,15 @@ const columns = sql`org_id, webhook_id, agent_id, url, description, event_types,
 /** What a webhook's requests are signed with: at most two secrets. */
 export type Secrets = { readonly current: string; readonly former?: string };
 
-const placeOf = ({ orgId, webhookId }: WebhookRef) => ({ orgId, table: "webhook", id: webhookId });
+/** Where the secrets of a webhook lie. */
+export const secretsPlace = ({ orgId, webhookId }: WebhookRef) => ({ orgId, table: "webhook", id: webhookId });
 
 export const sealSecrets = (app: Pick<App, "vault">, ref: WebhookRef, secrets: Secrets): Uint8Array =>
-  app.vault.seal(placeOf(ref), Buffer.from(JSON.stringify(secrets)));
+  app.vault.seal(secretsPlace(ref), Buffer.from(JSON.stringify(secrets)));
 
 export const openSecrets = (app: Pick<App, "vault">, row: WebhookRow): Secrets =>
   JSON.parse(
-    Buffer.from(app.vault.open(placeOf({ orgId: row.org_id, webhookId: row.webhook_id }), row.secrets)).toString(),
+    Buffer.from(app.vault.open(secretsPlace({ orgId: row.org_id, webhookId: row.webhook_id }), row.secrets)).toString(),
   ) as Secrets;
 
 /** The secrets to sign with now: the former one too while the overlap lasts. */

@@ -9,6 +9,8 @@ import { contract, submit, whenEnded } from "../bus-fixtures/bus.ts";
 import { type Org, unique, type World } from "../harness.ts";
 import { json as entryJson } from "../memory-fixtures/memory.ts";
 import { claim, json, leaseOf, submit as submitJob } from "../queue-fixtures/jobs.ts";
+import { deliveriesWhen, hook, stateOf } from "../webhook-fixtures/hooks.ts";
+import { receiver } from "../webhook-fixtures/receiver.ts";
 
 /** By kind of payload. */
 export type Canaries = Readonly<Record<string, string>>;
@@ -16,6 +18,7 @@ export type Canaries = Readonly<Record<string, string>>;
 const kinds = [
   ...["memoryValue", "memoryBytes", "memoryDescription", "memoryTag", "memoryOverwritten", "sharedValue"],
   ...["jobPayload", "jobProgress", "jobError", "jobResult", "schedulePayload"],
+  ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer"],
   ...["taskInput", "taskOutput", "taskError", "streamedPiece", "streamedProgress", "contractViolation"],
   ...["storedReply", "adapterSecret"],
 ] as const;
@@ -38,7 +41,7 @@ export const canaryAdapter: Adapter = async (_endpoint, { input, chunk, progress
 /** Plants one of each kind; the organisation is as it was before but for that. */
 export async function plant(org: Org): Promise<Canaries> {
   const planted = newCanaries();
-  const { as } = await org.agent();
+  const { as, agentId } = await org.agent();
   const bytes = { kind: { case: "data" as const, value: Buffer.from(planted.memoryBytes) } };
   await as.memory.setEntry({ write: { key: "bytes", value: bytes } });
   await as.memory.setEntry({ write: { key: "a", value: entryJson({ was: planted.memoryOverwritten }) } });
@@ -52,6 +55,14 @@ export async function plant(org: Org): Promise<Canaries> {
   });
   await as.sharedMemory.publishSharedEntry({
     write: { namespace: unique("shared"), key: "k", value: entryJson(planted.sharedValue) },
+  });
+
+  await using endpoint = await receiver((response) => response.end(planted.webhookAnswer));
+  const { webhookId } = await hook(as, endpoint.url);
+  await as.relay.send({
+    to: { case: "toAgentId", value: agentId },
+    payload: json(planted.messagePayload),
+    headers: { it: planted.messageHeader },
   });
 
   const queue = unique("q");
@@ -70,6 +81,13 @@ export async function plant(org: Org): Promise<Canaries> {
   await as.schedules.createSchedule({
     settings: { timing: { cron: "@yearly" }, job: { payload: json(planted.schedulePayload) } },
   });
+
+  const channel = unique("channel");
+  await as.relay.createChannel({ name: channel });
+  await as.relay.createConsumerGroup({ channel, name: "readers", maxDeliveries: 1 });
+  await as.relay.send({ to: { case: "toChannel", value: channel }, payload: json(planted.channelPayload) });
+  const { messages } = await as.relay.pullMessages({ channel, group: "readers" });
+  await as.relay.nackMessages({ channel, group: "readers", ackIds: [messages[0]!.ackId] });
 
   await org.admin.policies.putPolicy({
     policyId: "all",
@@ -111,6 +129,7 @@ export async function plant(org: Org): Promise<Canaries> {
       },
     },
   });
+  await deliveriesWhen(as, webhookId, (all) => all.length > 0 && all.every((one) => stateOf(one) === "DELIVERED"));
   return planted;
 }
 
@@ -160,6 +179,13 @@ export async function readBack(world: World, org: Org): Promise<string> {
     seen.push(await admin.bus.getTask({ taskId }), await admin.traces.getTrace({ traceId }));
     for await (const message of admin.bus.watchTask({ taskId })) seen.push(message);
   }
+  for (const { agentId } of agents) seen.push((await admin.relay.listInbox({ agentId })).messages);
+  for (const { name } of (await admin.relay.listChannels({})).channels)
+    seen.push(await admin.relay.listMessages({ channel: name }), await admin.relay.listDeadMessages({ channel: name }));
+  for (const { agentId } of agents)
+    for (const { webhookId } of (await admin.webhooks.listWebhooks({ agentId })).webhooks)
+      for (const { eventId } of (await admin.webhooks.listDeliveries({ webhookId })).deliveries)
+        seen.push(await admin.webhooks.getDelivery({ webhookId, eventId }));
   seen.push(
     await admin.policies.listDecisions({}),
     await admin.events.listEvents({}),

@@ -55,7 +55,7 @@ create table webhook_delivery (
   end_ms bigint,
   -- When it was changed last.
   touch_ms bigint not null,
-  -- As the outbox has it.
+  -- Sealed, the same for all deliveries of an event.
   payload bytea not null,
   primary key (org_id, webhook_id, event_id)
 );

@@ -55,7 +55,7 @@ create table webhook_delivery (
   end_ms integer,
   -- When it was changed last.
   touch_ms integer not null,
-  -- As the outbox has it.
+  -- Sealed, the same for all deliveries of an event.
   payload blob not null,
   primary key (org_id, webhook_id, event_id)
 ) strict;

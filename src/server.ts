@@ -38,6 +38,8 @@ import type { Db } from "./db/db.ts";
 import { migrate, readMigrations } from "./db/migrate.ts";
 import { openPostgres } from "./db/postgres.ts";
 import { openSqlite } from "./db/sqlite.ts";
+import { activity } from "./directory/activity.ts";
+import { sweepInvites } from "./directory/register.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
@@ -68,7 +70,7 @@ import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
 import { createHealthState, healthRoutes } from "./rpc/health.ts";
 import { sweepReplies } from "./rpc/idempotency.ts";
-import { itemsInterceptor, slidingWindow } from "./rpc/limits.ts";
+import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
@@ -201,7 +203,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    limiter: slidingWindow(config.rateLimit, clock),
+    limiters: createLimiters(config.rateLimit, clock),
+    activity: activity(db, log),
     adapters: {
       echo: echoAdapter,
       http: httpAdapter(egress),
@@ -249,12 +252,12 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
-    gate: gate(app, app.limiter, served.unbuilt),
+    gate: gate(app, served.unbuilt),
     interceptors: [
       observeInterceptor(app),
       errorsInterceptor(app),
       validateInterceptor(),
-      itemsInterceptor(app.limiter),
+      itemsInterceptor(app.limiters),
     ],
     readMaxBytes: 4 * mib,
     writeMaxBytes: 16 * mib,
@@ -275,8 +278,10 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       await recoverTasks(app, dispatcher);
     }),
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
+    every(app, keyUseMs, "activity", () => app.activity.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
+    every(app, sweepMs, "invites", () => sweepInvites(app)),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
     every(app, tickMs, "schedules", () => tick(app, scheduling)),
     every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
@@ -317,6 +322,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await courier.ended();
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
+    await app.activity.flush();
     await following;
     await keyring?.close();
     await life.end();

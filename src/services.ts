@@ -10,6 +10,7 @@ import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
@@ -34,6 +35,7 @@ import { policyHandler } from "./bus/policy/policy-handler.ts";
 import { serveHandler } from "./bus/serve/serve-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
+import { directoryHandler } from "./directory/handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
 import { memoryHandler } from "./memory/handler.ts";
@@ -66,6 +68,7 @@ export const services: readonly DescService[] = [
   ScheduleService,
   RelayService,
   WebhookService,
+  DirectoryService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -99,6 +102,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(ScheduleService, scheduleHandler(app));
   serve(RelayService, relayHandler(app));
   serve(WebhookService, webhookHandler(app));
+  serve(DirectoryService, directoryHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -15,6 +15,7 @@ import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
@@ -148,6 +149,7 @@ const clientsOf = (over: Transport) => ({
   admin: createClient(AdminService, over),
   maintenance: createClient(MaintenanceService, over),
   status: createClient(StatusService, over),
+  directory: createClient(DirectoryService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

@@ -43,6 +43,10 @@ const fillings: Readonly<Record<string, unknown>> = {
   url: "http://127.0.0.1:9/",
   event_types: ["*"],
   since_time: { seconds: 0n },
+  needs: ["none"],
+  rating: 1,
+  evidence: { case: "taskId", value: "none" },
+  "LogCollaborationRequest.outcome": 1,
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -22,6 +22,7 @@ import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { TextService } from "../gen/moltwire/text/v1/text_service_pb.ts";
 import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
@@ -49,6 +50,7 @@ import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
 import { relayHandler } from "./relay/handler.ts";
 import { sealedTables } from "./sealed-columns.ts";
+import { textHandler } from "./text/handler.ts";
 import { webhookHandler } from "./webhook/handler.ts";
 
 /** The services this server lists. */
@@ -69,6 +71,7 @@ export const services: readonly DescService[] = [
   RelayService,
   WebhookService,
   DirectoryService,
+  TextService,
   OrganizationService,
   ApiKeyService,
   StatusService,
@@ -103,6 +106,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(RelayService, relayHandler(app));
   serve(WebhookService, webhookHandler(app));
   serve(DirectoryService, directoryHandler(app));
+  serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));

@@ -27,6 +27,7 @@ import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { TextService } from "../gen/moltwire/text/v1/text_service_pb.ts";
 import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
@@ -149,6 +150,7 @@ const clientsOf = (over: Transport) => ({
   admin: createClient(AdminService, over),
   maintenance: createClient(MaintenanceService, over),
   status: createClient(StatusService, over),
+  text: createClient(TextService, over),
   directory: createClient(DirectoryService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),

@@ -49,9 +49,12 @@ import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { removeDropped } from "./memory/drop.ts";
 import { expireEntries, logWalk } from "./memory/sweep.ts";
+import { serveContactPage } from "./ops/contact-page.ts";
+import { sweepContacts } from "./ops/contact-store.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { queueMetrics } from "./ops/queue-metrics.ts";
+import { selfCheck } from "./ops/self-check.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
 import { every } from "./periodic.ts";
@@ -129,6 +132,8 @@ const mib = 1_048_576;
 const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
+/** More often than once a minute, so that none is missed. */
+const checkMs = 20_000;
 const approvalMs = 5_000;
 /** As short as the shortest lease that Serve gives. */
 const pulledMs = 1_000;
@@ -245,6 +250,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services);
+  serveContactPage(http, app, app.limiters);
   mount(http, {
     routes: (router) => {
       served.mount(router);
@@ -272,6 +278,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const following = opened.follow(stopping.signal);
   const walkLogs = logWalk(app);
   const walkRelayLogs = retentionWalk(app);
+  const check = selfCheck(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
       await life.beat();
@@ -282,6 +289,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, sweepMs, "invites", () => sweepInvites(app)),
+    every(app, sweepMs, "contacts", () => sweepContacts(app)),
+    every(app, checkMs, "self-check", check),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
     every(app, tickMs, "schedules", () => tick(app, scheduling)),
     every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
@@ -338,6 +347,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       // Not before: a start that fails for its port must not have begun anybody's work.
       await recoverTasks(app, dispatcher);
       await courier.begin();
+      await check().catch((error: unknown) => log.error({ err: error }, "the first self-check failed"));
       warmValidation(services);
       // Fastify does not know what its port speaks.
       return tls ? url.replace(/^http:/, "https:") : url;

@@ -16,6 +16,7 @@ import { OrganizationService } from "../gen/moltwire/federation/v1/organization_
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
@@ -43,6 +44,7 @@ import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
 import { backupHandler } from "./ops/backup-handler.ts";
+import { contactHandler } from "./ops/contact-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
 import { vaultHandler } from "./ops/vault-handler.ts";
@@ -75,6 +77,7 @@ export const services: readonly DescService[] = [
   OrganizationService,
   ApiKeyService,
   StatusService,
+  ContactService,
   EventService,
   AdminService,
   MaintenanceService,
@@ -110,6 +113,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(OrganizationService, organizationHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));
+  serve(ContactService, contactHandler(app));
   serve(EventService, eventHandler(app));
   serve(AdminService, adminHandler(app));
   serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app) });

@@ -31,8 +31,11 @@ import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
 import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
+import { listContacts } from "../src/ops/contact-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
+import { readChecks } from "../src/ops/self-check.ts";
+import { readStats } from "../src/ops/stats-store.ts";
 import { countQueues } from "../src/queue/quota.ts";
 import { standingOf } from "../src/queue/schedule/standing.ts";
 import {
@@ -500,6 +503,17 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["a public profile", (db) => findPublicProfile(db, "agt_a"), /directory_public \(agent_id=\?\)/],
   ["how many invites there are", (db) => countLiveInvites(db, org, 1, 10), /invite_org \(org_id=\? AND expire_ms>\?\)/],
   [
+    "the statistics of an agent",
+    (db) => readStats(db, org, "agt_a"),
+    /memory_agent \(org_id=\? AND agent_id=\? AND namespace>\?\)[\s\S]*s USING PRIMARY KEY \(org_id=\? AND memory_id=\?\)[\s\S]*task_caller \(org_id=\? AND caller_agent_id=\?\)[\s\S]*task_target \(org_id=\?/,
+  ],
+  [
+    "the checks of a span of time",
+    (db) => readChecks(db, 1, 9),
+    /self_check USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)/,
+  ],
+  ["a page of contacts", (db) => listContacts(db, ["con_z"], 51), /contact USING PRIMARY KEY \(contact_id<\?\)/],
+  [
     "a page of collaborations",
     (db) => listCollaborations(db, org, "agt_a", 0, ["col_z"], 51),
     /collaboration_given \(org_id=\? AND agent_id=\? AND collaboration_id<\?\)[\s\S]*collaboration_received \(partner_org_id=\? AND partner_agent_id=\? AND collaboration_id<\?\)/,
@@ -510,7 +524,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|one$|json_each|directory_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|directory_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
         line,
       ),
   );

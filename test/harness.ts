@@ -21,6 +21,7 @@ import { OrganizationService } from "../gen/moltwire/federation/v1/organization_
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
@@ -151,6 +152,7 @@ const clientsOf = (over: Transport) => ({
   maintenance: createClient(MaintenanceService, over),
   status: createClient(StatusService, over),
   text: createClient(TextService, over),
+  contacts: createClient(ContactService, over),
   directory: createClient(DirectoryService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),

@@ -43,6 +43,8 @@ const fillings: Readonly<Record<string, unknown>> = {
   url: "http://127.0.0.1:9/",
   event_types: ["*"],
   since_time: { seconds: 0n },
+  email: "somebody@example.org",
+  message: "hello",
   operation: 1,
   needs: ["none"],
   rating: 1,

@@ -349,6 +349,8 @@ describe.each(dialects)("%s", (dialect) => {
           admin.contracts.registerContract({ contractId, version: "1.1.0" }, { headers }),
         "moltwire.bus.v1.ContractService/DeprecateContract": (headers) =>
           admin.contracts.deprecateContract({ contractId, version: "1.0.0" }, { headers }),
+        "moltwire.directory.v1.DirectoryService/CreateInvite": (headers) =>
+          admin.directory.createInvite({}, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
           const jobId = (await admin.queues.submitJob({ job: {} })).job!.jobId;
           const leaseToken = (await admin.queues.claimJobs({})).jobs[0]!.leaseToken;

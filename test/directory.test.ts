@@ -395,6 +395,17 @@ describe.each(dialects)("%s", (dialect) => {
       await disable(false);
     });
 
+    test("a key that may not read the directory sees what is seen without one", async () => {
+      const word = unique("scoped").replace("-", "");
+      const agent = await home.agent({ name: word });
+      const { secret } = await home.admin.keys.createApiKey({ scopes: ["memory:read"] });
+      const search = () => world.as(secret).directory.searchAgents({ text: word });
+      expect(idsOf(await search())).toEqual([]);
+      await show(agent, Visibility.PUBLIC);
+      const { profiles } = await search();
+      expect(profiles.map(({ agentId, name }) => [agentId, name])).toEqual([[agent.agentId, word]]);
+    });
+
     test("what somebody writes about itself opens no other organisation's search", async () => {
       const word = unique("trick").replace("-", "");
       const liar = away;
@@ -528,6 +539,52 @@ describe.each(dialects)("%s", (dialect) => {
     }
     const one = await org.admin.directory.searchAgents({ text: `${word} ${many - 1}`, pageSize: 1 });
     expect([idsOf(one), one.nextPageToken]).toEqual([[agentIds.at(-1)], ""]);
+  });
+
+  test("what a transaction undoes leaves nothing to be found, and of its batch all else is", async () => {
+    const { orgId, admin } = await world.org();
+    const { ids, db } = world.server.app;
+    const words = Array.from({ length: 12 }, (_, n) => `undone${n % 3}`);
+    const added = await Promise.allSettled(
+      words.map((word, n) =>
+        db.tx(async (tx) => {
+          await insertAgent(tx, plainAgent(orgId, ids.next("agt"), `${word}-${n}`, false));
+          if (word === "undone0") throw new Error("on purpose");
+        }),
+      ),
+    );
+    expect(added.filter(({ status }) => status === "rejected")).toHaveLength(4);
+    for (const [text, found] of [
+      ["undone0", 0],
+      ["undone1", 4],
+      ["undone", 8],
+    ] as const)
+      expect((await admin.directory.searchAgents({ text })).profiles).toHaveLength(found);
+    expect((await admin.directory.searchAgents({ capabilities: ["common"] })).profiles).toHaveLength(8);
+  });
+
+  test("changes of an agent and of its profile at once leave it to be found by both", async () => {
+    const org = await world.org();
+    for (let n = 0; n < 5; n++) {
+      const agent = await org.agent({ capabilities: [`old${n}`] });
+      const { agentId } = agent;
+      const change = { capabilities: [`granted${n}`], name: `renamed${n}` };
+      await Promise.all([
+        org.admin.agents.updateAgent({ agentId, change, updateMask: { paths: ["capabilities", "name"] } }),
+        show(agent, Visibility.ORG, { capabilities: [`advertised${n}`] }),
+        agent.as.directory.updateStatus({
+          change: { lookingFor: [`wanted${n}`] },
+          updateMask: { paths: ["looking_for"] },
+        }),
+      ]);
+      for (const search of [
+        { text: `renamed${n}` },
+        { text: `wanted${n}` },
+        { capabilities: [`granted${n}`, `advertised${n}`] },
+      ])
+        expect(idsOf(await org.admin.directory.searchAgents(search))).toEqual([agentId]);
+      expect(idsOf(await org.admin.directory.searchAgents({ capabilities: [`old${n}`] }))).toEqual([]);
+    }
   });
 
   describe("collaborations", () => {

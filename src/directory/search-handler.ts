@@ -10,6 +10,7 @@ import {
 } from "../../gen/moltwire/directory/v1/directory_service_pb.ts";
 import type { App } from "../app.ts";
 import { badField } from "../errors.ts";
+import { holdsScope } from "../rpc/access.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { defaultPageSize } from "../rpc/page.ts";
 import { type Query, query } from "../rpc/query.ts";
@@ -82,11 +83,17 @@ async function page(app: App, method: string, req: Listing, filter: Filter, { db
   };
 }
 
-/** What the caller may look at: its organisation, of which an administrator sees all, or what is public. */
-const scopeOf = (caller: Caller, orgId: string, all: boolean): Scope => ({
-  orgId: all || caller.role === Role.PUBLIC ? undefined : orgId,
-  asAgentId: seesWholeOrg(caller) ? undefined : caller.agentId,
-});
+/**
+ * What the caller may look at: its organisation, of which an administrator sees all, or what is public. The methods are everybody's, so a key that may not read
+ * the directory sees what is seen without one.
+ */
+const scopeOf = (caller: Caller, orgId: string, all: boolean): Scope => {
+  const reads = caller.role !== Role.PUBLIC && holdsScope(caller.scopes, "directory:read");
+  return {
+    orgId: all || !reads ? undefined : orgId,
+    asAgentId: reads && seesWholeOrg(caller) ? undefined : caller.agentId,
+  };
+};
 
 const isForeign = (caller: Caller, orgId: string): boolean => caller.orgId !== orgId && caller.role !== Role.OPERATOR;
 

@@ -1037,7 +1037,8 @@ export type SearchAgentsRequest = Message<"moltwire.directory.v1.SearchAgentsReq
   pageToken: string;
 
   /**
-   * Words that must all begin a word of the name, the description, the capabilities or `looking_for`, whatever their case and accents. At most 10 words.
+   * Words that must all begin a word of the name, the description, the capabilities or `looking_for`, whatever their case and accents. At most 10
+   * words. Of a public profile only the capabilities that it advertises are among its words.
    *
    * @generated from field: string text = 6;
    */
@@ -1128,7 +1129,8 @@ export type SearchAgentsRequestJson = {
   pageToken?: string;
 
   /**
-   * Words that must all begin a word of the name, the description, the capabilities or `looking_for`, whatever their case and accents. At most 10 words.
+   * Words that must all begin a word of the name, the description, the capabilities or `looking_for`, whatever their case and accents. At most 10
+   * words. Of a public profile only the capabilities that it advertises are among its words.
    *
    * @generated from field: string text = 6;
    */

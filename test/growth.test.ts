@@ -512,7 +512,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => readChecks(db, 1, 9),
     /self_check USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)/,
   ],
-  ["a page of contacts", (db) => listContacts(db, ["con_z"], 51), /contact USING PRIMARY KEY \(contact_id<\?\)/],
+  [
+    "a page of contacts",
+    (db) => listContacts(db, org, ["con_z"], 51),
+    /contact USING PRIMARY KEY \(org_id=\? AND contact_id<\?\)/,
+  ],
   [
     "a page of collaborations",
     (db) => listCollaborations(db, org, "agt_a", 0, ["col_z"], 51),

@@ -319,6 +319,8 @@ describe.each(dialects)("%s", (dialect) => {
       const { as: planner } = await own.agent();
       const settings = { timing: { cron: "@daily" } };
       const { scheduleId, createTime } = (await planner.schedules.createSchedule({ settings })).schedule!;
+      const { webhookId } = (await admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.*"] }))
+        .webhook!;
       const calls: Record<string, (headers: Record<string, string>) => Promise<unknown>> = {
         "moltwire.federation.v1.OrganizationService/UpdateOrganization": (headers) =>
           admin.organizations.updateOrganization(
@@ -363,6 +365,17 @@ describe.each(dialects)("%s", (dialect) => {
         },
         "moltwire.queue.v1.ScheduleService/DeleteSchedule": (headers) =>
           admin.schedules.deleteSchedule({ scheduleId }, { headers }),
+        "moltwire.webhook.v1.WebhookService/CreateWebhook": (headers) =>
+          admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["*"] }, { headers }),
+        "moltwire.webhook.v1.WebhookService/UpdateWebhook": (headers) =>
+          admin.webhooks.updateWebhook(
+            { webhookId, change: { description: "x" }, updateMask: { paths: ["description"] } },
+            { headers },
+          ),
+        "moltwire.webhook.v1.WebhookService/RotateSecret": (headers) =>
+          admin.webhooks.rotateSecret({ webhookId }, { headers }),
+        "moltwire.webhook.v1.WebhookService/DeleteWebhook": (headers) =>
+          admin.webhooks.deleteWebhook({ webhookId }, { headers }),
       };
       return { own, calls };
     };

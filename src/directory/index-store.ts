@@ -46,18 +46,10 @@ async function indexWords(tx: Tx, orgId: string, row: Source): Promise<void> {
   const found = [row.name, row.description, row.capabilities, row.looking_for, ...(isPublic ? [] : [row.granted])];
   const words = [scopeWord(orgId), ...(isPublic ? [scopeWord(undefined)] : []), ...found.flatMap(wordsOf)];
   const text = [...new Set(words)].join(" ");
-  if (tx.dialect.name === "postgres") {
-    await tx.run(sql`update directory_profile set words = cast(${text} as tsvector) where seq = ${row.seq}`);
-    return;
-  }
-  await tx.run(sql`delete from directory_words where rowid = ${row.seq}`);
-  await tx.run(sql`insert into directory_words (rowid, words) values (${row.seq}, ${text})`);
+  await tx.run(sql`update directory_profile set words = ${text} where seq = ${row.seq}`);
 }
 
 /** Removes the index entries of a profile, which is still there. */
 export async function unindexProfile(tx: Tx, orgId: string, agentId: string): Promise<void> {
   await tx.run(sql`delete from directory_capability where org_id = ${orgId} and agent_id = ${agentId}`);
-  if (tx.dialect.name === "sqlite")
-    await tx.run(sql`
-      delete from directory_words where rowid in (select seq from directory_profile where org_id = ${orgId} and agent_id = ${agentId})`);
 }

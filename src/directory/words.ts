@@ -31,5 +31,5 @@ export function wordsQuery(dialect: Dialect, scope: string, words: readonly stri
       : [`'${scope}'`, ...words.map((word) => `'${word}':*`)].join(" & ");
   return dialect.name === "sqlite"
     ? sql`select rowid as seq from directory_words where directory_words match ${text}`
-    : sql`select seq from directory_profile where words @@ cast(${text} as tsquery)`;
+    : sql`select seq from directory_profile where cast(words as tsvector) @@ cast(${text} as tsquery)`;
 }

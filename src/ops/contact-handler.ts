@@ -20,7 +20,7 @@ export const contactHandler = (app: App): ServiceImpl<typeof ContactService> => 
       app.cursors,
       ["ListContacts"],
       req,
-      (after, limit) => listContacts(db, after, limit),
+      (after, limit) => listContacts(db, app.homeOrgId, after, limit),
       (row) => [row.contact_id],
     );
     return { contacts: page.rows.map((row) => toContact(app, row)), nextPageToken: page.nextPageToken };

@@ -12,7 +12,8 @@ type Body = { readonly name: string; readonly email: string; readonly subject: s
 const kept = 10_000;
 const sweepBatch = 1_000;
 
-const placeOf = ({ homeOrgId }: Pick<App, "homeOrgId">, id: string) => ({ orgId: homeOrgId, table: "contact", id });
+/** Where what somebody sent lies. */
+export const contactPlace = (orgId: string, contactId: string) => ({ orgId, table: "contact", id: contactId });
 
 /** Keeps what somebody sent; gives its id. */
 export async function insertContact(
@@ -25,20 +26,28 @@ export async function insertContact(
   const contactId = app.ids.next("con");
   const body = Buffer.from(JSON.stringify({ name, email, subject, message, address }));
   await tx.run(sql`
-    insert into contact (contact_id, create_ms, body) values (${contactId}, ${now}, ${app.vault.seal(placeOf(app, contactId), body)})`);
+    insert into contact (org_id, contact_id, create_ms, body)
+    values (${app.homeOrgId}, ${contactId}, ${now}, ${app.vault.seal(contactPlace(app.homeOrgId, contactId), body)})`);
   return contactId;
 }
 
 /** Newest first: ids sort by time. */
-export function listContacts(db: Queryable, after: Position | undefined, limit: number): Promise<ContactRow[]> {
-  const before = after ? sql`where contact_id < ${after[0]!}` : sql``;
+export function listContacts(
+  db: Queryable,
+  orgId: string,
+  after: Position | undefined,
+  limit: number,
+): Promise<ContactRow[]> {
+  const before = after ? sql`and contact_id < ${after[0]!}` : sql``;
   return db.all<ContactRow>(
-    sql`select contact_id, create_ms, body from contact ${before} order by contact_id desc limit ${limit}`,
+    sql`select contact_id, create_ms, body from contact where org_id = ${orgId} ${before} order by contact_id desc limit ${limit}`,
   );
 }
 
 export function toContact(app: Needs, row: ContactRow): MessageInitShape<typeof ContactSchema> {
-  const body = JSON.parse(Buffer.from(app.vault.open(placeOf(app, row.contact_id), row.body)).toString()) as Body & {
+  const body = JSON.parse(
+    Buffer.from(app.vault.open(contactPlace(app.homeOrgId, row.contact_id), row.body)).toString(),
+  ) as Body & {
     readonly address: string;
   };
   const { name, email, subject, message, address } = body;
@@ -47,9 +56,10 @@ export function toContact(app: Needs, row: ContactRow): MessageInitShape<typeof 
 }
 
 /** Removes what is older than the newest 10,000, a bounded number at a time. */
-export async function sweepContacts({ db }: Pick<App, "db">): Promise<void> {
+export async function sweepContacts({ db, homeOrgId }: Pick<App, "db" | "homeOrgId">): Promise<void> {
   const sweep = (tx: Tx) =>
     tx.run(sql`
-      delete from contact where contact_id in (select contact_id from contact order by contact_id desc limit ${sweepBatch} offset ${kept})`);
+      delete from contact where org_id = ${homeOrgId} and contact_id in (
+        select contact_id from contact where org_id = ${homeOrgId} order by contact_id desc limit ${sweepBatch} offset ${kept})`);
   while ((await db.tx(sweep)) === sweepBatch);
 }

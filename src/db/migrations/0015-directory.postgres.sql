@@ -22,7 +22,7 @@ create table directory_profile (
   rated_ms bigint not null default 0,
   revision bigint not null default 1,
   -- As src/directory/words.ts has them.
-  words tsvector not null default '',
+  words text collate "C" not null default '',
   unique (org_id, agent_id)
 );
 create index directory_reputation on directory_profile (org_id, reputation_milli, agent_id);
@@ -49,14 +49,14 @@ create index directory_capability_agent on directory_capability (org_id, agent_i
 create index directory_capability_best on directory_capability (org_id, capability, reputation_milli, profile_seq);
 create index directory_capability_public on directory_capability (capability, reputation_milli, profile_seq) where visibility = 3 and advertised = 1;
 
-create index directory_words on directory_profile using gin (words);
+create index directory_words on directory_profile using gin (cast(words as tsvector));
 
 insert into directory_profile (org_id, agent_id) select org_id, agent_id from agent order by agent_id;
 insert into directory_capability (org_id, capability, agent_id, profile_seq, advertised, granted, reputation_milli, visibility)
   select c.org_id, c.capability, c.agent_id, p.seq, 0, 1, 0, 2
   from agent_capability c join directory_profile p on p.org_id = c.org_id and p.agent_id = c.agent_id;
-update directory_profile p set words = cast(regexp_replace(lower(concat_ws(' ', 'xscope' || replace(a.org_id, '_', ''), a.name,
-    (select string_agg(c.capability, ' ') from agent_capability c where c.org_id = a.org_id and c.agent_id = a.agent_id))), '[^a-z0-9]+', ' ', 'g') as tsvector)
+update directory_profile p set words = regexp_replace(lower(concat_ws(' ', 'xscope' || replace(a.org_id, '_', ''), a.name,
+    (select string_agg(c.capability, ' ') from agent_capability c where c.org_id = a.org_id and c.agent_id = a.agent_id))), '[^a-z0-9]+', ' ', 'g')
   from agent a where a.org_id = p.org_id and a.agent_id = p.agent_id;
 
 -- What one agent said of another. Evidence: 1 a task, 2 a job; of the organisation of who says it.
@@ -109,7 +109,10 @@ create table self_check (
 
 -- What people sent by the contact form. The body is sealed JSON.
 create table contact (
-  contact_id text collate "C" primary key,
+  -- The operator's.
+  org_id text collate "C" not null,
+  contact_id text collate "C" not null,
   create_ms bigint not null,
-  body bytea not null
+  body bytea not null,
+  primary key (org_id, contact_id)
 );

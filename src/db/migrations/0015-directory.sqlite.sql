@@ -2,7 +2,7 @@
 
 -- One row an agent, made and removed with it. Visibility: 1 private, 2 organisation, 3 public. Availability: 1 available, 2 busy, 3 away.
 create table directory_profile (
-  -- The row of directory_words.
+  -- The row of directory_words, too.
   seq integer primary key,
   org_id text not null,
   agent_id text not null,
@@ -22,6 +22,8 @@ create table directory_profile (
   rating_weight real not null default 0,
   rated_ms integer not null default 0,
   revision integer not null default 1,
+  -- As src/directory/words.ts has them.
+  words text not null default '',
   unique (org_id, agent_id)
 ) strict;
 create index directory_reputation on directory_profile (org_id, reputation_milli, agent_id);
@@ -48,17 +50,26 @@ create index directory_capability_agent on directory_capability (org_id, agent_i
 create index directory_capability_best on directory_capability (org_id, capability, reputation_milli, profile_seq);
 create index directory_capability_public on directory_capability (capability, reputation_milli, profile_seq) where visibility = 3 and advertised = 1;
 
--- The words of each profile as src/directory/words.ts has them.
-create virtual table directory_words using fts5(words, content='', contentless_delete=1, detail=none, tokenize='unicode61');
+-- Made of the profiles' words, whoever writes them: a restore of a backup too.
+create virtual table directory_words using fts5(words, content='directory_profile', content_rowid='seq', detail=none, tokenize='unicode61');
+create trigger directory_words_insert after insert on directory_profile begin
+  insert into directory_words (rowid, words) values (new.seq, new.words);
+end;
+create trigger directory_words_delete after delete on directory_profile begin
+  insert into directory_words (directory_words, rowid, words) values ('delete', old.seq, old.words);
+end;
+create trigger directory_words_update after update of words on directory_profile begin
+  insert into directory_words (directory_words, rowid, words) values ('delete', old.seq, old.words);
+  insert into directory_words (rowid, words) values (new.seq, new.words);
+end;
 
 insert into directory_profile (org_id, agent_id) select org_id, agent_id from agent order by agent_id;
 insert into directory_capability (org_id, capability, agent_id, profile_seq, advertised, granted, reputation_milli, visibility)
   select c.org_id, c.capability, c.agent_id, p.seq, 0, 1, 0, 2
   from agent_capability c join directory_profile p on p.org_id = c.org_id and p.agent_id = c.agent_id;
-insert into directory_words (rowid, words)
-  select p.seq, 'xscope' || replace(p.org_id, '_', '') || ' ' || a.name || ' ' || coalesce(
+update directory_profile as p set words = 'xscope' || replace(p.org_id, '_', '') || ' ' || a.name || ' ' || coalesce(
     (select group_concat(c.capability, ' ') from agent_capability c where c.org_id = a.org_id and c.agent_id = a.agent_id), '')
-  from directory_profile p join agent a on a.org_id = p.org_id and a.agent_id = p.agent_id;
+  from agent a where a.org_id = p.org_id and a.agent_id = p.agent_id;
 
 -- What one agent said of another. Evidence: 1 a task, 2 a job; of the organisation of who says it.
 create table collaboration (
@@ -110,7 +121,10 @@ create table self_check (
 
 -- What people sent by the contact form. The body is sealed JSON.
 create table contact (
-  contact_id text primary key,
+  -- The operator's.
+  org_id text not null,
+  contact_id text not null,
   create_ms integer not null,
-  body blob not null
+  body blob not null,
+  primary key (org_id, contact_id)
 ) strict, without rowid;

@@ -65,6 +65,7 @@ describe.each(dialects)("%s", (dialect) => {
       let acked: number[];
       let operatorKey: string;
       let taskId: string;
+      let repeater: string;
       let pageToken: string;
       {
         await using world = await start(dialect, from.options);
@@ -74,7 +75,7 @@ describe.each(dialects)("%s", (dialect) => {
         agents = await Promise.all(Array.from({ length: writers }, () => org.agent()));
         const [first] = agents as [OrgAgent, ...OrgAgent[]];
         await submit(first.as, { queue: "work", tags: { with: "umlaut ü, 🦞 and a quote '" } });
-        await org.agent({ capabilities: ["repeat"], endpoint: echoEndpoint });
+        repeater = (await org.agent({ capabilities: ["repeat"], endpoint: echoEndpoint })).agentId;
         await contract(org, { contractId: "repeat" });
         const { task } = await first.as.bus.submitTask({ contractId: "repeat", input: value({ text: "hello" }) });
         taskId = task!.taskId;
@@ -108,6 +109,9 @@ describe.each(dialects)("%s", (dialect) => {
       expect(stateOf((await by.bus.getTask({ taskId })).task)).toBe("COMPLETED");
       const again = await by.bus.submitTask({ contractId: "repeat", input: value({ text: "again" }) });
       expect(stateOf(again.task)).toBe("COMPLETED");
+      // What searches go by is made anew.
+      const found = await by.directory.searchAgents({ text: "repeat" });
+      expect(found.profiles.map(({ agentId }) => agentId)).toEqual([repeater]);
       const operator = world.as(operatorKey);
       // On PostgreSQL rows of a log with another server's transaction numbers would stay hidden.
       const { events } = await operator.events.listEvents({ orgId, pageSize: 250 });

@@ -59,7 +59,7 @@ const maxFetchRows = 2_000;
 /**
  * A REPEATABLE READ transaction. The numbers of transactions mean nothing in another server, where `xid < horizon` would hide the rows until it had
  * counted as far: logs are numbered anew in their order under the xid 0, as on SQLite. What only names a position in a log begins at its start;
- * cursors of before a restore are refused anyway.
+ * cursors of before a restore are refused anyway. Where a row was sealed for its number, it keeps that as its id: see `eventIdOf` in src/bus/trace-store.ts.
  */
 async function openPostgresSource(url: string): Promise<Source> {
   const { connect } = readTarget(url, { statement_timeout: 0, idle_in_transaction_session_timeout: 0 });
@@ -81,7 +81,7 @@ async function openPostgresSource(url: string): Promise<Source> {
     ),
     async each({ name, columns }, row) {
       const table = tables.find((one) => one.name === name)!;
-      const [xid, seq] = [columns.indexOf("xid"), columns.indexOf("seq")];
+      const [xid, seq, eventId] = [columns.indexOf("xid"), columns.indexOf("seq"), columns.indexOf("event_id")];
       const order = isLog(table) ? "order by xid, seq" : "";
       await client.query(
         `declare backup no scroll cursor for select ${columns.map(quote).join(", ")} from ${quote(name)} ${order}`,
@@ -92,6 +92,7 @@ async function openPostgresSource(url: string): Promise<Source> {
         let bytes = 0;
         for (const cells of rows) {
           if (xid >= 0 && seq >= 0) {
+            if (eventId >= 0 && cells[eventId] === "") cells[eventId] = `#${cells[seq]}`;
             cells[xid] = 0n;
             cells[seq] = isLog(table) ? ++nth : 0n;
           }

@@ -66,6 +66,19 @@ describe("moltwire backup and restore", () => {
     expect(checkBackup(file).rows).toBe(Number(JSON.parse(forced.stdout).rows));
   });
 
+  test("a backup leaves alone what another command is writing for a file of the same name", async () => {
+    const file = newPath();
+    const other = `${file}.part`;
+    writeFileSync(other, "the other's");
+    expect((await moltwire(["backup", file])).code).toBe(0);
+    expect(readFileSync(other, "utf8")).toBe("the other's");
+    rmSync(other);
+    const [one, two] = await Promise.all([1, 2].map(() => moltwire(["backup", file, "--force"])));
+    expect([one!.code, two!.code]).toContain(0);
+    expect(checkBackup(file).rows).toBeGreaterThan(0);
+    expect(readdirSync(folder).filter((name) => name.endsWith(".part"))).toEqual([]);
+  });
+
   test("restore refuses a database that is there and one that a server has; --replace keeps the old one beside", async () => {
     const file = newPath();
     expect((await moltwire(["backup", file])).code).toBe(0);

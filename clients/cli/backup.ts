@@ -1,5 +1,5 @@
 /** `moltwire backup`: all data of a server, into a file. */
-import { createHash } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { toJson } from "@bufbuild/protobuf";
@@ -29,8 +29,9 @@ async function perform(path: string, options: BackupCommandOptions): Promise<num
   const settings = readSettings(options, process.env);
   if (existsSync(path) && !options.force)
     throw new UsageError(`${path} is there already`, "choose another name, or --force to write over it");
-  const part = `${path}.part`;
-  const file = await open(part, "w", 0o600).catch((error: Error) => {
+  // Its own, also where another command makes a backup of the same name.
+  const part = `${path}.${randomBytes(4).toString("hex")}.part`;
+  const file = await open(part, "wx", 0o600).catch((error: Error) => {
     throw new UsageError(
       `${part} cannot be written: ${error.message}`,
       "choose a folder that there is, and that you may write in",

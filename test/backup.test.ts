@@ -248,6 +248,21 @@ describe("restoring", () => {
     expect(readdirSync(folder).map((name) => join(folder, name))).not.toContain(place);
   });
 
+  test("keeps each database that it puts aside, also of two in one second", async () => {
+    const data = newPath();
+    await restore(whole, { data });
+    const olds: Buffer[] = [];
+    const kept: string[] = [];
+    for (let nth = 0; nth < 3; nth++) {
+      olds.push(readFileSync(join(data, "moltwire.db")));
+      kept.push((await restore(whole, { data }, true))!);
+    }
+    expect(kept.map((name) => readFileSync(join(data, name)).equals(olds[kept.indexOf(name)]!))).toEqual(
+      kept.map(() => true),
+    );
+    expect(new Set(kept).size).toBe(3);
+  });
+
   /** A whole backup that is not what this program would write. */
   function forged(head: Partial<BackupHead>, tables: readonly BackupTable[]): string {
     const parts: Buffer[] = [];

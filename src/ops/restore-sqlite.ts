@@ -167,9 +167,12 @@ function verify(db: Database.Database): void {
     );
 }
 
-/** The log belongs to the file by its name, and may hold commits that the file does not have yet. */
+/** The log belongs to the file by its name, and may hold commits that the file does not have yet. What was put aside before is never written over. */
 function putAside(folder: string, nowMs: number): string {
-  const kept = `${fileName}.before-${new Date(nowMs).toISOString().replaceAll(/[-:]|\.\d+/g, "")}`;
+  const there = new Set(readdirSync(folder));
+  const name = `${fileName}.before-${new Date(nowMs).toISOString().replaceAll(/[-:]|\.\d+/g, "")}`;
+  let kept = name;
+  for (let nth = 2; there.has(kept) || there.has(`${kept}-wal`); nth++) kept = `${name}-${nth}`;
   for (const suffix of ["-wal", "-shm", ""])
     if (existsSync(join(folder, fileName + suffix)))
       renameSync(join(folder, fileName + suffix), join(folder, kept + suffix));

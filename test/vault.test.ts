@@ -477,6 +477,41 @@ describe.each(dialects)("dropping an organisation's keys on %s", (dialect) => {
   });
 });
 
+test("schedules of an organisation whose keys were dropped say so, and go on with what they are given anew", async () => {
+  const clock = fakeClock(Date.now());
+  await using world = await start("sqlite", { masterKeys: [newMaster()], clock });
+  const { operator } = world;
+  const { orgId, agent: newAgent } = await world.org();
+  const { as } = await newAgent();
+  const job = (it: string) => ({ payload: { kind: { case: "data", value: Buffer.from(it) } } }) as const;
+  const { schedule } = await as.schedules.createSchedule({
+    settings: { name: "minutely", timing: { cron: "* * * * *" }, job: job("old") },
+  });
+  const { scheduleId } = schedule!;
+  const disable = (disabled: boolean) =>
+    operator.organizations.updateOrganization({ orgId, change: { disabled }, updateMask: { paths: ["disabled"] } });
+  await disable(true);
+  await operator.maintenance.dropOrganizationKeys({ targetOrgId: orgId });
+  await disable(false);
+  await eventually(async () => (await refusal(as.schedules.getSchedule({ scheduleId }))).reason === "KEY_DROPPED");
+  const listed = async () => (await as.schedules.listSchedules({})).schedules[0]!;
+  const passed = (isThere: (now: Awaited<ReturnType<typeof listed>>) => boolean) =>
+    eventually(async () => {
+      clock.advance(1_000);
+      return isThere(await listed());
+    }, 20_000);
+  await passed((now) => now.missedCount > 0n);
+  const { lastError, runCount } = await listed();
+  expect([lastError?.reason, runCount]).toEqual(["KEY_DROPPED", 0n]);
+  await as.schedules.updateSchedule({
+    scheduleId,
+    change: { job: job("new") },
+    updateMask: { paths: ["job.payload"] },
+  });
+  await passed((now) => now.runCount > 0n);
+  expect((await listed()).lastError).toBeUndefined();
+}, 60_000);
+
 describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL database", () => {
   test("make one key for an organisation however they race, and read what the other wrote at once, across rotations", async () => {
     await using place = await storage("postgres");

@@ -110,11 +110,14 @@ async function allowed(
   return { wanted, skipped: times.length - wanted.length };
 }
 
-/** What refuses jobs is told from what fails: it undoes the transaction, and the times have passed all the same. */
+/** What refuses jobs, told from what fails and is tried again. */
+const refusals: ReadonlySet<string> = new Set(["QUOTA_EXCEEDED", "KEY_DROPPED"]);
+
+/** What refuses jobs undoes the transaction, and the times have passed all the same. */
 async function orRefused<T>(making: Promise<T>): Promise<T> {
   try {
     return await making;
   } catch (error) {
-    throw error instanceof Fault && error.reason === "QUOTA_EXCEEDED" ? new Refusal(error) : error;
+    throw error instanceof Fault && refusals.has(error.reason) ? new Refusal(error) : error;
   }
 }

@@ -393,12 +393,14 @@ async function openStorage(
 }
 
 function openEngine(
-  { databaseUrl, data }: Config,
+  { databaseUrl, data, masterKeys }: Config,
   metrics: Metrics,
   onFatal: ((error: unknown) => void) | undefined,
 ): Promise<Db> | Db {
   if (databaseUrl) return openPostgres(databaseUrl);
-  const common = { onBatch: metrics.commit, ...(onFatal && { onFatal }) };
+  // Else what was sealed in its place would go on lying in the clear in what the file has free.
+  const erases = masterKeys.length > 0;
+  const common = { erases, onBatch: metrics.commit, ...(onFatal && { onFatal }) };
   if (data === ":memory:") return openSqlite({ ephemeral: true, ...common });
   mkdirSync(data, { recursive: true, mode: 0o700 });
   return openSqlite({ file: join(data, "moltwire.db"), ...common });

@@ -11,6 +11,8 @@ export type SqliteOptions = {
   readonly file?: string;
   /** Data in a private temporary folder, without fsync, gone at close. Implied by the file ":memory:". */
   readonly ephemeral?: boolean;
+  /** Whether what is deleted or replaced is written over in the file, and not only given free. Default: no, which writes less. */
+  readonly erases?: boolean;
   /** Called when a commit failed: the process must exit, for nobody knows what the disk holds. Default: it does. */
   readonly onFatal?: (error: unknown) => void;
   /** The most transactions behind one fsync. Default 256. */
@@ -38,10 +40,10 @@ const busyTimeoutMs = 1_000;
 
 /** One file, one writer connection with group commit, one read-only connection beside it. */
 export function openSqlite(options: SqliteOptions): Db {
-  const { file, ephemeral = file === ":memory:", onFatal = exit, onBatch = () => {} } = options;
+  const { file, ephemeral = file === ":memory:", erases = false, onFatal = exit, onBatch = () => {} } = options;
   const { maxBatch = 256, maxBatchMs = 10, maxQueue = 10_000 } = options;
   const data = claim(file, ephemeral);
-  const { writer, reader } = openConnections(data, ephemeral);
+  const { writer, reader } = openConnections(data, { ephemeral, erases });
   const bells = new Bells();
   const write = executor(writer);
   const read = executor(reader);
@@ -181,13 +183,14 @@ function claim(file: string | undefined, ephemeral: boolean): DataFile {
   return claimFile(file);
 }
 
-function openConnections(data: DataFile, ephemeral: boolean) {
+function openConnections(data: DataFile, { ephemeral, erases }: { ephemeral: boolean; erases: boolean }) {
   try {
     const writer = new Database(data.path, { timeout: busyTimeoutMs });
     writer.pragma("journal_mode = wal");
     // The default of WAL is `normal`, which loses acknowledged commits on a power cut.
     writer.pragma(`synchronous = ${ephemeral ? "off" : "full"}`);
     writer.pragma("foreign_keys = on");
+    writer.pragma(`secure_delete = ${erases ? "on" : "off"}`);
     writer.pragma(`wal_autocheckpoint = ${checkpointPages}`);
     return { writer, reader: new Database(data.path, { readonly: true, timeout: busyTimeoutMs }) };
   } catch (cause) {

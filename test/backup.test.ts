@@ -214,6 +214,32 @@ describe.each(dialects)("%s", (dialect) => {
   });
 });
 
+test.runIf(dialects.includes("postgres"))(
+  "large rows behind small ones on PostgreSQL are not read all at once",
+  async () => {
+    await using world = await start("postgres");
+    const { app } = world.server;
+    const put = (name: string, rows: number, size: number) =>
+      app.db.tx((tx) =>
+        tx.run(sql`
+        insert into queue_job_data (org_id, job_id, payload)
+        select ${name}, 'job_' || n, decode(repeat('00', cast(${size} as integer)), 'hex') from generate_series(1, ${rows}) as n`),
+      );
+    await put("org_a", 3_000, 10);
+    await put("org_b", 300, 1_000_000);
+    const begunMiB = process.memoryUsage.rss() / 2 ** 20;
+    let mostMiB = 0;
+    const timer = setInterval(() => {
+      mostMiB = Math.max(mostMiB, process.memoryUsage.rss() / 2 ** 20 - begunMiB);
+    }, 5);
+    for await (const { event } of makeBackup(app, new AbortController().signal)) if (event?.case === "manifest") break;
+    clearInterval(timer);
+    console.log(`${Math.round(mostMiB)} MiB more`);
+    expect(mostMiB).toBeLessThan(300);
+  },
+  60_000,
+);
+
 describe("restoring", () => {
   const whole = newPath();
   let place = "";

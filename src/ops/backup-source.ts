@@ -52,8 +52,8 @@ function openSqliteSource(file: string): Source {
   };
 }
 
-/** Aimed at for what one fetch brings, so that memory stays small whatever the rows hold. */
-const fetchBytes = 1_048_576;
+/** What one fetch brings at most, unless one row is larger, so that memory stays small whatever the rows hold. */
+const fetchBytes = 8 << 20;
 const maxFetchRows = 2_000;
 
 /**
@@ -83,24 +83,25 @@ async function openPostgresSource(url: string): Promise<Source> {
       const table = tables.find((one) => one.name === name)!;
       const [xid, seq, eventId] = [columns.indexOf("xid"), columns.indexOf("seq"), columns.indexOf("event_id")];
       const order = isLog(table) ? "order by xid, seq" : "";
+      // The lengths stand in the rows: nothing long is read for it.
+      const { rows: sizes } = await client.query<{ most: number | null }>(
+        `select max(${table.size ?? 0}) as most from ${quote(name)}`,
+      );
+      const count = Math.max(1, Math.min(maxFetchRows, Math.trunc(fetchBytes / Math.max(1, sizes[0]!.most ?? 0))));
       await client.query(
         `declare backup no scroll cursor for select ${columns.map(quote).join(", ")} from ${quote(name)} ${order}`,
       );
-      let count = 64;
       for (let nth = 0n; ; ) {
         const { rows } = await client.query<Cell[]>({ text: `fetch ${count} from backup`, rowMode: "array" });
-        let bytes = 0;
         for (const cells of rows) {
           if (xid >= 0 && seq >= 0) {
             if (eventId >= 0 && cells[eventId] === "") cells[eventId] = `#${cells[seq]}`;
             cells[xid] = 0n;
             cells[seq] = isLog(table) ? ++nth : 0n;
           }
-          for (const cell of cells) bytes += typeof cell === "string" || cell instanceof Uint8Array ? cell.length : 8;
           row(cells);
         }
         if (rows.length < count) break;
-        count = Math.max(1, Math.min(maxFetchRows, Math.trunc((fetchBytes * rows.length) / Math.max(1, bytes))));
       }
       await client.query("close backup");
     },
@@ -111,6 +112,8 @@ async function openPostgresSource(url: string): Promise<Source> {
 type Found = {
   readonly name: string;
   readonly columns: string[];
+  /** An expression for the bytes of a row's texts and bytes; null where it has none. */
+  readonly size: string | null;
   readonly counter: string | null;
   readonly last: bigint | null;
 };
@@ -120,6 +123,7 @@ const isLog = ({ columns, counter }: Found): boolean => counter === "seq" && col
 
 const tablesText = `
   select c.relname as name, array_agg(a.attname::text order by a.attnum) as columns,
+    string_agg(case when a.atttypid in ('text'::regtype, 'bytea'::regtype) then format('coalesce(octet_length(%I), 0)', a.attname) end, ' + ') as size,
     max(case when a.attidentity <> '' then a.attname::text end) as counter,
     max(case when a.attidentity <> '' then pg_sequence_last_value(pg_get_serial_sequence(quote_ident(c.relname), a.attname)::regclass) end) as last
   from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

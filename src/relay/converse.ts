@@ -210,16 +210,23 @@ async function* speak(app: App, talk: Conversation, signal: AbortSignal): AsyncG
       return;
     }
     const page = await talk.follower?.read(talk.position);
-    for (const { message } of page?.told ?? []) {
-      yield { event: { case: "message", value: message } };
-      signal.throwIfAborted(); // a slow reader may take long for a page
+    const given: number[] = [];
+    try {
+      for (const { message, row } of page?.told ?? []) {
+        yield { event: { case: "message", value: message } };
+        // At once: whoever resumes after a stream that ended in the middle of a page gets nothing again.
+        talk.position = row.sequence;
+        given.push(row.sequence);
+        signal.throwIfAborted(); // a slow reader may take long for a page
+      }
+    } finally {
+      if (given.length > 0) {
+        app.relayCounts.delivered("stream", given.length);
+        talk.receipts?.delivered(given);
+      }
     }
+    if (given.length > 0) toldMs = app.clock.now();
     if (page) talk.position = page.position;
-    if (page && page.told.length > 0) {
-      toldMs = app.clock.now();
-      app.relayCounts.delivered("stream", page.told.length);
-      talk.receipts?.delivered(page.told.map(({ row }) => row.sequence));
-    }
     for (const presence of await changedPresences(app, talk)) {
       yield { event: { case: "presence", value: presence } };
       toldMs = app.clock.now();

@@ -51,7 +51,12 @@ export async function removeDroppedLogs(app: App): Promise<number> {
   return gone;
 }
 
+/** One server at a time: another would see fewer rows go than there are, and take it for the end. */
 async function removeSome(tx: Tx, { orgId, logId }: LogRef): Promise<number> {
+  const held = await tx.one(
+    sql`select 1 as found from relay_drop where org_id = ${orgId} and log_id = ${logId} ${tx.dialect.forUpdate}`,
+  );
+  if (!held) return 0;
   for (const [table, key] of tables) if ((await removeRows(tx, table, key, { orgId, logId })) === batch) return 0;
   return tx.run(sql`delete from relay_drop where org_id = ${orgId} and log_id = ${logId}`);
 }

@@ -17,7 +17,12 @@ export async function removeDroppedWebhooks(app: App): Promise<void> {
   }
 }
 
+/** One server at a time: another would see fewer rows go than there are, and take it for the end. */
 async function removeSome(tx: Tx, { orgId, webhookId }: WebhookRef): Promise<void> {
+  const held = await tx.one(
+    sql`select 1 as found from webhook_drop where org_id = ${orgId} and webhook_id = ${webhookId} ${tx.dialect.forUpdate}`,
+  );
+  if (!held) return;
   const gone = await tx.all<Gone>(sql`
     delete from webhook_delivery where org_id = ${orgId} and webhook_id = ${webhookId} and event_id in (
       select event_id from webhook_delivery where org_id = ${orgId} and webhook_id = ${webhookId} order by event_id limit ${batch})

@@ -3,13 +3,14 @@ import type { Tx } from "../db/db.ts";
 import { inRuns } from "../memory/rows.ts";
 import { limits } from "./limits.ts";
 import type { Log } from "./message.ts";
-import { markRead, markReadThrough } from "./message-store.ts";
+import { firstUnread, markRead, markReadThrough } from "./message-store.ts";
 
 /** Marks messages of an inbox as read; see MarkRead. */
 export async function marked(tx: Tx, log: Log, read: MarkReadRequest["read"], now: number) {
   if (read.case === "throughSequence") {
     const count = await markReadThrough(tx, log, read.value, limits.markedAtOnce, now);
-    return { marked: count, more: count === limits.markedAtOnce };
+    const next = await firstUnread(tx, log);
+    return { marked: count, more: next !== undefined && next <= read.value };
   }
   let count = 0;
   for (const ids of inRuns([...new Set(read.value?.messageIds ?? [])])) count += await markRead(tx, log, ids, now);

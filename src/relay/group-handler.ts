@@ -4,7 +4,7 @@ import type { PullMessagesRequest, RelayService } from "../../gen/moltwire/relay
 import type { App } from "../app.ts";
 import { actingAgent } from "../bus/submit.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
-import { badField, Fault, notFound } from "../errors.ts";
+import { badField, Fault, notFound, Refused } from "../errors.ts";
 import { bellMs } from "../queue/wait.ts";
 import { type Caller, callerOf } from "../rpc/caller.ts";
 import { type Command, command, runCommand } from "../rpc/command.ts";
@@ -14,7 +14,7 @@ import { query } from "../rpc/query.ts";
 import { orgOf } from "../rpc/scope.ts";
 import { channelToRead } from "./access.ts";
 import { full } from "./channel-handler.ts";
-import { type ChannelRow, logOf } from "./channel-store.ts";
+import { type ChannelRow, lockChannel, logOf } from "./channel-store.ts";
 import { removeRows } from "./drop.ts";
 import {
   countGroups,
@@ -54,6 +54,9 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
     if (!req.name.isWellFormed()) throw badField("name", "half a surrogate pair");
     const { channel, agentId } = await readable(app, tx, given, req);
     const log = logOf(channel);
+    // Held, so that two that are made at once are both counted, and none is made in a channel that is being deleted.
+    if ((await lockChannel(tx, channel.org_id, channel.name))?.log_id !== channel.log_id)
+      throw notFound("channel", req.channel);
     if ((await countGroups(tx, log)) >= limits.groups) throw full("consumer groups", limits.groups);
     const head = await findHead(tx, log);
     if (!head) throw notFound("channel", req.channel);
@@ -140,7 +143,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
     const { tx, now } = given;
     const { channel } = await readable(app, tx, given, req);
     const { ref } = await held(tx, channel, req.group);
-    const taken = await takeDead(tx, ref, req.sequences.map(Number), limits.redrive);
+    const taken = await takeDead(tx, ref, req.sequences, limits.redrive);
     for (const sequence of taken) {
       const flight = { sequence, deliveries: 0, token: "", agent_id: "", due_ms: now };
       await putFlight(tx, ref, flight, false);
@@ -176,8 +179,11 @@ async function held(tx: Tx, channel: ChannelRow, name: string): Promise<Pulling>
   return { log, ref, group };
 }
 
-/** Undoes a pull that found nothing and will be made again: its idempotency key has to be free for the one that finds something. */
-class NothingYet extends Error {}
+/**
+ * Ends a pull that found nothing and will be made again. What it passed over stays so, or the next one would come to it again; its idempotency key is free for
+ * the one that finds something.
+ */
+class NothingYet extends Refused {}
 
 /**
  * PullMessages: pulls, and while there is nothing and time is left, waits and pulls again. Between two pulls it holds nothing but a bell. The wait ends with
@@ -191,7 +197,8 @@ async function pullOrWait(app: App, req: PullMessagesRequest, context: HandlerCo
       const { channel, agentId } = await readable(app, tx, given, request);
       const pulling = await held(tx, channel, request.group);
       const pulled = await pull(tx, app, pulling, agentId, request.maxMessages || 1, now);
-      if (pulled.messages.length === 0 && pulled.missed === 0n && !final) throw new NothingYet();
+      if (pulled.messages.length === 0 && pulled.missed === 0n && !final)
+        throw new NothingYet("NOT_FOUND", "there is no message yet");
       tx.afterCommit(() => app.relayCounts.delivered("group", pulled.messages.length));
       return pulled;
     });

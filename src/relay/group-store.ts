@@ -181,7 +181,7 @@ export async function listDead(
 export const takeDead = async (
   tx: Tx,
   group: GroupRef,
-  sequences: readonly number[],
+  sequences: readonly bigint[],
   limit: number,
 ): Promise<number[]> => {
   const wanted = sequences.length > 0 ? sql`and sequence in (${join([...sequences])})` : sql``;

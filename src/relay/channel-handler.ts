@@ -114,6 +114,8 @@ export const channelHandler = (app: App): Pick<ServiceImpl<typeof RelayService>,
       update_ms: now,
     };
     await updateChannel(tx, next);
+    // Who reads along and may no more is to hear so.
+    tx.ring(logTopic(row.log_id));
     return { channel: await shown(tx, next, agentId) };
   }),
 
@@ -136,6 +138,7 @@ export const channelHandler = (app: App): Pick<ServiceImpl<typeof RelayService>,
   leaveChannel: command(app, async (req, { tx, caller, orgId, now }) => {
     const agentId = await memberOf(tx, caller, orgId, req.agentId);
     const row = await lockKnown(tx, { orgId, agentId, now }, req.channel);
+    tx.ring(logTopic(row.log_id));
     return { left: await deleteMember(tx, logOf(row), agentId) };
   }),
 

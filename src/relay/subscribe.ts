@@ -41,8 +41,11 @@ export type Following = {
 export type Follower = {
   readonly topic: string;
   readonly position: number;
-  /** What follows a sequence, that may be told. */
-  read(after: number): Promise<{ readonly told: readonly Told[]; readonly position: number; readonly more: boolean }>;
+  /** What follows a sequence, that may be told. With `asks` it is asked whether the log may be read also where nothing follows. */
+  read(
+    after: number,
+    asks?: boolean,
+  ): Promise<{ readonly told: readonly Told[]; readonly position: number; readonly more: boolean }>;
   close(): void;
 };
 
@@ -66,8 +69,9 @@ export async function subscription(
     cursor: String,
     checkpoint,
     close: follower.close,
-    async read(after) {
-      const { told, position, more } = await follower.read(after);
+    async read(after, limit) {
+      // Whoever rang without a message may have put the reader out; who only polls asks for one.
+      const { told, position, more } = await follower.read(after, limit > 1);
       return { messages: told.map(({ subscribed }) => subscribed), position, more };
     },
     told(messages) {
@@ -114,7 +118,7 @@ export async function follow(
   return {
     topic: logTopic(log.logId),
     position,
-    async read(after) {
+    async read(after, asks = false) {
       const page = await tail.read(after);
       if (!page) {
         if (log.channel) throw notFound("channel", log.channel);
@@ -123,7 +127,7 @@ export async function follow(
       if (after < page.floor && (page.told[0]?.row.sequence ?? page.head + 1) > after + 1)
         throw cursorExpired(after, page);
       const now = app.clock.now();
-      if (page.told.length > 0 && now >= permittedUntilMs) {
+      if (page.told.length > 0 ? now >= permittedUntilMs : asks) {
         await permit();
         permittedUntilMs = now + permittedMs;
       }

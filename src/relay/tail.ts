@@ -104,7 +104,8 @@ export function createTails(app: Pick<App, "db" | "vault">): Tails {
       const at = shared.to;
       const page = await readTable(shared.log, at);
       if (!page || at < page.floor || at > page.head) forget(shared, page?.head ?? 0);
-      else if (shared.to === at) {
+      // What is kept for nobody would be counted for ever.
+      else if (shared.to === at && shared.streams > 0) {
         Object.assign(shared, { floor: page.floor, head: page.head });
         keep(shared, page);
       }

@@ -1,0 +1,157 @@
+/** Where readers, writers and replicas get in each other's way. */
+import { create } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { ConnectError } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { type ConverseRequest, OpenSchema, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { type Sql, sql } from "../src/db/db.ts";
+import { removeDroppedLogs } from "../src/relay/drop.ts";
+import { inboxOf } from "../src/relay/message.ts";
+import { createTails } from "../src/relay/tail.ts";
+import { dialects, eventually, fakeClock, start, type World } from "./harness.ts";
+import { bytes, listen, messagesOf, says, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
+
+const count = async ({ server: { app } }: World, table: Sql, where: Sql = sql`1 = 1`): Promise<number> =>
+  (await app.db.query.one<{ n: number }>(sql`select count(*) as n from ${table} where ${where}`))!.n;
+
+describe.each(dialects)("on %s", (dialect) => {
+  test("two who mark all as read at once mark each message once, and neither leaves some unsaid", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const to = await org.agent();
+    await Promise.all(Array.from({ length: 300 }, (_, n) => tell(org.admin, toAgent(to.agentId), n)));
+    const read = { case: "throughSequence", value: 300n } as const;
+    const done = await Promise.all(Array.from({ length: 4 }, () => to.as.relay.markRead({ read })));
+    expect(done.reduce((sum, { marked }) => sum + marked, 0)).toBe(300);
+  });
+
+  test("a conversation that ends in the middle of a page says how far it came", { timeout: 60_000 }, async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const to = await org.agent();
+    for (let n = 1; n <= 60; n++) await tell(org.admin, toAgent(to.agentId), "x".repeat(60_000));
+    const stream = to.as.relay.converse(
+      (async function* () {
+        yield { frame: { case: "open", value: create(OpenSchema, { start: Start.OLDEST }) } } as ConverseRequest;
+        await new Promise(() => {});
+      })(),
+    );
+    let last = 0n;
+    const read = async () => {
+      for await (const { event } of stream) {
+        if (event.case !== "message") continue;
+        expect(event.value.sequence).toBe(last + 1n);
+        last = event.value.sequence;
+        // Whoever reads slowly is in the middle of a page most of the time.
+        if (last === 2n) void world.server.close();
+        if (last >= 2n) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    };
+    const ended = await read().then(
+      () => undefined,
+      (error: unknown) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0],
+    );
+    expect(ended).toMatchObject({ reason: "SHUTTING_DOWN", metadata: { cursor: String(last) } });
+    expect(last).toBeLessThan(60n);
+  });
+
+  test("a pull that waits is done with what is gone, and does not come to it again and again", async () => {
+    const clock = fakeClock();
+    await using world = await start(dialect, { clock });
+    const org = await world.org();
+    const { as } = await org.agent();
+    const [channel, group] = ["c", "g"];
+    await as.relay.createChannel({ name: channel });
+    await as.relay.createConsumerGroup({ channel, name: group, ackTimeout: durationFromMs(1_000) });
+    await tell(as, toChannel(channel), 1, { ttl: durationFromMs(2_000) });
+    expect((await as.relay.pullMessages({ channel, group })).messages).toHaveLength(1);
+    clock.advance(3_000);
+    const waiting = as.relay.pullMessages(
+      { channel, group, wait: durationFromMs(30_000) },
+      { headers: { "idempotency-key": "waits" } },
+    );
+    await eventually(async () => (await count(world, sql`relay_flight`)) === 0);
+    await tell(as, toChannel(channel), 2);
+    expect((await waiting).messages.map(({ message }) => says(message))).toEqual([2]);
+  });
+
+  test("a channel has its hundred groups, however many are made at once", async () => {
+    await using world = await start(dialect);
+    const { as } = await (await world.org()).agent();
+    await as.relay.createChannel({ name: "c" });
+    for (let n = 0; n < 95; n++) await as.relay.createConsumerGroup({ channel: "c", name: `g${n}` });
+    const more = Array.from({ length: 20 }, (_, n) => as.relay.createConsumerGroup({ channel: "c", name: `more${n}` }));
+    const made = (await Promise.allSettled(more)).filter(({ status }) => status === "fulfilled");
+    expect(made).toHaveLength(5);
+  });
+
+  test("a sequence that no channel can have is nobody's dead letter", async () => {
+    await using world = await start(dialect);
+    const { as } = await (await world.org()).agent();
+    await as.relay.createChannel({ name: "c" });
+    await as.relay.createConsumerGroup({ channel: "c", name: "g" });
+    const redriven = as.relay.redriveMessages({ channel: "c", group: "g", sequences: [2n ** 63n - 1n] });
+    expect(await redriven).toMatchObject({ redriven: 0, more: false });
+  });
+
+  test("of a deleted channel nothing is left, also when several servers clear it away at once", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const { as } = await org.agent();
+    await as.relay.createChannel({ name: "c" });
+    for (let n = 0; n < 24; n++) await Promise.all(Array.from({ length: 50 }, () => tell(as, toChannel("c"), n)));
+    await as.relay.deleteChannel({ channel: "c" });
+    const { app } = world.server;
+    await Promise.all(Array.from({ length: 4 }, () => removeDroppedLogs(app)));
+    await eventually(async () => (await count(world, sql`relay_drop`)) === 0);
+    expect(await count(world, sql`relay_message`)).toBe(0);
+    expect(await count(world, sql`relay_body`)).toBe(0);
+  });
+
+  test("what was kept for streams that have left is not counted against those that are there", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const [left, here] = [await org.agent(), await org.agent()];
+    for (let n = 0; n < 5; n++)
+      await org.admin.relay.send({ ...toAgent(left.agentId), payload: bytes(new Uint8Array(65_000)) });
+    for (let n = 0; n < 5; n++)
+      await org.admin.relay.send({ ...toAgent(here.agentId), payload: bytes(new Uint8Array(65_000)) });
+    const tails = createTails(world.server.app);
+    for (let n = 0; n < 150; n++) {
+      const tail = tails.open(inboxOf(org.orgId, left.agentId));
+      const reading = tail.read(0);
+      tail.release();
+      await reading;
+    }
+    const [one, two] = [1, 2].map(() => tails.open(inboxOf(org.orgId, here.agentId)));
+    const [first, second] = [await one!.read(0), await two!.read(0)];
+    expect(second!.told[0]).toBe(first!.told[0]);
+  });
+
+  test("a member that is put out hears so at once, whether or not anything is published", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const [owner, member] = [await org.agent(), await org.agent()];
+    for (const put of ["removed", "closed"] as const) {
+      const channel = `room-${put}`;
+      await owner.as.relay.createChannel({ name: channel, membersOnly: put === "removed" });
+      if (put === "removed") await owner.as.relay.addMember({ channel, memberAgentId: member.agentId });
+      await using heard = listen(member.as, { channel, start: Start.OLDEST });
+      await heard.until((seen) => seen.length === 1);
+      if (put === "removed") await owner.as.relay.removeMember({ channel, memberAgentId: member.agentId });
+      else
+        await owner.as.relay.updateChannel({
+          channel,
+          change: { membersOnly: true },
+          updateMask: { paths: ["members_only"] },
+        });
+      const ended = await Promise.race([
+        heard.over,
+        new Promise((resolve) => setTimeout(resolve, 3_000, new Error("still open"))),
+      ]);
+      expect(ConnectError.from(ended).findDetails(ErrorInfoSchema)[0]).toMatchObject({ reason: "NOT_FOUND" });
+      expect(messagesOf(heard.seen)).toEqual([]);
+    }
+  });
+});

@@ -1,9 +1,10 @@
 /** Where readers, writers and replicas get in each other's way. */
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { MessageSchema } from "../gen/moltwire/relay/v1/message_pb.ts";
 import { type ConverseRequest, OpenSchema, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { type Sql, sql } from "../src/db/db.ts";
 import { removeDroppedLogs } from "../src/relay/drop.ts";
@@ -153,5 +154,19 @@ describe.each(dialects)("on %s", (dialect) => {
       expect(ConnectError.from(ended).findDetails(ErrorInfoSchema)[0]).toMatchObject({ reason: "NOT_FOUND" });
       expect(messagesOf(heard.seen)).toEqual([]);
     }
+  });
+
+  test("what is short as JSON and long as a message counts as what it is, and pages of it are bounded", async () => {
+    await using world = await start(dialect);
+    const org = await world.org();
+    const to = await org.agent();
+    const ones = Array.from({ length: 32_000 }, () => 1);
+    for (let n = 0; n < 14; n++) await tell(org.admin, toAgent(to.agentId), ones);
+    const { messages, nextPageToken } = await to.as.relay.listInbox({ pageSize: 250 });
+    const sizes = messages.map((message) => toBinary(MessageSchema, message).length);
+    for (const [n, { sizeBytes }] of messages.entries()) expect(Number(sizeBytes)).toBeGreaterThan(sizes[n]! - 500);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThan(4_300_000);
+    const rest = await to.as.relay.listInbox({ pageSize: 250, pageToken: nextPageToken });
+    expect(messages.length + rest.messages.length).toBe(14);
   });
 });

@@ -54,8 +54,11 @@ export const bodyPlace = ({ orgId, logId }: LogRef, sequence: number) => ({
   id: `${logId} ${sequence}`,
 });
 
-export const sealBody = ({ vault }: Sealing, log: LogRef, sequence: number, body: Body): Uint8Array =>
-  vault.seal(bodyPlace(log, sequence), toBinary(MessageSchema, create(MessageSchema, body)));
+export const encodeBody = (body: Body): Uint8Array => toBinary(MessageSchema, create(MessageSchema, body));
+
+/** @param body as {@link encodeBody} gives it. */
+export const sealBody = ({ vault }: Sealing, log: LogRef, sequence: number, body: Uint8Array): Uint8Array =>
+  vault.seal(bodyPlace(log, sequence), body);
 
 /** A message as clients read it; without a body where none is given. */
 export function toMessage({ vault }: Sealing, log: Log, row: MessageRow, body?: Uint8Array | null): Message {

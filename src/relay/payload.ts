@@ -6,21 +6,19 @@ import { badField, Fault } from "../errors.ts";
 import { deeperThan } from "../rpc/json-depth.ts";
 import { limits } from "./limits.ts";
 
-/** The size of a payload in bytes. PAYLOAD_TOO_LARGE beyond 64 KB or 32 levels; INVALID_REQUEST for JSON that is none. */
-export function payloadBytes(payload: MessagePayload | undefined, field: string): number {
+/** Throws PAYLOAD_TOO_LARGE beyond 64 KB or 32 levels; INVALID_REQUEST for JSON that is none. */
+export function checkPayload(payload: MessagePayload | undefined, field: string): void {
   const kind = payload?.kind;
   if (kind?.case === undefined) throw badField(field, "give json or data");
   const bytes = kind.case === "data" ? kind.value.length : jsonBytes(kind.value, field);
   if (bytes > limits.payloadBytes) throw tooLarge(field, `${bytes} bytes`, limits.payloadBytes, bytes);
-  return bytes + Buffer.byteLength(payload!.contentType);
 }
 
-/** The size of headers in bytes. PAYLOAD_TOO_LARGE beyond 8 KB. */
-export function headerBytes(headers: Readonly<Record<string, string>>): number {
+/** Throws PAYLOAD_TOO_LARGE beyond 8 KB. */
+export function checkHeaders(headers: Readonly<Record<string, string>>): void {
   let bytes = 0;
   for (const [name, value] of Object.entries(headers)) bytes += Buffer.byteLength(name) + Buffer.byteLength(value);
   if (bytes > limits.headerBytes) throw tooLarge("headers", `${bytes} bytes in all`, limits.headerBytes, bytes);
-  return bytes;
 }
 
 function jsonBytes(value: Parameters<typeof toJson<typeof ValueSchema>>[1], field: string): number {

@@ -12,8 +12,8 @@ import { channelToWrite, recipientOf } from "./access.ts";
 import { lockChannel, logOf } from "./channel-store.ts";
 import { defaults } from "./limits.ts";
 import { insertMessage, oldestMessages, removeThrough, takeSequence } from "./log-store.ts";
-import { inboxOf, type Log, logTopic, sealBody } from "./message.ts";
-import { headerBytes, payloadBytes } from "./payload.ts";
+import { encodeBody, inboxOf, type Log, logTopic, sealBody } from "./message.ts";
+import { checkHeaders, checkPayload } from "./payload.ts";
 import { type Bounds, cutOf } from "./retention.ts";
 
 /** How many messages one send lets go of at most, to make room. */
@@ -27,12 +27,15 @@ export const boundsOf = ({ relayMaxMessages, relayMaxBytes }: App["config"]): Bo
 
 /** Sends a message. NOT_FOUND, POLICY_DENIED, PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, of which only a denial by policies leaves something behind: its decision. */
 export async function send(app: App, req: SendRequest, { tx, caller, orgId, now, trace }: Command) {
-  const bytes = sizeOf(req);
+  check(req);
   const senderId = await actingAgent(tx, caller, orgId, req.agentId);
   const asking = { orgId, agentId: senderId, now, traceId: trace.traceId };
   const log = await logToWrite(tx, app, asking, req.to);
   const { label, threadId, replyTo, headers, payload, ttl } = req;
   const messageId = app.ids.next("msg");
+  const body = encodeBody({ payload, headers, replyTo, traceId: trace.traceId });
+  // As it is stored: JSON can be short to write and long to keep, and whoever hands out so many bytes holds as many, and more, in memory.
+  const bytes = body.length + Buffer.byteLength(label) + Buffer.byteLength(threadId);
 
   // Others who write into the log wait from here on.
   const { head: sequence, ...held } = await takeSequence(tx, log, bytes);
@@ -50,7 +53,7 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
       size_bytes: bytes,
       create_ms: now,
       expire_ms: ttl ? now + Math.max(1_000, Math.floor(durationMs(ttl))) : null,
-      body: sealBody(app, log, sequence, { payload, headers, replyTo, traceId: trace.traceId }),
+      body: sealBody(app, log, sequence, body),
     },
     !log.channel,
   );
@@ -74,12 +77,11 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
   return { messageId, sequence: BigInt(sequence), createTime: timestampFromMs(now) };
 }
 
-/** What a message counts against the bytes of its log. */
-function sizeOf({ payload, headers, label, threadId, replyTo }: SendRequest): number {
+function check({ payload, headers, label, threadId }: SendRequest): void {
   for (const [field, text] of Object.entries({ label, thread_id: threadId }))
     if (!text.isWellFormed()) throw badField(field, "half a surrogate pair");
-  const texts = Buffer.byteLength(label) + Buffer.byteLength(threadId) + Buffer.byteLength(replyTo);
-  return payloadBytes(payload, "payload") + headerBytes(headers) + texts;
+  checkPayload(payload, "payload");
+  checkHeaders(headers);
 }
 
 async function logToWrite(

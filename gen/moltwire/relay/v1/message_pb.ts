@@ -213,7 +213,8 @@ export type Message = Message$1<"moltwire.relay.v1.Message"> & {
   traceId: string;
 
   /**
-   * What it counts against the bytes of its log: payload, label, thread, reference and headers.
+   * What it counts against the bytes of its log: payload, label, thread, reference and headers as they are stored, in the binary form of this message. JSON of many
+   * small values is several times as long there as it is written.
    *
    * @generated from field: int64 size_bytes = 18;
    */
@@ -346,7 +347,8 @@ export type MessageJson = {
   traceId?: string;
 
   /**
-   * What it counts against the bytes of its log: payload, label, thread, reference and headers.
+   * What it counts against the bytes of its log: payload, label, thread, reference and headers as they are stored, in the binary form of this message. JSON of many
+   * small values is several times as long there as it is written.
    *
    * @generated from field: int64 size_bytes = 18;
    */

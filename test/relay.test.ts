@@ -1,7 +1,8 @@
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
-import { MessageState } from "../gen/moltwire/relay/v1/message_pb.ts";
+import { MessageState, PresenceStatus } from "../gen/moltwire/relay/v1/message_pb.ts";
 import { MessageOrder } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { removeDroppedLogs } from "../src/relay/drop.ts";
@@ -16,7 +17,7 @@ import {
   unique,
   type World,
 } from "./harness.ts";
-import { bytes, json, says, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
+import { bytes, json, says, Talk, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
 
 const said = (messages: readonly { payload?: unknown }[]) => messages.map((message) => says(message as never));
 
@@ -216,6 +217,25 @@ describe.each(dialects)("messages on %s", (dialect) => {
     const read = { case: "messages" as const, value: { messageIds: [messageId] } };
     expect(await other.as.relay.markRead({ read })).toMatchObject({ marked: 0 });
     expect(await inbox(to, { unreadOnly: true })).toHaveLength(1);
+  });
+
+  test("who may read another's inbox reads it, and is not its agent: marks nothing as read, and is not present for it", async () => {
+    const [to, reader] = [await org.agent(), await org.agent()];
+    const { messageId } = await tell(ann.as, toAgent(to.agentId), 1);
+    await org.admin.policies.putPolicy({
+      policyId: unique("reads"),
+      cedarText: `permit(principal == Agent::"${reader.agentId}", action == Action::"read_messages", resource == Agent::"${to.agentId}");`,
+    });
+    const agentId = to.agentId;
+    expect(said((await reader.as.relay.listInbox({ agentId })).messages)).toEqual([1]);
+    const throughSequence = { case: "throughSequence", value: 1n } as const;
+    expect((await refusal(reader.as.relay.markRead({ agentId, read: throughSequence }))).reason).toBe("NOT_FOUND");
+    const talk = new Talk(reader.as, { agentId });
+    expect(ConnectError.from(await talk.over).code).toBe(Code.NotFound);
+    expect(talk.seen).toEqual([]);
+    const { presences } = await ann.as.relay.listPresence({ agentIds: [agentId] });
+    expect(presences[0]).toMatchObject({ status: PresenceStatus.OFFLINE });
+    expect((await ann.as.relay.getMessage({ messageId })).message).toMatchObject({ state: MessageState.ACCEPTED });
   });
 
   test("a sender sees how far its message has come, and nobody else does", async () => {

@@ -4,6 +4,7 @@ import { BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { DeliveryState } from "../gen/moltwire/webhook/v1/delivery_pb.ts";
 import { DisableReason } from "../gen/moltwire/webhook/v1/webhook_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { removeDroppedWebhooks } from "../src/webhook/sweep.ts";
 import { contract, echoEndpoint, value } from "./bus-fixtures/bus.ts";
 import { limit } from "./bus-fixtures/metered.ts";
 import { dialects, eventually, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
@@ -645,6 +646,24 @@ describe.each(dialects)("%s", (dialect) => {
       );
     });
     expect(at.received).toHaveLength(2);
+  });
+
+  test("of a deleted webhook nothing is left, also when several servers clear it away at once", async () => {
+    const agent = await org.agent();
+    const { webhookId } = await hook(agent.as, nowhere);
+    const { app } = world.server;
+    await app.db.tx(async (tx) => {
+      for (let n = 0; n < 1_200; n++)
+        await tx.run(sql`
+          insert into webhook_delivery (org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token, touch_ms, payload)
+          values (${org.orgId}, ${webhookId}, ${`evt_${n}`}, 'task.completed', '', 0, '', 2, 1, 0, 0, '', ${clock.now()}, ${new Uint8Array(4)})`);
+    });
+    await agent.as.webhooks.deleteWebhook({ webhookId });
+    await Promise.all(Array.from({ length: 4 }, () => removeDroppedWebhooks(app)));
+    const left = await app.db.query.one<{ n: number }>(
+      sql`select count(*) as n from webhook_delivery where org_id = ${org.orgId} and webhook_id = ${webhookId}`,
+    );
+    expect(left!.n).toBe(0);
   });
 
   test("deliveries are kept for seven days after their last attempt, or while they wait", async () => {

@@ -82,6 +82,13 @@ export function inboxAgentOf(caller: Caller, named: string): string {
   return agentId;
 }
 
+/** As {@link inboxAgentOf}, to act as its recipient: an agent is no other one, whosever inbox it may read. NOT_FOUND then. */
+export function recipientAgentOf(caller: Caller, named: string): string {
+  const agentId = inboxAgentOf(caller, named);
+  if (!seesWholeOrg(caller) && agentId !== caller.agentId) throw notFound("agent", agentId);
+  return agentId;
+}
+
 /**
  * Throws unless the caller may read the agent's inbox: POLICY_DENIED to the agent itself and to administrators; to any other agent NOT_FOUND, as for an
  * agent that does not exist.

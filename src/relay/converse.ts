@@ -15,7 +15,7 @@ import { badField, Fault } from "../errors.ts";
 import { callerOf } from "../rpc/caller.ts";
 import { checkpointMs, endWithKey } from "../rpc/feed.ts";
 import { orgOf } from "../rpc/scope.ts";
-import { checkInbox, inboxAgentOf } from "./access.ts";
+import { checkInbox, recipientAgentOf } from "./access.ts";
 import { carryOut, type Speaker } from "./frame.ts";
 import { inboxOf } from "./message.ts";
 import { endPresence, type Present, presencesOf, presenceTopic, putPresence } from "./presence.ts";
@@ -97,7 +97,7 @@ async function begin(
   const caller = callerOf(context);
   const { query } = app.db;
   const orgId = await orgOf(query, caller, open.orgId);
-  const agentId = inboxAgentOf(caller, open.agentId);
+  const agentId = recipientAgentOf(caller, open.agentId);
   const permit = () => checkInbox(query, app, { orgId, caller, now: app.clock.now() }, agentId);
   await permit();
   const log = inboxOf(orgId, agentId);

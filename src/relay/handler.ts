@@ -7,7 +7,7 @@ import { command } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { type Query, query } from "../rpc/query.ts";
-import { channelToRead, checkInbox, inboxAgentOf, isRefusal } from "./access.ts";
+import { channelToRead, checkInbox, inboxAgentOf, isRefusal, recipientAgentOf } from "./access.ts";
 import { channelHandler } from "./channel-handler.ts";
 import { channelOfLog, logOf } from "./channel-store.ts";
 import { converse } from "./converse.ts";
@@ -72,7 +72,7 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
     }),
 
     markRead: command(app, async (req, { tx, caller, orgId, now }) => {
-      const agentId = inboxAgentOf(caller, req.agentId);
+      const agentId = recipientAgentOf(caller, req.agentId);
       await checkInbox(tx, app, { orgId, caller, now }, agentId);
       return marked(tx, inboxOf(orgId, agentId), req.read, now);
     }),

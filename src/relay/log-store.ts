@@ -17,10 +17,16 @@ export const findHead = (db: Queryable, { orgId, logId }: LogRef): Promise<Head 
   db.one<Head>(sql`select head, floor, messages, bytes from relay_log where org_id = ${orgId} and log_id = ${logId}`);
 
 /**
- * Takes the next sequence of a log, and counts the message; makes the log where there is none (`head` is 1 then). Holds the log until the transaction ends, so that
- * sequences become readable in their order.
+ * Takes the next sequence of a log, and counts the message. Holds the log until the transaction ends, so that sequences become readable in their order. Undefined:
+ * there is no such log.
  */
-export const takeSequence = async (tx: Tx, { orgId, logId }: LogRef, bytes: number): Promise<Head> =>
+export const takeSequence = (tx: Tx, { orgId, logId }: LogRef, bytes: number): Promise<Head | undefined> =>
+  tx.one<Head>(sql`
+    update relay_log set head = head + 1, messages = messages + 1, bytes = bytes + ${bytes} where org_id = ${orgId} and log_id = ${logId}
+    returning head, floor, messages, bytes`);
+
+/** As {@link takeSequence}, and makes the log where there is none: `head` is 1 then. */
+export const takeSequenceOrMake = async (tx: Tx, { orgId, logId }: LogRef, bytes: number): Promise<Head> =>
   (await tx.one<Head>(sql`
     insert into relay_log (org_id, log_id, head, floor, messages, bytes) values (${orgId}, ${logId}, 1, 0, 1, ${bytes})
     on conflict (org_id, log_id) do update set head = relay_log.head + 1, messages = relay_log.messages + 1, bytes = relay_log.bytes + excluded.bytes

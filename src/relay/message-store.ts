@@ -94,10 +94,7 @@ export const markRead = (
     where org_id = ${orgId} and log_id = ${logId} and unread = 1 and sequence in (
       select sequence from relay_message where org_id = ${orgId} and message_id in (${join([...messageIds])}) and log_id || '' = ${logId})`);
 
-/**
- * Marks the messages of an inbox up to a sequence as read, the oldest first, a bounded number; gives how many were not. Outside it is asked again what is not read:
- * another may have marked it since.
- */
+/** Marks the messages of an inbox up to a sequence as read, the oldest first, a bounded number; gives how many were not. */
 export const markReadThrough = (
   tx: Tx,
   { orgId, logId }: LogRef,
@@ -106,5 +103,5 @@ export const markReadThrough = (
   now: number,
 ): Promise<number> =>
   tx.run(sql`
-    update relay_message set ${read(now)} where org_id = ${orgId} and log_id = ${logId} and unread = 1 and sequence in (
+    update relay_message set ${read(now)} where org_id = ${orgId} and log_id = ${logId} and sequence in (
       select sequence from relay_message where org_id = ${orgId} and log_id = ${logId} and unread = 1 and sequence <= ${through} order by sequence limit ${limit})`);

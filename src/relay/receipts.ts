@@ -1,6 +1,7 @@
 /** Receipts: what was handed to its recipient is noted beside what the recipient does, so that no reader waits for it. */
 import type { App } from "../app.ts";
 import { inRuns } from "../memory/rows.ts";
+import { lockLog } from "./log-store.ts";
 import type { LogRef } from "./message.ts";
 import { markDelivered } from "./message-store.ts";
 
@@ -22,6 +23,7 @@ export function receiptsOf(app: App, log: LogRef): Receipts {
         const some = waiting.slice(0, maxNoted);
         waiting = waiting.slice(maxNoted);
         await app.db.tx(async (tx) => {
+          await lockLog(tx, log);
           const now = app.clock.now();
           for (const run of inRuns(some)) await markDelivered(tx, log, run, now);
         });

@@ -9,9 +9,16 @@ import { badField, Fault, notFound } from "../errors.ts";
 import { emit } from "../ops/outbox.ts";
 import type { Command } from "../rpc/command.ts";
 import { channelToWrite, recipientOf } from "./access.ts";
-import { lockChannel, logOf } from "./channel-store.ts";
+import { logOf } from "./channel-store.ts";
 import { defaults } from "./limits.ts";
-import { insertMessage, oldestMessages, removeThrough, takeSequence } from "./log-store.ts";
+import {
+  type Head,
+  insertMessage,
+  oldestMessages,
+  removeThrough,
+  takeSequence,
+  takeSequenceOrMake,
+} from "./log-store.ts";
 import { encodeBody, inboxOf, type Log, logTopic, sealBody } from "./message.ts";
 import { checkHeaders, checkPayload } from "./payload.ts";
 import { type Bounds, cutOf } from "./retention.ts";
@@ -38,8 +45,7 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
   const bytes = body.length + Buffer.byteLength(label) + Buffer.byteLength(threadId);
 
   // Others who write into the log wait from here on.
-  const { head: sequence, ...held } = await takeSequence(tx, log, bytes);
-  if (sequence === 1) await checkThere(tx, log);
+  const { head: sequence, ...held } = await place(tx, log, bytes);
   await makeRoom(tx, app, log, held, now);
   await insertMessage(
     tx,
@@ -94,10 +100,19 @@ async function logToWrite(
   return inboxOf(asking.orgId, (await recipientOf(tx, app, asking, to.value ?? "")).agent_id);
 }
 
-/** Throws NOT_FOUND when whose log was just made, or written for the first time, has been deleted meanwhile. */
-async function checkThere(tx: Tx, { orgId, logId, channel }: Log): Promise<void> {
-  if (!channel && !(await lockAgent(tx, orgId, logId))) throw notFound("agent", logId);
-  if (channel && (await lockChannel(tx, orgId, channel))?.log_id !== logId) throw notFound("channel", channel);
+/**
+ * A place in the log. NOT_FOUND when its channel, which has a log from the first to the last, or its agent was deleted meanwhile; the agent is looked at only where
+ * the log is made.
+ */
+async function place(tx: Tx, log: Log, bytes: number): Promise<Head> {
+  if (log.channel) {
+    const taken = await takeSequence(tx, log, bytes);
+    if (!taken) throw notFound("channel", log.channel);
+    return taken;
+  }
+  const taken = await takeSequenceOrMake(tx, log, bytes);
+  if (taken.head === 1 && !(await lockAgent(tx, log.orgId, log.logId))) throw notFound("agent", log.logId);
+  return taken;
 }
 
 /** Lets go of the old end of a log that is full with the message that comes. QUOTA_EXCEEDED where that has to stay. */

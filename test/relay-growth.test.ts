@@ -11,7 +11,7 @@ import {
   nextDue,
   takeDead,
 } from "../src/relay/group-store.ts";
-import { logAges, oldestMessages, readStretch, removeThrough } from "../src/relay/log-store.ts";
+import { logAges, oldestMessages, readStretch, removeThrough, takeSequence } from "../src/relay/log-store.ts";
 import {
   findMessage,
   firstUnread,
@@ -94,6 +94,7 @@ describe.each(dialects)("with many messages on %s", (dialect) => {
     const page = { messages: 64, bytes: 262_144 };
     const statements: [string, (tx: never) => Promise<unknown>][] = [
       ["following", (tx) => readStretch(tx, log, 500, page)],
+      ["a place", (tx) => takeSequence(tx, log, 1)],
       ["the oldest", (tx) => oldestMessages(tx, log, 256)],
       ["removing the oldest", (tx) => removeThrough(tx, log, 10, { messages: 1, bytes: 1 })],
       ["a page", (tx) => listMessages(tx, log, walk, page)],

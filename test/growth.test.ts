@@ -370,7 +370,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => takenTimes(db, schedule, 1, 2),
     /queue_schedule_run USING PRIMARY KEY \(org_id=\? AND schedule_id=\? AND nominal_ms>\? AND nominal_ms<\?\)/,
   ],
-  ["how an agent stands", (db) => standingOf(db, org, "agt_a"), /api_key_agent \(org_id=\? AND agent_id=\?\)/],
+  ["how an agent stands", (db) => standingOf(db, org, "agt_a", 1), /api_key_agent \(org_id=\? AND agent_id=\?\)/],
   ["how many schedules are overdue", (db) => db.one(overdue(1)), /queue_schedule_due \(due_ms>\? AND due_ms<\?\)/],
   ["the data key that seals", (db) => activeKey(db, org), /vault_key_active \(org_id=\?\)/],
   ["a data key by its id", (db) => findKeyById(db, "dky_a"), /vault_key_id \(key_id=\?\)/],

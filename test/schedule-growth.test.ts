@@ -63,7 +63,7 @@ describe.each(dialects)("with many schedules on %s", (dialect) => {
       ["taken", (tx) => store.takenTimes(tx, ref, 8_000_000_000_000, 9_000_000_000_000), /run_pkey|PRIMARY KEY/],
       ["forget", (tx) => store.deleteOldRuns(tx, 5_000, 500), /queue_schedule_run_age/],
       ["unfinished", (tx) => store.hasUnfinished(tx, ref), /queue_job_schedule/],
-      ["standing", (tx) => standingOf(tx, orgId, agentId), /api_key/],
+      ["standing", (tx) => standingOf(tx, orgId, agentId, 1), /api_key/],
       ["overdue", (tx) => (tx as typeof db.query).one(overdue(clock.now())), /queue_schedule_due/],
       ["oldest", (tx) => (tx as typeof db.query).one(oldestReady), /queue_job_state/],
     ];

@@ -634,6 +634,23 @@ describe.each(dialects)("a schedule on %s", (dialect) => {
       expect(await hindered(revoke, renew)).toBe("KEY_REVOKED");
     });
 
+    test("those keys of its agent that were not revoked have expired", async () => {
+      const end = async (owner: OrgAgent) => {
+        const { apiKeys } = await org.admin.keys.listApiKeys({ agentId: owner.agentId });
+        const { apiKey } = await org.admin.keys.rotateApiKey({ keyId: apiKeys[0]!.keyId, overlap: durationFromMs(0) });
+        await org.admin.keys.revokeApiKey({ keyId: apiKey!.keyId });
+      };
+      const renew = (owner: OrgAgent) => org.admin.keys.createApiKey({ agentId: owner.agentId });
+      expect(await hindered(end, renew)).toBe("KEY_REVOKED");
+      const expire = async (owner: OrgAgent) => {
+        const { apiKeys } = await org.admin.keys.listApiKeys({ agentId: owner.agentId });
+        await world.server.app.db.tx((tx) =>
+          tx.run(sql`update api_key set expire_ms = ${clock.now()} where key_id = ${apiKeys[0]!.keyId}`),
+        );
+      };
+      expect(await hindered(expire, renew)).toBe("KEY_EXPIRED");
+    });
+
     test("a policy forbids its agent the queue", async () => {
       const policyId = unique("forbid");
       const forbid = (owner: OrgAgent) =>

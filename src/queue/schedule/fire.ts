@@ -87,7 +87,7 @@ const missedAll = (app: App, row: ScheduleRow, due: Due, { reason, message }: Fa
 
 /** Why the agent may not submit the jobs now; what the policies decided against it is kept. */
 async function refusalOf(tx: Tx, app: App, row: ScheduleRow, now: number): Promise<Fault | undefined> {
-  const fault = await standingFault(tx, row);
+  const fault = await standingFault(tx, row, now);
   if (fault) return fault;
   const asking = { orgId: row.org_id, agentId: row.agent_id, now, traceId: app.ids.trace() };
   try {

@@ -605,7 +605,8 @@ export const ScheduleSchema: GenMessage<Schedule, {jsonType: ScheduleJson}> = /*
 export type ScheduleError = Message<"moltwire.queue.v1.ScheduleError"> & {
   /**
    * The ErrorReason that SubmitJob would have had: POLICY_DENIED (`enqueue_job`), QUOTA_EXCEEDED; FAILED_PRECONDITION when the organisation or the agent is
-   * disabled, KEY_REVOKED when the agent had keys and all of them are revoked, KEY_DROPPED when the payload was stored under a data key that was dropped.
+   * disabled, KEY_REVOKED when the agent had keys and each of them is revoked or has expired, KEY_EXPIRED when all of them have expired, KEY_DROPPED when the payload
+   * was stored under a data key that was dropped.
    *
    * @generated from field: string reason = 1;
    */
@@ -634,7 +635,8 @@ export type ScheduleError = Message<"moltwire.queue.v1.ScheduleError"> & {
 export type ScheduleErrorJson = {
   /**
    * The ErrorReason that SubmitJob would have had: POLICY_DENIED (`enqueue_job`), QUOTA_EXCEEDED; FAILED_PRECONDITION when the organisation or the agent is
-   * disabled, KEY_REVOKED when the agent had keys and all of them are revoked, KEY_DROPPED when the payload was stored under a data key that was dropped.
+   * disabled, KEY_REVOKED when the agent had keys and each of them is revoked or has expired, KEY_EXPIRED when all of them have expired, KEY_DROPPED when the payload
+   * was stored under a data key that was dropped.
    *
    * @generated from field: string reason = 1;
    */

@@ -943,8 +943,8 @@ export const BackfillScheduleResponseSchema: GenMessage<BackfillScheduleResponse
  * makes at most one job, whatever servers, crashes and clocks do: also when a clock is set back. On a server that is not busy a job is there within a second.
  *
  * A schedule is its agent's own. To another agent of the organisation it is as if it were not there, unless a policy lets it (`read_schedule`,
- * `write_schedule`); administrators have all of them. When an agent is deleted, so are its schedules; while it is disabled, or all of its keys are revoked, their
- * times are missed. Each job is submitted with the authority that the agent has at that time.
+ * `write_schedule`); administrators have all of them. When an agent is deleted, so are its schedules; while it is disabled, or all of its
+ * keys are revoked or have expired, their times are missed. Each job is submitted with the authority that the agent has at that time.
  *
  * @generated from service moltwire.queue.v1.ScheduleService
  */

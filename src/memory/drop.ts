@@ -35,8 +35,13 @@ export async function removeDropped(app: App): Promise<number> {
   return gone;
 }
 
+/** One server at a time: another would see fewer rows go than there are, and take it for the end. */
 async function removeSome(tx: Tx, memory: MemoryRef): Promise<number> {
   const { orgId, memoryId } = memory;
+  const held = await tx.one(
+    sql`select 1 as found from memory_drop where org_id = ${orgId} and memory_id = ${memoryId} ${tx.dialect.forUpdate}`,
+  );
+  if (!held) return 0;
   const [entries, changes] = [await removeEntries(tx, memory), await removeOldest(tx, memory)];
   if (entries === batch || changes === batch) return 0;
   return tx.run(sql`delete from memory_drop where org_id = ${orgId} and memory_id = ${memoryId}`);

@@ -204,7 +204,9 @@ describe.each(dialects)("%s", (dialect) => {
         const right = expected(method, somebody);
         if (got !== right) wrong.push(`${somebody.who} at ${name}: ${got}, not ${right}`);
       };
-      await Promise.all([...own, ...methodsOf(foreign)].filter((one) => concerns(somebody, one.method)).map(check));
+      const asked = [...own, ...methodsOf(foreign)].filter((one) => concerns(somebody, one.method));
+      // Fewer than the calls that a connection may have open at once: more are cut off, which would look like being let in.
+      for (let from = 0; from < asked.length; from += 50) await Promise.all(asked.slice(from, from + 50).map(check));
     }
     expect(wrong).toEqual([]);
     expect([...seen].sort()).toEqual([...refusals, "let in"].sort());

@@ -28,6 +28,7 @@ import {
   type World,
 } from "./harness.ts";
 import { data, get, jsonOf, set } from "./memory-fixtures/memory.ts";
+import { json, submit as submitJob } from "./queue-fixtures/jobs.ts";
 import { canaryAdapter, filesOf, found, plant, readBack, tablesOf } from "./vault-fixtures/canaries.ts";
 
 const newKey = (): string => randomBytes(32).toString("base64");
@@ -138,6 +139,25 @@ test("every column of bytes is sealed or known not to be", async () => {
 
 describe.each(dialects)("what is stored encrypted on %s", (dialect) => {
   const notAuthentic = { code: "DataLoss", reason: "DATA_NOT_AUTHENTIC" };
+
+  test("a job that cannot be read any more ends as dead, with the reason, and those behind it are claimed", async () => {
+    await using world = await start(dialect, { masterKeys: [newMaster()] });
+    const { as } = await (await world.org()).agent();
+    const { jobId } = await submitJob(as, { queue: "q", payload: json("first") });
+    const next = await submitJob(as, { queue: "q", payload: json("second") });
+    await world.server.app.db.tx(async (tx) => {
+      const row = await tx.one<{ payload: Uint8Array }>(
+        sql`select payload from queue_job_data where job_id = ${jobId} ${tx.dialect.forUpdate}`,
+      );
+      const changed = Buffer.concat([row!.payload, Buffer.from([0])]);
+      await tx.run(sql`update queue_job_data set payload = ${changed} where job_id = ${jobId}`);
+    });
+    const { jobs } = await as.queues.claimJobs({ queues: ["q"], maxJobs: 2 });
+    expect(jobs.map(({ job }) => job!.jobId)).toEqual([next.jobId]);
+    const { jobs: dead } = await as.queues.listDeadJobs({ queue: "q" });
+    expect(dead).toMatchObject([{ jobId, error: { code: "data_not_authentic" } }]);
+    expect((await as.queues.claimJobs({ queues: ["q"] })).jobs).toEqual([]);
+  });
 
   test("is refused, and nothing of it told, when it was changed, moved, cut, or replaced by something in the clear", async () => {
     await using world = await start(dialect, { masterKeys: [newMaster()] });

@@ -2,11 +2,13 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { JobState, type LeasedJobSchema } from "../../gen/moltwire/queue/v1/job_pb.ts";
 import type { App } from "../app.ts";
-import type { Tx } from "../db/db.ts";
+import { sql, type Tx } from "../db/db.ts";
+import { Fault } from "../errors.ts";
 import { authorize } from "./access.ts";
 import { type Change, recordChanges } from "./change-log.ts";
 import { bestQueues, dueQueues, payloadsOf, promoteDue, type Taking, takeBest } from "./claim-store.ts";
-import { type JobRow, toJob } from "./job-store.ts";
+import { failAttempt } from "./finish.ts";
+import { changeJob, type JobRow, toJob } from "./job-store.ts";
 import { openPayload } from "./payload.ts";
 
 /** What is to be claimed, by whom. */
@@ -69,27 +71,51 @@ async function take(tx: Tx, taking: Taking, { orgId, queues, maxJobs }: Claim): 
 const firstWait = ({ attempts, ready_ms }: JobRow, now: number): { waitMs?: number } =>
   attempts === 1 && ready_ms !== null ? { waitMs: now - ready_ms } : {};
 
-/** Jobs as their worker gets them, with their payloads. */
-export async function toLeasedJobs(
-  tx: Tx,
-  app: App,
-  jobs: readonly JobRow[],
-): Promise<MessageInitShape<typeof LeasedJobSchema>[]> {
-  const [first] = jobs;
-  if (!first) return [];
+/** Claimed jobs as their worker gets them; `rows` are those of them. */
+type Leased = { readonly rows: readonly JobRow[]; readonly jobs: readonly MessageInitShape<typeof LeasedJobSchema>[] };
+
+/**
+ * Jobs as their worker gets them, with their payloads. One that cannot be read any more, since its key was dropped or somebody else has changed it, ends as dead: it
+ * would keep all those behind it from being claimed.
+ */
+export async function toLeasedJobs(tx: Tx, app: App, claimed: readonly JobRow[], now: number): Promise<Leased> {
+  const [first] = claimed;
+  if (!first) return { rows: [], jobs: [] };
   const { org_id: orgId } = first;
   const payloads = await payloadsOf(
     tx,
     orgId,
-    jobs.map(({ job_id }) => job_id),
+    claimed.map(({ job_id }) => job_id),
   );
-  return jobs.map((job) => {
-    const sealed = payloads.get(job.job_id);
-    const payload = sealed && openPayload(app, { orgId, jobId: job.job_id }, "payload", sealed);
-    return {
-      job: { ...toJob(app, job), ...(payload && { payload }) },
-      leaseToken: job.lease_token,
-      leaseExpireTime: timestampFromMs(job.lease_expire_ms!),
-    };
-  });
+  const rows: JobRow[] = [];
+  const jobs: MessageInitShape<typeof LeasedJobSchema>[] = [];
+  const ended: Change[] = [];
+  for (const job of claimed) {
+    try {
+      jobs.push(toLeasedJob(app, job, payloads.get(job.job_id)));
+      rows.push(job);
+    } catch (error) {
+      if (!(error instanceof Fault && unreadable.has(error.reason))) throw error;
+      ended.push(await endUnreadable(tx, app, job, error, now));
+    }
+  }
+  if (ended.length > 0) await recordChanges(tx, app, orgId, ended, now);
+  return { rows, jobs };
+}
+
+function toLeasedJob(app: App, job: JobRow, sealed: Uint8Array | undefined) {
+  const payload = sealed && openPayload(app, { orgId: job.org_id, jobId: job.job_id }, "payload", sealed);
+  return {
+    job: { ...toJob(app, job), ...(payload && { payload }) },
+    leaseToken: job.lease_token,
+    leaseExpireTime: timestampFromMs(job.lease_expire_ms!),
+  };
+}
+
+const unreadable: ReadonlySet<string> = new Set(["KEY_DROPPED", "DATA_NOT_AUTHENTIC"]);
+
+async function endUnreadable(tx: Tx, app: App, job: JobRow, fault: Fault, now: number): Promise<Change> {
+  const code = fault.reason.toLowerCase();
+  const failure = { retryable: false, retryAfterMs: 0, code, message: fault.message, expired: false };
+  return failAttempt(tx, app, await changeJob(tx, job.seq, sql`progress = null`), failure, now);
 }

@@ -29,7 +29,8 @@ export async function claimOrWait(app: App, req: ClaimJobsRequest, context: Hand
       const agentId = await actingAgent(tx, caller, orgId, request.agentId);
       const rows = await claimJobs(tx, app, claimOf(request, orgId, agentId, trace.traceId), now);
       if (rows.length === 0 && !last) throw new NothingYet();
-      return { jobs: await toLeasedJobs(tx, app, rows) };
+      const { jobs } = await toLeasedJobs(tx, app, rows, now);
+      return { jobs: [...jobs] };
     });
   if (untilMs <= app.clock.now()) return (await claim(true)).reply;
 

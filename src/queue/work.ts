@@ -85,15 +85,15 @@ const checkpoint = (app: App): Message => ({
 });
 
 /** What was claimed, and those of it that this stream had before and did not know to have lost. */
-type Taken = { readonly jobs: MessageInitShape<typeof LeasedJobSchema>[]; readonly lost: readonly string[] };
+type Taken = { readonly jobs: readonly MessageInitShape<typeof LeasedJobSchema>[]; readonly lost: readonly string[] };
 const nothing: Taken = { jobs: [], lost: [] };
 
 /** Claims as many as there is room for. A refusal is kept before it is thrown. */
 async function take(app: App, claim: Claim, room: number, held: Map<string, Held>): Promise<Taken> {
   const outcome = await app.db.tx(async (tx) => {
     try {
-      const rows = await claimJobs(tx, app, { ...claim, maxJobs: room }, app.clock.now());
-      return { rows, jobs: await toLeasedJobs(tx, app, rows) };
+      const now = app.clock.now();
+      return await toLeasedJobs(tx, app, await claimJobs(tx, app, { ...claim, maxJobs: room }, now), now);
     } catch (error) {
       if (error instanceof Refused) return error;
       throw error;

@@ -20,7 +20,8 @@ export type IdPrefix =
   | "dky"
   | "msg"
   | "chn"
-  | "whk";
+  | "whk"
+  | "grt";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

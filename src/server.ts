@@ -41,6 +41,7 @@ import { openSqlite } from "./db/sqlite.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
+import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { beginLife, defaultLeaseMs } from "./life.ts";
@@ -128,6 +129,7 @@ const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
 const approvalMs = 5_000;
+const grantMs = 5_000;
 /** As short as the shortest lease that Serve gives. */
 const pulledMs = 1_000;
 const expiryMs = 500;
@@ -282,6 +284,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
     every(app, sweepMs, "old jobs", () => sweepOldJobs(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
+    every(app, grantMs, "grants", () => expireGrants(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),

@@ -4,6 +4,7 @@ import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
+import { checkNamespace } from "../federation/namespace-store.ts";
 import { dropMemories } from "../memory/drop.ts";
 import { dropSchedules } from "../queue/schedule/drop.ts";
 import { dropAgent } from "../relay/drop.ts";
@@ -45,6 +46,7 @@ const changeable = [
   "disabled",
   "weight",
   "breaker",
+  "namespace",
 ] as const;
 /** What decides whether an agent may do the tasks that wait for it. */
 const decisive = ["trust_tier", "capabilities", "allowed_tools", "endpoint", "disabled"] as const;
@@ -63,6 +65,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
           limit: String(maxAgentsPerOrg),
         });
       }
+      await checkNamespace(tx, orgId, req.namespace);
       const agentId = app.ids.next("agt");
       const endpoint = await takeKeyOut(tx, app, { orgId, agentId }, req.endpoint, "endpoint");
       const row: AgentRow = {
@@ -81,6 +84,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         revision: 1,
         weight: req.weight || 1,
         breaker: breakerText(req.breaker),
+        namespace: req.namespace,
       };
       if ((await insertAgent(tx, row)) === 0) throw taken(req.name);
       return { agent: toAgent(row) };
@@ -95,7 +99,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
   }),
 
   listAgents: query(app, async (req, { db, orgId }) => {
-    const scope = ["ListAgents", orgId, req.capability, req.name];
+    const scope = ["ListAgents", orgId, req.capability, req.name, req.namespace];
     const page = await readPage(
       app.cursors,
       scope,
@@ -119,6 +123,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
       if (mask.has("trust_tier") && change.trustTier === TrustTier.UNSPECIFIED)
         throw badField("change.trust_tier", "must not be empty");
+      if (mask.has("namespace")) await checkNamespace(tx, orgId, change.namespace);
       const endpoint = mask.has("endpoint")
         ? await takeKeyOut(tx, app, { orgId, agentId: req.agentId }, change.endpoint, "change.endpoint")
         : undefined;
@@ -134,6 +139,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
         ...(mask.has("weight") && { weight: change.weight || 1 }),
         ...(mask.has("breaker") && { breaker: breakerText(change.breaker) }),
+        ...(mask.has("namespace") && { namespace: change.namespace }),
         update_ms: now,
         revision: row.revision + 1,
       };

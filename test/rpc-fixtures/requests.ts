@@ -43,6 +43,9 @@ const fillings: Readonly<Record<string, unknown>> = {
   url: "http://127.0.0.1:9/",
   event_types: ["*"],
   since_time: { seconds: 0n },
+  grantee_org_id: `org_${"0".repeat(32)}`,
+  "CreateGrantRequest.subject": { case: "capability", value: "none" },
+  "UpdateGrantRequest.update_mask": { paths: ["purpose"] },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

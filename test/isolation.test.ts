@@ -88,8 +88,20 @@ async function party(world: World, mark: string): Promise<Party> {
   };
   const { webhook } = await caller.as.webhooks.createWebhook(wished);
   const { webhookId } = webhook!;
+  const names = { namespace: unique(`${mark}family`), granteeOrgId: (await world.org()).orgId };
+  await org.admin.namespaces.createNamespace({ name: names.namespace, description: `${mark} family` });
+  const { grant } = await org.admin.grants.createGrant({
+    ...{ granteeOrgId: names.granteeOrgId, subject: { case: "namespace", value: names.namespace } },
+    terms: { purpose: `${mark} purpose`, allowedTools: [`${mark}tool`] },
+  });
+  await org.admin.grants.createGrant({
+    granteeOrgId: names.granteeOrgId,
+    subject: { case: "capability", value: `${mark}can` },
+  });
   const { delivery } = await caller.as.webhooks.testWebhook({ webhookId });
   const belongings = {
+    grant_id: grant!.grantId,
+    counterparty_org_id: names.granteeOrgId,
     webhook_id: webhookId,
     event_id: delivery!.eventId,
     channel,
@@ -214,6 +226,9 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetMessage message_id",
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
+      "GrantService/GetGrant grant_id",
+      "GrantService/RevokeGrant grant_id",
+      "GrantService/ListGrants counterparty_org_id",
     ])
       expect(found).toContainEqual(expect.stringContaining(name));
   });
@@ -237,6 +252,8 @@ describe.each(dialects)("%s", (dialect) => {
       "caller_agent_id",
       "member_agent_id",
       "contract_id",
+      "grant_id",
+      "counterparty_org_id",
     ]);
     expect(await compare(theirs.belongings, sibling.key, theirs.contractId, (field) => shared.has(field))).toEqual([]);
     const [got, other] = [theirs.caller.agentId, randomLike(theirs.caller.agentId)];
@@ -298,6 +315,7 @@ describe.each(dialects)("%s", (dialect) => {
       [methodNamed("ListAgents"), (await admin.agents.listAgents(size)).nextPageToken, {}],
       [methodNamed("ListApiKeys"), (await admin.keys.listApiKeys(size)).nextPageToken, {}],
       [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
+      [methodNamed("ListGrants"), (await admin.grants.listGrants(size)).nextPageToken, {}],
       [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
       [methodNamed("ListJobs"), (await admin.queues.listJobs(size)).nextPageToken, {}],
       [methodNamed("ListSchedules"), (await admin.schedules.listSchedules(size)).nextPageToken, {}],

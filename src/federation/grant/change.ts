@@ -5,7 +5,7 @@ import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { emit } from "../../ops/outbox.ts";
 import { quotaExceeded } from "../quota.ts";
-import { type Act, outcomeOf, stateAt, wasAccepted } from "./rule.ts";
+import { type Act, outcomeOf, wasAccepted } from "./rule.ts";
 import { type GrantRow, insertRevision, updateGrant } from "./store.ts";
 import type { StoredTerms } from "./terms.ts";
 
@@ -25,17 +25,15 @@ export type Deed = {
 };
 
 /**
- * Does it to a grant that is locked; gives the grant as it is then. Throws GRANT_PARTY_REQUIRED or FAILED_PRECONDITION, and QUOTA_EXCEEDED for one more revision
+ * Does it to a grant that is locked, as it is by now; gives the grant as it is then. Throws GRANT_PARTY_REQUIRED or FAILED_PRECONDITION, and QUOTA_EXCEEDED for one more revision
  * than are kept.
  */
 export async function changeGrant(tx: Tx, app: App, before: GrantRow, deed: Deed): Promise<GrantRow> {
   const { act, party, now } = deed;
-  // The time alone brings EXPIRED, so to that a grant is still in the state that is stored.
-  const state = act === GrantAct.EXPIRE ? before.state : stateAt(before.state, before.expire_ms, now);
-  const outcome = outcomeOf(act, party, state);
+  const outcome = outcomeOf(act, party, before.state);
   if (outcome.kind === "same") return before;
   if (outcome.kind === "party") throw otherParty(before, party, outcome.required);
-  if (outcome.kind === "state") throw wrongState(act, state);
+  if (outcome.kind === "state") throw wrongState(act, before.state);
   const isRepeatable = act === GrantAct.UPDATE || act === GrantAct.RESUME;
   if (isRepeatable && before.revision >= maxRevisions) {
     const message = `a grant has at most ${maxRevisions} revisions: revoke it and propose a new one`;

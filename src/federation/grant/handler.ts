@@ -12,14 +12,22 @@ import { changeGrant } from "./change.ts";
 import { listGrants } from "./list-store.ts";
 import { proposeGrant } from "./propose.ts";
 import type { Act } from "./rule.ts";
-import { findGrant, type GrantRow, listRevisions, lockGrant, partyOf, termsOf, toGrant, toRevision } from "./store.ts";
+import {
+  asOf,
+  findGrant,
+  type GrantRow,
+  listRevisions,
+  lockGrant,
+  partyOf,
+  termsOf,
+  toGrant,
+  toRevision,
+} from "./store.ts";
 import { changeableTerms, changedTerms, checkExpiry, type StoredTerms, toStored } from "./terms.ts";
 import { listUsage, toDayUsage } from "./usage-store.ts";
 
 export const grantHandler = (app: App): ServiceImpl<typeof GrantService> => ({
-  createGrant: command(app, async (req, doing) => ({
-    grant: toGrant(await proposeGrant(app, req, doing), doing.now),
-  })),
+  createGrant: command(app, async (req, asked) => ({ grant: toGrant(await proposeGrant(app, req, asked)) })),
 
   getGrant: query(app, async (req, { db, orgId, now }) => {
     const row = await findGrant(db, orgId, req.grantId);
@@ -28,7 +36,7 @@ export const grantHandler = (app: App): ServiceImpl<typeof GrantService> => ({
     const page = await readPage(app.cursors, ["GetGrant", orgId, req.grantId], req, read, ({ revision }) => [revision]);
     const reader = partyOf(row, orgId);
     const revisions = page.rows.map((one) => toRevision(one, reader));
-    return { grant: toGrant(row, now), revisions, nextPageToken: page.nextPageToken };
+    return { grant: toGrant(asOf(row, now)), revisions, nextPageToken: page.nextPageToken };
   }),
 
   listGrants: query(app, async (req, { db, orgId, now }) => {
@@ -40,7 +48,7 @@ export const grantHandler = (app: App): ServiceImpl<typeof GrantService> => ({
       (after, limit) => listGrants(db, orgId, req, now, after, limit),
       (row) => [row.grant_id],
     );
-    return { grants: page.rows.map((row) => toGrant(row, now)), nextPageToken: page.nextPageToken };
+    return { grants: page.rows.map((row) => toGrant(asOf(row, now))), nextPageToken: page.nextPageToken };
   }),
 
   acceptGrant: command(app, doing(app, GrantAct.ACCEPT)),
@@ -74,12 +82,13 @@ type Asked = { readonly grantId: string; readonly ifRevision: bigint };
 const doing =
   (app: App, act: Act, terms?: (before: GrantRow) => StoredTerms) =>
   async (req: Asked, { tx, orgId, caller, now, trace }: Command) => {
-    const before = await lockGrant(tx, orgId, req.grantId);
-    if (!before) throw notFound("grant", req.grantId);
+    const locked = await lockGrant(tx, orgId, req.grantId);
+    if (!locked) throw notFound("grant", req.grantId);
+    const before = asOf(locked, now);
     checkRevision(req.ifRevision, before.revision);
     const deed = { act, party: partyOf(before, orgId), keyId: caller.keyId, now, traceId: trace.traceId };
     const row = await changeGrant(tx, app, before, { ...deed, ...(terms && { terms: terms(before) }) });
-    return { grant: toGrant(row, now) };
+    return { grant: toGrant(row) };
   };
 
 type Dates = { readonly startDate: string; readonly endDate: string };

@@ -13,7 +13,7 @@ import { type Queryable, sql, type Tx } from "../../db/db.ts";
 import type { Position } from "../../rpc/cursor.ts";
 import { stateAt } from "./rule.ts";
 
-/** A grant as it is stored; `org_id` is the grantor's, `terms` JSON. The state may be the one before its time ran out: see {@link stateAt}. */
+/** A grant as it is stored; `org_id` is the grantor's, `terms` JSON. It may be as it was before its time ran out: see {@link asOf}. */
 export type GrantRow = {
   readonly org_id: string;
   readonly grant_id: string;
@@ -102,19 +102,26 @@ export function listRevisions(
     select ${revisionColumns} from federation_grant_revision where org_id = ${org_id} and grant_id = ${grant_id} ${before} order by revision desc limit ${limit}`);
 }
 
+/** A grant as it is at a time: once its own is over it has ended by that, whether it was written down already or not. */
+export function asOf(row: GrantRow, now: number): GrantRow {
+  const state = stateAt(row.state, row.expire_ms, now);
+  return state === row.state ? row : { ...row, state, revision: row.revision + 1, update_ms: row.expire_ms! };
+}
+
 /** Which side of a grant an organisation is. */
 export const partyOf = (row: Pick<GrantRow, "org_id">, orgId: string): GrantParty =>
   row.org_id === orgId ? GrantParty.GRANTOR : GrantParty.GRANTEE;
 
 export const termsOf = (row: Pick<GrantRow, "terms">): GrantTerms => fromJsonString(GrantTermsSchema, row.terms);
 
-export const toGrant = (row: GrantRow, now: number) =>
+/** As {@link asOf} gives it. */
+export const toGrant = (row: GrantRow) =>
   create(GrantSchema, {
     grantId: row.grant_id,
     grantorOrgId: row.org_id,
     granteeOrgId: row.grantee_org_id,
     subject: { case: row.subject_kind, value: row.subject },
-    state: stateAt(row.state, row.expire_ms, now),
+    state: row.state,
     terms: termsOf(row),
     revision: BigInt(row.revision),
     createTime: timestampFromMs(row.create_ms),

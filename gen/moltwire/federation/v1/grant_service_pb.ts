@@ -1261,7 +1261,7 @@ export const GrantService: GenService<{
     output: typeof CreateGrantResponseSchema;
   },
   /**
-   * GetGrant reads a grant and its revisions, newest first.
+   * GetGrant reads a grant and its revisions, newest first. That its time ended it is among the revisions some seconds later.
    *
    * Errors: NOT_FOUND.
    *

@@ -497,9 +497,13 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
     "a page of the grants with one organisation in one state",
     (db) => listGrants(db, org, { ...anyGrant, counterpartyOrgId: "org_b", state: 2 }, 1, ["grt_z"], 51),
-    /federation_grant_to \(org_id=\? AND grantee_org_id=\? AND grant_id<\?\)[\s\S]*federation_grant_\w+ \((grantee_org_id=\? AND org_id=\?|org_id=\? AND grantee_org_id=\?) AND grant_id<\?\)/,
+    /(grant_received_from \(grantee_org_id=\? AND org_id=\? AND grant_id<\?\)[\s\S]*){2}/,
   ],
-  ["grants whose time is over", (db) => dueGrants(db, 1, 100), /federation_grant_due \(expire_ms<\?\)/],
+  [
+    "grants whose time is over",
+    (db) => dueGrants(db, 1, 100),
+    /federation_grant_due \(expire_ms>\? AND expire_ms<\?\)/,
+  ],
   [
     "how many grants have not ended",
     (db) => countLiveGrants(db, org, 1_000),

@@ -193,9 +193,11 @@ describe.each(dialects)("%s", (dialect) => {
         const id = belongings[field.name];
         if (id === undefined || isMine(field.name) || isNew(method, field.name)) continue;
         const other = randomIds[field.name]!;
+        const naming = ({ oneof, localName }: typeof field, value: string) =>
+          oneof ? { [oneof.localName]: { case: localName, value } } : { [localName]: value };
         const [foreign, random] = [
-          await call(method, key, { ...companions(method, contractId), [field.localName]: id }),
-          await call(method, key, { ...companions(method, contractId), [field.localName]: other }, traceIds.random),
+          await call(method, key, { ...companions(method, contractId), ...naming(field, id) }),
+          await call(method, key, { ...companions(method, contractId), ...naming(field, other) }, traceIds.random),
         ];
         if (comparable(foreign, id) !== comparable(random, other))
           differences.push(

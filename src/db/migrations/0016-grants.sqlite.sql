@@ -37,9 +37,9 @@ create table federation_grant (
   primary key (org_id, grant_id)
 ) strict;
 create index federation_grant_state on federation_grant (org_id, state, grant_id);
-create index federation_grant_to on federation_grant (org_id, grantee_org_id, grant_id);
 create index federation_grant_received on federation_grant (grantee_org_id, grant_id);
 create index federation_grant_received_state on federation_grant (grantee_org_id, state, grant_id);
+-- Of two organisations, from either side.
 create index federation_grant_received_from on federation_grant (grantee_org_id, org_id, grant_id);
 -- Of all organisations: those whose time has to be looked at. PROPOSED, ACTIVE and SUSPENDED are the numbers below 4.
 create index federation_grant_due on federation_grant (expire_ms) where state < 4 and expire_ms is not null;

@@ -79,7 +79,7 @@ export const countLiveGrants = async (db: Queryable, orgId: string, bound: numbe
     select count(*) as n from (select 1 as one from federation_grant where org_id = ${orgId} and state < 4 limit ${bound}) counted`))!
     .n;
 
-/** How many proposals to one organisation are open. Sifts the open proposals to all, which are bounded: the expression keeps it off the index on both. */
+/** How many proposals to one organisation are open. Sifts the open proposals to all, which are bounded: the expression keeps it off the index on the grantee, which has all that ever were. */
 export const countProposals = async (db: Queryable, orgId: string, granteeOrgId: string): Promise<number> =>
   (await db.one<{ n: number }>(sql`
     select count(*) as n from federation_grant where org_id = ${orgId} and state = 1 and grantee_org_id || '' = ${granteeOrgId}`))!

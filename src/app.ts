@@ -6,13 +6,14 @@ import type { StepWatcher } from "./bus/step-watch.ts";
 import type { Clock } from "./clock.ts";
 import type { Config } from "./config.ts";
 import type { Db } from "./db/db.ts";
+import type { Activity } from "./directory/activity.ts";
 import type { Egress } from "./egress/egress.ts";
 import type { KeyUse } from "./federation/key-use.ts";
 import type { Ids } from "./ids.ts";
 import type { Metrics } from "./ops/metrics.ts";
 import type { RelayCounts } from "./relay/metrics.ts";
 import type { Cursors } from "./rpc/cursor.ts";
-import type { Limiter } from "./rpc/limits.ts";
+import type { Limiters } from "./rpc/limits.ts";
 import type { Telemetry } from "./telemetry/span.ts";
 import type { Keyring } from "./vault/keyring.ts";
 import type { Vault } from "./vault/sealed.ts";
@@ -32,7 +33,8 @@ export type App = {
   readonly cursors: Cursors;
   readonly keyUse: KeyUse;
   /** Counts requests: the gate each call, and a conversation each of its frames. */
-  readonly limiter: Limiter;
+  readonly limiters: Limiters;
+  readonly activity: Activity;
   readonly adapters: Adapters;
   readonly schemas: SchemaCache;
   readonly policies: Policies;

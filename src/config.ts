@@ -1,5 +1,6 @@
 /** Settings: each is an environment variable and a flag. A wrong one stops the start with its name, its fault and the fix. */
 import { parseArgs } from "node:util";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { type AdapterKey, parseAdapterKeys } from "./bus/adapter-keys.ts";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
@@ -23,7 +24,13 @@ export type Config = {
   readonly egressAllow: readonly string[];
   /** Which variables of the environment agents' endpoints may name as their key, and for which origins. */
   readonly adapterKeys: readonly AdapterKey[];
-  /** Requests a minute and agent; 0: no limit. */
+  /** Who may register. */
+  readonly registration: Registration;
+  /** The name of the organisation that open registration leads into; empty: the operator's own. */
+  readonly registrationOrg: string;
+  /** How far who registers is trusted. */
+  readonly registrationTier: TrustTier;
+  /** Requests a minute and agent, and a minute and address without a key; 0: no limit. */
   readonly rateLimit: number;
   /** PEM files of the port's certificate and key; both or neither. */
   readonly tlsCert: string | undefined;
@@ -61,6 +68,11 @@ export type Config = {
 
 /** The message is refused, or the oldest goes. */
 export type FullInbox = "refuse" | "drop-oldest";
+
+const registrations = ["closed", "invite", "open", "open-own-org"] as const;
+
+/** Nobody; who has an invite; everybody, into one organisation; everybody, into one of their own. */
+export type Registration = (typeof registrations)[number];
 
 /** A setting is wrong. The message is for the terminal. */
 export class ConfigError extends Error {
@@ -153,10 +165,31 @@ export const settings = {
     fallback: "",
     parse: parseAdapterKeys,
   },
+  MOLTWIRE_REGISTRATION: {
+    flag: "registration",
+    form: "WHO",
+    help: `who may register an agent without a key: ${registrations.join(", ")}`,
+    fallback: "invite",
+    parse: oneOf(registrations),
+  },
+  MOLTWIRE_REGISTRATION_ORG: {
+    flag: "registration-org",
+    form: "NAME",
+    help: "the organisation that `open` leads into; none: the operator's own",
+    fallback: "",
+    parse: text,
+  },
+  MOLTWIRE_REGISTRATION_TIER: {
+    flag: "registration-tier",
+    form: "TIER",
+    help: "how far who registers is trusted",
+    fallback: "PUBLIC_VENDOR",
+    parse: trustTier,
+  },
   MOLTWIRE_RATE_LIMIT: {
     flag: "rate-limit",
     form: "NUMBER",
-    help: "requests a minute and agent; 0 for no limit",
+    help: "requests a minute and agent, or address without a key; 0 for no limit",
     fallback: "120",
     parse: integer(0, 100_000),
   },
@@ -327,6 +360,9 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     ),
     egressAllow: value("MOLTWIRE_EGRESS_ALLOW") ?? [],
     adapterKeys: value("MOLTWIRE_ADAPTER_KEYS") ?? [],
+    registration: value("MOLTWIRE_REGISTRATION")!,
+    registrationOrg: value("MOLTWIRE_REGISTRATION_ORG") ?? "",
+    registrationTier: value("MOLTWIRE_REGISTRATION_TIER")!,
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),
@@ -412,6 +448,21 @@ function masterKeysOf(
     );
   const all = [...given, ...previous];
   return all.filter(({ id }, n) => all.findIndex((one) => one.id === id) === n);
+}
+
+function oneOf<const Choice extends string>(choices: readonly Choice[]): (value: string) => Choice {
+  return (value) => {
+    const found = choices.find((choice) => choice === value);
+    if (found === undefined) throw new Error(`must be one of ${choices.join(", ")}`);
+    return found;
+  };
+}
+
+function trustTier(value: string): TrustTier {
+  const tiers = Object.entries(TrustTier).filter(([, tier]) => tier !== TrustTier.UNSPECIFIED);
+  const found = tiers.find(([name]) => name === value);
+  if (!found) throw new Error(`must be one of ${tiers.map(([name]) => name).join(", ")}`);
+  return found[1];
 }
 
 function logLevel(value: string): string {

@@ -21,7 +21,10 @@ export type IdPrefix =
   | "msg"
   | "chn"
   | "whk"
-  | "grt";
+  | "grt"
+  | "inv"
+  | "col"
+  | "con";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -56,7 +56,7 @@ export const defaultListenLimits: ListenLimits = {
   maxConnections: 4_096,
   maxHeaderBytes: 16_384,
   maxHeaders: 128,
-  maxStreams: 100,
+  maxStreams: 250,
   streamResetBurst: 200,
   streamResetsPerSecond: 33,
   maxRefusedStreams: 100,

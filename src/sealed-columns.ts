@@ -7,6 +7,7 @@ import { decisionPlace } from "./bus/policy/decision-store.ts";
 import { taskPlace } from "./bus/task-store.ts";
 import { eventIdOf, eventPlace as traceEventPlace } from "./bus/trace-store.ts";
 import { placeOfChange, placeOfPart } from "./memory/message.ts";
+import { contactPlace } from "./ops/contact-store.ts";
 import { eventPlace } from "./ops/outbox.ts";
 import { dataPlace, faultPlace, progressPlace } from "./queue/payload.ts";
 import { errorPlace as scheduleErrorPlace, payloadPlace as schedulePayloadPlace } from "./queue/schedule/store.ts";
@@ -147,6 +148,11 @@ export const sealedTables: readonly SealedTable[] = [
     sqliteKey: ["seq"],
     also: ["event_id"],
     columns: { payload: (row) => eventPlace(orgOf(row), text(row, "event_id")) },
+  },
+  {
+    table: "contact",
+    key: ["org_id", "contact_id"],
+    columns: { body: (row) => contactPlace(orgOf(row), text(row, "contact_id")) },
   },
   {
     table: "idempotency",

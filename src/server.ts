@@ -38,6 +38,8 @@ import type { Db } from "./db/db.ts";
 import { migrate, readMigrations } from "./db/migrate.ts";
 import { openPostgres } from "./db/postgres.ts";
 import { openSqlite } from "./db/sqlite.ts";
+import { activity } from "./directory/activity.ts";
+import { sweepInvites } from "./directory/register.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
@@ -48,9 +50,12 @@ import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { removeDropped } from "./memory/drop.ts";
 import { expireEntries, logWalk } from "./memory/sweep.ts";
+import { serveContactPage } from "./ops/contact-page.ts";
+import { sweepContacts } from "./ops/contact-store.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { queueMetrics } from "./ops/queue-metrics.ts";
+import { selfCheck } from "./ops/self-check.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
 import { every } from "./periodic.ts";
@@ -69,7 +74,7 @@ import { errorsInterceptor } from "./rpc/errors.ts";
 import { gate } from "./rpc/gate.ts";
 import { createHealthState, healthRoutes } from "./rpc/health.ts";
 import { sweepReplies } from "./rpc/idempotency.ts";
-import { itemsInterceptor, slidingWindow } from "./rpc/limits.ts";
+import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
@@ -128,6 +133,8 @@ const mib = 1_048_576;
 const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
+/** More often than once a minute, so that none is missed. */
+const checkMs = 20_000;
 const approvalMs = 5_000;
 const grantMs = 5_000;
 /** As short as the shortest lease that Serve gives. */
@@ -203,7 +210,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    limiter: slidingWindow(config.rateLimit, clock),
+    limiters: createLimiters(config.rateLimit, clock),
+    activity: activity(db, log),
     adapters: {
       echo: echoAdapter,
       http: httpAdapter(egress),
@@ -244,6 +252,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services);
+  serveContactPage(http, app, app.limiters);
   mount(http, {
     routes: (router) => {
       served.mount(router);
@@ -251,12 +260,12 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
-    gate: gate(app, app.limiter, served.unbuilt),
+    gate: gate(app, served.unbuilt),
     interceptors: [
       observeInterceptor(app),
       errorsInterceptor(app),
       validateInterceptor(),
-      itemsInterceptor(app.limiter),
+      itemsInterceptor(app.limiters),
     ],
     readMaxBytes: 4 * mib,
     writeMaxBytes: 16 * mib,
@@ -271,14 +280,19 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const following = opened.follow(stopping.signal);
   const walkLogs = logWalk(app);
   const walkRelayLogs = retentionWalk(app);
+  const check = selfCheck(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
       await life.beat();
       await recoverTasks(app, dispatcher);
     }),
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
+    every(app, keyUseMs, "activity", () => app.activity.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
+    every(app, sweepMs, "invites", () => sweepInvites(app)),
+    every(app, sweepMs, "contacts", () => sweepContacts(app)),
+    every(app, checkMs, "self-check", check),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
     every(app, tickMs, "schedules", () => tick(app, scheduling)),
     every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
@@ -320,6 +334,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await courier.ended();
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
+    await app.activity.flush();
     await following;
     await keyring?.close();
     await life.end();
@@ -335,6 +350,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       // Not before: a start that fails for its port must not have begun anybody's work.
       await recoverTasks(app, dispatcher);
       await courier.begin();
+      await check().catch((error: unknown) => log.error({ err: error }, "the first self-check failed"));
       warmValidation(services);
       // Fastify does not know what its port speaks.
       return tls ? url.replace(/^http:/, "https:") : url;

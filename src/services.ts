@@ -10,6 +10,7 @@ import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
@@ -17,12 +18,14 @@ import { OrganizationService } from "../gen/moltwire/federation/v1/organization_
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { TextService } from "../gen/moltwire/text/v1/text_service_pb.ts";
 import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { App } from "./app.ts";
 import { agentHandler } from "./bus/agent-handler.ts";
@@ -36,6 +39,7 @@ import { policyHandler } from "./bus/policy/policy-handler.ts";
 import { serveHandler } from "./bus/serve/serve-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
+import { directoryHandler } from "./directory/handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
 import { namespaceHandler } from "./federation/namespace-handler.ts";
@@ -44,6 +48,7 @@ import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
 import { backupHandler } from "./ops/backup-handler.ts";
+import { contactHandler } from "./ops/contact-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
 import { vaultHandler } from "./ops/vault-handler.ts";
@@ -51,6 +56,7 @@ import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
 import { relayHandler } from "./relay/handler.ts";
 import { sealedTables } from "./sealed-columns.ts";
+import { textHandler } from "./text/handler.ts";
 import { webhookHandler } from "./webhook/handler.ts";
 
 /** The services this server lists. */
@@ -70,11 +76,14 @@ export const services: readonly DescService[] = [
   ScheduleService,
   RelayService,
   WebhookService,
+  DirectoryService,
+  TextService,
   OrganizationService,
   NamespaceService,
   GrantService,
   ApiKeyService,
   StatusService,
+  ContactService,
   EventService,
   AdminService,
   MaintenanceService,
@@ -105,11 +114,14 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(ScheduleService, scheduleHandler(app));
   serve(RelayService, relayHandler(app));
   serve(WebhookService, webhookHandler(app));
+  serve(DirectoryService, directoryHandler(app));
+  serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));
   serve(GrantService, grantHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));
+  serve(ContactService, contactHandler(app));
   serve(EventService, eventHandler(app));
   serve(AdminService, adminHandler(app));
   serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app) });

@@ -15,6 +15,7 @@ import { CostService } from "../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
@@ -22,12 +23,14 @@ import { OrganizationService } from "../gen/moltwire/federation/v1/organization_
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { TextService } from "../gen/moltwire/text/v1/text_service_pb.ts";
 import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
@@ -152,6 +155,9 @@ const clientsOf = (over: Transport) => ({
   admin: createClient(AdminService, over),
   maintenance: createClient(MaintenanceService, over),
   status: createClient(StatusService, over),
+  text: createClient(TextService, over),
+  contacts: createClient(ContactService, over),
+  directory: createClient(DirectoryService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

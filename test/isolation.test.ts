@@ -4,6 +4,7 @@ import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
+import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { services } from "../src/services.ts";
@@ -99,6 +100,14 @@ async function party(world: World, mark: string): Promise<Party> {
     subject: { case: "capability", value: `${mark}can` },
   });
   const { delivery } = await caller.as.webhooks.testWebhook({ webhookId });
+  await caller.as.directory.updateProfile({
+    change: { description: `${mark} profile`, capabilities: [`${mark}skill`] },
+    updateMask: { paths: ["description", "capabilities"] },
+  });
+  await caller.as.directory.logCollaboration({
+    ...{ partnerAgentId: worker.agentId, taskType: `${mark} type`, outcome: Outcome.SUCCESS, rating: 5 },
+    evidence: { case: "taskId", value: task!.taskId },
+  });
   const belongings = {
     grant_id: grant!.grantId,
     counterparty_org_id: names.granteeOrgId,
@@ -114,6 +123,7 @@ async function party(world: World, mark: string): Promise<Party> {
     org_id: org.orgId,
     agent_id: caller.agentId,
     target_agent_id: worker.agentId,
+    partner_agent_id: worker.agentId,
     caller_agent_id: caller.agentId,
     key_id: apiKeys[0]!.keyId,
     task_id: task!.taskId,
@@ -251,6 +261,7 @@ describe.each(dialects)("%s", (dialect) => {
       "org_id",
       "agent_id",
       "target_agent_id",
+      "partner_agent_id",
       "caller_agent_id",
       "member_agent_id",
       "contract_id",

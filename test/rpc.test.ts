@@ -326,6 +326,8 @@ describe.each(dialects)("%s", (dialect) => {
       await other.admin.grants.acceptGrant({ grantId });
       const offered = async () =>
         (await other.admin.grants.createGrant({ granteeOrgId: orgId, subject: onX })).grant!.grantId;
+      const { webhookId } = (await admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.*"] }))
+        .webhook!;
       const calls: Record<string, (headers: Record<string, string>) => Promise<unknown>> = {
         "moltwire.federation.v1.NamespaceService/CreateNamespace": (headers) =>
           admin.namespaces.createNamespace({ name: "audited" }, { headers }),
@@ -372,6 +374,8 @@ describe.each(dialects)("%s", (dialect) => {
           admin.contracts.registerContract({ contractId, version: "1.1.0" }, { headers }),
         "moltwire.bus.v1.ContractService/DeprecateContract": (headers) =>
           admin.contracts.deprecateContract({ contractId, version: "1.0.0" }, { headers }),
+        "moltwire.directory.v1.DirectoryService/CreateInvite": (headers) =>
+          admin.directory.createInvite({}, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
           const jobId = (await admin.queues.submitJob({ job: {} })).job!.jobId;
           const leaseToken = (await admin.queues.claimJobs({})).jobs[0]!.leaseToken;
@@ -384,6 +388,17 @@ describe.each(dialects)("%s", (dialect) => {
         },
         "moltwire.queue.v1.ScheduleService/DeleteSchedule": (headers) =>
           admin.schedules.deleteSchedule({ scheduleId }, { headers }),
+        "moltwire.webhook.v1.WebhookService/CreateWebhook": (headers) =>
+          admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["*"] }, { headers }),
+        "moltwire.webhook.v1.WebhookService/UpdateWebhook": (headers) =>
+          admin.webhooks.updateWebhook(
+            { webhookId, change: { description: "x" }, updateMask: { paths: ["description"] } },
+            { headers },
+          ),
+        "moltwire.webhook.v1.WebhookService/RotateSecret": (headers) =>
+          admin.webhooks.rotateSecret({ webhookId }, { headers }),
+        "moltwire.webhook.v1.WebhookService/DeleteWebhook": (headers) =>
+          admin.webhooks.deleteWebhook({ webhookId }, { headers }),
       };
       return { own, calls };
     };

@@ -212,10 +212,10 @@ describe("the limits of the cleartext port hold", () => {
     }
   });
 
-  test("a session has 100 streams, and is closed for a flood of resets", async () => {
+  test("a session has 250 streams, and is closed for a flood of resets", async () => {
     const server = await port({ streamResetBurst: 20, streamResetsPerSecond: 1 });
     const flood = await session(server.port);
-    expect(flood.remoteSettings.maxConcurrentStreams).toBe(100);
+    expect(flood.remoteSettings.maxConcurrentStreams).toBe(250);
     const closed = new Promise((resolve) => flood.once("close", resolve));
     const kept = await session(server.port);
     for (let i = 0; i < 200 && !flood.destroyed; i++) {

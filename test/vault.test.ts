@@ -124,8 +124,8 @@ describe.each(dialects)("canaries on %s", (dialect) => {
 test("every column of bytes is sealed or known not to be", async () => {
   await using world = await start("sqlite");
   const columns = await world.server.app.db.query.all<{ t: string; c: string }>(sql`
-    select m.name as t, p.name as c from sqlite_master m join pragma_table_info(m.name) p
-    where m.type = 'table' and upper(p.type) = 'BLOB'`);
+    select m.name as t, p.name as c from pragma_table_list m join pragma_table_info(m.name) p
+    where m.schema = 'main' and m.type = 'table' and upper(p.type) = 'BLOB'`);
   const sealed = new Set(sealedTables.flatMap(({ table, columns: of }) => Object.keys(of).map((c) => `${table}.${c}`)));
   const open = new Set(["setting.value", "vault.check_value", "vault_key.wrapped"]);
   const all = columns.map(({ t, c }) => `${t}.${c}`);
@@ -248,7 +248,7 @@ describe.each(dialects)("turned on over data in the clear, on %s", (dialect) => 
     expect(last.tables.every(({ state, enforced }) => state === SealedTableState.SEALED && enforced)).toBe(true);
     for (const [column, algorithm] of await algorithms(world.server.app.db))
       expect([column, [...algorithm].filter((it) => it !== 1)]).toEqual([column, []]);
-    const back = await readBack(world, { admin, orgId } as Parameters<typeof readBack>[1]);
+    const back = await readBack(at, { admin, orgId } as Parameters<typeof readBack>[1]);
     expect(found(canaries, back)).toEqual(
       expect.arrayContaining(["memoryValue", "jobPayload", "taskOutput", "streamedPiece"]),
     );

@@ -8,20 +8,22 @@ import { checkNamespace } from "../federation/namespace-store.ts";
 import { dropMemories } from "../memory/drop.ts";
 import { dropSchedules } from "../queue/schedule/drop.ts";
 import { dropAgent } from "../relay/drop.ts";
+import type { Caller } from "../rpc/caller.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
+import { seesWholeOrg } from "../rpc/scope.ts";
 import { dropWebhooksOf } from "../webhook/store.ts";
 import { deleteSecret } from "./agent-secret-store.ts";
 import {
   type AgentRow,
   breakerText,
-  countAgents,
+  checkAgentQuota,
   deleteAgent,
   endpointText,
-  findAgent,
+  findShownAgent,
   insertAgent,
   listAgents,
   lockAgent,
@@ -34,7 +36,6 @@ import { afterEndpointCheck } from "./endpoint-check.ts";
 import { takeKeyOut } from "./endpoint-key.ts";
 import { reviewWaiting } from "./serve/pulled-store.ts";
 
-const maxAgentsPerOrg = 10_000;
 const changeable = [
   "name",
   "description",
@@ -50,6 +51,8 @@ const changeable = [
 ] as const;
 /** What decides whether an agent may do the tasks that wait for it. */
 const decisive = ["trust_tier", "capabilities", "allowed_tools", "endpoint", "disabled"] as const;
+/** Who looks, unless it sees all of its organisation. */
+const lookingAgent = (caller: Caller): string | undefined => (seesWholeOrg(caller) ? undefined : caller.agentId);
 const taken = (name: string) =>
   new Fault("ALREADY_EXISTS", `the name ${name} is taken`, { resource: "agent", id: name, field: "name" });
 
@@ -59,12 +62,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     (req) => req.endpoint,
     "endpoint",
     command(app, async (req, { tx, orgId, now }) => {
-      if ((await countAgents(tx, orgId, maxAgentsPerOrg)) >= maxAgentsPerOrg) {
-        throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
-          resource: "agents",
-          limit: String(maxAgentsPerOrg),
-        });
-      }
+      await checkAgentQuota(tx, orgId);
       await checkNamespace(tx, orgId, req.namespace);
       const agentId = app.ids.next("agt");
       const endpoint = await takeKeyOut(tx, app, { orgId, agentId }, req.endpoint, "endpoint");
@@ -91,20 +89,26 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     }),
   ),
 
-  getAgent: query(app, async (req, { db, orgId, now }) => {
-    const row = await findAgent(db, orgId, req.agentId);
+  getAgent: query(app, async (req, { db, caller, orgId, now }) => {
+    const row = await findShownAgent(db, orgId, req.agentId, lookingAgent(caller));
     if (!row) throw notFound("agent", req.agentId);
     const circuit = await findCircuit(db, orgId, req.agentId);
     return { agent: toAgent(row, toCircuitMessage(circuit, breakerOfRow(row), now)) };
   }),
 
-  listAgents: query(app, async (req, { db, orgId }) => {
+  listAgents: query(app, async (req, { db, caller, orgId }) => {
     const scope = ["ListAgents", orgId, req.capability, req.name, req.namespace];
+    const filter = {
+      capability: req.capability,
+      name: req.name,
+      namespace: req.namespace,
+      asAgentId: lookingAgent(caller),
+    };
     const page = await readPage(
       app.cursors,
       scope,
       req,
-      (after, limit) => listAgents(db, orgId, req, after, limit),
+      (after, limit) => listAgents(db, orgId, filter, after, limit),
       (row) => [row.agent_id],
     );
     return { agents: page.rows.map((row) => toAgent(row)), nextPageToken: page.nextPageToken };

@@ -10,7 +10,11 @@ import {
   EndpointSchema,
   type TrustTier,
 } from "../../gen/moltwire/bus/v1/agent_pb.ts";
-import { type Queryable, sql, type Tx } from "../db/db.ts";
+import { Visibility } from "../../gen/moltwire/directory/v1/profile_pb.ts";
+import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
+import { indexProfile } from "../directory/index-store.ts";
+import { addProfile, dropProfile } from "../directory/profile-store.ts";
+import { Fault } from "../errors.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { CircuitRow } from "./circuit/circuit-store.ts";
 
@@ -47,7 +51,10 @@ export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
     values (${row.org_id}, ${row.agent_id}, ${row.name}, ${row.description}, ${row.trust_tier}, ${row.capabilities}, ${row.allowed_tools}, ${row.endpoint},
       ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision}, ${row.weight}, ${row.breaker}, ${row.namespace})
     on conflict do nothing`);
-  if (added === 1) await putCapabilities(tx, row);
+  if (added === 1) {
+    await putCapabilities(tx, row);
+    await addProfile(tx, row.org_id, row.agent_id);
+  }
   return added;
 }
 
@@ -60,6 +67,7 @@ export async function updateAgent(tx: Tx, row: AgentRow): Promise<void> {
     where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await tx.run(sql`delete from agent_capability where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await putCapabilities(tx, row);
+  await indexProfile(tx, row.org_id, row.agent_id);
 }
 
 /** One row a capability, so that routing finds its candidates by an index. */
@@ -76,6 +84,7 @@ export async function deleteAgent(tx: Tx, orgId: string, agentId: string): Promi
   // The agent first, as everything that changes one locks it first.
   const deleted = await tx.run(sql`delete from agent where org_id = ${orgId} and agent_id = ${agentId}`);
   await tx.run(sql`delete from agent_capability where org_id = ${orgId} and agent_id = ${agentId}`);
+  await dropProfile(tx, orgId, agentId);
   return deleted;
 }
 
@@ -88,11 +97,22 @@ export const lockAgent = (tx: Tx, orgId: string, agentId: string): Promise<Agent
   );
 
 /** How many agents an organisation has, counted up to a bound. */
-export async function countAgents(db: Queryable, orgId: string, bound: number): Promise<number> {
+async function countAgents(db: Queryable, orgId: string, bound: number): Promise<number> {
   const row = await db.one<{ n: number }>(
     sql`select count(*) as n from (select 1 as one from agent where org_id = ${orgId} limit ${bound}) counted`,
   );
   return row?.n ?? 0;
+}
+
+const maxAgentsPerOrg = 10_000;
+
+/** Throws QUOTA_EXCEEDED when an organisation has as many agents as it may. */
+export async function checkAgentQuota(db: Queryable, orgId: string): Promise<void> {
+  if ((await countAgents(db, orgId, maxAgentsPerOrg)) < maxAgentsPerOrg) return;
+  throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
+    resource: "agents",
+    limit: String(maxAgentsPerOrg),
+  });
 }
 
 /** Which agents of a capability: all or only one, and of them those that take tasks and are trusted at least as `tier`, or the others. */
@@ -126,7 +146,32 @@ export function agentsWithCapability(
     order by c.agent_id limit ${limit}`);
 }
 
-export type AgentFilter = { readonly capability: string; readonly name: string; readonly namespace: string };
+export type AgentFilter = {
+  readonly capability: string;
+  readonly name: string;
+  /** Empty: any, and none. */
+  readonly namespace: string;
+  /** The agent that looks: others whose profile is private are not there for it. Undefined: an administrator, for whom all are. */
+  readonly asAgentId?: string | undefined;
+};
+
+/** Whether an agent shows itself to another one of its organisation. */
+const showsTo = (asAgentId: string): Sql =>
+  sql`(a.agent_id = ${asAgentId} or exists (
+    select 1 from directory_profile p where p.org_id = a.org_id and p.agent_id = a.agent_id and p.visibility > ${Visibility.PRIVATE}))`;
+
+/** An agent as another one of its organisation may see it; see {@link AgentFilter}. */
+export const findShownAgent = (
+  db: Queryable,
+  orgId: string,
+  agentId: string,
+  asAgentId: string | undefined,
+): Promise<AgentRow | undefined> =>
+  asAgentId === undefined
+    ? findAgent(db, orgId, agentId)
+    : db.one<AgentRow>(
+        sql`select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id = ${agentId} and ${showsTo(asAgentId)}`,
+      );
 
 /** Oldest first: ids sort by time. With a capability the walk is along its index, else with a namespace along that one's. */
 export function listAgents(
@@ -137,7 +182,8 @@ export function listAgents(
   limit: number,
 ): Promise<AgentRow[]> {
   const [afterId = ""] = (after ?? []) as string[];
-  const named = filter.name ? sql`and a.name = ${filter.name}` : sql``;
+  const shown = filter.asAgentId === undefined ? sql`` : sql`and ${showsTo(filter.asAgentId)}`;
+  const named = filter.name ? sql`and a.name = ${filter.name} ${shown}` : shown;
   if (filter.capability) {
     // An expression, so that the engine does not walk along the namespace.
     const inNamespace = filter.namespace ? sql`and a.namespace || '' = ${filter.namespace}` : sql``;

@@ -29,6 +29,10 @@ export const insertOrganization = (tx: Tx, row: OrganizationRow): Promise<number
 export const findOrganization = (db: Queryable, orgId: string): Promise<OrganizationRow | undefined> =>
   db.one<OrganizationRow>(sql`select ${columns} from organization where org_id = ${orgId}`);
 
+/** By its name, which is unique. */
+export const findOrganizationNamed = (db: Queryable, name: string): Promise<OrganizationRow | undefined> =>
+  db.one<OrganizationRow>(sql`select ${columns} from organization where name = ${name}`);
+
 export const lockOrganization = (tx: Tx, orgId: string): Promise<OrganizationRow | undefined> =>
   tx.one<OrganizationRow>(sql`select ${columns} from organization where org_id = ${orgId} ${tx.dialect.forUpdate}`);
 

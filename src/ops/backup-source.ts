@@ -34,7 +34,7 @@ function openSqliteSource(file: string): Source {
   db.exec("begin");
   const names = db
     .prepare<[string], string>(
-      "select name from sqlite_schema where type = 'table' and name not like 'sqlite\\_%' escape '\\' and name <> ? order by name",
+      "select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\' and name <> ? order by name",
     )
     .pluck();
   const columnsOf = db.prepare<[string], string>("select name from pragma_table_info(?) order by cid").pluck();

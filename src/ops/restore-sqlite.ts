@@ -120,7 +120,7 @@ async function build(path: string, { backup, migrations }: SqliteRestore): Promi
 function targetOf(db: Database.Database): Target {
   const names = db
     .prepare<[], string>(
-      "select name from sqlite_schema where type = 'table' and name not like 'sqlite\\_%' escape '\\' and name <> 'schema_version'",
+      "select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\' and name <> 'schema_version'",
     )
     .pluck()
     .all();

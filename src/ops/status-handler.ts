@@ -4,14 +4,31 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql } from "../db/db.ts";
+import { notFound } from "../errors.ts";
+import { agentOf } from "../memory/owner.ts";
 import { holdsScope } from "../rpc/access.ts";
 import { query } from "../rpc/query.ts";
+import { seesWholeOrg } from "../rpc/scope.ts";
 import { version } from "../version.ts";
+import { slaReader } from "./sla.ts";
+import { readStats } from "./stats-store.ts";
 
-export const statusHandler = (app: App, startedMs: number): ServiceImpl<typeof StatusService> => ({
+export function statusHandler(app: App, startedMs: number): ServiceImpl<typeof StatusService> {
+  const readSla = slaReader();
+  return {
+    ...statusAndStats(app, startedMs),
+    getSla: query(app, (_req, { db, now }) => readSla(db, now)),
+  };
+}
+
+const statusAndStats = (
+  app: App,
+  startedMs: number,
+): Pick<ServiceImpl<typeof StatusService>, "getStatus" | "getStats"> => ({
   getStatus: query(app, async (_req, { db, caller, now }) => {
     const healthy = !app.stopping.aborted && (await answers(app, db));
-    const status = { version, healthy, time: timestampFromMs(now) };
+    const uptime = durationFromMs(now - startedMs);
+    const status = { version, healthy, time: timestampFromMs(now), uptime, encryptionAtRest: app.vault.encrypts };
     if (caller.role !== Role.OPERATOR || !holdsScope(caller.scopes, "status:read")) return status;
     const counts = await db.one<Counts>(countsOf);
     return {
@@ -19,7 +36,7 @@ export const statusHandler = (app: App, startedMs: number): ServiceImpl<typeof S
       details: {
         engine: app.db.engine,
         schemaVersion: counts!.schema,
-        uptime: durationFromMs(now - startedMs),
+        uptime,
         encryptionAtRest: app.vault.encrypts,
         organizations: BigInt(counts!.organizations),
         agents: BigInt(counts!.agents),
@@ -27,6 +44,29 @@ export const statusHandler = (app: App, startedMs: number): ServiceImpl<typeof S
         openTasks: BigInt(counts!.open_tasks),
         openStreams: BigInt(app.metrics.openStreams()),
       },
+    };
+  }),
+
+  getStats: query(app, async (req, { db, caller, orgId }) => {
+    const agentId = agentOf(caller, req.agentId);
+    const may = seesWholeOrg(caller) || agentId === caller.agentId;
+    const row = may ? await readStats(db, orgId, agentId) : undefined;
+    if (!row) throw notFound("agent", agentId);
+    const pending = app.activity.pending(orgId, agentId);
+    return {
+      agentId,
+      name: row.name,
+      createTime: timestampFromMs(row.create_ms),
+      ...(row.last_seen_ms > 0 && { lastSeenTime: timestampFromMs(row.last_seen_ms) }),
+      requests: BigInt(row.requests + pending.requests),
+      memoryKeys: BigInt(row.memory_keys),
+      sharedMemoryKeys: BigInt(row.shared_keys),
+      jobsSubmitted: BigInt(row.jobs + pending.jobs),
+      tasksSubmitted: BigInt(row.tasks_submitted),
+      tasksReceived: BigInt(row.tasks_received),
+      collaborationsGiven: BigInt(row.given),
+      collaborationsReceived: BigInt(row.ratings),
+      reputation: row.reputation_milli / 1_000,
     };
   }),
 });

@@ -78,6 +78,8 @@ export async function enqueue(
   );
   const changes = made.map(([, { job }]) => ({ job, from: undefined }));
   await recordChanges(tx, app, origin.orgId, changes, origin.now);
+  const { orgId, submitterAgentId } = origin;
+  if (submitterAgentId !== "") tx.afterCommit(() => app.activity.submittedJobs(orgId, submitterAgentId, made.length));
   return rows.map((_, n) => results.get(n)!);
 }
 

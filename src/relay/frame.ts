@@ -3,6 +3,7 @@ import { clone, create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, type HandlerContext } from "@connectrpc/connect";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { PresenceStatus } from "../../gen/moltwire/relay/v1/message_pb.ts";
 import {
   type ConverseRequest,
@@ -20,7 +21,7 @@ import { badField } from "../errors.ts";
 import { callerOf, traceOf } from "../rpc/caller.ts";
 import { type CommandContext, runCommand } from "../rpc/command.ts";
 import { asConnectError } from "../rpc/errors.ts";
-import { takeRequest } from "../rpc/limits.ts";
+import { take } from "../rpc/limits.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { checkInbox } from "./access.ts";
 import { marked } from "./mark.ts";
@@ -45,7 +46,8 @@ export async function carryOut(
   context: HandlerContext,
 ): Promise<Event> {
   try {
-    takeRequest(app.limiter, callerOf(context), context.method, new Headers());
+    const { role, agentId } = callerOf(context);
+    if (role === Role.AGENT) take(app.limiters.agents, "agent", agentId, new Headers());
     return await carry(app, speaker, frame, context);
   } catch (error) {
     return failed(app, error, context);

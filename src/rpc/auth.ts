@@ -30,6 +30,7 @@ export async function authenticate(app: App, key: string | undefined): Promise<C
   const now = app.clock.now();
   const caller = callerFrom(row, now);
   app.keyUse.seen(row.key_id, now);
+  if (row.agent_id !== "") app.activity.seen(row.org_id, row.agent_id, now);
   return caller;
 }
 

@@ -5,14 +5,15 @@ import { Fault } from "../errors.ts";
 import { checkAccess, methodName } from "./access.ts";
 import { authenticate, keyInHeaders } from "./auth.ts";
 import { callerKey, traceKey } from "./caller.ts";
+import { clientAddressKey } from "./client-address.ts";
 import { asConnectError } from "./errors.ts";
-import { type Limiter, takeRequest } from "./limits.ts";
+import { takeRequest } from "./limits.ts";
 import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
 /** What a call passes before its body is read: where it stands in a trace, whose key it has, whether that may call this method now. */
 export const gate =
-  (app: App, limiter: Limiter, unbuilt: ReadonlySet<DescMethod>) =>
+  (app: App, unbuilt: ReadonlySet<DescMethod>) =>
   async (context: HandlerContext): Promise<void> => {
     const { requestHeader, responseHeader, values, method } = context;
     const trace = traceContext(requestHeader.get("traceparent"), app.ids);
@@ -30,7 +31,7 @@ export const gate =
       if (unbuilt.has(method)) {
         throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
       }
-      takeRequest(limiter, caller, method, responseHeader);
+      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
     } catch (error) {
       const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
       callEnded(app, method, values, refusal);

@@ -21,7 +21,7 @@ export type Allowance = {
 /** Counts the requests of this process. Replicas will lease shares of the limit. */
 export type Limiter = {
   /** Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated. */
-  take(agentId: string, count?: number, before?: number): Allowance;
+  take(id: string, count?: number, before?: number): Allowance;
 };
 
 /** The times of the requests in the window: a ring of places of which `count`, ending before `next`, are taken. */
@@ -38,27 +38,27 @@ export function slidingWindow(limit: number, clock: Clock): Limiter {
   const now = neverBack(clock);
   const off: Allowance = { limit: 0, remaining: 0, retryAfterMs: 0, allowed: true };
 
-  function ringOf(agentId: string): Ring {
-    const ring = rings.get(agentId) ?? { times: new Float64Array(Math.min(limit, firstPlaces)), next: 0, count: 0 };
-    rings.delete(agentId); // and back in at the end: the map's order is that of use
-    rings.set(agentId, ring);
+  function ringOf(id: string): Ring {
+    const ring = rings.get(id) ?? { times: new Float64Array(Math.min(limit, firstPlaces)), next: 0, count: 0 };
+    rings.delete(id); // and back in at the end: the map's order is that of use
+    rings.set(id, ring);
     return ring;
   }
 
   /** Forgets who has not called for a window, a few at each call, and beyond the most that are tracked, who called least lately. */
   function forget(before: number): void {
-    for (const [agentId, ring] of rings) {
+    for (const [id, ring] of rings) {
       if (newest(ring) > before && rings.size <= maxTracked) return;
-      rings.delete(agentId);
+      rings.delete(id);
     }
   }
 
   return {
-    take(agentId, count = 1, before = 0) {
+    take(id, count = 1, before = 0) {
       if (limit === 0) return off;
       const at = now();
       forget(at - windowMs);
-      const ring = ringOf(agentId);
+      const ring = ringOf(id);
       while (ring.count > 0 && nthOldest(ring, 0) <= at - windowMs) ring.count--;
       const remaining = limit - ring.count;
       if (before + count > limit) return { limit, remaining, retryAfterMs: undefined, allowed: false };
@@ -105,16 +105,57 @@ function neverBack(clock: Clock): () => number {
 /** Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. */
 const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob"]);
 
-/** Counts a call of an agent, or, of one that was counted, the items of its list but one: RATE_LIMITED beyond its limit, else the response says how much is left. */
+/** Where somebody whom nobody knows leaves something behind. Counted by address, with or without an agent's key. */
+const openDoors: ReadonlySet<string> = new Set(["Register", "SubmitContact"]);
+const openDoorShare = 12;
+
+/** Of agents, of addresses that call without a key, and of addresses at open doors. */
+export type Limiters = { readonly agents: Limiter; readonly addresses: Limiter; readonly doors: Limiter };
+
+/** `limit` requests in 60 s for an agent and for an address, and a twelfth of it at open doors. */
+export const createLimiters = (limit: number, clock: Clock): Limiters => ({
+  agents: slidingWindow(limit, clock),
+  addresses: slidingWindow(limit, clock),
+  doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
+});
+
+/** What counts as one address: of IPv6 the network of 64 bits, all of which one client can have. */
+export function addressGroup(address: string): string {
+  if (!address.includes(":")) return address;
+  const [head = "", tail] = address.split("%")[0]!.split("::");
+  const left = head.split(":").filter((part) => part !== "");
+  const right = (tail ?? "").split(":").filter((part) => part !== "");
+  const zeros = tail === undefined ? 0 : Math.max(0, 8 - left.length - right.length);
+  const parts = [...left, ...Array<string>(zeros).fill("0"), ...right];
+  return `${parts
+    .slice(0, 4)
+    .map((part) => Number.parseInt(part, 16).toString(16))
+    .join(":")}::/64`;
+}
+
+/** Counts a call: RATE_LIMITED beyond the limit of its agent or address, else the response says how much is left. Administrators are not counted. */
 export function takeRequest(
-  limiter: Limiter,
+  limiters: Limiters,
   caller: Caller,
   method: DescMethod,
+  address: string,
+  responseHeader: Headers,
+): void {
+  if (caller.role > Role.AGENT || uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
+  if (openDoors.has(method.name)) take(limiters.doors, "address", addressGroup(address), responseHeader);
+  else if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, responseHeader);
+  else take(limiters.addresses, "address", addressGroup(address), responseHeader);
+}
+
+/** Takes one request of an agent or an address, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. */
+export function take(
+  limiter: Limiter,
+  kind: "agent" | "address",
+  id: string,
   responseHeader: Headers,
   moreItems = 0,
 ): void {
-  if (caller.role !== Role.AGENT || uncounted.has(method.name)) return;
-  const { allowed, limit, remaining, retryAfterMs } = limiter.take(caller.agentId, moreItems || 1, moreItems && 1);
+  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1);
   if (limit === 0) return;
   responseHeader.set("ratelimit-limit", String(limit));
   responseHeader.set("ratelimit-remaining", String(remaining));
@@ -127,7 +168,7 @@ export function takeRequest(
   const metadata = { limit: String(limit), remaining: String(remaining), window_ms: String(windowMs) };
   throw new Fault("RATE_LIMITED", message, metadata, {
     ...(retryAfterMs !== undefined && { retryAfterMs }),
-    quota: { subject: `agent:${caller.agentId}`, description: message },
+    quota: { subject: `${kind}:${id}`, description: message },
   });
 }
 
@@ -136,13 +177,14 @@ export function takeRequest(
  * one call, which stays counted.
  */
 export const itemsInterceptor =
-  (limiter: Limiter): Interceptor =>
+  (limiters: Limiters): Interceptor =>
   (next) =>
   async (request) => {
-    const more = request.stream ? 0 : itemsOf(request.method, request.message) - 1;
+    const { role, agentId } = request.contextValues.get(callerKey);
+    const more = request.stream || role !== Role.AGENT ? 0 : itemsOf(request.method, request.message) - 1;
     if (more <= 0) return next(request);
     const header = new Headers();
-    takeRequest(limiter, request.contextValues.get(callerKey), request.method, header, more);
+    take(limiters.agents, "agent", agentId, header, more);
     const response = await next(request);
     header.forEach((value, name) => void response.header.set(name, value));
     return response;

@@ -46,6 +46,13 @@ const fillings: Readonly<Record<string, unknown>> = {
   grantee_org_id: `org_${"0".repeat(32)}`,
   "CreateGrantRequest.subject": { case: "capability", value: "none" },
   "UpdateGrantRequest.update_mask": { paths: ["purpose"] },
+  email: "somebody@example.org",
+  message: "hello",
+  operation: 1,
+  needs: ["none"],
+  rating: 1,
+  evidence: { case: "taskId", value: "none" },
+  "LogCollaborationRequest.outcome": 1,
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

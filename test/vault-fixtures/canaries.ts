@@ -18,7 +18,7 @@ export type Canaries = Readonly<Record<string, string>>;
 const kinds = [
   ...["memoryValue", "memoryBytes", "memoryDescription", "memoryTag", "memoryOverwritten", "sharedValue"],
   ...["jobPayload", "jobProgress", "jobError", "jobResult", "schedulePayload"],
-  ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer"],
+  ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer", "contact"],
   ...["taskInput", "taskOutput", "taskError", "streamedPiece", "streamedProgress", "contractViolation"],
   ...["storedReply", "adapterSecret"],
 ] as const;
@@ -88,6 +88,9 @@ export async function plant(org: Org): Promise<Canaries> {
   await as.relay.send({ to: { case: "toChannel", value: channel }, payload: json(planted.channelPayload) });
   const { messages } = await as.relay.pullMessages({ channel, group: "readers" });
   await as.relay.nackMessages({ channel, group: "readers", ackIds: [messages[0]!.ackId] });
+
+  const said = { subject: "hello", message: planted.contact, email: "a@example.org", name: "A" };
+  await org.admin.contacts.submitContact(said);
 
   await org.admin.policies.putPolicy({
     policyId: "all",
@@ -186,6 +189,7 @@ export async function readBack(world: World, org: Org): Promise<string> {
     for (const { webhookId } of (await admin.webhooks.listWebhooks({ agentId })).webhooks)
       for (const { eventId } of (await admin.webhooks.listDeliveries({ webhookId })).deliveries)
         seen.push(await admin.webhooks.getDelivery({ webhookId, eventId }));
+  seen.push((await world.operator.contacts.listContacts({})).contacts);
   seen.push(
     await admin.policies.listDecisions({}),
     await admin.events.listEvents({}),

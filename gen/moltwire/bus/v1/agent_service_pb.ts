@@ -930,7 +930,7 @@ export const AgentService: GenService<{
     output: typeof RegisterAgentResponseSchema;
   },
   /**
-   * GetAgent reads one agent. An agent may read those of its own organisation.
+   * GetAgent reads one agent. An agent may read those of its own organisation, but for others whose profile in the directory is private.
    *
    * @generated from rpc moltwire.bus.v1.AgentService.GetAgent
    */
@@ -940,7 +940,7 @@ export const AgentService: GenService<{
     output: typeof GetAgentResponseSchema;
   },
   /**
-   * ListAgents lists agents, oldest first.
+   * ListAgents lists agents, oldest first. To an agent, others whose profile in the directory is private are not there.
    *
    * @generated from rpc moltwire.bus.v1.AgentService.ListAgents
    */

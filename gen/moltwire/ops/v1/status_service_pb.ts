@@ -6,6 +6,7 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Duration, DurationJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
@@ -15,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0IpABChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzIuIBCg1TZXJ2ZXJEZXRhaWxzEg4KBmVuZ2luZRgBIAEoCRIWCg5zY2hlbWFfdmVyc2lvbhgCIAEoBRIpCgZ1cHRpbWUYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSZW5jcnlwdGlvbl9hdF9yZXN0GAQgASgIEhUKDW9yZ2FuaXphdGlvbnMYBSABKAMSDgoGYWdlbnRzGAYgASgDEhEKCWNvbnRyYWN0cxgHIAEoAxISCgpvcGVuX3Rhc2tzGAggASgDEhQKDG9wZW5fc3RyZWFtcxgJIAEoAzJ9Cg1TdGF0dXNTZXJ2aWNlEmwKCUdldFN0YXR1cxIhLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0dXNSZXF1ZXN0GiIubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1Jlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAJiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAi9gIKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoASIPCg1HZXRTbGFSZXF1ZXN0ItYBCg5HZXRTbGFSZXNwb25zZRIWCg50YXJnZXRfcGVyY2VudBgBIAEoARIuCgpzaW5jZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgNkYXkYAyABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBHdlZWsYBCABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EikKBW1vbnRoGAUgASgLMhoubW9sdHdpcmUub3BzLnYxLlNsYVdpbmRvdyKYAQoJU2xhV2luZG93EhsKDnVwdGltZV9wZXJjZW50GAEgASgBSACIAQESMAoNbWVhbl9yZXNwb25zZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptaW51dGVzX3VwGAMgASgFEhUKDW1pbnV0ZXNfdG90YWwYBCABKAVCEQoPX3VwdGltZV9wZXJjZW50MswCCg1TdGF0dXNTZXJ2aWNlEmwKCUdldFN0YXR1cxIhLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0dXNSZXF1ZXN0GiIubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1Jlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAISaAoIR2V0U3RhdHMSIC5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXF1ZXN0GiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXRzUmVzcG9uc2UiF5ACAZLeGBAIAhIKc3RhdHM6cmVhZBgCEmMKBkdldFNsYRIeLm1vbHR3aXJlLm9wcy52MS5HZXRTbGFSZXF1ZXN0Gh8ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -73,6 +74,20 @@ export type GetStatusResponse = Message<"moltwire.ops.v1.GetStatusResponse"> & {
    * @generated from field: moltwire.ops.v1.ServerDetails details = 4;
    */
   details?: ServerDetails | undefined;
+
+  /**
+   * How long this process has run.
+   *
+   * @generated from field: google.protobuf.Duration uptime = 5;
+   */
+  uptime?: Duration | undefined;
+
+  /**
+   * Whether payloads are encrypted at rest.
+   *
+   * @generated from field: bool encryption_at_rest = 6;
+   */
+  encryptionAtRest: boolean;
 };
 
 /**
@@ -108,6 +123,20 @@ export type GetStatusResponseJson = {
    * @generated from field: moltwire.ops.v1.ServerDetails details = 4;
    */
   details?: ServerDetailsJson;
+
+  /**
+   * How long this process has run.
+   *
+   * @generated from field: google.protobuf.Duration uptime = 5;
+   */
+  uptime?: DurationJson;
+
+  /**
+   * Whether payloads are encrypted at rest.
+   *
+   * @generated from field: bool encryption_at_rest = 6;
+   */
+  encryptionAtRest?: boolean;
 };
 
 /**
@@ -265,13 +294,456 @@ export const ServerDetailsSchema: GenMessage<ServerDetails, {jsonType: ServerDet
   messageDesc(file_moltwire_ops_v1_status_service, 2);
 
 /**
+ * GetStatsRequest is the request of GetStats.
+ *
+ * @generated from message moltwire.ops.v1.GetStatsRequest
+ */
+export type GetStatsRequest = Message<"moltwire.ops.v1.GetStatsRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * Which agent. Default: the caller; an administrator names it.
+   *
+   * @generated from field: string agent_id = 2;
+   */
+  agentId: string;
+};
+
+/**
+ * GetStatsRequest is the request of GetStats.
+ *
+ * @generated from message moltwire.ops.v1.GetStatsRequest
+ */
+export type GetStatsRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * Which agent. Default: the caller; an administrator names it.
+   *
+   * @generated from field: string agent_id = 2;
+   */
+  agentId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetStatsRequest.
+ * Use `create(GetStatsRequestSchema)` to create a new message.
+ */
+export const GetStatsRequestSchema: GenMessage<GetStatsRequest, {jsonType: GetStatsRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 3);
+
+/**
+ * GetStatsResponse is the response of GetStats. What is not built yet has no field yet.
+ *
+ * @generated from message moltwire.ops.v1.GetStatsResponse
+ */
+export type GetStatsResponse = Message<"moltwire.ops.v1.GetStatsResponse"> & {
+  /**
+   * The agent.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * When it was registered.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 3;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it last called, to about a minute. Not set: never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen_time = 4;
+   */
+  lastSeenTime?: Timestamp | undefined;
+
+  /**
+   * How often it called with a key of its own, also where it was refused. A stream counts once.
+   *
+   * @generated from field: int64 requests = 5;
+   */
+  requests: bigint;
+
+  /**
+   * Keys in its memory, those included that have expired and are not swept yet.
+   *
+   * @generated from field: int64 memory_keys = 6;
+   */
+  memoryKeys: bigint;
+
+  /**
+   * Keys in the shared namespaces that it owns, likewise.
+   *
+   * @generated from field: int64 shared_memory_keys = 7;
+   */
+  sharedMemoryKeys: bigint;
+
+  /**
+   * Jobs it submitted.
+   *
+   * @generated from field: int64 jobs_submitted = 8;
+   */
+  jobsSubmitted: bigint;
+
+  /**
+   * Tasks it asked for. At most 10,000 are counted.
+   *
+   * @generated from field: int64 tasks_submitted = 9;
+   */
+  tasksSubmitted: bigint;
+
+  /**
+   * Tasks that were given to it. At most 10,000 are counted.
+   *
+   * @generated from field: int64 tasks_received = 10;
+   */
+  tasksReceived: bigint;
+
+  /**
+   * How often it rated others. At most 10,000 are counted.
+   *
+   * @generated from field: int64 collaborations_given = 11;
+   */
+  collaborationsGiven: bigint;
+
+  /**
+   * How often others rated it.
+   *
+   * @generated from field: int64 collaborations_received = 12;
+   */
+  collaborationsReceived: bigint;
+
+  /**
+   * From 0.0 to 5.0; 0.0 while nobody has rated it.
+   *
+   * @generated from field: double reputation = 13;
+   */
+  reputation: number;
+};
+
+/**
+ * GetStatsResponse is the response of GetStats. What is not built yet has no field yet.
+ *
+ * @generated from message moltwire.ops.v1.GetStatsResponse
+ */
+export type GetStatsResponseJson = {
+  /**
+   * The agent.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId?: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 2;
+   */
+  name?: string;
+
+  /**
+   * When it was registered.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 3;
+   */
+  createTime?: TimestampJson;
+
+  /**
+   * When it last called, to about a minute. Not set: never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen_time = 4;
+   */
+  lastSeenTime?: TimestampJson;
+
+  /**
+   * How often it called with a key of its own, also where it was refused. A stream counts once.
+   *
+   * @generated from field: int64 requests = 5;
+   */
+  requests?: string;
+
+  /**
+   * Keys in its memory, those included that have expired and are not swept yet.
+   *
+   * @generated from field: int64 memory_keys = 6;
+   */
+  memoryKeys?: string;
+
+  /**
+   * Keys in the shared namespaces that it owns, likewise.
+   *
+   * @generated from field: int64 shared_memory_keys = 7;
+   */
+  sharedMemoryKeys?: string;
+
+  /**
+   * Jobs it submitted.
+   *
+   * @generated from field: int64 jobs_submitted = 8;
+   */
+  jobsSubmitted?: string;
+
+  /**
+   * Tasks it asked for. At most 10,000 are counted.
+   *
+   * @generated from field: int64 tasks_submitted = 9;
+   */
+  tasksSubmitted?: string;
+
+  /**
+   * Tasks that were given to it. At most 10,000 are counted.
+   *
+   * @generated from field: int64 tasks_received = 10;
+   */
+  tasksReceived?: string;
+
+  /**
+   * How often it rated others. At most 10,000 are counted.
+   *
+   * @generated from field: int64 collaborations_given = 11;
+   */
+  collaborationsGiven?: string;
+
+  /**
+   * How often others rated it.
+   *
+   * @generated from field: int64 collaborations_received = 12;
+   */
+  collaborationsReceived?: string;
+
+  /**
+   * From 0.0 to 5.0; 0.0 while nobody has rated it.
+   *
+   * @generated from field: double reputation = 13;
+   */
+  reputation?: number | "NaN" | "Infinity" | "-Infinity";
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetStatsResponse.
+ * Use `create(GetStatsResponseSchema)` to create a new message.
+ */
+export const GetStatsResponseSchema: GenMessage<GetStatsResponse, {jsonType: GetStatsResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 4);
+
+/**
+ * GetSlaRequest is the request of GetSla.
+ *
+ * @generated from message moltwire.ops.v1.GetSlaRequest
+ */
+export type GetSlaRequest = Message<"moltwire.ops.v1.GetSlaRequest"> & {
+};
+
+/**
+ * GetSlaRequest is the request of GetSla.
+ *
+ * @generated from message moltwire.ops.v1.GetSlaRequest
+ */
+export type GetSlaRequestJson = {
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetSlaRequest.
+ * Use `create(GetSlaRequestSchema)` to create a new message.
+ */
+export const GetSlaRequestSchema: GenMessage<GetSlaRequest, {jsonType: GetSlaRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 5);
+
+/**
+ * GetSlaResponse is the response of GetSla.
+ *
+ * @generated from message moltwire.ops.v1.GetSlaResponse
+ */
+export type GetSlaResponse = Message<"moltwire.ops.v1.GetSlaResponse"> & {
+  /**
+   * What the server aims at, in percent.
+   *
+   * @generated from field: double target_percent = 1;
+   */
+  targetPercent: number;
+
+  /**
+   * Since when it checks itself; no time before counts. Not set: it has not yet.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 2;
+   */
+  sinceTime?: Timestamp | undefined;
+
+  /**
+   * The last 24 hours.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow day = 3;
+   */
+  day?: SlaWindow | undefined;
+
+  /**
+   * The last 7 days.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow week = 4;
+   */
+  week?: SlaWindow | undefined;
+
+  /**
+   * The last 30 days.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow month = 5;
+   */
+  month?: SlaWindow | undefined;
+};
+
+/**
+ * GetSlaResponse is the response of GetSla.
+ *
+ * @generated from message moltwire.ops.v1.GetSlaResponse
+ */
+export type GetSlaResponseJson = {
+  /**
+   * What the server aims at, in percent.
+   *
+   * @generated from field: double target_percent = 1;
+   */
+  targetPercent?: number | "NaN" | "Infinity" | "-Infinity";
+
+  /**
+   * Since when it checks itself; no time before counts. Not set: it has not yet.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 2;
+   */
+  sinceTime?: TimestampJson;
+
+  /**
+   * The last 24 hours.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow day = 3;
+   */
+  day?: SlaWindowJson;
+
+  /**
+   * The last 7 days.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow week = 4;
+   */
+  week?: SlaWindowJson;
+
+  /**
+   * The last 30 days.
+   *
+   * @generated from field: moltwire.ops.v1.SlaWindow month = 5;
+   */
+  month?: SlaWindowJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetSlaResponse.
+ * Use `create(GetSlaResponseSchema)` to create a new message.
+ */
+export const GetSlaResponseSchema: GenMessage<GetSlaResponse, {jsonType: GetSlaResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 6);
+
+/**
+ * SlaWindow is how the server did in a span of time.
+ *
+ * @generated from message moltwire.ops.v1.SlaWindow
+ */
+export type SlaWindow = Message<"moltwire.ops.v1.SlaWindow"> & {
+  /**
+   * The minutes in which it was up, in percent of all that count. Not set: none counts yet.
+   *
+   * @generated from field: optional double uptime_percent = 1;
+   */
+  uptimePercent?: number | undefined;
+
+  /**
+   * How long writing and reading took in the mean. Not set: it never did.
+   *
+   * @generated from field: google.protobuf.Duration mean_response = 2;
+   */
+  meanResponse?: Duration | undefined;
+
+  /**
+   * In how many minutes it was up.
+   *
+   * @generated from field: int32 minutes_up = 3;
+   */
+  minutesUp: number;
+
+  /**
+   * How many minutes count. The one that runs counts once it was checked.
+   *
+   * @generated from field: int32 minutes_total = 4;
+   */
+  minutesTotal: number;
+};
+
+/**
+ * SlaWindow is how the server did in a span of time.
+ *
+ * @generated from message moltwire.ops.v1.SlaWindow
+ */
+export type SlaWindowJson = {
+  /**
+   * The minutes in which it was up, in percent of all that count. Not set: none counts yet.
+   *
+   * @generated from field: optional double uptime_percent = 1;
+   */
+  uptimePercent?: number | "NaN" | "Infinity" | "-Infinity";
+
+  /**
+   * How long writing and reading took in the mean. Not set: it never did.
+   *
+   * @generated from field: google.protobuf.Duration mean_response = 2;
+   */
+  meanResponse?: DurationJson;
+
+  /**
+   * In how many minutes it was up.
+   *
+   * @generated from field: int32 minutes_up = 3;
+   */
+  minutesUp?: number;
+
+  /**
+   * How many minutes count. The one that runs counts once it was checked.
+   *
+   * @generated from field: int32 minutes_total = 4;
+   */
+  minutesTotal?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SlaWindow.
+ * Use `create(SlaWindowSchema)` to create a new message.
+ */
+export const SlaWindowSchema: GenMessage<SlaWindow, {jsonType: SlaWindowJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 7);
+
+/**
  * StatusService tells how the server is.
  *
  * @generated from service moltwire.ops.v1.StatusService
  */
 export const StatusService: GenService<{
   /**
-   * GetStatus answers version and health to anybody, and engine, uptime and counts to the operator.
+   * GetStatus answers version, health, uptime and whether data is encrypted to anybody, and engine and counts to the operator.
    *
    * @generated from rpc moltwire.ops.v1.StatusService.GetStatus
    */
@@ -279,6 +751,32 @@ export const StatusService: GenService<{
     methodKind: "unary";
     input: typeof GetStatusRequestSchema;
     output: typeof GetStatusResponseSchema;
+  },
+  /**
+   * GetStats answers what an agent has and did. An agent asks about itself, an administrator about any of its organisation's.
+   *
+   * Counts are cheap rather than unlimited: those of tasks and of collaborations given end at 10,000. Requests and jobs are counted in memory and written every
+   * 30 s, so that a crash loses at most so much of them, and another replica's are answered so much later.
+   *
+   * Errors: NOT_FOUND.
+   *
+   * @generated from rpc moltwire.ops.v1.StatusService.GetStats
+   */
+  getStats: {
+    methodKind: "unary";
+    input: typeof GetStatsRequestSchema;
+    output: typeof GetStatsResponseSchema;
+  },
+  /**
+   * GetSla answers what the server aims at and how it did. Each minute it writes to its storage and reads that back; a minute in which it did not, because it
+   * was down or its storage did not answer within 10 s, counts as down. The answer may be 15 s old.
+   *
+   * @generated from rpc moltwire.ops.v1.StatusService.GetSla
+   */
+  getSla: {
+    methodKind: "unary";
+    input: typeof GetSlaRequestSchema;
+    output: typeof GetSlaResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_moltwire_ops_v1_status_service, 0);

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { insertNamespace } from "../src/federation/namespace-store.ts";
 import { dialects, type Org, refusal, start, unique, type World } from "./harness.ts";
 
 const reasonOf = async (call: Promise<unknown>) => (await refusal(call)).reason;
@@ -55,7 +56,6 @@ describe.each(dialects)("%s", (dialect) => {
   test("an organisation has at most 1,000, however many are made at once", async () => {
     const { admin, orgId } = await world.org();
     const { db } = world.server.app;
-    const { insertNamespace } = await import("../src/federation/namespace-store.ts");
     await db.tx(async (tx) => {
       for (let n = 0; n < 997; n++)
         await insertNamespace(tx, { org_id: orgId, name: `n${n}`, description: "", create_ms: 0 });

@@ -3,8 +3,7 @@ import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { changeGrant } from "./change.ts";
 import { dueGrants } from "./list-store.ts";
-import { isLive } from "./rule.ts";
-import { type GrantRow, lockGrantOf } from "./store.ts";
+import { asOf, type GrantRow, lockGrantOf } from "./store.ts";
 
 const batch = 100;
 
@@ -20,7 +19,7 @@ export async function expireGrants(app: App): Promise<void> {
 /** Nothing, if it was changed meanwhile. The revision is of the time that ended it. */
 async function expireGrant(tx: Tx, app: App, one: Pick<GrantRow, "org_id" | "grant_id">, now: number): Promise<void> {
   const row = await lockGrantOf(tx, one);
-  if (!row || !isLive(row.state) || row.expire_ms === null || row.expire_ms > now) return;
+  if (!row || asOf(row, now) === row) return;
   const deed = { act: GrantAct.EXPIRE, party: GrantParty.UNSPECIFIED, keyId: "" } as const;
-  await changeGrant(tx, app, row, { ...deed, now: row.expire_ms, traceId: app.ids.trace() });
+  await changeGrant(tx, app, row, { ...deed, now: row.expire_ms!, traceId: app.ids.trace() });
 }

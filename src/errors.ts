@@ -49,6 +49,7 @@ const codes: Record<ReasonName, Code> = {
   APPROVAL_REQUIRED: Code.FailedPrecondition,
   APPROVAL_DENIED: Code.FailedPrecondition,
   GRANT_QUOTA_EXCEEDED: Code.ResourceExhausted,
+  GRANT_PARTY_REQUIRED: Code.PermissionDenied,
   ADAPTER_ERROR: Code.Unavailable,
   AGENT_UNREACHABLE: Code.Unavailable,
   AGENT_TIMEOUT: Code.DeadlineExceeded,

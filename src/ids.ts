@@ -21,6 +21,7 @@ export type IdPrefix =
   | "msg"
   | "chn"
   | "whk"
+  | "grt"
   | "inv"
   | "col"
   | "con";

@@ -12,6 +12,8 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
+import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
@@ -39,6 +41,8 @@ import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
 import { directoryHandler } from "./directory/handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
+import { grantHandler } from "./federation/grant/handler.ts";
+import { namespaceHandler } from "./federation/namespace-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
 import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
@@ -75,6 +79,8 @@ export const services: readonly DescService[] = [
   DirectoryService,
   TextService,
   OrganizationService,
+  NamespaceService,
+  GrantService,
   ApiKeyService,
   StatusService,
   ContactService,
@@ -111,6 +117,8 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(DirectoryService, directoryHandler(app));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
+  serve(NamespaceService, namespaceHandler(app));
+  serve(GrantService, grantHandler(app));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(ContactService, contactHandler(app));

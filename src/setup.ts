@@ -49,6 +49,7 @@ export const setUp = ({ db, ids, clock, operatorKeyGiven }: Needs): Promise<Setu
       create_ms: now,
       update_ms: now,
       revision: 1,
+      auto_accept_grants: 0,
     });
     await addEcho(tx, ids, homeOrgId, now);
     return {
@@ -104,6 +105,7 @@ async function addEcho(tx: Tx, ids: Ids, orgId: string, now: number): Promise<vo
     revision: 1,
     weight: 1,
     breaker: "",
+    namespace: "",
   });
   await insertContract(tx, {
     org_id: orgId,
@@ -129,5 +131,6 @@ async function addEcho(tx: Tx, ids: Ids, orgId: string, now: number): Promise<vo
     estimated_tokens: 0,
     max_tokens: 0,
     partner_agent_ids: "[]",
+    namespace: "",
   });
 }

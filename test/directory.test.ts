@@ -37,6 +37,7 @@ const plainAgent = (org_id: string, agent_id: string, name: string, rare: boolea
     endpoint: null,
     metadata: "{}",
     disabled: 0,
+    namespace: "",
     breaker: "",
     allowed_tools: "[]",
   },

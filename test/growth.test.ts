@@ -1,10 +1,11 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { AgentOrder } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
-import { agentsWithCapability } from "../src/bus/agent-store.ts";
+import { agentsWithCapability, listAgents } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
 import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
+import { listContracts } from "../src/bus/contract-store.ts";
 import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
 import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
 import { listDeadLetters, retriesOf } from "../src/bus/dead-letter/dead-letter-store.ts";
@@ -26,6 +27,10 @@ import { agentsInNeed, recentWork } from "../src/directory/match-store.ts";
 import { findPublicProfile } from "../src/directory/profile-store.ts";
 import { type Filter, noFilter, searchProfiles } from "../src/directory/search-store.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
+import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
+import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
+import { listUsage } from "../src/federation/grant/usage-store.ts";
+import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
 import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
@@ -81,6 +86,8 @@ const schedule = { org_id: org, schedule_id: "sch_a" };
 const trace = "0".repeat(32);
 const webhook = { orgId: org, webhookId: "whk_a" };
 const days = { startMs: 0, endMs: 10 };
+const grant = { org_id: org, grant_id: "grt_a" };
+const anyGrant = { state: 0, party: 0, counterpartyOrgId: "" } as const;
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
 const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
 const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };
@@ -456,6 +463,81 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   ["deliveries that are no longer kept", (db) => hasOldDelivery(db, 1), /webhook_delivery_age \(touch_ms<\?\)/],
   ["how many deliveries are pending", (db) => countPending(db), /COVERING INDEX webhook_delivery_(due|leased)/],
+  [
+    "a page of the agents of a namespace",
+    (db) => listAgents(db, org, { capability: "", name: "", namespace: "n" }, ["agt_a"], 51),
+    /agent_namespace \(org_id=\? AND namespace=\? AND agent_id>\?\)/,
+  ],
+  [
+    "a page of the agents of a capability in a namespace",
+    (db) => listAgents(db, org, { capability: "c", name: "", namespace: "n" }, ["agt_a"], 51),
+    /c USING .*\(org_id=\? AND capability=\? AND agent_id>\?\)\n.*autoindex_agent_1 \(org_id=\? AND agent_id=\?\)/,
+  ],
+  [
+    "a page of the contracts of a namespace",
+    (db) => listContracts(db, org, { contractId: "", capability: "", namespace: "n" }, ["c", 1, "1.0.0"], 51),
+    /contract_namespace \(org_id=\? AND namespace=\? AND \(contract_id,create_ms,version\)>\(\?,\?,\?\)\)/,
+  ],
+  [
+    "a page of namespaces of capabilities",
+    (db) => listFamilies(db, org, ["a"], 51),
+    /autoindex_federation_namespace_1 \(org_id=\? AND name>\?\)/,
+  ],
+  [
+    "how many there are of them",
+    (db) => countFamilies(db, org, 1_000),
+    /autoindex_federation_namespace_1 \(org_id=\?\)/,
+  ],
+  [
+    "a grant, from either side",
+    (db) => findGrant(db, org, "grt_a"),
+    /autoindex_federation_grant_1 \(org_id=\? AND grant_id=\?\)[\s\S]*federation_grant_received \(grantee_org_id=\? AND grant_id=\?\)/,
+  ],
+  [
+    "a page of grants",
+    (db) => listGrants(db, org, anyGrant, 1, ["grt_z"], 51),
+    /autoindex_federation_grant_1 \(org_id=\? AND grant_id<\?\)[\s\S]*federation_grant_received \(grantee_org_id=\? AND grant_id<\?\)/,
+  ],
+  [
+    "a page of grants in one state",
+    (db) => listGrants(db, org, { ...anyGrant, state: 2 }, 1, ["grt_z"], 51),
+    /federation_grant_state \(org_id=\? AND state=\? AND grant_id<\?\)[\s\S]*grant_received_state \(grantee_org_id=\? AND state=\? AND grant_id<\?\)/,
+  ],
+  [
+    "a page of grants that are over, written down or not",
+    (db) => listGrants(db, org, { ...anyGrant, state: 6 }, 1, ["grt_z"], 51),
+    /(federation_grant_state \(org_id=\? AND state=\? AND grant_id<\?\)[\s\S]*){4}(grant_received_state \(grantee_org_id=\? AND state=\? AND grant_id<\?\)[\s\S]*){4}/,
+  ],
+  [
+    "a page of the grants with one organisation in one state",
+    (db) => listGrants(db, org, { ...anyGrant, counterpartyOrgId: "org_b", state: 2 }, 1, ["grt_z"], 51),
+    /(grant_received_from \(grantee_org_id=\? AND org_id=\? AND grant_id<\?\)[\s\S]*){2}/,
+  ],
+  [
+    "grants whose time is over",
+    (db) => dueGrants(db, 1, 100),
+    /federation_grant_due \(expire_ms>\? AND expire_ms<\?\)/,
+  ],
+  [
+    "how many grants have not ended",
+    (db) => countLiveGrants(db, org, 1_000),
+    /federation_grant_state \(org_id=\? AND state<\?\)/,
+  ],
+  [
+    "how many proposals are open",
+    (db) => countProposals(db, org, "org_b"),
+    /federation_grant_state \(org_id=\? AND state=\?\)/,
+  ],
+  [
+    "a page of the revisions of a grant",
+    (db) => listRevisions(db, grant, [9], 51),
+    /autoindex_federation_grant_revision_1 \(org_id=\? AND grant_id=\? AND revision<\?\)/,
+  ],
+  [
+    "a page of the usage of a grant",
+    (db) => listUsage(db, { orgId: org, grantId: "grt_a" }, days, [9], 51),
+    /autoindex_federation_grant_usage_1 \(org_id=\? AND grant_id=\? AND day_ms>\? AND day_ms<\?\)/,
+  ],
   ["how many namespaces an agent owns", (db) => countNamespaces(db, org, "agt_a", 100), /COVERING INDEX memory_agent/],
   [
     "a page of the agents of an organisation",

@@ -89,6 +89,16 @@ async function party(world: World, mark: string): Promise<Party> {
   };
   const { webhook } = await caller.as.webhooks.createWebhook(wished);
   const { webhookId } = webhook!;
+  const names = { namespace: unique(`${mark}family`), granteeOrgId: (await world.org()).orgId };
+  await org.admin.namespaces.createNamespace({ name: names.namespace, description: `${mark} family` });
+  const { grant } = await org.admin.grants.createGrant({
+    ...{ granteeOrgId: names.granteeOrgId, subject: { case: "namespace", value: names.namespace } },
+    terms: { purpose: `${mark} purpose`, allowedTools: [`${mark}tool`] },
+  });
+  await org.admin.grants.createGrant({
+    granteeOrgId: names.granteeOrgId,
+    subject: { case: "capability", value: `${mark}can` },
+  });
   const { delivery } = await caller.as.webhooks.testWebhook({ webhookId });
   await caller.as.directory.updateProfile({
     change: { description: `${mark} profile`, capabilities: [`${mark}skill`] },
@@ -99,6 +109,8 @@ async function party(world: World, mark: string): Promise<Party> {
     evidence: { case: "taskId", value: task!.taskId },
   });
   const belongings = {
+    grant_id: grant!.grantId,
+    counterparty_org_id: names.granteeOrgId,
     webhook_id: webhookId,
     event_id: delivery!.eventId,
     channel,
@@ -191,9 +203,11 @@ describe.each(dialects)("%s", (dialect) => {
         const id = belongings[field.name];
         if (id === undefined || isMine(field.name) || isNew(method, field.name)) continue;
         const other = randomIds[field.name]!;
+        const naming = ({ oneof, localName }: typeof field, value: string) =>
+          oneof ? { [oneof.localName]: { case: localName, value } } : { [localName]: value };
         const [foreign, random] = [
-          await call(method, key, { ...companions(method, contractId), [field.localName]: id }),
-          await call(method, key, { ...companions(method, contractId), [field.localName]: other }, traceIds.random),
+          await call(method, key, { ...companions(method, contractId), ...naming(field, id) }),
+          await call(method, key, { ...companions(method, contractId), ...naming(field, other) }, traceIds.random),
         ];
         if (comparable(foreign, id) !== comparable(random, other))
           differences.push(
@@ -224,6 +238,9 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetMessage message_id",
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
+      "GrantService/GetGrant grant_id",
+      "GrantService/RevokeGrant grant_id",
+      "GrantService/ListGrants counterparty_org_id",
     ])
       expect(found).toContainEqual(expect.stringContaining(name));
   });
@@ -248,6 +265,8 @@ describe.each(dialects)("%s", (dialect) => {
       "caller_agent_id",
       "member_agent_id",
       "contract_id",
+      "grant_id",
+      "counterparty_org_id",
     ]);
     expect(await compare(theirs.belongings, sibling.key, theirs.contractId, (field) => shared.has(field))).toEqual([]);
     const [got, other] = [theirs.caller.agentId, randomLike(theirs.caller.agentId)];
@@ -309,6 +328,7 @@ describe.each(dialects)("%s", (dialect) => {
       [methodNamed("ListAgents"), (await admin.agents.listAgents(size)).nextPageToken, {}],
       [methodNamed("ListApiKeys"), (await admin.keys.listApiKeys(size)).nextPageToken, {}],
       [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
+      [methodNamed("ListGrants"), (await admin.grants.listGrants(size)).nextPageToken, {}],
       [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
       [methodNamed("ListJobs"), (await admin.queues.listJobs(size)).nextPageToken, {}],
       [methodNamed("ListSchedules"), (await admin.schedules.listSchedules(size)).nextPageToken, {}],

@@ -319,9 +319,32 @@ describe.each(dialects)("%s", (dialect) => {
       const { as: planner } = await own.agent();
       const settings = { timing: { cron: "@daily" } };
       const { scheduleId, createTime } = (await planner.schedules.createSchedule({ settings })).schedule!;
+      const other = await world.org();
+      const onX = { case: "capability", value: "x" } as const;
+      const given = await admin.grants.createGrant({ granteeOrgId: other.orgId, subject: onX });
+      const { grantId } = given.grant!;
+      await other.admin.grants.acceptGrant({ grantId });
+      const offered = async () =>
+        (await other.admin.grants.createGrant({ granteeOrgId: orgId, subject: onX })).grant!.grantId;
       const { webhookId } = (await admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.*"] }))
         .webhook!;
       const calls: Record<string, (headers: Record<string, string>) => Promise<unknown>> = {
+        "moltwire.federation.v1.NamespaceService/CreateNamespace": (headers) =>
+          admin.namespaces.createNamespace({ name: "audited" }, { headers }),
+        "moltwire.federation.v1.GrantService/CreateGrant": (headers) =>
+          admin.grants.createGrant({ granteeOrgId: other.orgId, subject: onX }, { headers }),
+        "moltwire.federation.v1.GrantService/AcceptGrant": async (headers) =>
+          admin.grants.acceptGrant({ grantId: await offered() }, { headers }),
+        "moltwire.federation.v1.GrantService/DeclineGrant": async (headers) =>
+          admin.grants.declineGrant({ grantId: await offered() }, { headers }),
+        "moltwire.federation.v1.GrantService/UpdateGrant": (headers) =>
+          admin.grants.updateGrant({ grantId, change: {}, updateMask: { paths: ["purpose"] } }, { headers }),
+        "moltwire.federation.v1.GrantService/SuspendGrant": (headers) =>
+          admin.grants.suspendGrant({ grantId }, { headers }),
+        "moltwire.federation.v1.GrantService/ResumeGrant": (headers) =>
+          admin.grants.resumeGrant({ grantId }, { headers }),
+        "moltwire.federation.v1.GrantService/RevokeGrant": (headers) =>
+          admin.grants.revokeGrant({ grantId }, { headers }),
         "moltwire.federation.v1.OrganizationService/UpdateOrganization": (headers) =>
           admin.organizations.updateOrganization(
             { change: { displayName: "x" }, updateMask: { paths: ["display_name"] } },

@@ -4,6 +4,7 @@ import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
+import { checkNamespace } from "../federation/namespace-store.ts";
 import { dropMemories } from "../memory/drop.ts";
 import { dropSchedules } from "../queue/schedule/drop.ts";
 import { dropAgent } from "../relay/drop.ts";
@@ -46,6 +47,7 @@ const changeable = [
   "disabled",
   "weight",
   "breaker",
+  "namespace",
 ] as const;
 /** What decides whether an agent may do the tasks that wait for it. */
 const decisive = ["trust_tier", "capabilities", "allowed_tools", "endpoint", "disabled"] as const;
@@ -61,6 +63,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     "endpoint",
     command(app, async (req, { tx, orgId, now }) => {
       await checkAgentQuota(tx, orgId);
+      await checkNamespace(tx, orgId, req.namespace);
       const agentId = app.ids.next("agt");
       const endpoint = await takeKeyOut(tx, app, { orgId, agentId }, req.endpoint, "endpoint");
       const row: AgentRow = {
@@ -79,6 +82,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         revision: 1,
         weight: req.weight || 1,
         breaker: breakerText(req.breaker),
+        namespace: req.namespace,
       };
       if ((await insertAgent(tx, row)) === 0) throw taken(req.name);
       return { agent: toAgent(row) };
@@ -93,8 +97,13 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
   }),
 
   listAgents: query(app, async (req, { db, caller, orgId }) => {
-    const scope = ["ListAgents", orgId, req.capability, req.name];
-    const filter = { capability: req.capability, name: req.name, asAgentId: lookingAgent(caller) };
+    const scope = ["ListAgents", orgId, req.capability, req.name, req.namespace];
+    const filter = {
+      capability: req.capability,
+      name: req.name,
+      namespace: req.namespace,
+      asAgentId: lookingAgent(caller),
+    };
     const page = await readPage(
       app.cursors,
       scope,
@@ -118,6 +127,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
       if (mask.has("name") && change.name === "") throw badField("change.name", "must not be empty");
       if (mask.has("trust_tier") && change.trustTier === TrustTier.UNSPECIFIED)
         throw badField("change.trust_tier", "must not be empty");
+      if (mask.has("namespace")) await checkNamespace(tx, orgId, change.namespace);
       const endpoint = mask.has("endpoint")
         ? await takeKeyOut(tx, app, { orgId, agentId: req.agentId }, change.endpoint, "change.endpoint")
         : undefined;
@@ -133,6 +143,7 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
         ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
         ...(mask.has("weight") && { weight: change.weight || 1 }),
         ...(mask.has("breaker") && { breaker: breakerText(change.breaker) }),
+        ...(mask.has("namespace") && { namespace: change.namespace }),
         update_ms: now,
         revision: row.revision + 1,
       };

@@ -37,17 +37,19 @@ export type AgentRow = {
   readonly weight: number;
   /** BreakerSettings as JSON, or empty for the defaults. */
   readonly breaker: string;
+  /** Empty: none. */
+  readonly namespace: string;
 };
 
-const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision, weight, breaker`;
-const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision, a.weight, a.breaker`;
+const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision, weight, breaker, namespace`;
+const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision, a.weight, a.breaker, a.namespace`;
 
 /** Adds an agent; 0 when its name is taken. */
 export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
   const added = await tx.run(sql`
     insert into agent (${columns})
     values (${row.org_id}, ${row.agent_id}, ${row.name}, ${row.description}, ${row.trust_tier}, ${row.capabilities}, ${row.allowed_tools}, ${row.endpoint},
-      ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision}, ${row.weight}, ${row.breaker})
+      ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision}, ${row.weight}, ${row.breaker}, ${row.namespace})
     on conflict do nothing`);
   if (added === 1) {
     await putCapabilities(tx, row);
@@ -61,7 +63,7 @@ export async function updateAgent(tx: Tx, row: AgentRow): Promise<void> {
   await tx.run(sql`
     update agent set name = ${row.name}, description = ${row.description}, trust_tier = ${row.trust_tier}, capabilities = ${row.capabilities},
       allowed_tools = ${row.allowed_tools}, endpoint = ${row.endpoint}, metadata = ${row.metadata}, disabled = ${row.disabled},
-      update_ms = ${row.update_ms}, revision = ${row.revision}, weight = ${row.weight}, breaker = ${row.breaker}
+      update_ms = ${row.update_ms}, revision = ${row.revision}, weight = ${row.weight}, breaker = ${row.breaker}, namespace = ${row.namespace}
     where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await tx.run(sql`delete from agent_capability where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
   await putCapabilities(tx, row);
@@ -147,6 +149,8 @@ export function agentsWithCapability(
 export type AgentFilter = {
   readonly capability: string;
   readonly name: string;
+  /** Empty: any, and none. */
+  readonly namespace: string;
   /** The agent that looks: others whose profile is private are not there for it. Undefined: an administrator, for whom all are. */
   readonly asAgentId?: string | undefined;
 };
@@ -169,7 +173,7 @@ export const findShownAgent = (
         sql`select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id = ${agentId} and ${showsTo(asAgentId)}`,
       );
 
-/** Oldest first: ids sort by time. With a capability the walk is along its index. */
+/** Oldest first: ids sort by time. With a capability the walk is along its index, else with a namespace along that one's. */
 export function listAgents(
   db: Queryable,
   orgId: string,
@@ -181,13 +185,15 @@ export function listAgents(
   const shown = filter.asAgentId === undefined ? sql`` : sql`and ${showsTo(filter.asAgentId)}`;
   const named = filter.name ? sql`and a.name = ${filter.name} ${shown}` : shown;
   if (filter.capability) {
+    // An expression, so that the engine does not walk along the namespace.
+    const inNamespace = filter.namespace ? sql`and a.namespace || '' = ${filter.namespace}` : sql``;
     return db.all<AgentRow>(sql`
       select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
-      where c.org_id = ${orgId} and c.capability = ${filter.capability} and c.agent_id > ${afterId} ${named} order by c.agent_id limit ${limit}`);
+      where c.org_id = ${orgId} and c.capability = ${filter.capability} and c.agent_id > ${afterId} ${named} ${inNamespace} order by c.agent_id limit ${limit}`);
   }
-  return db.all<AgentRow>(
-    sql`select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id > ${afterId} ${named} order by a.agent_id limit ${limit}`,
-  );
+  const inNamespace = filter.namespace ? sql`and a.namespace = ${filter.namespace}` : sql``;
+  return db.all<AgentRow>(sql`
+    select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id > ${afterId} ${named} ${inNamespace} order by a.agent_id limit ${limit}`);
 }
 
 export const endpointText = (endpoint: Endpoint | undefined): string | null =>
@@ -234,6 +240,7 @@ export const toAgent = (
     updateTime: timestampFromMs(row.update_ms),
     revision: BigInt(row.revision),
     weight: row.weight,
+    namespace: row.namespace,
     ...(breaker && { breaker }),
     ...(circuit && { circuit }),
   };

@@ -6,6 +6,7 @@ import type { ContractService, RegisterContractRequest } from "../../gen/moltwir
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
+import { checkNamespace } from "../federation/namespace-store.ts";
 import { command } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
@@ -35,6 +36,7 @@ export const contractHandler = (app: App): ServiceImpl<typeof ContractService> =
     const row = toRow(req, orgId, now);
     const known = await registered(tx, row);
     if (known) return { contract: toContract(known) };
+    await checkNamespace(tx, orgId, req.namespace);
     for (const [index, ref] of req.fallbacks.entries()) {
       if (ref.contractId === req.contractId)
         throw badField(`fallbacks[${index}].contract_id`, "a contract cannot fall back to itself");
@@ -58,7 +60,7 @@ export const contractHandler = (app: App): ServiceImpl<typeof ContractService> =
   })),
 
   listContracts: query(app, async (req, { db, orgId }) => {
-    const scope = ["ListContracts", orgId, req.contractId, req.capability];
+    const scope = ["ListContracts", orgId, req.contractId, req.capability, req.namespace];
     const read = (after: Parameters<typeof listContracts>[3], limit: number) =>
       listContracts(db, orgId, req, after, limit);
     const page = await readPage(app.cursors, scope, req, read, (row) => [row.contract_id, row.create_ms, row.version]);
@@ -129,6 +131,7 @@ function toRow(req: RegisterContractRequest, orgId: string, now: number): Contra
     estimated_tokens: Number(req.estimatedTokens),
     max_tokens: Number(req.maxTokens),
     partner_agent_ids: JSON.stringify(req.partnerAgentIds),
+    namespace: req.namespace,
   };
 }
 

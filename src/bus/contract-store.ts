@@ -33,11 +33,13 @@ export type ContractRow = {
   readonly estimated_tokens: number;
   readonly max_tokens: number;
   readonly partner_agent_ids: string;
+  /** Empty: none. */
+  readonly namespace: string;
 };
 
 const columns = sql`org_id, contract_id, version, capability, description, input_schema, output_schema, input_schema_sha256, output_schema_sha256,
   security_class, required_tools, timeout_ms, repeatable, max_retries, backoff_ms, max_backoff_ms, approval_required, fallbacks, create_ms, deprecate_ms,
-  estimated_tokens, max_tokens, partner_agent_ids`;
+  estimated_tokens, max_tokens, partner_agent_ids, namespace`;
 
 /** Adds a version; 0 when it exists. */
 export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
@@ -46,7 +48,7 @@ export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
     values (${row.org_id}, ${row.contract_id}, ${row.version}, ${row.capability}, ${row.description}, ${row.input_schema}, ${row.output_schema},
       ${row.input_schema_sha256}, ${row.output_schema_sha256}, ${row.security_class}, ${row.required_tools}, ${row.timeout_ms}, ${row.repeatable},
       ${row.max_retries}, ${row.backoff_ms}, ${row.max_backoff_ms}, ${row.approval_required}, ${row.fallbacks}, ${row.create_ms}, ${row.deprecate_ms},
-      ${row.estimated_tokens}, ${row.max_tokens}, ${row.partner_agent_ids})
+      ${row.estimated_tokens}, ${row.max_tokens}, ${row.partner_agent_ids}, ${row.namespace})
     on conflict do nothing`);
 
 export const findContract = (
@@ -88,9 +90,9 @@ export const deprecateContract = (
   tx.run(sql`
     update contract set deprecate_ms = ${now} where org_id = ${orgId} and contract_id = ${contractId} and version = ${version} and deprecate_ms is null`);
 
-export type ContractFilter = { readonly contractId: string; readonly capability: string };
+export type ContractFilter = { readonly contractId: string; readonly capability: string; readonly namespace: string };
 
-/** By id, then oldest first; by the index on (org, contract, create time, version). */
+/** By id, then oldest first; by the index on (org, contract, create time, version), or the same of a namespace. */
 export function listContracts(
   db: Queryable,
   orgId: string,
@@ -100,9 +102,10 @@ export function listContracts(
 ): Promise<ContractRow[]> {
   const from = after ? sql`and (contract_id, create_ms, version) > (${after[0]!}, ${after[1]!}, ${after[2]!})` : sql``;
   const ofContract = filter.contractId ? sql`and contract_id = ${filter.contractId}` : sql``;
+  const ofNamespace = filter.namespace ? sql`and namespace = ${filter.namespace}` : sql``;
   const ofCapability = filter.capability ? sql`and capability = ${filter.capability}` : sql``;
   return db.all<ContractRow>(sql`
-    select ${columns} from contract where org_id = ${orgId} ${ofContract} ${ofCapability} ${from} order by contract_id, create_ms, version limit ${limit}`);
+    select ${columns} from contract where org_id = ${orgId} ${ofNamespace} ${ofContract} ${ofCapability} ${from} order by contract_id, create_ms, version limit ${limit}`);
 }
 
 export const toContract = (row: ContractRow): MessageInitShape<typeof ContractSchema> => ({
@@ -129,5 +132,6 @@ export const toContract = (row: ContractRow): MessageInitShape<typeof ContractSc
   estimatedTokens: BigInt(row.estimated_tokens),
   maxTokens: BigInt(row.max_tokens),
   partnerAgentIds: JSON.parse(row.partner_agent_ids) as string[],
+  namespace: row.namespace,
   ...(row.deprecate_ms !== null && { deprecateTime: timestampFromMs(row.deprecate_ms) }),
 });

@@ -83,6 +83,7 @@ const newcomer = ({ orgId, agentId, name, tier, now }: Newcomer): Parameters<typ
   revision: 1,
   weight: 1,
   breaker: "",
+  namespace: "",
 });
 
 type Place = { readonly orgId: string; readonly tier: TrustTier; readonly isOwn: boolean };
@@ -117,7 +118,7 @@ async function ownOrganization(tx: Tx, app: App, displayName: string, now: numbe
   const orgId = app.ids.next("org");
   const times = { create_ms: now, update_ms: now };
   const row = { org_id: orgId, name: orgId.replace("_", "-"), display_name: displayName, metadata: "{}", disabled: 0 };
-  if ((await insertOrganization(tx, { ...row, ...times, revision: 1 })) === 0)
+  if ((await insertOrganization(tx, { ...row, ...times, revision: 1, auto_accept_grants: 0 })) === 0)
     throw new Error(`the name ${row.name} was made and is taken`);
   return orgId;
 }

@@ -18,7 +18,7 @@ import {
   updateOrganization,
 } from "./organization-store.ts";
 
-const changeable = ["name", "display_name", "metadata", "disabled"] as const;
+const changeable = ["name", "display_name", "metadata", "disabled", "auto_accept_grants"] as const;
 const taken = (name: string) =>
   new Fault("ALREADY_EXISTS", `the name ${name} is taken`, { resource: "organization", id: name, field: "name" });
 
@@ -33,6 +33,7 @@ export const organizationHandler = (app: App): ServiceImpl<typeof OrganizationSe
       create_ms: now,
       update_ms: now,
       revision: 1,
+      auto_accept_grants: 0,
     };
     if ((await insertOrganization(tx, row)) === 0) throw taken(req.name);
     return { organization: toOrganization(row) };
@@ -74,6 +75,7 @@ export const organizationHandler = (app: App): ServiceImpl<typeof OrganizationSe
       ...(mask.has("display_name") && { display_name: change.displayName }),
       ...(mask.has("metadata") && { metadata: checkMetadata(change.metadata, "change.metadata") }),
       ...(mask.has("disabled") && { disabled: change.disabled ? 1 : 0 }),
+      ...(mask.has("auto_accept_grants") && { auto_accept_grants: change.autoAcceptGrants ? 1 : 0 }),
       update_ms: now,
       revision: row.revision + 1,
     };

@@ -14,15 +14,16 @@ export type OrganizationRow = {
   readonly create_ms: number;
   readonly update_ms: number;
   readonly revision: number;
+  readonly auto_accept_grants: number;
 };
 
-const columns = sql`org_id, name, display_name, metadata, disabled, create_ms, update_ms, revision`;
+const columns = sql`org_id, name, display_name, metadata, disabled, create_ms, update_ms, revision, auto_accept_grants`;
 
 /** Adds an organisation; 0 when the name is taken. */
 export const insertOrganization = (tx: Tx, row: OrganizationRow): Promise<number> =>
   tx.run(sql`
     insert into organization (${columns})
-    values (${row.org_id}, ${row.name}, ${row.display_name}, ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision})
+    values (${row.org_id}, ${row.name}, ${row.display_name}, ${row.metadata}, ${row.disabled}, ${row.create_ms}, ${row.update_ms}, ${row.revision}, ${row.auto_accept_grants})
     on conflict do nothing`);
 
 export const findOrganization = (db: Queryable, orgId: string): Promise<OrganizationRow | undefined> =>
@@ -39,7 +40,7 @@ export const lockOrganization = (tx: Tx, orgId: string): Promise<OrganizationRow
 export const updateOrganization = (tx: Tx, row: OrganizationRow): Promise<number> =>
   tx.run(sql`
     update organization set name = ${row.name}, display_name = ${row.display_name}, metadata = ${row.metadata}, disabled = ${row.disabled},
-      update_ms = ${row.update_ms}, revision = ${row.revision} where org_id = ${row.org_id}`);
+      update_ms = ${row.update_ms}, revision = ${row.revision}, auto_accept_grants = ${row.auto_accept_grants} where org_id = ${row.org_id}`);
 
 /** Oldest first: ids sort by time. */
 export const listOrganizations = (
@@ -64,4 +65,5 @@ export const toOrganization = (row: OrganizationRow): MessageInitShape<typeof Or
   createTime: timestampFromMs(row.create_ms),
   updateTime: timestampFromMs(row.update_ms),
   revision: BigInt(row.revision),
+  autoAcceptGrants: row.auto_accept_grants !== 0,
 });

@@ -20,7 +20,8 @@ export type EventType =
   | "job.completed"
   | "job.failed"
   | "message.received"
-  | "webhook.disabled";
+  | "webhook.disabled"
+  | "grant.revoked";
 
 export type NewEvent = {
   readonly orgId: string;

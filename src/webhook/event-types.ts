@@ -9,7 +9,6 @@ type Announced =
   | "marketplace.task_delivered"
   | "marketplace.task_reviewed"
   | "marketplace.task_expired"
-  | "grant.revoked"
   | "subscription.paused";
 
 /** A record, so that an event that is emitted and cannot be asked for does not compile. */

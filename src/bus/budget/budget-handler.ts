@@ -5,6 +5,7 @@ import type { App } from "../../app.ts";
 import type { Queryable, Tx } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { findOrgKey } from "../../federation/api-key-store.ts";
+import { findGrant } from "../../federation/grant/store.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { command } from "../../rpc/command.ts";
 import { readPage } from "../../rpc/page.ts";
@@ -149,12 +150,13 @@ async function addBudget(tx: Tx, app: App, name: BudgetName, req: SetBudgetReque
   return changeBudget(tx, other, req, now);
 }
 
-/** Whether the subject exists, where that can be told. There are no grants yet. */
+/** Whether the subject exists, where that can be told; of a grant the organisation may be either party. */
 async function isThere(db: Queryable, { orgId, scope, subjectId }: BudgetName): Promise<boolean> {
   if (subjectId === anySubject) return true;
   if (scope === BudgetScope.AGENT) return (await findAgent(db, orgId, subjectId)) !== undefined;
   if (scope === BudgetScope.KEY) return (await findOrgKey(db, orgId, subjectId)) !== undefined;
-  return scope !== BudgetScope.GRANT;
+  if (scope === BudgetScope.GRANT) return (await findGrant(db, orgId, subjectId)) !== undefined;
+  return true;
 }
 
 const isReadable = async (db: Queryable, caller: Caller, name: BudgetName): Promise<boolean> =>

@@ -1,6 +1,7 @@
 /** Finds the things that a question names by type and id. */
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { findGrant } from "../../federation/grant/store.ts";
 import { findNamespace } from "../../memory/shared-store.ts";
 import { isQueueName, queueEntity } from "../../queue/access.ts";
 import { scheduleEntity } from "../../queue/schedule/owner.ts";
@@ -48,6 +49,14 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
   },
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),
+  // Of either party; there it is the party's own thing.
+  Grant: async (db, { id, orgId }) => {
+    const row = await findGrant(db, orgId, id);
+    if (!row) return undefined;
+    const parties = { consumer: entityRef("Org", row.grantee_org_id), provider: entityRef("Org", row.org_id) };
+    const related = [orgEntity(row.grantee_org_id), orgEntity(row.org_id)];
+    return { entity: ownedEntity("Grant", id, orgId, parties), related };
+  },
   Approval: async (db, { id, orgId }) => {
     const row = await findApproval(db, orgId, id);
     return row && approvalEntities(db, row);

@@ -16,7 +16,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/agent_service.proto.
  */
 export const file_moltwire_bus_v1_agent_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9idXMvdjEvYWdlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIt4DChRSZWdpc3RlckFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASNwoEbmFtZRgCIAEoCUIpukgmciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAEEjgKCnRydXN0X3RpZXIYBCABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQARJICgxjYXBhYmlsaXRpZXMYBSADKAlCMrpIL5IBLBAyGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEioKDWFsbG93ZWRfdG9vbHMYBiADKAlCE7pIEJIBDRBkGAEiB3IFEAEYgAESKwoIZW5kcG9pbnQYByABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhoKBndlaWdodBgJIAEoBUIKukgHGgUY6AcoABIxCgdicmVha2VyGAogASgLMiAubW9sdHdpcmUuYnVzLnYxLkJyZWFrZXJTZXR0aW5ncyI+ChVSZWdpc3RlckFnZW50UmVzcG9uc2USJQoFYWdlbnQYASABKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQiRwoPR2V0QWdlbnRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIbCghhZ2VudF9pZBgCIAEoCUIJukgGcgQQARhAIjkKEEdldEFnZW50UmVzcG9uc2USJQoFYWdlbnQYASABKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQinwEKEUxpc3RBZ2VudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgSHAoKY2FwYWJpbGl0eRgEIAEoCUIIukgFcgMYgAESFgoEbmFtZRgFIAEoCUIIukgFcgMYgAEiVQoSTGlzdEFnZW50c1Jlc3BvbnNlEiYKBmFnZW50cxgBIAMoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki1wEKElVwZGF0ZUFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGwoIYWdlbnRfaWQYAiABKAlCCbpIBnIEEAEYQBI0CgZjaGFuZ2UYAyABKAsyHC5tb2x0d2lyZS5idXMudjEuQWdlbnRDaGFuZ2VCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIcCgtpZl9yZXZpc2lvbhgFIAEoA0IHukgEIgIoACLPAwoLQWdlbnRDaGFuZ2USOAoEbmFtZRgBIAEoCUIqukgnciUYgAEyIF4oW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qKT8kEh0KC2Rlc2NyaXB0aW9uGAIgASgJQgi6SAVyAxiABBI4Cgp0cnVzdF90aWVyGAMgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllckIIukgFggECEAESSAoMY2FwYWJpbGl0aWVzGAQgAygJQjK6SC+SASwQMhgBIiZyJBABGIABMh1eW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qJBIqCg1hbGxvd2VkX3Rvb2xzGAUgAygJQhO6SBCSAQ0QZBgBIgdyBRABGIABEisKCGVuZHBvaW50GAYgASgLMhkubW9sdHdpcmUuYnVzLnYxLkVuZHBvaW50EikKCG1ldGFkYXRhGAcgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIQCghkaXNhYmxlZBgIIAEoCBIaCgZ3ZWlnaHQYCSABKAVCCrpIBxoFGOgHKAASMQoHYnJlYWtlchgKIAEoCzIgLm1vbHR3aXJlLmJ1cy52MS5CcmVha2VyU2V0dGluZ3MiPAoTVXBkYXRlQWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCJKChJEZWxldGVBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEAimAEKE0RlbGV0ZUFnZW50UmVzcG9uc2USGAoQcmV2b2tlZF9hcGlfa2V5cxgBIAEoBRIYChBkZWxldGVkX21lbW9yaWVzGAIgASgFEhkKEWRlbGV0ZWRfc2NoZWR1bGVzGAMgASgFEhgKEGRlbGV0ZWRfbWVzc2FnZXMYBCABKAMSGAoQZGVsZXRlZF93ZWJob29rcxgFIAEoBTLMBAoMQWdlbnRTZXJ2aWNlEngKDVJlZ2lzdGVyQWdlbnQSJS5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlcXVlc3QaJi5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAESaQoIR2V0QWdlbnQSIC5tb2x0d2lyZS5idXMudjEuR2V0QWdlbnRSZXF1ZXN0GiEubW9sdHdpcmUuYnVzLnYxLkdldEFnZW50UmVzcG9uc2UiGJACAZLeGBEIAhILYWdlbnRzOnJlYWQYAhJvCgpMaXN0QWdlbnRzEiIubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXF1ZXN0GiMubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXNwb25zZSIYkAIBkt4YEQgCEgthZ2VudHM6cmVhZBgCEnIKC1VwZGF0ZUFnZW50EiMubW9sdHdpcmUuYnVzLnYxLlVwZGF0ZUFnZW50UmVxdWVzdBokLm1vbHR3aXJlLmJ1cy52MS5VcGRhdGVBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAEScgoLRGVsZXRlQWdlbnQSIy5tb2x0d2lyZS5idXMudjEuRGVsZXRlQWdlbnRSZXF1ZXN0GiQubW9sdHdpcmUuYnVzLnYxLkRlbGV0ZUFnZW50UmVzcG9uc2UiGJLeGBQIAxIMYWdlbnRzOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent]);
+  fileDesc("CiNtb2x0d2lyZS9idXMvdjEvYWdlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIvsDChRSZWdpc3RlckFnZW50UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASNwoEbmFtZRgCIAEoCUIpukgmciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAEEjgKCnRydXN0X3RpZXIYBCABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQARJICgxjYXBhYmlsaXRpZXMYBSADKAlCMrpIL5IBLBAyGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEioKDWFsbG93ZWRfdG9vbHMYBiADKAlCE7pIEJIBDRBkGAEiB3IFEAEYgAESKwoIZW5kcG9pbnQYByABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhoKBndlaWdodBgJIAEoBUIKukgHGgUY6AcoABIxCgdicmVha2VyGAogASgLMiAubW9sdHdpcmUuYnVzLnYxLkJyZWFrZXJTZXR0aW5ncxIbCgluYW1lc3BhY2UYCyABKAlCCLpIBXIDGIABIj4KFVJlZ2lzdGVyQWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCJHCg9HZXRBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEAiOQoQR2V0QWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCK8AQoRTGlzdEFnZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIcCgpjYXBhYmlsaXR5GAQgASgJQgi6SAVyAxiAARIWCgRuYW1lGAUgASgJQgi6SAVyAxiAARIbCgluYW1lc3BhY2UYBiABKAlCCLpIBXIDGIABIlUKEkxpc3RBZ2VudHNSZXNwb25zZRImCgZhZ2VudHMYASADKAsyFi5tb2x0d2lyZS5idXMudjEuQWdlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItcBChJVcGRhdGVBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEASNAoGY2hhbmdlGAMgASgLMhwubW9sdHdpcmUuYnVzLnYxLkFnZW50Q2hhbmdlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQESHAoLaWZfcmV2aXNpb24YBSABKANCB7pIBCICKAAi7AMKC0FnZW50Q2hhbmdlEjgKBG5hbWUYASABKAlCKrpIJ3IlGIABMiBeKFtBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKik/JBIdCgtkZXNjcmlwdGlvbhgCIAEoCUIIukgFcgMYgAQSOAoKdHJ1c3RfdGllchgDIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXJCCLpIBYIBAhABEkgKDGNhcGFiaWxpdGllcxgEIAMoCUIyukgvkgEsEDIYASImciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSKgoNYWxsb3dlZF90b29scxgFIAMoCUITukgQkgENEGQYASIHcgUQARiAARIrCghlbmRwb2ludBgGIAEoCzIZLm1vbHR3aXJlLmJ1cy52MS5FbmRwb2ludBIpCghtZXRhZGF0YRgHIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEAoIZGlzYWJsZWQYCCABKAgSGgoGd2VpZ2h0GAkgASgFQgq6SAcaBRjoBygAEjEKB2JyZWFrZXIYCiABKAsyIC5tb2x0d2lyZS5idXMudjEuQnJlYWtlclNldHRpbmdzEhsKCW5hbWVzcGFjZRgLIAEoCUIIukgFcgMYgAEiPAoTVXBkYXRlQWdlbnRSZXNwb25zZRIlCgVhZ2VudBgBIAEoCzIWLm1vbHR3aXJlLmJ1cy52MS5BZ2VudCJKChJEZWxldGVBZ2VudFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhsKCGFnZW50X2lkGAIgASgJQgm6SAZyBBABGEAimAEKE0RlbGV0ZUFnZW50UmVzcG9uc2USGAoQcmV2b2tlZF9hcGlfa2V5cxgBIAEoBRIYChBkZWxldGVkX21lbW9yaWVzGAIgASgFEhkKEWRlbGV0ZWRfc2NoZWR1bGVzGAMgASgFEhgKEGRlbGV0ZWRfbWVzc2FnZXMYBCABKAMSGAoQZGVsZXRlZF93ZWJob29rcxgFIAEoBTLMBAoMQWdlbnRTZXJ2aWNlEngKDVJlZ2lzdGVyQWdlbnQSJS5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlcXVlc3QaJi5tb2x0d2lyZS5idXMudjEuUmVnaXN0ZXJBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAESaQoIR2V0QWdlbnQSIC5tb2x0d2lyZS5idXMudjEuR2V0QWdlbnRSZXF1ZXN0GiEubW9sdHdpcmUuYnVzLnYxLkdldEFnZW50UmVzcG9uc2UiGJACAZLeGBEIAhILYWdlbnRzOnJlYWQYAhJvCgpMaXN0QWdlbnRzEiIubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXF1ZXN0GiMubW9sdHdpcmUuYnVzLnYxLkxpc3RBZ2VudHNSZXNwb25zZSIYkAIBkt4YEQgCEgthZ2VudHM6cmVhZBgCEnIKC1VwZGF0ZUFnZW50EiMubW9sdHdpcmUuYnVzLnYxLlVwZGF0ZUFnZW50UmVxdWVzdBokLm1vbHR3aXJlLmJ1cy52MS5VcGRhdGVBZ2VudFJlc3BvbnNlIhiS3hgUCAMSDGFnZW50czp3cml0ZRgBIAEScgoLRGVsZXRlQWdlbnQSIy5tb2x0d2lyZS5idXMudjEuRGVsZXRlQWdlbnRSZXF1ZXN0GiQubW9sdHdpcmUuYnVzLnYxLkRlbGV0ZUFnZW50UmVzcG9uc2UiGJLeGBQIAxIMYWdlbnRzOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent]);
 
 /**
  * RegisterAgentRequest is the request of RegisterAgent.
@@ -93,6 +93,13 @@ export type RegisterAgentRequest = Message<"moltwire.bus.v1.RegisterAgentRequest
    * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
    */
   breaker?: BreakerSettings | undefined;
+
+  /**
+   * The namespace that it belongs to; it must be there. Empty: none.
+   *
+   * @generated from field: string namespace = 11;
+   */
+  namespace: string;
 };
 
 /**
@@ -170,6 +177,13 @@ export type RegisterAgentRequestJson = {
    * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
    */
   breaker?: BreakerSettingsJson;
+
+  /**
+   * The namespace that it belongs to; it must be there. Empty: none.
+   *
+   * @generated from field: string namespace = 11;
+   */
+  namespace?: string;
 };
 
 /**
@@ -338,6 +352,13 @@ export type ListAgentsRequest = Message<"moltwire.bus.v1.ListAgentsRequest"> & {
    * @generated from field: string name = 5;
    */
   name: string;
+
+  /**
+   * Only agents of this namespace.
+   *
+   * @generated from field: string namespace = 6;
+   */
+  namespace: string;
 };
 
 /**
@@ -380,6 +401,13 @@ export type ListAgentsRequestJson = {
    * @generated from field: string name = 5;
    */
   name?: string;
+
+  /**
+   * Only agents of this namespace.
+   *
+   * @generated from field: string namespace = 6;
+   */
+  namespace?: string;
 };
 
 /**
@@ -467,7 +495,7 @@ export type UpdateAgentRequest = Message<"moltwire.bus.v1.UpdateAgentRequest"> &
 
   /**
    * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`,
-   * `weight`, `breaker`. A field that is named and not given is emptied.
+   * `weight`, `breaker`, `namespace`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -510,7 +538,7 @@ export type UpdateAgentRequestJson = {
 
   /**
    * The fields to change: any of `name`, `description`, `trust_tier`, `capabilities`, `allowed_tools`, `endpoint`, `metadata`, `disabled`,
-   * `weight`, `breaker`. A field that is named and not given is emptied.
+   * `weight`, `breaker`, `namespace`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -606,6 +634,13 @@ export type AgentChange = Message<"moltwire.bus.v1.AgentChange"> & {
    * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
    */
   breaker?: BreakerSettings | undefined;
+
+  /**
+   * See Agent; the namespace must be there.
+   *
+   * @generated from field: string namespace = 11;
+   */
+  namespace: string;
 };
 
 /**
@@ -683,6 +718,13 @@ export type AgentChangeJson = {
    * @generated from field: moltwire.bus.v1.BreakerSettings breaker = 10;
    */
   breaker?: BreakerSettingsJson;
+
+  /**
+   * See Agent; the namespace must be there.
+   *
+   * @generated from field: string namespace = 11;
+   */
+  namespace?: string;
 };
 
 /**
@@ -878,7 +920,7 @@ export const AgentService: GenService<{
   /**
    * RegisterAgent adds an agent. It gets no key by this: ApiKeyService/CreateApiKey makes one.
    *
-   * Errors: ALREADY_EXISTS (the name is taken), ENDPOINT_REFUSED, QUOTA_EXCEEDED (10,000 agents per organisation).
+   * Errors: ALREADY_EXISTS (the name is taken), NOT_FOUND (the namespace), ENDPOINT_REFUSED, QUOTA_EXCEEDED (10,000 agents per organisation).
    *
    * @generated from rpc moltwire.bus.v1.AgentService.RegisterAgent
    */

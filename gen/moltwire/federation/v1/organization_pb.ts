@@ -12,7 +12,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/organization.proto.
  */
 export const file_moltwire_federation_v1_organization: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9mZWRlcmF0aW9uL3YxL29yZ2FuaXphdGlvbi5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSLzAQoMT3JnYW5pemF0aW9uEg4KBm9yZ19pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhQKDGRpc3BsYXlfbmFtZRgDIAEoCRIpCghtZXRhZGF0YRgEIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEAoIZGlzYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgIIAEoA2IGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Ciltb2x0d2lyZS9mZWRlcmF0aW9uL3YxL29yZ2FuaXphdGlvbi5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSKPAgoMT3JnYW5pemF0aW9uEg4KBm9yZ19pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhQKDGRpc3BsYXlfbmFtZRgDIAEoCRIpCghtZXRhZGF0YRgEIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEAoIZGlzYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgIIAEoAxIaChJhdXRvX2FjY2VwdF9ncmFudHMYCSABKAhiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Organization is one tenant. Nothing of it is readable, writable, guessable or countable by another without a grant.
@@ -75,6 +75,13 @@ export type Organization = Message<"moltwire.federation.v1.Organization"> & {
    * @generated from field: int64 revision = 8;
    */
   revision: bigint;
+
+  /**
+   * Whether grants that others propose to it are in force at once. They let its own agents in elsewhere, nobody in here.
+   *
+   * @generated from field: bool auto_accept_grants = 9;
+   */
+  autoAcceptGrants: boolean;
 };
 
 /**
@@ -138,6 +145,13 @@ export type OrganizationJson = {
    * @generated from field: int64 revision = 8;
    */
   revision?: string;
+
+  /**
+   * Whether grants that others propose to it are in force at once. They let its own agents in elsewhere, nobody in here.
+   *
+   * @generated from field: bool auto_accept_grants = 9;
+   */
+  autoAcceptGrants?: boolean;
 };
 
 /**

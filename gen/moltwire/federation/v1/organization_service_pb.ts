@@ -2,7 +2,7 @@
 // @generated from file moltwire/federation/v1/organization_service.proto (package moltwire.federation.v1, syntax proto3)
 /* eslint-disable */
 
-// Package moltwire.federation.v1 is who there is: organisations and their keys.
+// Package moltwire.federation.v1 is who there is: organisations, their namespaces and keys, and the grants between them.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -18,7 +18,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/organization_service.proto.
  */
 export const file_moltwire_federation_v1_organization_service: GenFile = /*@__PURE__*/
-  fileDesc("CjFtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL29yZ2FuaXphdGlvbl9zZXJ2aWNlLnByb3RvEhZtb2x0d2lyZS5mZWRlcmF0aW9uLnYxIqABChlDcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0EjgKBG5hbWUYASABKAlCKrpIJ3IlEAEYPzIfXlthLXowLTldKFthLXowLTktXSpbYS16MC05XSk/JBIeCgxkaXNwbGF5X25hbWUYAiABKAlCCLpIBXIDGIABEikKCG1ldGFkYXRhGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJYChpDcmVhdGVPcmdhbml6YXRpb25SZXNwb25zZRI6Cgxvcmdhbml6YXRpb24YASABKAsyJC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLk9yZ2FuaXphdGlvbiIxChZHZXRPcmdhbml6YXRpb25SZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJVChdHZXRPcmdhbml6YXRpb25SZXNwb25zZRI6Cgxvcmdhbml6YXRpb24YASABKAsyJC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLk9yZ2FuaXphdGlvbiJXChhMaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIInEKGUxpc3RPcmdhbml6YXRpb25zUmVzcG9uc2USOwoNb3JnYW5pemF0aW9ucxgBIAMoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuT3JnYW5pemF0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLPAQoZVXBkYXRlT3JnYW5pemF0aW9uUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASQgoGY2hhbmdlGAIgASgLMioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5Pcmdhbml6YXRpb25DaGFuZ2VCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIcCgtpZl9yZXZpc2lvbhgEIAEoA0IHukgEIgIoACKsAQoST3JnYW5pemF0aW9uQ2hhbmdlEjkKBG5hbWUYASABKAlCK7pIKHImGD8yIl4oW2EtejAtOV0oW2EtejAtOS1dKlthLXowLTldKT8pPyQSHgoMZGlzcGxheV9uYW1lGAIgASgJQgi6SAVyAxiAARIpCghtZXRhZGF0YRgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEAoIZGlzYWJsZWQYBCABKAgiWAoaVXBkYXRlT3JnYW5pemF0aW9uUmVzcG9uc2USOgoMb3JnYW5pemF0aW9uGAEgASgLMiQubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5Pcmdhbml6YXRpb24yhQUKE09yZ2FuaXphdGlvblNlcnZpY2USnAEKEkNyZWF0ZU9yZ2FuaXphdGlvbhIxLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQ3JlYXRlT3JnYW5pemF0aW9uUmVxdWVzdBoyLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQ3JlYXRlT3JnYW5pemF0aW9uUmVzcG9uc2UiH5LeGBsIBBITb3JnYW5pemF0aW9uczp3cml0ZRgBIAESkwEKD0dldE9yZ2FuaXphdGlvbhIuLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR2V0T3JnYW5pemF0aW9uUmVxdWVzdBovLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR2V0T3JnYW5pemF0aW9uUmVzcG9uc2UiH5ACAZLeGBgIAhISb3JnYW5pemF0aW9uczpyZWFkGAISmQEKEUxpc3RPcmdhbml6YXRpb25zEjAubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QaMS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RPcmdhbml6YXRpb25zUmVzcG9uc2UiH5ACAZLeGBgIAhISb3JnYW5pemF0aW9uczpyZWFkGAISnAEKElVwZGF0ZU9yZ2FuaXphdGlvbhIxLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlT3JnYW5pemF0aW9uUmVxdWVzdBoyLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlT3JnYW5pemF0aW9uUmVzcG9uc2UiH5LeGBsIAxITb3JnYW5pemF0aW9uczp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_federation_v1_organization]);
+  fileDesc("CjFtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL29yZ2FuaXphdGlvbl9zZXJ2aWNlLnByb3RvEhZtb2x0d2lyZS5mZWRlcmF0aW9uLnYxIqABChlDcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0EjgKBG5hbWUYASABKAlCKrpIJ3IlEAEYPzIfXlthLXowLTldKFthLXowLTktXSpbYS16MC05XSk/JBIeCgxkaXNwbGF5X25hbWUYAiABKAlCCLpIBXIDGIABEikKCG1ldGFkYXRhGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJYChpDcmVhdGVPcmdhbml6YXRpb25SZXNwb25zZRI6Cgxvcmdhbml6YXRpb24YASABKAsyJC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLk9yZ2FuaXphdGlvbiIxChZHZXRPcmdhbml6YXRpb25SZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJVChdHZXRPcmdhbml6YXRpb25SZXNwb25zZRI6Cgxvcmdhbml6YXRpb24YASABKAsyJC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLk9yZ2FuaXphdGlvbiJXChhMaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIInEKGUxpc3RPcmdhbml6YXRpb25zUmVzcG9uc2USOwoNb3JnYW5pemF0aW9ucxgBIAMoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuT3JnYW5pemF0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLPAQoZVXBkYXRlT3JnYW5pemF0aW9uUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASQgoGY2hhbmdlGAIgASgLMioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5Pcmdhbml6YXRpb25DaGFuZ2VCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIcCgtpZl9yZXZpc2lvbhgEIAEoA0IHukgEIgIoACLIAQoST3JnYW5pemF0aW9uQ2hhbmdlEjkKBG5hbWUYASABKAlCK7pIKHImGD8yIl4oW2EtejAtOV0oW2EtejAtOS1dKlthLXowLTldKT8pPyQSHgoMZGlzcGxheV9uYW1lGAIgASgJQgi6SAVyAxiAARIpCghtZXRhZGF0YRgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEAoIZGlzYWJsZWQYBCABKAgSGgoSYXV0b19hY2NlcHRfZ3JhbnRzGAUgASgIIlgKGlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlEjoKDG9yZ2FuaXphdGlvbhgBIAEoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuT3JnYW5pemF0aW9uMoUFChNPcmdhbml6YXRpb25TZXJ2aWNlEpwBChJDcmVhdGVPcmdhbml6YXRpb24SMS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkNyZWF0ZU9yZ2FuaXphdGlvblJlcXVlc3QaMi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkNyZWF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIh+S3hgbCAQSE29yZ2FuaXphdGlvbnM6d3JpdGUYASABEpMBCg9HZXRPcmdhbml6YXRpb24SLi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldE9yZ2FuaXphdGlvblJlcXVlc3QaLy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldE9yZ2FuaXphdGlvblJlc3BvbnNlIh+QAgGS3hgYCAISEm9yZ2FuaXphdGlvbnM6cmVhZBgCEpkBChFMaXN0T3JnYW5pemF0aW9ucxIwLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuTGlzdE9yZ2FuaXphdGlvbnNSZXF1ZXN0GjEubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0T3JnYW5pemF0aW9uc1Jlc3BvbnNlIh+QAgGS3hgYCAISEm9yZ2FuaXphdGlvbnM6cmVhZBgCEpwBChJVcGRhdGVPcmdhbml6YXRpb24SMS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLlVwZGF0ZU9yZ2FuaXphdGlvblJlcXVlc3QaMi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIh+S3hgbCAMSE29yZ2FuaXphdGlvbnM6d3JpdGUYASABYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_struct, file_moltwire_api_v1_access, file_moltwire_federation_v1_organization]);
 
 /**
  * CreateOrganizationRequest is the request of CreateOrganization.
@@ -307,7 +307,7 @@ export type UpdateOrganizationRequest = Message<"moltwire.federation.v1.UpdateOr
   change?: OrganizationChange | undefined;
 
   /**
-   * The fields to change: any of `name`, `display_name`, `metadata`, `disabled`. A field that is named and not given is emptied.
+   * The fields to change: any of `name`, `display_name`, `metadata`, `disabled`, `auto_accept_grants`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -342,7 +342,7 @@ export type UpdateOrganizationRequestJson = {
   change?: OrganizationChangeJson;
 
   /**
-   * The fields to change: any of `name`, `display_name`, `metadata`, `disabled`. A field that is named and not given is emptied.
+   * The fields to change: any of `name`, `display_name`, `metadata`, `disabled`, `auto_accept_grants`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -396,6 +396,13 @@ export type OrganizationChange = Message<"moltwire.federation.v1.OrganizationCha
    * @generated from field: bool disabled = 4;
    */
   disabled: boolean;
+
+  /**
+   * Whether grants that others propose to it from now on are in force at once.
+   *
+   * @generated from field: bool auto_accept_grants = 5;
+   */
+  autoAcceptGrants: boolean;
 };
 
 /**
@@ -431,6 +438,13 @@ export type OrganizationChangeJson = {
    * @generated from field: bool disabled = 4;
    */
   disabled?: boolean;
+
+  /**
+   * Whether grants that others propose to it from now on are in force at once.
+   *
+   * @generated from field: bool auto_accept_grants = 5;
+   */
+  autoAcceptGrants?: boolean;
 };
 
 /**

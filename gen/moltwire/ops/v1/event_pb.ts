@@ -69,6 +69,8 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
    * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
    * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
    * url, reason (GONE or FAILING), failing_since_time.
+   * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
+   * (GRANTOR or GRANTEE, who revoked it), revision.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */
@@ -130,6 +132,8 @@ export type EventJson = {
    * contract_version, target_agent_id, reason. For `budget.warning` and `budget.exceeded`: the metadata of BUDGET_EXCEEDED, and of the latter contract_id.
    * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
    * url, reason (GONE or FAILING), failing_since_time.
+   * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
+   * (GRANTOR or GRANTEE, who revoked it), revision.
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */

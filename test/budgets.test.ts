@@ -417,7 +417,10 @@ describe.each(dialects)("%s", (dialect) => {
       `budget:AGENT/${caller.agentId}/TOTAL/tokens`,
     );
     expect(said.error.findDetails(RetryInfoSchema)).toEqual([]); // nothing to wait for
-    const { events } = await caller.as.events.listEvents({ types: ["budget.*"] });
+    const events = await eventually(async () => {
+      const found = await caller.as.events.listEvents({ types: ["budget.*"] });
+      return found.events.length > 0 && found.events; // as below
+    });
     expect(events.map(({ type, agentId, payload }) => [type, agentId, payload?.limit, payload?.contract_id])).toEqual([
       ["budget.exceeded", caller.agentId, "5", contractId],
     ]);

@@ -159,8 +159,9 @@ async function measureAll(loader: Loader, cases: readonly Case[]): Promise<Map<C
   const tallies = new Map<Case, Tally>();
   for (const each of cases) tallies.set(each, { acknowledged: 0, distinctIds: 0, failures: [], samples: [] });
   for (let round = 1; round <= rounds; round++) {
+    if (!process.stderr.isTTY) process.stderr.write(`round ${round} of ${rounds}\n`);
     for (const each of cases) {
-      process.stderr.write(`round ${round} of ${rounds}: ${each.name}\n`);
+      if (process.stderr.isTTY) process.stderr.write(`round ${round} of ${rounds}: ${each.name}\n`);
       const tally = tallies.get(each)!;
       await measure(loader, each, warmMs, tally);
       tally.samples.push(await measure(loader, each, measureMs, tally));

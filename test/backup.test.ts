@@ -114,6 +114,7 @@ describe.each(dialects)("%s", (dialect) => {
       expect(found.profiles.map(({ agentId }) => agentId)).toEqual([repeater]);
       const operator = world.as(operatorKey);
       // On PostgreSQL rows of a log with another server's transaction numbers would stay hidden.
+      await world.settled();
       const { events } = await operator.events.listEvents({ orgId, pageSize: 250 });
       expect(events.length).toBeGreaterThanOrEqual(1);
       const steps = await by.traces.getTrace({ traceId: again.task!.traceId });

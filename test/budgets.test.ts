@@ -403,6 +403,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await tokensOf(org.admin)).toEqual([0, 0]);
     await begin(org.admin, contractId);
     expect(await dry()).toMatchObject({ kind: TraceEventKind.REFUSED, details: { reason: "BUDGET_EXCEEDED" } });
+    await world.settled();
     expect((await org.admin.events.listEvents({ types: ["budget.exceeded"] })).events).toEqual([]);
   });
 
@@ -417,10 +418,8 @@ describe.each(dialects)("%s", (dialect) => {
       `budget:AGENT/${caller.agentId}/TOTAL/tokens`,
     );
     expect(said.error.findDetails(RetryInfoSchema)).toEqual([]); // nothing to wait for
-    const events = await eventually(async () => {
-      const found = await caller.as.events.listEvents({ types: ["budget.*"] });
-      return found.events.length > 0 && found.events; // as below
-    });
+    await world.settled();
+    const { events } = await caller.as.events.listEvents({ types: ["budget.*"] });
     expect(events.map(({ type, agentId, payload }) => [type, agentId, payload?.limit, payload?.contract_id])).toEqual([
       ["budget.exceeded", caller.agentId, "5", contractId],
     ]);
@@ -434,16 +433,16 @@ describe.each(dialects)("%s", (dialect) => {
     await using agent = await httpAgent(asTold);
     const { contractId } = await metered(org, agent, 10);
     await limit(org.admin, 100);
-    const warnings = async () =>
-      (await org.admin.events.listEvents({ types: ["budget.warning"] })).events.map(({ payload }) => payload);
+    const warnings = async () => {
+      await world.settled();
+      return (await org.admin.events.listEvents({ types: ["budget.warning"] })).events.map(({ payload }) => payload);
+    };
     await use(org.admin, contractId, { inputTokens: 69 });
     expect(await warnings()).toEqual([]);
     await use(org.admin, contractId, { inputTokens: 11 }); // more than reserved, and so only at its end
-    const told = await eventually(async () => {
-      const found = await warnings();
-      return found.length > 0 && found; // PostgreSQL shows an event once all that were written before it are settled
-    });
-    expect(told).toMatchObject([{ scope: "ORG", period: "TOTAL", unit: "tokens", limit: "100", spent: "80" }]);
+    expect(await warnings()).toMatchObject([
+      { scope: "ORG", period: "TOTAL", unit: "tokens", limit: "100", spent: "80" },
+    ]);
     await use(org.admin, contractId, { inputTokens: 5 });
     expect(await warnings()).toHaveLength(1);
   });
@@ -637,6 +636,7 @@ test.each(dialects)(
     }
     expect(await tokensOf(org.admin, day)).toEqual([4, 0]);
     expect(await tokensOf(org.admin)).toEqual([19, 0]);
+    await world.settled();
     const { events } = await org.admin.events.listEvents({ types: ["budget.exceeded"] });
     expect(events).toHaveLength(3);
   },
@@ -654,6 +654,7 @@ test.each(dialects)("the warning of a day comes again on the next (%s)", async (
     await use(org.admin, contractId, { inputTokens: 1 });
     clock.advance(86_400_000);
   }
+  await world.settled();
   const { events } = await org.admin.events.listEvents({ types: ["budget.warning"] });
   expect(events.map(({ payload }) => payload?.reset_time)).toEqual([
     "2026-01-02T00:00:00.000Z",

@@ -217,7 +217,7 @@ describe.each(dialects)("%s", (dialect) => {
     agent.handle = echo;
     expect(stateOf(await submit(org.admin, contractId))).toBe("COMPLETED");
     expect(await stateOfCircuit(org.admin, agentId)).toBe("CLOSED");
-    await eventually(async () => (await openedEvents(org.admin)).length > 0);
+    await world.settled();
     expect(await openedEvents(org.admin)).toHaveLength(1);
   });
 

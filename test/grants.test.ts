@@ -35,8 +35,10 @@ describe.each(dialects)("%s", (dialect) => {
   };
   const history = async (as: Clients, grantId: string) =>
     (await as.grants.getGrant({ grantId })).revisions.toReversed();
-  const ends = async (as: Clients) =>
-    (await as.events.listEvents({})).events.filter(({ type }) => type === "grant.revoked");
+  const ends = async (as: Clients) => {
+    await world.settled();
+    return (await as.events.listEvents({})).events.filter(({ type }) => type === "grant.revoked");
+  };
 
   describe("the life of a grant", () => {
     test("a proposal tells all its terms to both, and each change is a revision that keeps what was", async () => {

@@ -33,6 +33,7 @@ import { RelayService } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { TextService } from "../gen/moltwire/text/v1/text_service_pb.ts";
 import { WebhookService } from "../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { Clock } from "../src/clock.ts";
+import { type Db, sql } from "../src/db/db.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { freshDatabase, postgresUrl } from "./engines.ts";
@@ -57,6 +58,8 @@ export type World = {
   client<S extends DescService>(service: S, key: string | undefined, protocol?: Protocol): Client<S>;
   /** A new organisation with an administrator's key. */
   org(name?: string): Promise<Org>;
+  /** Waits until lists of events show all that was committed before: PostgreSQL holds it back while an older transaction of the whole cluster is open. */
+  settled(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 };
 
@@ -101,6 +104,7 @@ export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: 
     as,
     client: (service, key, protocol = "connect") => createClient(service, transport(url, key, protocol, [])),
     org: (name = unique("org")) => newOrg(operator, as, name),
+    settled: () => settled(server.app.db),
     async [Symbol.asyncDispose]() {
       await server.close();
       await database?.drop();
@@ -196,6 +200,18 @@ export async function refusal(
   if (!error) throw new Error("the call was expected to fail, and succeeded");
   const [info] = error.findDetails(ErrorInfoSchema);
   return { code: Code[error.code], reason: info?.reason ?? "", metadata: info?.metadata ?? {}, error };
+}
+
+async function settled({ query }: Db): Promise<void> {
+  const { name, horizon } = query.dialect;
+  if (name === "sqlite") return;
+  const xid = (await query.one<{ xid: number }>(
+    sql`select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xid`,
+  ))!.xid;
+  await eventually(
+    async () => (await query.one<{ past: boolean }>(sql`select ${horizon} >= ${xid} as past`))!.past,
+    20_000,
+  );
 }
 
 /** Waits until something is so; fails after five seconds. */

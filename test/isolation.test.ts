@@ -285,6 +285,7 @@ describe.each(dialects)("%s", (dialect) => {
     const sibling = await theirs.org.agent();
     expect((await sibling.as.bus.listTasks({})).tasks).toEqual([]);
     expect((await sibling.as.traces.listTraces({})).traces).toEqual([]);
+    await world.settled();
     expect((await sibling.as.events.listEvents({})).events).toEqual([]);
     expect(await firstStep(sibling.as)).toBeUndefined();
     expect(await firstStep(theirs.caller.as)).toBeDefined();
@@ -323,6 +324,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("page tokens and cursors of another organisation are answered like random ones", async () => {
     const { admin } = theirs.org;
+    await world.settled();
     const size = { pageSize: 1 };
     const tokens: [DescMethod, string, Record<string, unknown>][] = [
       [methodNamed("ListAgents"), (await admin.agents.listAgents(size)).nextPageToken, {}],
@@ -368,6 +370,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("a cursor does not tell how much happens on the server", async () => {
     const { admin } = mine.org;
+    await world.settled();
     const { events, nextPageToken } = await admin.events.listEvents({ pageSize: 1 });
     const { nextPageToken: ofAgents } = await admin.agents.listAgents({ pageSize: 1 });
     const cursors = [events[0]!.cursor, nextPageToken, ofAgents];

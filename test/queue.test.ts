@@ -5,17 +5,7 @@ import { JobState } from "../gen/moltwire/queue/v1/job_pb.ts";
 import { Conflict } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { sweepOldJobs } from "../src/queue/sweep.ts";
-import {
-  dialects,
-  eventually,
-  fakeClock,
-  type Org,
-  type OrgAgent,
-  refusal,
-  start,
-  unique,
-  type World,
-} from "./harness.ts";
+import { dialects, fakeClock, type Org, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
 import { bytes, claim, get, json, jsonOf, leaseOf, stateOf, statsOf, submit, swept } from "./queue-fixtures/jobs.ts";
 
 const ms = durationFromMs;
@@ -427,8 +417,7 @@ describe.each(dialects)("a queue on %s", (dialect) => {
         const { events } = await worker.as.events.listEvents({ types: ["job.*"], pageSize: 250 });
         return events.filter(({ payload }) => payload?.job_id === jobId);
       };
-      // PostgreSQL shows an event once no older transaction of the whole server is open.
-      await eventually(async () => (await ofJob()).length > 0);
+      await world.settled();
       expect(await ofJob()).toMatchObject([
         { type: "job.failed", payload: { queue, attempts: 1, error: { code: "boom", message: "it went wrong" } } },
       ]);
@@ -519,7 +508,7 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     const [leased] = await claim(worker.as, { queues: [queue] });
     await worker.as.queues.completeJob(leaseOf(leased!));
     const seen = async (by: OrgAgent) => (await by.as.events.listEvents({ types: ["job.completed"] })).events;
-    await eventually(async () => (await seen(submitter)).length > 0);
+    await world.settled();
     expect(await seen(submitter)).toMatchObject([
       { payload: { job_id: job.jobId, queue, worker_agent_id: worker.agentId, attempts: 1 }, traceId: job.traceId },
     ]);

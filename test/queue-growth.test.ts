@@ -8,9 +8,9 @@ import { dialects, start, unique, type World } from "./harness.ts";
 import { leaseOf } from "./queue-fixtures/jobs.ts";
 import { plansOf } from "./queue-fixtures/plans.ts";
 
-/** Rows for the plans; with QUEUE_FULL also what a claim takes at 1,000 and at 1,000,000. */
+/** Rows for the plans; with FULL also what a claim takes at 1,000 and at 1,000,000. */
 const planRows = 20_000;
-const full = Boolean(process.env.QUEUE_FULL);
+const full = Boolean(process.env.FULL);
 
 /** Puts pending, scheduled (every tenth) and dead (every tenth) jobs into a queue, by one statement. */
 async function fill(world: World, orgId: string, queue: string, from: number, to: number): Promise<void> {

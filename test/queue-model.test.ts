@@ -14,7 +14,7 @@ import {
 import { dialects, fakeClock, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
 import { get, statsOf, swept } from "./queue-fixtures/jobs.ts";
 
-const full = Boolean(process.env.QUEUE_FULL);
+const full = Boolean(process.env.FULL);
 const leaseMs = 5_000;
 
 /** A job as the promises have it, in a few lines and without a database. */

@@ -7,8 +7,8 @@ import { dialects, fakeClock, start, type World } from "./harness.ts";
 import { plansOf } from "./queue-fixtures/plans.ts";
 import { create, ticked } from "./queue-fixtures/schedules.ts";
 
-/** Rows for the plans; with SCHEDULE_FULL a million, among which a look is timed. */
-const full = Boolean(process.env.SCHEDULE_FULL);
+/** Rows for the plans; with FULL a million, among which a look is timed. */
+const full = Boolean(process.env.FULL);
 const rows = full ? 1_000_000 : 20_000;
 const dueAtOnce = full ? 10_000 : 300;
 const minuteMs = 60_000;

@@ -1,21 +1,21 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
-import { keyDigest } from "../src/federation/key-text.ts";
-import { serverProcess } from "./bus-fixtures/process.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { clientsAt, dialects } from "./harness.ts";
-import { bytes, listen, messagesOf, toChannel } from "./relay-fixtures/relay.ts";
+import { Start } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { keyDigest } from "../../src/federation/key-text.ts";
+import { serverProcess } from "../bus-fixtures/process.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { clientsAt, dialects } from "../harness.ts";
+import { bytes, listen, messagesOf, toChannel } from "../relay-fixtures/relay.ts";
 
-/** RELAY_FULL: 1 GB is published. */
-const full = Boolean(process.env.RELAY_FULL);
+/** FULL: 1 GB is published. */
+const full = Boolean(process.env.FULL);
 const payload = new Uint8Array(65_000).fill(7);
 const count = Math.ceil((full ? 1_000_000_000 : 60_000_000) / payload.length);
 const warmUp = full ? 1_500 : 600;
 const publishers = 8;
 const mostGrowth = 64 * 1_048_576;
 const operatorKey = "relay-slow-0123456789-abcdefghijklmnopqrstuvwxyz0";
-const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+const program = new URL("../bus-fixtures/server.ts", import.meta.url).pathname;
 const channel = "big";
 
 /** Resident memory of a process, in bytes; see proc(5). */

@@ -1,13 +1,13 @@
 import { durationFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
-import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
-import { Misfire, Overlap } from "../gen/moltwire/queue/v1/schedule_pb.ts";
-import { keyDigest } from "../src/federation/key-text.ts";
-import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { freshDatabase } from "./engines.ts";
-import { type Clients, clientsAt, dialects, fakeClock, start, unique } from "./harness.ts";
-import { create, get, jobsOf, ticked } from "./queue-fixtures/schedules.ts";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { Misfire, Overlap } from "../../gen/moltwire/queue/v1/schedule_pb.ts";
+import { keyDigest } from "../../src/federation/key-text.ts";
+import { type ServerProcess, serverProcess } from "../bus-fixtures/process.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { freshDatabase } from "../engines.ts";
+import { type Clients, clientsAt, dialects, fakeClock, start, unique } from "../harness.ts";
+import { create, get, jobsOf, ticked } from "../queue-fixtures/schedules.ts";
 
 const minuteMs = 60_000;
 
@@ -57,7 +57,7 @@ test.skipIf(!dialects.includes("postgres"))(
 );
 
 const operatorKey = "schedule-crash-0123456789-abcdefghijklmnopqrstuvwxyz";
-const program = new URL("bus-fixtures/fast-server.ts", import.meta.url).pathname;
+const program = new URL("../bus-fixtures/fast-server.ts", import.meta.url).pathname;
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe.each(dialects)("kill -9 around the times on %s", (dialect) => {

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
-import type { EntryChange } from "../gen/moltwire/memory/v1/memory_pb.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { type Clients, dialects, refusal, start } from "./harness.ts";
-import { jsonOf, write } from "./memory-fixtures/memory.ts";
+import type { EntryChange } from "../../gen/moltwire/memory/v1/memory_pb.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { type Clients, dialects, refusal, start } from "../harness.ts";
+import { jsonOf, write } from "../memory-fixtures/memory.ts";
 
-/** `MOLTWIRE_TEST_CHANGES=100000` for the full size. */
-const total = Number(process.env.MOLTWIRE_TEST_CHANGES ?? 10_000);
+/** FULL: 100,000 changes. */
+const total = process.env.FULL ? 100_000 : 10_000;
 const [readers, reconnectsEach, batch] = [4, 25, 50];
 
 /** What one reader was told: each stretch without a hole, and how often it was told that there is one. */

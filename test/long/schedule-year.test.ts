@@ -1,9 +1,9 @@
 /** A year of schedules over the wire, while clocks are changed in three zones: how many jobs there are, and at which instants around each change. */
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
-import { Misfire, type Schedule } from "../gen/moltwire/queue/v1/schedule_pb.ts";
-import { dialects, fakeClock, start, type World } from "./harness.ts";
-import { create, get, jobsOf, ticked } from "./queue-fixtures/schedules.ts";
+import { Misfire, type Schedule } from "../../gen/moltwire/queue/v1/schedule_pb.ts";
+import { dialects, fakeClock, start, type World } from "../harness.ts";
+import { create, get, jobsOf, ticked } from "../queue-fixtures/schedules.ts";
 
 const dayMs = 86_400_000;
 

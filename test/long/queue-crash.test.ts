@@ -1,23 +1,23 @@
 import { durationFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
-import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
-import { JobState, type LeasedJob } from "../gen/moltwire/queue/v1/job_pb.ts";
-import { keyDigest } from "../src/federation/key-text.ts";
-import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { type Clients, clientsAt, dialects, refusal, unique } from "./harness.ts";
-import { json, leaseOf } from "./queue-fixtures/jobs.ts";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { JobState, type LeasedJob } from "../../gen/moltwire/queue/v1/job_pb.ts";
+import { keyDigest } from "../../src/federation/key-text.ts";
+import { type ServerProcess, serverProcess } from "../bus-fixtures/process.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { type Clients, clientsAt, dialects, refusal, unique } from "../harness.ts";
+import { json, leaseOf } from "../queue-fixtures/jobs.ts";
 
-/** QUEUE_FULL: 10,000 jobs and 20 kills. */
-const full = Boolean(process.env.QUEUE_FULL);
+/** FULL: 10,000 jobs and 20 kills. */
+const full = Boolean(process.env.FULL);
 const jobs = full ? 10_000 : 2_000;
 const kills = full ? 20 : 2;
 const workers = 64;
 const stalling = 0.2;
 const leaseMs = 1_000;
 const operatorKey = "queue-crash-0123456789-abcdefghijklmnopqrstuvwxyz";
-const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+const program = new URL("../bus-fixtures/server.ts", import.meta.url).pathname;
 
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 

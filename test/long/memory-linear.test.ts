@@ -1,13 +1,13 @@
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
-import { serverProcess } from "./bus-fixtures/process.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { type Clients, clientsAt, dialects, refusal } from "./harness.ts";
-import { isLinearizable, type Operation, type Result, type Step } from "./memory-fixtures/linearizable.ts";
-import { get, jsonOf, set } from "./memory-fixtures/memory.ts";
+import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { serverProcess } from "../bus-fixtures/process.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { type Clients, clientsAt, dialects, refusal } from "../harness.ts";
+import { isLinearizable, type Operation, type Result, type Step } from "../memory-fixtures/linearizable.ts";
+import { get, jsonOf, set } from "../memory-fixtures/memory.ts";
 
-const main = fileURLToPath(new URL("../src/main.ts", import.meta.url));
+const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const operatorKey = "kR7w2Qz9XvB4nT6mLp3sYf8hJd5gCa1e";
 const [clients, keys, stepsEach] = [50, 20, 40];
 

@@ -1,12 +1,12 @@
 /** Random histories of budgets against a model of what they promise, on the store of a real server. */
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
-import { reserveBudgets } from "../src/bus/budget/reserve-budgets.ts";
-import { settleBudgets } from "../src/bus/budget/settle-budgets.ts";
-import type { TaskSummaryRow } from "../src/bus/task-store.ts";
-import { sql } from "../src/db/db.ts";
-import { dialects, fakeClock, type Org, start, type World } from "./harness.ts";
+import { BudgetPeriod, BudgetScope } from "../../gen/moltwire/bus/v1/budget_pb.ts";
+import { reserveBudgets } from "../../src/bus/budget/reserve-budgets.ts";
+import { settleBudgets } from "../../src/bus/budget/settle-budgets.ts";
+import type { TaskSummaryRow } from "../../src/bus/task-store.ts";
+import { sql } from "../../src/db/db.ts";
+import { dialects, fakeClock, type Org, start, type World } from "../harness.ts";
 
 const { AGENT, ORG } = BudgetScope;
 const { DAY, TOTAL } = BudgetPeriod;

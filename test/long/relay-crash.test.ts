@@ -1,21 +1,21 @@
 import { ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
-import type { Message } from "../gen/moltwire/relay/v1/message_pb.ts";
-import { keyDigest } from "../src/federation/key-text.ts";
-import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
-import { storage } from "./bus-fixtures/storage.ts";
-import { type Clients, clientsAt, dialects, unique } from "./harness.ts";
-import { json, says, sendFrame, Talk, toAgent } from "./relay-fixtures/relay.ts";
+import type { Message } from "../../gen/moltwire/relay/v1/message_pb.ts";
+import { keyDigest } from "../../src/federation/key-text.ts";
+import { type ServerProcess, serverProcess } from "../bus-fixtures/process.ts";
+import { storage } from "../bus-fixtures/storage.ts";
+import { type Clients, clientsAt, dialects, unique } from "../harness.ts";
+import { json, says, sendFrame, Talk, toAgent } from "../relay-fixtures/relay.ts";
 
-/** RELAY_FULL: 20 senders of 5,000 messages each, and 20 kills. */
-const full = Boolean(process.env.RELAY_FULL);
+/** FULL: 20 senders of 5,000 messages each, and 20 kills. */
+const full = Boolean(process.env.FULL);
 const senders = 20;
 const each = full ? 5_000 : 75;
 const kills = full ? 20 : 3;
 /** How many frames of a conversation wait for their answers at most. */
 const windowSize = 16;
 const operatorKey = "relay-crash-0123456789-abcdefghijklmnopqrstuvwxyz";
-const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+const program = new URL("../bus-fixtures/server.ts", import.meta.url).pathname;
 
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const upTo = (n: number) => Array.from({ length: n }, (_, at) => at + 1);

@@ -9,6 +9,8 @@ const source = join(import.meta.dirname, "../../src");
  * load; so it is 32.
  */
 const nodeFlags = ["--max-semi-space-size=16"];
+/** As there too: glibc would keep freed memory of each thread, and of large buffers, for itself: 70 MiB and more after load (mallopt(3)). */
+const allocator = { MALLOC_ARENA_MAX: "2", MALLOC_MMAP_THRESHOLD_: "131072" };
 
 /**
  * Runs a file of `src` with these arguments and waits for its end. Returns its exit code, or 128 and the signal's number.
@@ -16,7 +18,10 @@ const nodeFlags = ["--max-semi-space-size=16"];
  * A Ctrl-C reaches it by itself, being of the same terminal; it only must not end this process first. SIGTERM is passed on.
  */
 export async function runProgram(file: string, args: readonly string[]): Promise<number> {
-  const child = spawn(process.execPath, [...nodeFlags, join(source, file), ...args], { stdio: "inherit" });
+  const child = spawn(process.execPath, [...nodeFlags, join(source, file), ...args], {
+    env: { ...allocator, ...process.env },
+    stdio: "inherit",
+  });
   const stay = () => {};
   const pass = (signal: NodeJS.Signals) => void child.kill(signal);
   process.on("SIGINT", stay).on("SIGTERM", pass).on("SIGHUP", pass);

@@ -26,7 +26,12 @@ const keptCharacters = 8_000;
 /** Starts the server as `npm start` does, with these settings only: what this environment has of `MOLTWIRE_…` is left out. */
 export function startServer(settings: Record<string, string>): ServerProcess {
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_"));
-  return startProgram(["--max-semi-space-size=16", entry], { ...Object.fromEntries(inherited), ...settings });
+  const allocator = { MALLOC_ARENA_MAX: "2", MALLOC_MMAP_THRESHOLD_: "131072" };
+  return startProgram(["--max-semi-space-size=16", entry], {
+    ...Object.fromEntries(inherited),
+    ...allocator,
+    ...settings,
+  });
 }
 
 /** Starts a program under Node that prints `listening on http://…` (or https) once it does. */

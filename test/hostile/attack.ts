@@ -30,11 +30,14 @@ export type Attack = {
   readonly least?: number;
   /**
    * What is harmless and keeps the machine as busy. `valid`: the same number of calls of GetAgent to the same server, as fast. `bare`: the attack
-   * itself, on a node:http server of nobody's, so that only the attacker's share of the processors is felt.
+   * itself, on a node:http server of nobody's, so that only the attacker's share of the processors is felt. `polite`: the same calls to the same server,
+   * by who behaves, where the calls themselves are work.
    */
-  readonly twin: "valid" | "bare";
+  readonly twin: "valid" | "bare" | "polite";
   /** Opens what its attempts share. */
   begin(target: Target, choose: Random): Attempts;
+  /** The same by who behaves, for the twin `polite`. */
+  readonly polite?: (target: Target) => Attempts;
 };
 
 export type Attempts = {

@@ -1,13 +1,13 @@
 /** The attacker, in a process of its own. */
 import { random } from "../crash/random.ts";
 import { largeCall, openAsker, validCall } from "./ask.ts";
-import { type Attempts, pursue, type Tally, type Target } from "./attack.ts";
+import { type Attack, type Attempts, pursue, type Tally, type Target } from "./attack.ts";
 import { attacks } from "./attacks.ts";
 
-/** What is to be done: an attack, or as many harmless calls, small or large. */
+/** What is to be done: an attack, or as many harmless calls, small, large or the attack's own by who behaves. */
 export type Job = {
   readonly attack: string;
-  readonly harmless: false | "small" | "large";
+  readonly harmless: false | "small" | "large" | "polite";
   readonly target: Target;
   readonly count: number;
   readonly seed: number;
@@ -21,7 +21,7 @@ export type Outcome = { readonly tally: Tally; readonly tookMs: number; readonly
 async function work({ attack: name, harmless, target, count, seed, pace }: Job): Promise<Outcome> {
   const attack = attacks.find((each) => each.name === name);
   if (!attack) throw new Error(`there is no attack called ${name}`);
-  const attempts = harmless ? harmlessCalls(target, harmless) : attack.begin(target, random(seed));
+  const attempts = attemptsOf(attack, harmless, target, seed);
   const cpu = process.cpuUsage();
   const startMs = performance.now();
   try {
@@ -32,6 +32,13 @@ async function work({ attack: name, harmless, target, count, seed, pace }: Job):
   } finally {
     attempts.end();
   }
+}
+
+function attemptsOf(attack: Attack, harmless: Job["harmless"], target: Target, seed: number): Attempts {
+  if (!harmless) return attack.begin(target, random(seed));
+  if (harmless !== "polite") return harmlessCalls(target, harmless);
+  if (!attack.polite) throw new Error(`${attack.name} has no polite twin`);
+  return attack.polite(target);
 }
 
 function harmlessCalls(target: Target, size: "small" | "large"): Attempts {

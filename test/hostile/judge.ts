@@ -11,7 +11,7 @@ export const rule = [
   "An attack passes if the server lives on, logs no error and answers nothing `internal`; if every attempt ends as its kind says;",
   `if the server's memory stays within +${maxGrowthMib} MiB of the most that valid calls made of it, small ones and ones of 256 KiB, as fast as they are answered; if the neighbour's calls all succeed;`,
   `and if the neighbour's p99 during the attack is at most ${maxRatio} × the greater of its p99 before and its p99 while something harmless kept the`,
-  "two processors as busy (valid: as many valid calls to the same server; bare: the same attack on a bare node server). An attack that misses",
+  "two processors as busy (valid: as many valid calls to the same server; polite: the attack's own calls by who takes the answers; bare: the same attack on a bare node server). An attack that misses",
   "by its p99 only is tried twice more, since others use the processors too, and has failed if it misses three times. A shortened run has too few of the neighbour's calls for that: it tells the p99 and does not judge it.",
 ].join("\n");
 

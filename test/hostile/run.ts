@@ -121,12 +121,11 @@ export async function run(options: RunOptions): Promise<Result> {
 
   async function attempt(attack: Attack, tries: number, baselineMib: number): Promise<Row> {
     const attempts = attemptsOf(attack, count);
-    const harmlessTarget = attack.twin === "valid" ? victim.target : victim.bare;
+    const harmlessTarget = attack.twin === "bare" ? victim.bare : victim.target;
     await neighbour.ask("take");
     await sleep(quietMs);
     const before = await neighbour.ask("take");
-    if (judgesTime)
-      await attacker.ask(jobOf(attack, harmlessTarget, attempts, options, attack.twin === "valid" && "small"));
+    if (judgesTime) await attacker.ask(jobOf(attack, harmlessTarget, attempts, options, harmlessOf[attack.twin]));
     const harmless = await neighbour.ask("take");
     await sleep(quietMs / 2);
     await neighbour.ask("take");
@@ -170,6 +169,8 @@ export async function run(options: RunOptions): Promise<Result> {
     };
   }
 }
+
+const harmlessOf = { valid: "small", polite: "polite", bare: false } as const;
 
 const attemptsOf = ({ attempts = fullCount, least = 3 }: Attack, count: number): number =>
   Math.max(least, Math.round((attempts * count) / fullCount));

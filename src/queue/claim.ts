@@ -63,12 +63,24 @@ async function promote(tx: Tx, orgId: string, queues: readonly string[], now: nu
   return promoted;
 }
 
+/** Takes the best job, as most claims do: no other is locked and nothing is measured. */
+async function takeOne(tx: Tx, taking: Taking, queues: readonly string[]): Promise<JobRow[]> {
+  if (queues.length === 1) return takeBest(tx, taking, queues[0]!);
+  for (let round = 0; round < maxRounds; round++) {
+    const [queue] = await bestQueues(tx, taking.orgId, queues, 1);
+    if (queue === undefined) break;
+    const taken = await takeBest(tx, taking, queue);
+    if (taken.length > 0) return taken;
+  }
+  return [];
+}
+
 /**
  * Takes the best that fit into one answer. One job fits always. From several queues: looks which queues the best jobs are in, then chooses among as many of each, so
  * that no job is locked that is not to be taken. What others took meanwhile is looked for again.
  */
 async function take(tx: Tx, taking: Taking, { orgId, queues, maxJobs }: Claim): Promise<JobRow[]> {
-  if (queues.length === 1 && maxJobs === 1) return takeBest(tx, taking, queues[0]!);
+  if (maxJobs === 1) return takeOne(tx, taking, queues);
   const taken: JobRow[] = [];
   let leftBytes = answerBytes;
   for (let round = 0; round < maxRounds && taken.length < maxJobs; round++) {

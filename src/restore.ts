@@ -53,7 +53,10 @@ async function main(args: readonly string[]): Promise<void> {
   );
   console.log(`into      ${databaseUrl ? "the PostgreSQL database" : data}`);
   if (kept) console.log(`kept      the database that was there, as ${join(data, kept)}`);
-  console.log("Page tokens, cursors and lease tokens of before are refused from now on. Start the server on it.");
+  console.log(
+    "Page tokens, cursors and lease tokens of tasks of before are refused from now on; leases of jobs and messages run",
+  );
+  console.log("on until they end. Start the server on it.");
 }
 
 function readArguments(args: readonly string[]) {

@@ -77,6 +77,7 @@ import { sweepReplies } from "./rpc/idempotency.ts";
 import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
+import { largestAnswerBytes } from "./rpc/page.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
@@ -268,7 +269,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       itemsInterceptor(app.limiters),
     ],
     readMaxBytes: 4 * mib,
-    writeMaxBytes: 16 * mib,
+    writeMaxBytes: largestAnswerBytes,
     shutdownSignal: stopping.signal,
     onFailure: ({ error, method }) =>
       log.error({ err: error, method: method.name }, "a call failed outside its handler"),

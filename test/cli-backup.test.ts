@@ -5,8 +5,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { checkBackup } from "../src/ops/backup-format.ts";
 import { cleanEnv, commandsIn } from "./cli-process.ts";
 import { integrity } from "./crash/integrity.ts";
+import { freshDatabase, postgresUrl } from "./engines.ts";
 import { start, unique, type World } from "./harness.ts";
-import { get, set } from "./memory-fixtures/memory.ts";
+import { get, jsonOf, set } from "./memory-fixtures/memory.ts";
+import { claim, leaseOf, submit } from "./queue-fixtures/jobs.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-backup-"));
 const newPath = () => join(folder, unique("x"));
@@ -47,6 +49,34 @@ describe("moltwire backup and restore", () => {
     await using other = await start("sqlite", { data: to });
     expect((await get(other.as(agent.key), "kept")).revision).toBe(1n);
   });
+
+  test.skipIf(!postgresUrl)(
+    "restore fills an empty PostgreSQL database too, and refuses it once it is not",
+    async () => {
+      const agent = await (await world.org()).agent();
+      await set(agent.as, "kept", "precious");
+      await submit(agent.as, { queue: "held" });
+      const [leased] = await claim(agent.as, { queues: ["held"], lease: { seconds: 3_600n } });
+      const file = newPath();
+      expect((await moltwire(["backup", file])).code).toBe(0);
+      const { url, drop } = await freshDatabase();
+      try {
+        const restored = await moltwire(["restore", file, "--database-url", url]);
+        expect(restored).toMatchObject({ code: 0, stderr: "" });
+        expect(restored.stdout).toMatch(/^restored {2}\d+ rows of .*\ninto {6}the PostgreSQL database\n/);
+        const again = await moltwire(["restore", file, "--database-url", url]);
+        expect([again.code, again.stderr]).toEqual([2, expect.stringContaining("empty")]);
+        await using other = await start("postgres", { databaseUrl: url });
+        const as = other.as(agent.key);
+        expect(jsonOf((await get(as, "kept")).value)).toBe("precious");
+        // Whoever had a job goes on with it, and nobody else gets it.
+        expect(await claim(as, { queues: ["held"] })).toEqual([]);
+        await as.queues.completeJob(leaseOf(leased!));
+      } finally {
+        await drop();
+      }
+    },
+  );
 
   test("a backup is written over only with --force, and what failed leaves neither a file nor a part of one", async () => {
     const file = newPath();

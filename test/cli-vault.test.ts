@@ -1,10 +1,13 @@
 import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readConfig } from "../src/config.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
-import { commandsAt } from "./cli-process.ts";
+import { commandsAt, commandsIn } from "./cli-process.ts";
 import { eventually, start, type World } from "./harness.ts";
-import { set } from "./memory-fixtures/memory.ts";
+import { get, jsonOf, set } from "./memory-fixtures/memory.ts";
 
 const master = parseMasterKey(randomBytes(32).toString("base64"));
 let world: World;
@@ -101,6 +104,42 @@ describe("the master key in the settings", () => {
     })();
     expect(refusal).toMatch(message);
     for (const secret of Object.values(env).filter((value) => value.length > 20)) expect(refusal).not.toContain(secret);
+  });
+
+  test("a file has the current one on its first line and previous ones below, and opens what these have sealed", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "moltwire-keys-"));
+    try {
+      const file = join(folder, "keys");
+      writeFileSync(file, `${key}\n\n  ${other}\n`, { mode: 0o600 });
+      const { masterKeys } = readConfig([], { MOLTWIRE_MASTER_KEY_FILE: file });
+      expect(masterKeys.map(({ id }) => id)).toEqual([parseMasterKey(key).id, parseMasterKey(other).id]);
+      const data = join(folder, "data");
+      let agentKey: string;
+      {
+        await using before = await start("sqlite", { data, masterKeys: [parseMasterKey(other)] });
+        const agent = await (await before.org()).agent();
+        await set(agent.as, "a", "kept");
+        agentKey = agent.key;
+      }
+      await using after = await start("sqlite", { data, masterKeys });
+      expect(jsonOf((await get(after.as(agentKey), "a")).value)).toBe("kept");
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test("the server says at its start whether it encrypts, and under which key", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "moltwire-start-"));
+    const { startServer, stopAll } = commandsIn(folder, "");
+    try {
+      const plain = await startServer(0, ":memory:");
+      await plain.says(/at rest {3}not encrypted/);
+      const sealing = await startServer(0, ":memory:", { MOLTWIRE_MASTER_KEY: key });
+      await sealing.says(new RegExp(`at rest {3}encrypted under ${parseMasterKey(key).id}`));
+    } finally {
+      await stopAll();
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test("the current one comes first, then the previous ones, each once", () => {

@@ -1,6 +1,14 @@
 import { describe, expect, test } from "vitest";
 import { type Queryable, sql } from "../src/db/db.ts";
-import { bestQueues, claimableFrom, dueQueues, promoteDue, takeBest } from "../src/queue/claim-store.ts";
+import {
+  bestQueues,
+  claimableFrom,
+  dueQueues,
+  lockBest,
+  promoteDue,
+  takeBest,
+  takeLocked,
+} from "../src/queue/claim-store.ts";
 import { listDeadJobs, listJobs, oldestPending } from "../src/queue/list-store.ts";
 import { deadToRedrive } from "../src/queue/redrive.ts";
 import { hasDue, hasEndedLease } from "../src/queue/sweep.ts";
@@ -11,6 +19,10 @@ import { plansOf } from "./queue-fixtures/plans.ts";
 /** Rows for the plans; with FULL also what a claim takes at 1,000 and at 1,000,000. */
 const planRows = 20_000;
 const full = Boolean(process.env.FULL);
+const oneTo100 = Array.from({ length: 100 }, (_, n) => n + 1);
+/** The primary keys, as plans call them. */
+const jobByKey = /queue_job_pkey|INTEGER PRIMARY KEY/;
+const dataByKey = /queue_job_data_pkey|autoindex_queue_job_data_1/;
 
 /** Puts pending, scheduled (every tenth) and dead (every tenth) jobs into a queue, by one statement. */
 async function fill(world: World, orgId: string, queue: string, from: number, to: number): Promise<void> {
@@ -47,8 +59,9 @@ describe.each(dialects)("with many jobs on %s", (dialect) => {
     const queues = [queue, "b", "c"];
     const taking = { orgId, workerAgentId: "a", token: "t", stream: "", leaseMs: 1_000, now: 5_000 };
     const statements: [string, (tx: never) => Promise<unknown>, RegExp[]][] = [
-      ["take", (tx) => takeBest(tx, taking, queue, 1), [/queue_job_pending/]],
-      ["take 100", (tx) => takeBest(tx, taking, queue, 100), [/queue_job_pending/]],
+      ["take", (tx) => takeBest(tx, taking, queue), [/queue_job_pending/]],
+      ["take the best", (tx) => lockBest(tx, orgId, queue, 100), [/queue_job_pending/, dataByKey]],
+      ["take what is locked", (tx) => takeLocked(tx, taking, oneTo100), [jobByKey]],
       ["best of 20", (tx) => bestQueues(tx, orgId, queues, 100), [/queue_job_pending/]],
       ["due", (tx) => dueQueues(tx, orgId, queues, 5_000), [/queue_job_waiting/]],
       ["promote", (tx) => promoteDue(tx, orgId, queue, 5_000, 100), [/queue_job_waiting/]],

@@ -68,6 +68,26 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     expect(attempts[0]!.error).toBeUndefined();
   });
 
+  test("shows its submitter what its worker is at: payload, attempt, lease and progress", async () => {
+    const queue = unique("followed");
+    const submitter = await org.agent();
+    const traceId = "c".repeat(32);
+    const headers = { traceparent: `00-${traceId}-${"d".repeat(16)}-01` };
+    const { job } = await submitter.as.queues.submitJob({ job: { queue, payload: json({ do: "it" }) } }, { headers });
+    expect(job!.traceId).toBe(traceId);
+    expect(job!.spanId).toMatch(/^[0-9a-f]{16}$/);
+    const [leased] = await claim(worker.as, { queues: [queue], lease: ms(45_000) });
+    expect(leased!.job!.traceId).toBe(traceId);
+    const progress = { fraction: 0.5, message: "half" };
+    await worker.as.queues.heartbeatJob({ ...leaseOf(leased!), progress });
+    const seen = await get(submitter.as, job!.jobId);
+    expect(seen).toMatchObject({ attempts: 1, workerAgentId: worker.agentId, progress });
+    expect([stateOf(seen), jsonOf(seen.payload)]).toEqual(["LEASED", { do: "it" }]);
+    expect(timestampMs(seen.leaseExpireTime!)).toBe(clock.now() + 45_000);
+    await worker.as.queues.completeJob({ ...leaseOf(leased!), result: json("done") });
+    expect(jsonOf((await get(submitter.as, job!.jobId)).result)).toBe("done");
+  });
+
   test("has its defaults", async () => {
     const job = await submit(worker.as);
     expect(job).toMatchObject({ queue: "default", priority: 5, maxAttempts: 5 });
@@ -471,6 +491,24 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     expect(left.map(({ jobId }) => jobId)).toEqual([dead[1]]);
   });
 
+  test("redrives at most 1,000 at once, and says that there are more", async () => {
+    const queue = unique("many-dead");
+    for (const count of [1_000, 1])
+      await worker.as.queues.submitJobs({ jobs: Array.from({ length: count }, () => ({ queue })) });
+    await world.server.app.db.tx(async (tx) => {
+      await tx.run(
+        sql`update queue_job set state = 5, end_ms = ${clock.now()} where org_id = ${org.orgId} and queue = ${queue}`,
+      );
+      await tx.run(
+        sql`update queue_level set failed = failed + pending, pending = 0 where org_id = ${org.orgId} and queue = ${queue}`,
+      );
+    });
+    const redrive = () => worker.as.queues.redriveJob({ subject: { case: "queue", value: queue } });
+    expect(await redrive()).toMatchObject({ redriven: 1_000, more: true });
+    expect(await statsOf(worker.as, queue)).toMatchObject({ pending: 1_000n, failed: 1n });
+    expect(await redrive()).toMatchObject({ redriven: 1, more: false });
+  });
+
   describe("a cancelation", () => {
     test("ends a job that nobody has at once, and can be repeated", async () => {
       const queue = unique("cancel");
@@ -555,7 +593,10 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     const stats = (await statsOf(worker.as, queue))!;
     expect(stats).toMatchObject({ scheduled: 1n, pending: 5n, leased: 3n, failed: 1n });
     expect(timestampMs(stats.oldestPendingTime!)).toBe(oldest);
-    expect(stats.lastHour).toMatchObject({ submitted: 11n, completed: 1n, failed: 1n });
+    expect(stats.lastHour).toMatchObject({ submitted: 11n, completed: 1n, failed: 1n, canceled: 0n });
+    const { jobs } = await worker.as.queues.listJobs({ queue, states: [JobState.PENDING], pageSize: 2 });
+    for (const { jobId } of jobs) await worker.as.queues.cancelJob({ jobId });
+    expect(await statsOf(worker.as, queue)).toMatchObject({ pending: 3n, lastHour: { canceled: 2n } });
     const waits = [stats.lastHour!.p50Wait!, stats.lastHour!.p99Wait!].map(
       (d) => Number(d.seconds) * 1_000 + d.nanos / 1e6,
     );
@@ -564,7 +605,9 @@ describe.each(dialects)("a queue on %s", (dialect) => {
     expect(waits[1]).toBeGreaterThanOrEqual(20_000);
     expect(waits[1]).toBeLessThanOrEqual(25_001);
     await pass(3_660_000);
-    expect((await statsOf(worker.as, queue))!.lastHour).toMatchObject({ submitted: 0n, completed: 0n });
+    expect((await statsOf(worker.as, queue))!.lastHour).toMatchObject({
+      ...{ submitted: 0n, completed: 0n, canceled: 0n },
+    });
   });
 
   describe("a private queue", () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ChangeKind } from "../gen/moltwire/memory/v1/memory_pb.ts";
+import { ChangeKind, EntryOrder } from "../gen/moltwire/memory/v1/memory_pb.ts";
 import type { SharedEntryChange } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { type Clients, dialects, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
 import { changesOf, jsonOf, write } from "./memory-fixtures/memory.ts";
@@ -119,7 +119,13 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     expect(await list(other.as, {})).toEqual([a, b, ["other", 1, 1, 1], c]);
     expect(await list(other.as, { ownerAgentId: owner.agentId })).toEqual([a, b, c]);
     const foreign = { orgId: shared.orgId };
-    expect(await list(stranger.as, foreign)).toEqual([["b", 1, 1, 3], c]);
+    // Without revision and time of the last change, which may have been of what is not public.
+    expect(await list(stranger.as, foreign)).toEqual([
+      ["b", 1, 1, 0],
+      ["ä", 1, 1, 0],
+    ]);
+    const [shown] = (await stranger.as.sharedMemory.listSharedNamespaces(foreign)).namespaces;
+    expect([shown!.updateTime, shown!.createTime]).toEqual([undefined, expect.anything()]);
     expect(await list(world.operator, foreign)).toHaveLength(4);
     expect(await list(stranger.as, { orgId: `org_${"0".repeat(32)}` })).toEqual([]);
     const page = await other.as.sharedMemory.listSharedNamespaces({ pageSize: 1 });
@@ -185,17 +191,89 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     await publish(owner.as, namespace, "last", 8, true);
     const foreign = await watch(as, { orgId: org.orgId, namespace, afterRevision: 0n }, 5);
     expect(foreign.map(told)).toEqual([
-      [1, SET, "shown", 1, true],
-      [3, SET, "secret", 3, true],
-      [4, DELETED, "secret", undefined, false],
-      [7, DELETED, "shown", undefined, false],
-      [8, SET, "last", 8, true],
+      [0, SET, "shown", 1, true],
+      [0, SET, "secret", 3, true],
+      [0, DELETED, "secret", undefined, false],
+      [0, DELETED, "shown", undefined, false],
+      [0, SET, "last", 8, true],
     ]);
     const own = await watch((await org.agent()).as, { namespace, afterRevision: 0n }, 8);
     expect(own.map(({ change }) => Number(change!.revision))).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
     expect(own.map(told)[3]).toEqual([4, SET, "secret", 4, false]);
     const filtered = await watch(as, { orgId: org.orgId, namespace, afterRevision: 0n, prefix: "la" }, 1);
-    expect(filtered.map(told)).toEqual([[8, SET, "last", 8, true]]);
+    expect(filtered.map(told)).toEqual([[0, SET, "last", 8, true]]);
+  });
+
+  test("another organisation cannot count what is not public: it sees no revision anywhere, and resumes by cursors without loss", async () => {
+    const owner = await org.agent();
+    const { as } = await (await world.org()).agent();
+    const namespace = unique("uncounted");
+    const named = { orgId: org.orgId, namespace };
+    await publish(owner.as, namespace, "a", 1, true);
+    for (let n = 0; n < 5; n++) await publish(owner.as, namespace, "secret", n);
+    await publish(owner.as, namespace, "b", 2, true);
+    const listed = await as.sharedMemory.listSharedEntries(named);
+    const { sharedEntry } = await as.sharedMemory.getSharedEntry({ ...named, key: "b" });
+    for (const { entry } of [...listed.sharedEntries, sharedEntry!])
+      expect([entry!.revision, entry!.createRevision]).toEqual([0n, 0n]);
+    expect(listed.revision).toBe(0n);
+    await publish(owner.as, namespace, "secret", 9);
+    await publish(owner.as, namespace, "c", 3, true);
+    const after = async (request: object, count: number) => {
+      const leave = new AbortController();
+      const seen = [];
+      for await (const message of as.sharedMemory.watchSharedEntries({ ...named, ...request }, leave)) {
+        expect(message.revision).toBe(0n);
+        seen.push(message);
+        if (seen.filter(({ event }) => event.case === "change").length === count) break;
+      }
+      leave.abort();
+      return seen.flatMap(({ event, cursor }) =>
+        event.case === "change" ? [{ change: event.value, cursor, told: told(event.value) }] : [],
+      );
+    };
+    expect((await after({ afterCursor: listed.cursor }, 1)).map((one) => one.told)).toEqual([[0, SET, "c", 3, true]]);
+    const all = await after({ afterRevision: 0n }, 3);
+    for (const [n, { change, cursor }] of all.entries()) {
+      expect([change.change!.entry!.revision, change.change!.entry!.createRevision]).toEqual([0n, 0n]);
+      if (n < 2)
+        expect((await after({ afterCursor: cursor }, 2 - n)).map((one) => one.told)).toEqual(
+          all.slice(n + 1).map((one) => one.told),
+        );
+    }
+    const own = await (await org.agent()).as.sharedMemory.listSharedEntries({ namespace });
+    expect(own.revision).toBe(9n);
+    // Cursors of one place differ, or they would tell when something happened; what another may not name is refused.
+    const lists = await Promise.all([1, 2].map(() => as.sharedMemory.listSharedEntries(named)));
+    expect(lists[0]!.cursor).not.toBe(lists[1]!.cursor);
+    const refused = async (request: object) => (await refusal(after(request, 1))).metadata.field;
+    expect(await refused({ afterRevision: 3n })).toBe("after_revision");
+    expect(await refused({ afterRevision: 0n, afterCursor: own.cursor })).toBe("after_cursor");
+    const other = unique("other");
+    await publish(owner.as, other, "a", 1, true);
+    const { cursor } = await as.sharedMemory.listSharedEntries({ ...named, namespace: other });
+    expect(await refusal(after({ afterCursor: cursor }, 1))).toMatchObject({ reason: "INVALID_PAGE_TOKEN" });
+    // The owner's side goes on by either.
+    expect((await watch(owner.as, { namespace, afterCursor: all[1]!.cursor }, 1)).map(told)).toEqual([
+      [8, SET, "secret", 9, false],
+    ]);
+  });
+
+  test("a cursor before what is kept of the log is refused with the oldest one, which goes on", async () => {
+    await using small = await start(dialect, { memoryLogChanges: 100 });
+    const home = await small.org();
+    const owner = await home.agent();
+    const { as } = await (await small.org()).agent();
+    const named = { orgId: home.orgId, namespace: "long" };
+    await publish(owner.as, "long", "a", 0, true);
+    const { cursor } = await as.sharedMemory.listSharedEntries(named);
+    for (let n = 0; n < 400; n++) await publish(owner.as, "long", "secret", n);
+    await publish(owner.as, "long", "a", 1, true);
+    const expired = await refusal(watch(as, { ...named, afterCursor: cursor }, 1));
+    expect(expired).toMatchObject({ code: "OutOfRange", reason: "CURSOR_EXPIRED" });
+    expect([expired.metadata.oldest_revision, expired.error.rawMessage.match(/\d/)]).toEqual([undefined, null]);
+    const oldest = expired.metadata.oldest_cursor!;
+    expect((await watch(as, { ...named, afterCursor: oldest }, 1)).map(told)).toEqual([[0, SET, "a", 1, true]]);
   });
 
   test("a public entry that expires is gone for all, and told to all; who watches a namespace that ends is told so", async () => {
@@ -207,17 +285,93 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     const namespace = "brief";
     await publish(owner.as, namespace, "k", 1, true, 5_000);
     await publish(owner.as, namespace, "stays", 2, true);
-    clock.advance(5_000);
     const named = { orgId: home.orgId, namespace };
+    const afterCursor = (await as.sharedMemory.listSharedEntries(named)).cursor;
+    clock.advance(5_000);
     expect(await refusal(as.sharedMemory.getSharedEntry({ ...named, key: "k" }))).toMatchObject(notFound);
     clock.advance(1_000);
-    const [expired] = await watch(as, { ...named, afterRevision: 2n }, 1);
-    expect(told(expired!)).toEqual([3, EXPIRED, "k", undefined, false]);
-    const stream = as.sharedMemory.watchSharedEntries({ ...named, afterRevision: 3n })[Symbol.asyncIterator]();
+    const [expired] = await watch(as, { ...named, afterCursor }, 1);
+    expect(told(expired!)).toEqual([0, EXPIRED, "k", undefined, false]);
+    const stream = as.sharedMemory.watchSharedEntries(named)[Symbol.asyncIterator]();
     await stream.next();
     const ended = refusal(stream.next());
     await home.admin.agents.deleteAgent({ agentId: owner.agentId });
     expect(await ended).toMatchObject(notFound);
+  });
+
+  test("an entry has a description, tags and a time, which a write replaces or keeps", async () => {
+    const clock = fakeClock();
+    await using still = await start(dialect, { clock });
+    const { as } = await (await still.org()).agent();
+    const namespace = "described";
+    const put = async (more: object) => {
+      const { sharedEntry } = await as.sharedMemory.publishSharedEntry({
+        write: { ...write("k", 1, { namespace }), ...more },
+      });
+      return sharedEntry!.entry!;
+    };
+    const said = { description: "What it is for.", tags: ["a", "b"] };
+    const made = await put({ ...said, ttl: { seconds: 60n } });
+    expect(made).toMatchObject({ ...said, expireTime: expect.anything() });
+    clock.advance(1_000);
+    expect((await put({ ...said, keepTtl: true })).expireTime).toEqual(made.expireTime);
+    const got = (await as.sharedMemory.getSharedEntry({ namespace, key: "k" })).sharedEntry!.entry!;
+    expect(got).toMatchObject({ ...said, expireTime: made.expireTime });
+    expect((await as.sharedMemory.listSharedEntries({ namespace })).sharedEntries[0]!.entry).toMatchObject(said);
+    const bare = await put({});
+    expect([bare.description, bare.tags, bare.expireTime]).toEqual(["", [], undefined]);
+  });
+
+  test("entries are listed by key or by time, by prefix and page, with values where they are asked for; to others only the public ones", async () => {
+    const owner = await org.agent();
+    const stranger = await (await world.org()).agent();
+    const namespace = unique("listed");
+    for (const key of ["b", "a%", "a_", "a", "ab"]) await publish(owner.as, namespace, key, key.length, key !== "a_");
+    await publish(owner.as, namespace, "b", 7, true);
+    const list = async (as: Clients, request: object) => {
+      const found = [];
+      for (let pageToken = ""; ; ) {
+        const named = { orgId: org.orgId, namespace, pageSize: 2, pageToken };
+        const page = await as.sharedMemory.listSharedEntries({ ...named, ...request });
+        expect(page.sharedEntries.length).toBeLessThanOrEqual(2);
+        found.push(...page.sharedEntries.map(({ entry }) => entry!));
+        if (!(pageToken = page.nextPageToken)) return found;
+      }
+    };
+    const keys = async (as: Clients, request: object) => (await list(as, request)).map(({ key }) => key);
+    expect(await keys(owner.as, {})).toEqual(["a", "a%", "a_", "ab", "b"]);
+    expect(await keys(owner.as, { prefix: "a_" })).toEqual(["a_"]);
+    expect(await keys(owner.as, { order: EntryOrder.UPDATE_TIME })).toEqual(["b", "ab", "a", "a_", "a%"]);
+    expect(await keys(stranger.as, { prefix: "a" })).toEqual(["a", "a%", "ab"]);
+    expect(await keys(stranger.as, { order: EntryOrder.UPDATE_TIME })).toEqual(["b", "ab", "a", "a%"]);
+    const withValues = await list(stranger.as, { withValues: true, prefix: "b" });
+    expect(withValues.map(({ value }) => jsonOf(value))).toEqual([7]);
+    expect((await list(owner.as, { prefix: "b" }))[0]!.value).toBeUndefined();
+    const { nextPageToken } = await owner.as.sharedMemory.listSharedEntries({ namespace, pageSize: 1 });
+    const stolen = stranger.as.sharedMemory.listSharedEntries({
+      orgId: org.orgId,
+      namespace,
+      pageToken: nextPageToken,
+    });
+    expect(await refusal(stolen)).toMatchObject({ reason: "INVALID_PAGE_TOKEN" });
+  });
+
+  test("each namespace has the quota of a memory by itself", async () => {
+    await using small = await start(dialect, { memoryMaxKeys: 3, memoryMaxBytes: 1_000 });
+    const { as } = await (await small.org()).agent();
+    for (const namespace of ["one", "two"]) {
+      for (const key of ["a", "b", "c"]) await publish(as, namespace, key, 1);
+      expect(await refusal(publish(as, namespace, "d", 1))).toMatchObject({
+        ...{ code: "ResourceExhausted", reason: "QUOTA_EXCEEDED" },
+        metadata: { resource: "memory_keys", limit: "3", used: "3" },
+      });
+      const large = { write: write("a", "x".repeat(1_000), { namespace }) };
+      expect(await refusal(as.sharedMemory.publishSharedEntry(large))).toMatchObject({
+        ...{ reason: "QUOTA_EXCEEDED", metadata: { resource: "memory_bytes", limit: "1000", used: "6" } },
+      });
+    }
+    const [one] = (await as.sharedMemory.listSharedNamespaces({})).namespaces;
+    expect(one).toMatchObject({ namespace: "one", entries: 3n });
   });
 
   test("what an organisation's policies forbid is forbidden in shared memory too, also to a watcher who is there already", async () => {

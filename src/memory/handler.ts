@@ -12,14 +12,16 @@ import type { Tx } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { command } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
+import { largestAnswerBytes } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { changeMemory } from "./change.ts";
 import { defaultNamespace } from "./limits.ts";
 import { pageOfEntries } from "./list.ts";
-import { toEntry, writtenEntry } from "./message.ts";
+import { type EntryRow, entryBytes, toEntry, writtenEntry } from "./message.ts";
 import { agentOf, decideUse, findOwner, findOwnerAndEntry, type Use } from "./owner.ts";
 import { type Outcome, placeId } from "./plan.ts";
 import { insertMemory, present, readPlaces, stateOf } from "./store.ts";
+import { tooLarge } from "./value.ts";
 import { logReader, toChange } from "./watch.ts";
 import { batchWish, deleteWish, placeOf, type SetWish, setWish } from "./wish.ts";
 
@@ -68,16 +70,11 @@ export const memoryHandler = (app: App): ServiceImpl<typeof MemoryService> => ({
     (await decideUse(app, db, use, owner)).refuse(places.map(({ namespace }) => namespace));
     const memory = ownMemory(use);
     const rows = await readPlaces(db, memory, places, true);
-    const found = new Map(
-      rows.flatMap((row) => {
-        const entry = present(row, now);
-        return entry ? [[placeId(entry), entry]] : [];
-      }),
-    );
-    const results = places.map((place) => {
-      const row = found.get(placeId(place));
-      return row ? { entry: toEntry(app.vault, memory, row) } : {};
-    });
+    const entries = rows.map((row) => present(row, now)).filter((row) => row !== undefined);
+    const found = new Map(entries.map((row) => [placeId(row), row]));
+    const asked = places.map((place) => found.get(placeId(place)));
+    checkAnswer(asked);
+    const results = asked.map((row) => (row ? { entry: toEntry(app.vault, memory, row) } : {}));
     return { results, revision: BigInt(rows[0]?.head ?? 0) };
   }),
 
@@ -119,6 +116,14 @@ export const memoryHandler = (app: App): ServiceImpl<typeof MemoryService> => ({
     });
   }),
 });
+
+/** PAYLOAD_TOO_LARGE when entries read together come to more than the server sends. */
+function checkAnswer(rows: readonly (EntryRow | undefined)[]): void {
+  const bytes = rows.reduce((sum, row) => sum + (row ? entryBytes(row) : 0), 0);
+  if (bytes <= largestAnswerBytes) return;
+  const message = `the entries come to ${bytes} bytes; at most ${largestAnswerBytes} are answered: ask for fewer at once`;
+  throw tooLarge("keys", message, largestAnswerBytes, bytes);
+}
 
 const useOf = (orgId: string, caller: Use["caller"], named: string, action: Use["action"], now: number): Use => ({
   orgId,

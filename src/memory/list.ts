@@ -2,13 +2,12 @@ import { EntryOrder } from "../../gen/moltwire/memory/v1/memory_pb.ts";
 import type { ListEntriesRequest } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
-import { defaultPageSize } from "../rpc/page.ts";
-import type { EntryRow, MemoryRef } from "./message.ts";
+import { answerBytes, defaultPageSize } from "../rpc/page.ts";
+import { type EntryRow, entryBytes, type MemoryRef } from "./message.ts";
 import { listEntries } from "./store.ts";
 
-const maxPageBytes = 4_194_304;
-/** As many of the largest entries as come to less than a page: what is read at once where values are asked for. */
-const valuesAtOnce = 80;
+/** As many of the largest entries as come to about a page: what is read at once where values are asked for. */
+const valuesAtOnce = 62;
 
 /** What a list asks for, of either service. */
 export type ListRequest = Pick<ListEntriesRequest, "prefix" | "order" | "withValues" | "pageSize" | "pageToken">;
@@ -37,8 +36,8 @@ export async function pageOfEntries(
     const limit = Math.min(size - rows.length + 1, withValues ? valuesAtOnce : size + 1);
     const found = await listEntries(db, memory, filter, after, now, limit);
     for (const row of found) {
-      bytes += withValues ? row.size_bytes : 0;
-      if (rows.length === size || bytes > maxPageBytes)
+      bytes += entryBytes(row);
+      if (rows.length === size || (rows.length > 0 && bytes > answerBytes))
         return { rows, nextPageToken: app.cursors.encode(cursorScope, positionOf(rows.at(-1)!)) };
       rows.push(row);
     }

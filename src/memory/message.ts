@@ -24,6 +24,13 @@ export type EntryRow = {
   readonly value: Uint8Array | null;
 };
 
+/** What is in an entry at most, in bytes of protobuf, beside its names and what is sealed: revisions, times. */
+const plainBytes = 256;
+
+/** What an entry takes at most in an answer, in bytes of protobuf: what is sealed is no shorter than what it was made of. */
+export const entryBytes = ({ namespace, key, about, value }: EntryRow): number =>
+  plainBytes + Buffer.byteLength(namespace) + Buffer.byteLength(key) + (about?.length ?? 0) + (value?.length ?? 0);
+
 export type EntryMessage = MessageInitShape<typeof EntrySchema>;
 
 type Part = "about" | "value";

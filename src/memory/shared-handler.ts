@@ -24,6 +24,7 @@ import { pageOfEntries } from "./list.ts";
 import { type EntryMessage, toEntry, writtenEntry } from "./message.ts";
 import { agentOf, type Use } from "./owner.ts";
 import { emptyHead, type Outcome, quotaExceeded } from "./plan.ts";
+import { cursorsOf, shown, startOf } from "./shared-foreign.ts";
 import { refuseForbidden } from "./shared-policy.ts";
 import {
   countNamespaces,
@@ -55,7 +56,7 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
       const row = present(found, now);
       if (!found || !row || (foreign && row.public === 0)) throw notFound("shared entry", req.key);
       await mayRead(app, db, { orgId, foreign }, req.namespace, { caller, agentId: found.owner_agent_id, now });
-      const entry = toEntry(app.vault, { orgId, memoryId: found.memory_id }, row);
+      const entry = shown(foreign, toEntry(app.vault, { orgId, memoryId: found.memory_id }, row));
       return { sharedEntry: toShared(orgId, found.owner_agent_id, entry, row.public !== 0) };
     }),
   ),
@@ -85,9 +86,10 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
       const scope = ["ListSharedEntries", String(foreign)];
       const { rows, nextPageToken } = await pageOfEntries(app, db, memory, scope, req, listed);
       const sharedEntries = rows.map((row) =>
-        toShared(orgId, found.agent_id, toEntry(app.vault, memory, row), row.public !== 0),
+        toShared(orgId, found.agent_id, shown(foreign, toEntry(app.vault, memory, row)), row.public !== 0),
       );
-      return { sharedEntries, nextPageToken, revision: BigInt(found.head) };
+      const cursor = cursorsOf(app, memory).encode(found.head);
+      return { sharedEntries, nextPageToken, revision: BigInt(foreign ? 0 : found.head), cursor };
     }),
   ),
 
@@ -101,24 +103,31 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
     feed(app, async (req, { db, caller, orgId: own }) => {
       type Message = MessageInitShape<typeof WatchSharedEntriesResponseSchema>;
       const { orgId, foreign } = looked(own);
-      const { namespace, prefix, afterRevision } = req;
+      const { namespace, prefix } = req;
       const found = await namespaceFor(db, { orgId, foreign }, namespace);
       const memory = { orgId, memoryId: found.memory_id };
+      const cursors = cursorsOf(app, memory);
+      const afterRevision = startOf(req, foreign, cursors.decode);
+      const at = (revision: number) => ({
+        revision: BigInt(foreign ? 0 : revision),
+        cursor: cursors.encode(revision),
+      });
       const check = () =>
         mayRead(app, db, { orgId, foreign }, namespace, { caller, agentId: found.agent_id, now: app.clock.now() });
       await check();
       return logReader<Message>(app, {
-        ...{ memory, namespace, prefix, afterRevision },
+        ...{ memory, namespace, prefix, afterRevision, exact: req.afterCursor !== "" },
+        ...(foreign && { cursorOf: cursors.encode }),
         async messagesOf(changes) {
           await check();
           return changes.flatMap((row): Message[] => {
             const change = foreign ? publicChange(app, memory, row) : toChange(app, memory, row);
             const told = { change: change!, public: row.public !== 0 };
-            return change ? [{ revision: BigInt(row.revision), event: { case: "change", value: told } }] : [];
+            return change ? [{ ...at(row.revision), event: { case: "change", value: told } }] : [];
           });
         },
         checkpoint: (revision, nowMs) => ({
-          revision: BigInt(revision),
+          ...at(revision),
           event: { case: "checkpoint", value: timestampFromMs(nowMs) },
         }),
         ended: () => {

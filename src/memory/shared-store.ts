@@ -66,7 +66,7 @@ export const toNamespace = (row: NamespaceRow, foreign: boolean): MessageInitSha
   ownerAgentId: row.agent_id,
   entries: BigInt(foreign ? row.public_entries : row.entries),
   contributors: BigInt(row.contributors),
-  revision: BigInt(row.head),
   createTime: timestampFromMs(row.create_ms),
-  updateTime: timestampFromMs(row.update_ms),
+  // Either would tell of changes that are not public.
+  ...(!foreign && { revision: BigInt(row.head), updateTime: timestampFromMs(row.update_ms) }),
 });

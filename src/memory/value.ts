@@ -20,5 +20,6 @@ function jsonBytes(value: Parameters<typeof toJson<typeof ValueSchema>>[1] | und
   return Buffer.byteLength(JSON.stringify(json));
 }
 
-const tooLarge = (field: string, message: string, limit: number, actual: number) =>
+/** PAYLOAD_TOO_LARGE, naming the field. */
+export const tooLarge = (field: string, message: string, limit: number, actual: number) =>
   new Fault("PAYLOAD_TOO_LARGE", `${field}: ${message}`, { field, limit: String(limit), actual: String(actual) });

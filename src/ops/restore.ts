@@ -52,8 +52,9 @@ export async function fill(target: Target, backup: CheckedBackup): Promise<void>
 }
 
 /**
- * The name of the setting that makes page tokens, cursors and lease tokens. A restored database has a new value: one of before could name a place in a
- * log that is now somewhere else, and its reader would miss events without knowing.
+ * The name of the setting that makes page tokens, cursors and the lease tokens of tasks. A restored database has a new value: one of before could name a place
+ * in a log that is now somewhere else, and its reader would miss events without knowing. Leases of jobs and messages are rows, and hold in the copy as they held in
+ * the original: whoever has the token has the latest lease there is, and nobody else gets the job before it ends.
  */
 export const cursorSecretName = "cursor_secret";
 export const cursorSecretBytes = 32;

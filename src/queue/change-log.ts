@@ -9,7 +9,7 @@ import { type LogPosition, settled, settledAfter } from "../db/log.ts";
 import { logStart } from "../rpc/log-position.ts";
 import { inChunks } from "./chunk.ts";
 import type { JobRow } from "./job-store.ts";
-import { type JobFault, openFault, sealFault } from "./payload.ts";
+import { type JobFault, openFault, readOr, sealFault, unreadableFault } from "./payload.ts";
 import { type Move, tally } from "./tally.ts";
 
 /** Rung when a queue has a job that can be claimed, or will have one at another time than before. */
@@ -114,14 +114,22 @@ export async function deleteOldChanges(tx: Tx, before: number, limit: number): P
   return tx.run(sql`delete from queue_change where seq <= ${last.seq}`);
 }
 
-export const toChange = (app: Pick<App, "vault">, row: ChangeRow): MessageInitShape<typeof JobChangeSchema> => ({
-  jobId: row.job_id,
-  queue: row.queue,
-  state: row.state,
-  attempts: row.attempts,
-  workerAgentId: row.worker_agent_id,
-  ...(row.error && {
-    error: openFault(app, { orgId: row.org_id, jobId: row.job_id }, { changeOf: row.attempts }, row.error),
-  }),
-  time: timestampFromMs(row.time_ms),
-});
+/** A change as watchers get it. An error that cannot be read any more says so: it must not end every stream that comes to it. */
+export function toChange(app: Pick<App, "vault">, row: ChangeRow): MessageInitShape<typeof JobChangeSchema> {
+  const { job_id: jobId, queue, state, attempts, error } = row;
+  const open = (sealed: Uint8Array) => openFault(app, { orgId: row.org_id, jobId }, { changeOf: attempts }, sealed);
+  return {
+    jobId,
+    queue,
+    state,
+    attempts,
+    workerAgentId: row.worker_agent_id,
+    ...(error && {
+      error: readOr(
+        () => open(error),
+        (fault) => unreadableFault(fault, attempts),
+      ),
+    }),
+    time: timestampFromMs(row.time_ms),
+  };
+}

@@ -1,6 +1,6 @@
 /** The statements of a claim. Each walks partial indexes over jobs that wait, a few rows for each queue, however many wait. */
 import { type Dialect, join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
-import { type JobRow, jobColumns } from "./job-store.ts";
+import { type JobRow, jobColumns, plainBytes } from "./job-store.ts";
 
 /**
  * One select for each queue, together: a walk of one index over several queues would have to sort all that wait in them. PostgreSQL plans the select once for all of
@@ -71,18 +71,37 @@ export type Taking = {
   readonly now: number;
 };
 
-/** Takes the best jobs of a queue; passes over those that another transaction is taking. In no order. */
-export const takeBest = (tx: Tx, taking: Taking, queue: string, limit: number): Promise<JobRow[]> => {
-  const { orgId, workerAgentId, token, stream, leaseMs, now } = taking;
-  return tx.all<JobRow>(sql`
+const leasedBy = ({ workerAgentId, token, stream, leaseMs, now }: Taking): Sql =>
+  sql`state = 3, attempts = attempts + 1, worker_agent_id = ${workerAgentId}, lease_token = ${token}, lease_stream = ${stream}, lease_ms = ${leaseMs},
+    start_ms = ${now}, lease_expire_ms = case when timeout_ms < ${leaseMs} then ${now} + timeout_ms else ${now + leaseMs} end`;
+
+/** Takes the best job of a queue; passes over those that another transaction is taking. */
+export const takeBest = (tx: Tx, taking: Taking, queue: string): Promise<JobRow[]> =>
+  tx.all<JobRow>(sql`
     with best as materialized (
-      select seq as best_seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
-      order by priority desc, seq limit ${limit} ${tx.dialect.skipLocked})
-    update queue_job set state = 3, attempts = attempts + 1, worker_agent_id = ${workerAgentId}, lease_token = ${token},
-      lease_stream = ${stream}, lease_ms = ${leaseMs}, start_ms = ${now},
-      lease_expire_ms = case when timeout_ms < ${leaseMs} then ${now} + timeout_ms else ${now + leaseMs} end
-    from best where seq = best_seq returning ${jobColumns}`);
-};
+      select seq as best_seq from queue_job where org_id = ${taking.orgId} and queue = ${queue} and state = 2
+      order by priority desc, seq limit 1 ${tx.dialect.skipLocked})
+    update queue_job set ${leasedBy(taking)} from best where seq = best_seq returning ${jobColumns}`);
+
+/** A job to choose: its place among others, and what it takes in an answer at most, in bytes of protobuf. */
+export type Choice = { readonly seq: number; readonly priority: number; readonly bytes: number };
+
+/**
+ * Locks the best jobs of a queue, best first, with their sizes; passes over those that another transaction is taking. A sealed payload is no shorter than the payload
+ * is in protobuf. Its length is read without it, job by job: PostgreSQL would scan a table it believes to be small for a join.
+ */
+export const lockBest = (tx: Tx, orgId: string, queue: string, limit: number): Promise<Choice[]> =>
+  tx.all<Choice>(sql`
+    select seq, priority, ${plainBytes} + octet_length(unique_key) + octet_length(tags) + coalesce(octet_length(progress), 0) + coalesce(octet_length(error), 0)
+      + coalesce((select octet_length(payload) from queue_job_data d where d.org_id = queue_job.org_id and d.job_id = queue_job.job_id), 0) as bytes
+    from queue_job where org_id = ${orgId} and queue = ${queue} and state = 2
+    order by priority desc, seq limit ${limit} ${tx.dialect.skipLocked}`);
+
+/** Takes jobs that are locked. In no order. */
+export const takeLocked = (tx: Tx, taking: Taking, seqs: readonly number[]): Promise<JobRow[]> =>
+  tx.all<JobRow>(
+    sql`update queue_job set ${leasedBy(taking)} where seq in (${join([...seqs])}) returning ${jobColumns}`,
+  );
 
 /** The payloads of jobs, sealed, by id; those that have one. */
 export const payloadsOf = async (

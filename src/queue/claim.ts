@@ -4,12 +4,23 @@ import { JobState, type LeasedJobSchema } from "../../gen/moltwire/queue/v1/job_
 import type { App } from "../app.ts";
 import { sql, type Tx } from "../db/db.ts";
 import { Fault } from "../errors.ts";
+import { answerBytes } from "../rpc/page.ts";
 import { authorize } from "./access.ts";
 import { type Change, recordChanges } from "./change-log.ts";
-import { bestQueues, dueQueues, payloadsOf, promoteDue, type Taking, takeBest } from "./claim-store.ts";
+import {
+  bestQueues,
+  type Choice,
+  dueQueues,
+  lockBest,
+  payloadsOf,
+  promoteDue,
+  type Taking,
+  takeBest,
+  takeLocked,
+} from "./claim-store.ts";
 import { failAttempt } from "./finish.ts";
-import { changeJob, type JobRow, toJob } from "./job-store.ts";
-import { openPayload } from "./payload.ts";
+import { changeJob, type JobRow, toReadJob } from "./job-store.ts";
+import { openPayload, readOr, unreadableFault } from "./payload.ts";
 
 /** What is to be claimed, by whom. */
 export type Claim = {
@@ -37,7 +48,7 @@ export async function claimJobs(tx: Tx, app: App, claim: Claim, now: number): Pr
   const promoted = await promote(tx, orgId, queues, now);
   const token = Buffer.from(app.ids.bytes(tokenBytes)).toString("base64url");
   const taking: Taking = { orgId, workerAgentId: agentId, token, stream, leaseMs, now };
-  const jobs = (await take(tx, taking, claim)).sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+  const jobs = (await take(tx, taking, claim)).sort(byRank);
   const changes: Change[] = promoted.map((job) => ({ job, from: JobState.SCHEDULED }));
   for (const job of jobs) changes.push({ job, from: JobState.PENDING, ...firstWait(job, now) });
   await recordChanges(tx, app, orgId, changes, now);
@@ -52,20 +63,62 @@ async function promote(tx: Tx, orgId: string, queues: readonly string[], now: nu
   return promoted;
 }
 
+/** Takes the best job, as most claims do: no other is locked and nothing is measured. */
+async function takeOne(tx: Tx, taking: Taking, queues: readonly string[]): Promise<JobRow[]> {
+  if (queues.length === 1) return takeBest(tx, taking, queues[0]!);
+  for (let round = 0; round < maxRounds; round++) {
+    const [queue] = await bestQueues(tx, taking.orgId, queues, 1);
+    if (queue === undefined) break;
+    const taken = await takeBest(tx, taking, queue);
+    if (taken.length > 0) return taken;
+  }
+  return [];
+}
+
 /**
- * From one queue: its best. From several: looks which queues the best jobs are in, then takes as many from each, so that no job is locked that is not taken. What
- * others took meanwhile is looked for again.
+ * Takes the best that fit into one answer. One job fits always. From several queues: looks which queues the best jobs are in, then chooses among as many of each, so
+ * that no job is locked that is not to be taken. What others took meanwhile is looked for again.
  */
 async function take(tx: Tx, taking: Taking, { orgId, queues, maxJobs }: Claim): Promise<JobRow[]> {
-  if (queues.length === 1) return takeBest(tx, taking, queues[0]!, maxJobs);
+  if (maxJobs === 1) return takeOne(tx, taking, queues);
   const taken: JobRow[] = [];
+  let leftBytes = answerBytes;
   for (let round = 0; round < maxRounds && taken.length < maxJobs; round++) {
-    const best = await bestQueues(tx, orgId, queues, maxJobs - taken.length);
-    if (best.length === 0) break;
-    for (const [queue, places] of Map.groupBy(best, (queue) => queue))
-      taken.push(...(await takeBest(tx, taking, queue, places.length)));
+    const choices = await choose(tx, orgId, queues, maxJobs - taken.length);
+    if (!choices) break;
+    const fitting = thatFit(choices, leftBytes);
+    const seqs = fitting.map(({ seq }) => seq);
+    if (seqs.length > 0) taken.push(...(await takeLocked(tx, taking, seqs)));
+    leftBytes -= fitting.reduce((sum, { bytes }) => sum + bytes, 0);
+    if (queues.length === 1 || fitting.length < choices.length) break;
   }
   return taken;
+}
+
+/** The best jobs of the queues, locked, best first; undefined when none waits. */
+async function choose(
+  tx: Tx,
+  orgId: string,
+  queues: readonly string[],
+  limit: number,
+): Promise<readonly Choice[] | undefined> {
+  if (queues.length === 1) return lockBest(tx, orgId, queues[0]!, limit);
+  const choices: Choice[] = [];
+  const best = await bestQueues(tx, orgId, queues, limit);
+  if (best.length === 0) return undefined;
+  for (const [queue, places] of Map.groupBy(best, (queue) => queue))
+    choices.push(...(await lockBest(tx, orgId, queue, places.length)));
+  return choices.sort(byRank);
+}
+
+const byRank = (a: Pick<Choice, "priority" | "seq">, b: Pick<Choice, "priority" | "seq">): number =>
+  b.priority - a.priority || a.seq - b.seq;
+
+/** The first ones that come to no more than so many bytes together: no later one is taken before one that does not fit. */
+function thatFit(choices: readonly Choice[], leftBytes: number): readonly Choice[] {
+  let bytes = 0;
+  const end = choices.findIndex((choice) => (bytes += choice.bytes) > leftBytes);
+  return end < 0 ? choices : choices.slice(0, end);
 }
 
 const firstWait = ({ attempts, ready_ms }: JobRow, now: number): { waitMs?: number } =>
@@ -91,13 +144,16 @@ export async function toLeasedJobs(tx: Tx, app: App, claimed: readonly JobRow[],
   const jobs: MessageInitShape<typeof LeasedJobSchema>[] = [];
   const ended: Change[] = [];
   for (const job of claimed) {
-    try {
-      jobs.push(toLeasedJob(app, job, payloads.get(job.job_id)));
-      rows.push(job);
-    } catch (error) {
-      if (!(error instanceof Fault && unreadable.has(error.reason))) throw error;
-      ended.push(await endUnreadable(tx, app, job, error, now));
+    const leased = readOr<ReturnType<typeof toLeasedJob> | Fault>(
+      () => toLeasedJob(app, job, payloads.get(job.job_id)),
+      (fault) => fault,
+    );
+    if (leased instanceof Fault) {
+      ended.push(await endUnreadable(tx, app, job, leased, now));
+      continue;
     }
+    jobs.push(leased);
+    rows.push(job);
   }
   if (ended.length > 0) await recordChanges(tx, app, orgId, ended, now);
   return { rows, jobs };
@@ -106,16 +162,14 @@ export async function toLeasedJobs(tx: Tx, app: App, claimed: readonly JobRow[],
 function toLeasedJob(app: App, job: JobRow, sealed: Uint8Array | undefined) {
   const payload = sealed && openPayload(app, { orgId: job.org_id, jobId: job.job_id }, "payload", sealed);
   return {
-    job: { ...toJob(app, job), ...(payload && { payload }) },
+    job: { ...toReadJob(app, job), ...(payload && { payload }) },
     leaseToken: job.lease_token,
     leaseExpireTime: timestampFromMs(job.lease_expire_ms!),
   };
 }
 
-const unreadable: ReadonlySet<string> = new Set(["KEY_DROPPED", "DATA_NOT_AUTHENTIC"]);
-
 async function endUnreadable(tx: Tx, app: App, job: JobRow, fault: Fault, now: number): Promise<Change> {
-  const code = fault.reason.toLowerCase();
-  const failure = { retryable: false, retryAfterMs: 0, code, message: fault.message, expired: false };
+  const { code, message } = unreadableFault(fault, job.attempts);
+  const failure = { retryable: false, retryAfterMs: 0, code, message, expired: false };
   return failAttempt(tx, app, await changeJob(tx, job.seq, sql`progress = null`), failure, now);
 }

@@ -18,10 +18,12 @@ import {
   findData,
   findJob,
   type JobRow,
+  listedBytes,
   lockJob,
   lockLeased,
   toAttempt,
   toJob,
+  toReadJob,
 } from "./job-store.ts";
 import { listDeadJobs, listJobs } from "./list-store.ts";
 import { claimOrWait } from "./long-poll.ts";
@@ -37,12 +39,16 @@ import { work } from "./work.ts";
 export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
   submitJob: command(app, async (req, given) => {
     const [result] = await submit(app, req.agentId, [req.job!], () => "job", given);
-    return result!;
+    const { job, existing } = result!;
+    return { job: toJob(app, job), existing };
   }),
 
-  submitJobs: command(app, async (req, given) => ({
-    results: await submit(app, req.agentId, req.jobs, (n) => `jobs[${n}]`, given),
-  })),
+  submitJobs: command(app, async (req, given) => {
+    const results = await submit(app, req.agentId, req.jobs, (n) => `jobs[${n}]`, given);
+    // A thousand jobs that were there already could have more to tell than an answer holds.
+    const brief = (job: JobRow) => toJob(app, { ...job, progress: null, error: null });
+    return { results: results.map(({ job, existing }) => ({ job: brief(job), existing })) };
+  }),
 
   claimJobs: (req, context) => claimOrWait(app, req, context),
 
@@ -88,7 +94,7 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
     const attempts = [...failed.map((row) => toAttempt(app, at, row)), ...successOf(job)].slice(-limits.attemptsShown);
     return {
       job: {
-        ...toJob(app, job),
+        ...toReadJob(app, job),
         ...(payload && { payload: openPayload(app, at, "payload", payload) }),
         ...(result && { result: openPayload(app, at, "result", result) }),
       },
@@ -109,6 +115,7 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
       async (job) =>
         (!agentId || job.submitter_agent_id === agentId || job.worker_agent_id === agentId) && visible(job.queue),
       (job) => [job.seq],
+      listedBytes,
     );
     return { jobs: page.rows.map((job) => toJob(app, job)), nextPageToken: page.nextPageToken };
   }),
@@ -122,6 +129,7 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
       (after, limit) => listDeadJobs(db, orgId, req.queue, after, limit),
       (job) => visible(job.queue),
       (job) => [job.end_ms!, job.seq],
+      listedBytes,
     );
     return { jobs: page.rows.map((job) => toJob(app, job)), nextPageToken: page.nextPageToken };
   }),
@@ -164,8 +172,7 @@ async function submit(
   const agentId = await actingAgent(tx, caller, orgId, forAgentId);
   const queues = new Set(jobs.map(queueOf));
   await authorize(tx, app, { orgId, agentId, now, traceId: trace.traceId }, "enqueue_job", queues);
-  const results = await enqueue(tx, app, { orgId, submitterAgentId: agentId, trace, now }, jobs, fieldOf);
-  return results.map(({ job, existing }) => ({ job: toJob(app, job), existing }));
+  return enqueue(tx, app, { orgId, submitterAgentId: agentId, trace, now }, jobs, fieldOf);
 }
 
 /** The job, if there is one and the caller may know of it; else NOT_FOUND. */

@@ -1,9 +1,15 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { JobAttemptSchema, JobSchema, JobState } from "../../gen/moltwire/queue/v1/job_pb.ts";
+import {
+  type JobAttemptSchema,
+  JobProgressSchema,
+  type JobSchema,
+  type JobState,
+} from "../../gen/moltwire/queue/v1/job_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
-import { openFault, openProgress } from "./payload.ts";
+import type { Fault } from "../errors.ts";
+import { openFault, openProgress, readOr, unreadableFault } from "./payload.ts";
 import { limits } from "./rule.ts";
 
 /** A job as it is stored, without payload and result: `state` is the number of JobState, `error` and `progress` are sealed. */
@@ -48,6 +54,13 @@ export const givenColumns = sql`org_id, job_id, queue, state, priority, max_atte
   unique_key, tags, submitter_agent_id, worker_agent_id, lease_token, lease_stream, lease_ms, lease_expire_ms, cancel_requested, trace_id, span_id,
   schedule_id, nominal_ms, create_ms, run_ms, ready_ms, start_ms, end_ms, error, progress`;
 export const jobColumns = sql`seq, ${givenColumns}`;
+
+/** What is in a job at most, in bytes of protobuf, beside its unique key, its tags and what is sealed: ids, names, times. */
+export const plainBytes = 1_024;
+
+/** What a job without payload and result takes at most in an answer, in bytes of protobuf: what is sealed is no shorter than what it was made of. */
+export const listedBytes = ({ unique_key, tags, progress, error }: JobRow): number =>
+  plainBytes + Buffer.byteLength(unique_key) + Buffer.byteLength(tags) + (progress?.length ?? 0) + (error?.length ?? 0);
 
 /** What a job carries, sealed. */
 export type JobData = { readonly payload: Uint8Array | null; readonly result: Uint8Array | null };
@@ -119,38 +132,63 @@ export const hasExpired = async (db: Queryable, orgId: string, jobId: string, at
 type Reading = Pick<App, "vault">;
 type JobInit = Extract<MessageInitShape<typeof JobSchema>, { $typeName?: never }>;
 
-/** A job as lists and commands answer it. */
-export const toJob = (app: Reading, row: JobRow): JobInit => {
+/** A job as it is read for itself. Throws KEY_DROPPED, DATA_NOT_AUTHENTIC. */
+export const toReadJob = (app: Reading, row: JobRow): JobInit => {
   const at = { orgId: row.org_id, jobId: row.job_id };
   return {
-    orgId: row.org_id,
-    jobId: row.job_id,
-    queue: row.queue,
-    state: row.state,
-    priority: row.priority,
-    maxAttempts: row.max_attempts,
-    attempts: row.attempts,
-    backoff: { initial: durationFromMs(row.backoff_ms), max: durationFromMs(row.max_backoff_ms) },
-    ...(row.timeout_ms !== null && { timeout: durationFromMs(row.timeout_ms) }),
-    uniqueKey: row.unique_key,
-    tags: JSON.parse(row.tags) as Record<string, string>,
-    submitterAgentId: row.submitter_agent_id,
-    workerAgentId: row.worker_agent_id,
-    ...(row.lease_expire_ms !== null && { leaseExpireTime: timestampFromMs(row.lease_expire_ms) }),
+    ...toPlainJob(row),
     ...(row.progress && { progress: openProgress(app, at, row.progress) }),
     ...(row.error && { error: openFault(app, at, "job", row.error) }),
-    cancelRequested: row.cancel_requested !== 0,
-    traceId: row.trace_id,
-    spanId: row.span_id,
-    scheduleId: row.schedule_id,
-    ...(row.nominal_ms !== null && { nominalTime: timestampFromMs(row.nominal_ms) }),
-    createTime: timestampFromMs(row.create_ms),
-    runTime: timestampFromMs(row.run_ms),
-    ...(row.start_ms !== null && { startTime: timestampFromMs(row.start_ms) }),
-    ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
-    redrives: row.redrives,
   };
 };
+
+/**
+ * A job as lists and commands answer it. Where its progress or error cannot be read any more, it says so: one such job must not keep others from being listed, nor
+ * itself from being canceled.
+ */
+export const toJob = (app: Reading, row: JobRow): JobInit => {
+  const at = { orgId: row.org_id, jobId: row.job_id };
+  const { progress, error } = row;
+  return {
+    ...toPlainJob(row),
+    ...(progress && { progress: readOr(() => openProgress(app, at, progress), toUnreadableProgress) }),
+    ...(error && {
+      error: readOr(
+        () => openFault(app, at, "job", error),
+        (fault) => unreadableFault(fault, row.attempts),
+      ),
+    }),
+  };
+};
+
+const toUnreadableProgress = ({ message }: Fault) => create(JobProgressSchema, { message });
+
+const toPlainJob = (row: JobRow): JobInit => ({
+  orgId: row.org_id,
+  jobId: row.job_id,
+  queue: row.queue,
+  state: row.state,
+  priority: row.priority,
+  maxAttempts: row.max_attempts,
+  attempts: row.attempts,
+  backoff: { initial: durationFromMs(row.backoff_ms), max: durationFromMs(row.max_backoff_ms) },
+  ...(row.timeout_ms !== null && { timeout: durationFromMs(row.timeout_ms) }),
+  uniqueKey: row.unique_key,
+  tags: JSON.parse(row.tags) as Record<string, string>,
+  submitterAgentId: row.submitter_agent_id,
+  workerAgentId: row.worker_agent_id,
+  ...(row.lease_expire_ms !== null && { leaseExpireTime: timestampFromMs(row.lease_expire_ms) }),
+  cancelRequested: row.cancel_requested !== 0,
+  traceId: row.trace_id,
+  spanId: row.span_id,
+  scheduleId: row.schedule_id,
+  ...(row.nominal_ms !== null && { nominalTime: timestampFromMs(row.nominal_ms) }),
+  createTime: timestampFromMs(row.create_ms),
+  runTime: timestampFromMs(row.run_ms),
+  ...(row.start_ms !== null && { startTime: timestampFromMs(row.start_ms) }),
+  ...(row.end_ms !== null && { endTime: timestampFromMs(row.end_ms) }),
+  redrives: row.redrives,
+});
 
 export const toAttempt = (
   app: Reading,

@@ -99,3 +99,23 @@ export const sealFault = (app: Sealing, at: JobPlace, row: FaultRow, fault: JobF
 
 export const openFault = (app: Sealing, at: JobPlace, row: FaultRow, sealed: Uint8Array): JobFault =>
   JSON.parse(Buffer.from(app.vault.open(faultPlace(at, row), sealed)).toString()) as JobFault;
+
+/** Why what a job carries cannot be read any more, for good: its organisation's key was dropped, or somebody else has changed it. */
+const unreadable: ReadonlySet<string> = new Set(["KEY_DROPPED", "DATA_NOT_AUTHENTIC"]);
+
+/** Reads what is sealed; where it cannot be read any more, gives what `otherwise` makes of the reason. */
+export function readOr<T>(read: () => T, otherwise: (fault: Fault) => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof Fault && unreadable.has(error.reason))) throw error;
+    return otherwise(error);
+  }
+}
+
+/** A fault that says why one cannot be read. */
+export const unreadableFault = ({ reason, message }: Fault, attempt: number): JobFault => ({
+  code: reason.toLowerCase(),
+  message,
+  attempt,
+});

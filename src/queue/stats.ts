@@ -53,13 +53,14 @@ function ratesOf(
   counts: readonly { readonly kind: number; readonly n: number }[],
 ): MessageInitShape<typeof QueueRatesSchema> {
   const of = (kind: number) => BigInt(counts.find((one) => one.kind === kind)?.n ?? 0);
-  const { submitted, completed, failed, firstBucket } = minuteKinds;
+  const { submitted, completed, failed, canceled, firstBucket } = minuteKinds;
   const waits = new Map(counts.filter(({ kind }) => kind >= firstBucket).map(({ kind, n }) => [kind - firstBucket, n]));
   const [p50, p99] = [quantileMs(waits, 0.5), quantileMs(waits, 0.99)];
   return {
     submitted: of(submitted),
     completed: of(completed),
     failed: of(failed),
+    canceled: of(canceled),
     ...(p50 !== undefined && { p50Wait: durationFromMs(Math.ceil(p50)) }),
     ...(p99 !== undefined && { p99Wait: durationFromMs(Math.ceil(p99)) }),
   };

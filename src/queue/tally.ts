@@ -5,7 +5,7 @@ import { inChunks } from "./chunk.ts";
 import { bucketOf } from "./rule.ts";
 
 /** The kinds of `queue_minute`. */
-export const minuteKinds = { submitted: 0, completed: 1, failed: 2, firstBucket: 10 } as const;
+export const minuteKinds = { submitted: 0, completed: 1, failed: 2, canceled: 3, firstBucket: 10 } as const;
 
 export const minuteMs = 60_000;
 /** On PostgreSQL, where transactions of one queue run beside each other. */
@@ -58,6 +58,7 @@ export async function tally(tx: Tx, orgId: string, moves: readonly Move[], now: 
     if (from === undefined) happened(queue, minuteKinds.submitted);
     if (to === JobState.COMPLETED) happened(queue, minuteKinds.completed);
     if (to === JobState.FAILED) happened(queue, minuteKinds.failed);
+    if (to === JobState.CANCELED) happened(queue, minuteKinds.canceled);
     if (waitMs !== undefined) happened(queue, minuteKinds.firstBucket + bucketOf(waitMs));
   }
   const levelRows = [...levels].filter(([, row]) => counted.some((column) => row[column] !== 0)).sort(byKey);

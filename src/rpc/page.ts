@@ -3,6 +3,15 @@ import type { CursorScope, Cursors, Position } from "./cursor.ts";
 /** How many rows a List answers when it is not told. */
 export const defaultPageSize = 50;
 
+/**
+ * What one answer holds at most, in bytes of protobuf, where what it is made of can be large: gRPC clients refuse more than 4 MiB unless they are told otherwise, and
+ * bytes are a third longer in JSON.
+ */
+export const answerBytes = 3 * 1_048_576;
+
+/** The largest message that the server sends, in bytes. */
+export const largestAnswerBytes = 16 * 1_048_576;
+
 type PageRequest = { readonly pageSize: number; readonly pageToken: string };
 
 /** One page of a list: its rows and the token of the next page, empty on the last. */

@@ -17,6 +17,7 @@ export type Case = {
   readonly name: string;
   readonly what:
     | ("bare" | "unary" | "autocommit" | "change" | "submit" | "governed" | "set" | "get" | "cycle" | "claim")
+    | ("autocommit-set" | "plain-get")
     | ("redis-set" | "redis-get" | "redis-cycle" | "boss-cycle");
   readonly callers: number;
   readonly target: Target;
@@ -62,6 +63,28 @@ export const autocommitCase = (baseline: Target, callers: number): Case => ({
   templates: Array.from({ length: callers }, (_, i) =>
     post(`/autocommit/agt_${i}`, Buffer.from(`change ${counterMark}`), "text/plain", "none"),
   ),
+  idPrefix: undefined,
+});
+
+/** The same for SetEntry: its statements, with a value as long as that of {@link setCase}. */
+export const autocommitSetCase = (baseline: Target, callers: number): Case => ({
+  name: `autocommit of SetEntry, plain SQLite @${callers}`,
+  what: "autocommit-set",
+  callers,
+  target: baseline,
+  templates: Array.from({ length: callers }, (_, i) =>
+    post(`/set/agt_${i}`, Buffer.from(`value ${counterMark} ${"x".repeat(80)}`), "text/plain", "none"),
+  ),
+  idPrefix: undefined,
+});
+
+/** A read of what {@link autocommitSetCase} wrote, by one statement. */
+export const plainGetCase = (baseline: Target, callers: number): Case => ({
+  name: `read, plain SQLite @${callers}`,
+  what: "plain-get",
+  callers,
+  target: baseline,
+  templates: Array.from({ length: callers }, (_, i) => post(`/get/agt_${i}`, Buffer.alloc(0), "text/plain", "none")),
   idPrefix: undefined,
 });
 

@@ -14,6 +14,7 @@ import setupPostgres from "../postgres-server.ts";
 import { startBacklog } from "./backlog.ts";
 import {
   autocommitCase,
+  autocommitSetCase,
   type Case,
   changeCase,
   claimCase,
@@ -21,6 +22,7 @@ import {
   getCase,
   governedCase,
   levels,
+  plainGetCase,
   setCase,
   submitCase,
   unaryCases,
@@ -106,6 +108,8 @@ async function main(): Promise<void> {
       ...unaryCases(baseline, servers[0]!),
       ...levels.flatMap((callers) => [
         autocommitCase(baseline, callers),
+        autocommitSetCase(baseline, callers),
+        plainGetCase(baseline, callers),
         ...servers.flatMap((server) => [
           changeCase(server, callers),
           submitCase(server, callers),
@@ -189,7 +193,7 @@ async function measure(
 
 /** What differs between what was acknowledged and what was done. */
 async function verify(
-  baseline: { acknowledged(): Promise<number> },
+  baseline: { acknowledged(): Promise<number>; written(): Promise<number> },
   servers: readonly Moltwire[],
   governed: readonly Governed[],
   tallies: ReadonlyMap<Case, Tally>,
@@ -206,6 +210,11 @@ async function verify(
     "autocommit",
     sum("autocommit", undefined, (tally) => tally.acknowledged),
     await baseline.acknowledged(),
+  );
+  compare(
+    "autocommit of SetEntry",
+    sum("autocommit-set", undefined, (tally) => tally.acknowledged),
+    await baseline.written(),
   );
   for (const server of servers) {
     const told = sum("submit", server, (tally) => tally.acknowledged);

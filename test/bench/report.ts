@@ -72,9 +72,16 @@ export function ratiosOf(rows: readonly Row[]): Ratio[] {
         : [],
     ),
     ...durable.flatMap((row) => {
-      const autocommit = rows.find(({ what, callers }) => what === "autocommit" && callers === row.callers)!;
+      const of = row.what === "set" ? "autocommit-set" : "autocommit";
+      const autocommit = rows.find(({ what, callers }) => what === of && callers === row.callers)!;
       return [{ name: `${row.name} / autocommit`, value: row.perSecond / autocommit.perSecond, goal: undefined }];
     }),
+    ...rows
+      .filter(({ what }) => what === "get")
+      .map((row) => {
+        const plain = rows.find(({ what, callers }) => what === "plain-get" && callers === row.callers)!;
+        return { name: `${row.name} / plain read`, value: row.perSecond / plain.perSecond, goal: undefined };
+      }),
     ...durable
       .filter(({ callers }) => callers === 64)
       .map((row) => ({

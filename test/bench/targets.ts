@@ -40,14 +40,19 @@ export const operatorKey = "bench-0123456789-abcdefghijklmnopqrstuvwxyz";
 export const serverSettings = { MOLTWIRE_PORT: "0", MOLTWIRE_OPERATOR_KEY: operatorKey, MOLTWIRE_RATE_LIMIT: "0" };
 
 /** The baseline with its own data file. */
-export async function startBaseline(folder: string): Promise<Target & { acknowledged(): Promise<number> }> {
-  const schema = join(import.meta.dirname, "../../src/db/migrations/0001-foundation.sqlite.sql");
-  const process = startProgram([join(import.meta.dirname, "baseline.ts"), join(folder, "baseline.db"), schema]);
+export async function startBaseline(
+  folder: string,
+): Promise<Target & { acknowledged(): Promise<number>; written(): Promise<number> }> {
+  const schema = ["0001-foundation", "0009-memory"].map((name) =>
+    join(import.meta.dirname, `../../src/db/migrations/${name}.sqlite.sql`),
+  );
+  const process = startProgram([join(import.meta.dirname, "baseline.ts"), join(folder, "baseline.db"), ...schema]);
   const url = await process.ready;
   return {
     process,
     port: Number(new URL(url).port),
     acknowledged: async () => Number(await (await fetch(`${url}/acknowledged`)).text()),
+    written: async () => Number(await (await fetch(`${url}/written`)).text()),
   };
 }
 

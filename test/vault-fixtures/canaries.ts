@@ -18,7 +18,7 @@ export type Canaries = Readonly<Record<string, string>>;
 const kinds = [
   ...["memoryValue", "memoryBytes", "memoryDescription", "memoryTag", "memoryOverwritten", "sharedValue"],
   ...["jobPayload", "jobProgress", "jobError", "jobResult", "schedulePayload"],
-  ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer", "contact"],
+  ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer", "webhookSecret", "contact"],
   ...["taskInput", "taskOutput", "taskError", "streamedPiece", "streamedProgress", "contractViolation"],
   ...["storedReply", "adapterSecret"],
 ] as const;
@@ -58,7 +58,8 @@ export async function plant(org: Org): Promise<Canaries> {
   });
 
   await using endpoint = await receiver((response) => response.end(planted.webhookAnswer));
-  const { webhookId } = await hook(as, endpoint.url);
+  // Base64 of 24 bytes, as it is stored.
+  const { webhookId } = await hook(as, endpoint.url, { secret: `whsec_${planted.webhookSecret}${"A".repeat(8)}` });
   await as.relay.send({
     to: { case: "toAgentId", value: agentId },
     payload: json(planted.messagePayload),
@@ -160,6 +161,35 @@ export async function tablesOf(db: Db): Promise<string> {
     for (const { it } of rows) texts.push(it instanceof Uint8Array ? Buffer.from(it).toString("latin1") : String(it));
   }
   return texts.join("\n");
+}
+
+/**
+ * The kinds of canaries that are in the files of a PostgreSQL database and in its log of writes, after a checkpoint; undefined where the server's folder is not to be
+ * read from here.
+ */
+export async function foundInFiles({ query }: Db, canaries: Canaries): Promise<string[] | undefined> {
+  await query.all(sql`checkpoint`);
+  const at = await query.one<{ data_directory: string }>(sql`show data_directory`);
+  const database = await query.one<{ oid: string }>(
+    sql`select oid::text as oid from pg_database where datname = current_database()`,
+  );
+  const folders = [join("base", database!.oid), "pg_wal"].map((folder) => join(at!.data_directory, folder));
+  const kinds = new Set<string>();
+  for (const folder of folders) {
+    const files = listOrNone(folder);
+    if (!files) return undefined;
+    for (const file of files)
+      for (const kind of found(canaries, readFileSync(join(folder, file)).toString("latin1"))) kinds.add(kind);
+  }
+  return [...kinds];
+}
+
+function listOrNone(folder: string): string[] | undefined {
+  try {
+    return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isFile() ? [entry.name] : []));
+  } catch {
+    return undefined;
+  }
 }
 
 /** What is read back, of each kind that a reader is given, to be sure that it was not lost. */

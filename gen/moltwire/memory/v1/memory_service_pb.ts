@@ -454,7 +454,7 @@ export type ListEntriesRequest = Message<"moltwire.memory.v1.ListEntriesRequest"
   order: EntryOrder;
 
   /**
-   * Answer the values too. A page ends early where they would come to more than 4 MiB.
+   * Answer the values too. A page ends early where they would come to more than 3 MiB in protobuf.
    *
    * @generated from field: bool with_values = 6;
    */
@@ -517,7 +517,7 @@ export type ListEntriesRequestJson = {
   order?: EntryOrderJson;
 
   /**
-   * Answer the values too. A page ends early where they would come to more than 4 MiB.
+   * Answer the values too. A page ends early where they would come to more than 3 MiB in protobuf.
    *
    * @generated from field: bool with_values = 6;
    */
@@ -881,7 +881,8 @@ export type BatchSetEntriesRequest = Message<"moltwire.memory.v1.BatchSetEntries
   agentId: string;
 
   /**
-   * What to do, in order. At most 4 MiB together.
+   * What to do, in order. The request as it is sent is at most 4 MiB, of which JSON makes a third more of bytes, and protobuf 11 bytes of a JSON number: code
+   * RESOURCE_EXHAUSTED.
    *
    * @generated from field: repeated moltwire.memory.v1.BatchChange changes = 3;
    */
@@ -916,7 +917,8 @@ export type BatchSetEntriesRequestJson = {
   agentId?: string;
 
   /**
-   * What to do, in order. At most 4 MiB together.
+   * What to do, in order. The request as it is sent is at most 4 MiB, of which JSON makes a third more of bytes, and protobuf 11 bytes of a JSON number: code
+   * RESOURCE_EXHAUSTED.
    *
    * @generated from field: repeated moltwire.memory.v1.BatchChange changes = 3;
    */
@@ -1392,7 +1394,10 @@ export const MemoryService: GenService<{
     output: typeof DeleteEntryResponseSchema;
   },
   /**
-   * BatchGetEntries reads up to 100 entries, all at one revision.
+   * BatchGetEntries reads up to 100 entries, all at one revision. A gRPC client that takes 4 MiB in one answer, as most do unless told otherwise, asks for fewer
+   * large ones at once.
+   *
+   * Errors: PAYLOAD_TOO_LARGE (the entries come to more than 16 MiB in protobuf, in which a JSON number takes 11 bytes; metadata: {"field": "keys", …}).
    *
    * @generated from rpc moltwire.memory.v1.MemoryService.BatchGetEntries
    */

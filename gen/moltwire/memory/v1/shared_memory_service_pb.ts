@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/memory/v1/shared_memory_service.proto.
  */
 export const file_moltwire_memory_v1_shared_memory_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci5tb2x0d2lyZS9tZW1vcnkvdjEvc2hhcmVkX21lbW9yeV9zZXJ2aWNlLnByb3RvEhJtb2x0d2lyZS5tZW1vcnkudjEibwoLU2hhcmVkRW50cnkSKAoFZW50cnkYASABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuRW50cnkSDgoGb3JnX2lkGAIgASgJEhYKDm93bmVyX2FnZW50X2lkGAMgASgJEg4KBnB1YmxpYxgEIAEoCCLnAQoPU2hhcmVkTmFtZXNwYWNlEg4KBm9yZ19pZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSFgoOb3duZXJfYWdlbnRfaWQYAyABKAkSDwoHZW50cmllcxgEIAEoAxIUCgxjb250cmlidXRvcnMYBSABKAMSEAoIcmV2aXNpb24YBiABKAMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKRAQoZUHVibGlzaFNoYXJlZEVudHJ5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASMAoFd3JpdGUYAyABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuV3JpdGVCBrpIA8gBARIOCgZwdWJsaWMYBCABKAgiUwoaUHVibGlzaFNoYXJlZEVudHJ5UmVzcG9uc2USNQoMc2hhcmVkX2VudHJ5GAEgASgLMh8ubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZEVudHJ5ImgKFUdldFNoYXJlZEVudHJ5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJbmFtZXNwYWNlGAIgASgJQgq6SAdyBRABGIABEhcKA2tleRgDIAEoCUIKukgHcgUQARiAAiJPChZHZXRTaGFyZWRFbnRyeVJlc3BvbnNlEjUKDHNoYXJlZF9lbnRyeRgBIAEoCzIfLm1vbHR3aXJlLm1lbW9yeS52MS5TaGFyZWRFbnRyeSKUAQobTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgBASHwoOb3duZXJfYWdlbnRfaWQYBCABKAlCB7pIBHICGEAicAocTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXNwb25zZRI3CgpuYW1lc3BhY2VzGAEgAygLMiMubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZE5hbWVzcGFjZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki9wEKGExpc3RTaGFyZWRFbnRyaWVzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJbmFtZXNwYWNlGAIgASgJQgq6SAdyBRABGIABEhgKBnByZWZpeBgDIAEoCUIIukgFcgMYgAISNwoFb3JkZXIYBCABKA4yHi5tb2x0d2lyZS5tZW1vcnkudjEuRW50cnlPcmRlckIIukgFggECEAESEwoLd2l0aF92YWx1ZXMYBSABKAgSHQoJcGFnZV9zaXplGAYgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YByABKAlCCLpIBXIDGIAgIn8KGUxpc3RTaGFyZWRFbnRyaWVzUmVzcG9uc2USNwoOc2hhcmVkX2VudHJpZXMYASADKAsyHy5tb2x0d2lyZS5tZW1vcnkudjEuU2hhcmVkRW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhAKCHJldmlzaW9uGAMgASgDIqQBChhEZWxldGVTaGFyZWRFbnRyeVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKCGFnZW50X2lkGAIgASgJQge6SARyAhhAEh0KCW5hbWVzcGFjZRgDIAEoCUIKukgHcgUQARiAARIXCgNrZXkYBCABKAlCCrpIB3IFEAEYgAISHAoLaWZfcmV2aXNpb24YBSABKANCB7pIBCICKAAiPgoZRGVsZXRlU2hhcmVkRW50cnlSZXNwb25zZRIPCgdkZWxldGVkGAEgASgIEhAKCHJldmlzaW9uGAIgASgDIqYBChlXYXRjaFNoYXJlZEVudHJpZXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCgluYW1lc3BhY2UYAiABKAlCCrpIB3IFEAEYgAESGAoGcHJlZml4GAMgASgJQgi6SAVyAxiAAhIkCg5hZnRlcl9yZXZpc2lvbhgEIAEoA0IHukgEIgIoAEgAiAEBQhEKD19hZnRlcl9yZXZpc2lvbiKpAQoaV2F0Y2hTaGFyZWRFbnRyaWVzUmVzcG9uc2USEAoIcmV2aXNpb24YASABKAMSNwoGY2hhbmdlGAIgASgLMiUubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZEVudHJ5Q2hhbmdlSAASMAoKY2hlY2twb2ludBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAEIOCgVldmVudBIFukgCCAEiVAoRU2hhcmVkRW50cnlDaGFuZ2USLwoGY2hhbmdlGAEgASgLMh8ubW9sdHdpcmUubWVtb3J5LnYxLkVudHJ5Q2hhbmdlEg4KBnB1YmxpYxgCIAEoCDKOBwoTU2hhcmVkTWVtb3J5U2VydmljZRKSAQoSUHVibGlzaFNoYXJlZEVudHJ5Ei0ubW9sdHdpcmUubWVtb3J5LnYxLlB1Ymxpc2hTaGFyZWRFbnRyeVJlcXVlc3QaLi5tb2x0d2lyZS5tZW1vcnkudjEuUHVibGlzaFNoYXJlZEVudHJ5UmVzcG9uc2UiHZLeGBkIAhITc2hhcmVkX21lbW9yeTp3cml0ZRgBEogBCg5HZXRTaGFyZWRFbnRyeRIpLm1vbHR3aXJlLm1lbW9yeS52MS5HZXRTaGFyZWRFbnRyeVJlcXVlc3QaKi5tb2x0d2lyZS5tZW1vcnkudjEuR2V0U2hhcmVkRW50cnlSZXNwb25zZSIfkAIBkt4YGAgCEhJzaGFyZWRfbWVtb3J5OnJlYWQYAhKaAQoUTGlzdFNoYXJlZE5hbWVzcGFjZXMSLy5tb2x0d2lyZS5tZW1vcnkudjEuTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXF1ZXN0GjAubW9sdHdpcmUubWVtb3J5LnYxLkxpc3RTaGFyZWROYW1lc3BhY2VzUmVzcG9uc2UiH5ACAZLeGBgIAhISc2hhcmVkX21lbW9yeTpyZWFkGAISkQEKEUxpc3RTaGFyZWRFbnRyaWVzEiwubW9sdHdpcmUubWVtb3J5LnYxLkxpc3RTaGFyZWRFbnRyaWVzUmVxdWVzdBotLm1vbHR3aXJlLm1lbW9yeS52MS5MaXN0U2hhcmVkRW50cmllc1Jlc3BvbnNlIh+QAgGS3hgYCAISEnNoYXJlZF9tZW1vcnk6cmVhZBgCEo8BChFEZWxldGVTaGFyZWRFbnRyeRIsLm1vbHR3aXJlLm1lbW9yeS52MS5EZWxldGVTaGFyZWRFbnRyeVJlcXVlc3QaLS5tb2x0d2lyZS5tZW1vcnkudjEuRGVsZXRlU2hhcmVkRW50cnlSZXNwb25zZSIdkt4YGQgCEhNzaGFyZWRfbWVtb3J5OndyaXRlGAESkwEKEldhdGNoU2hhcmVkRW50cmllcxItLm1vbHR3aXJlLm1lbW9yeS52MS5XYXRjaFNoYXJlZEVudHJpZXNSZXF1ZXN0Gi4ubW9sdHdpcmUubWVtb3J5LnYxLldhdGNoU2hhcmVkRW50cmllc1Jlc3BvbnNlIhyS3hgYCAISEnNoYXJlZF9tZW1vcnk6cmVhZBgDMAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_memory_v1_memory, file_moltwire_memory_v1_memory_service]);
+  fileDesc("Ci5tb2x0d2lyZS9tZW1vcnkvdjEvc2hhcmVkX21lbW9yeV9zZXJ2aWNlLnByb3RvEhJtb2x0d2lyZS5tZW1vcnkudjEibwoLU2hhcmVkRW50cnkSKAoFZW50cnkYASABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuRW50cnkSDgoGb3JnX2lkGAIgASgJEhYKDm93bmVyX2FnZW50X2lkGAMgASgJEg4KBnB1YmxpYxgEIAEoCCLnAQoPU2hhcmVkTmFtZXNwYWNlEg4KBm9yZ19pZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSFgoOb3duZXJfYWdlbnRfaWQYAyABKAkSDwoHZW50cmllcxgEIAEoAxIUCgxjb250cmlidXRvcnMYBSABKAMSEAoIcmV2aXNpb24YBiABKAMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKRAQoZUHVibGlzaFNoYXJlZEVudHJ5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASMAoFd3JpdGUYAyABKAsyGS5tb2x0d2lyZS5tZW1vcnkudjEuV3JpdGVCBrpIA8gBARIOCgZwdWJsaWMYBCABKAgiUwoaUHVibGlzaFNoYXJlZEVudHJ5UmVzcG9uc2USNQoMc2hhcmVkX2VudHJ5GAEgASgLMh8ubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZEVudHJ5ImgKFUdldFNoYXJlZEVudHJ5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJbmFtZXNwYWNlGAIgASgJQgq6SAdyBRABGIABEhcKA2tleRgDIAEoCUIKukgHcgUQARiAAiJPChZHZXRTaGFyZWRFbnRyeVJlc3BvbnNlEjUKDHNoYXJlZF9lbnRyeRgBIAEoCzIfLm1vbHR3aXJlLm1lbW9yeS52MS5TaGFyZWRFbnRyeSKUAQobTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgBASHwoOb3duZXJfYWdlbnRfaWQYBCABKAlCB7pIBHICGEAicAocTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXNwb25zZRI3CgpuYW1lc3BhY2VzGAEgAygLMiMubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZE5hbWVzcGFjZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki9wEKGExpc3RTaGFyZWRFbnRyaWVzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJbmFtZXNwYWNlGAIgASgJQgq6SAdyBRABGIABEhgKBnByZWZpeBgDIAEoCUIIukgFcgMYgAISNwoFb3JkZXIYBCABKA4yHi5tb2x0d2lyZS5tZW1vcnkudjEuRW50cnlPcmRlckIIukgFggECEAESEwoLd2l0aF92YWx1ZXMYBSABKAgSHQoJcGFnZV9zaXplGAYgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YByABKAlCCLpIBXIDGIAgIo8BChlMaXN0U2hhcmVkRW50cmllc1Jlc3BvbnNlEjcKDnNoYXJlZF9lbnRyaWVzGAEgAygLMh8ubW9sdHdpcmUubWVtb3J5LnYxLlNoYXJlZEVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAxIOCgZjdXJzb3IYBCABKAkipAEKGERlbGV0ZVNoYXJlZEVudHJ5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASHQoJbmFtZXNwYWNlGAMgASgJQgq6SAdyBRABGIABEhcKA2tleRgEIAEoCUIKukgHcgUQARiAAhIcCgtpZl9yZXZpc2lvbhgFIAEoA0IHukgEIgIoACI+ChlEZWxldGVTaGFyZWRFbnRyeVJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgSEAoIcmV2aXNpb24YAiABKAMixgEKGVdhdGNoU2hhcmVkRW50cmllc1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCW5hbWVzcGFjZRgCIAEoCUIKukgHcgUQARiAARIYCgZwcmVmaXgYAyABKAlCCLpIBXIDGIACEiQKDmFmdGVyX3JldmlzaW9uGAQgASgDQge6SAQiAigASACIAQESHgoMYWZ0ZXJfY3Vyc29yGAUgASgJQgi6SAVyAxiACEIRCg9fYWZ0ZXJfcmV2aXNpb24iuQEKGldhdGNoU2hhcmVkRW50cmllc1Jlc3BvbnNlEhAKCHJldmlzaW9uGAEgASgDEjcKBmNoYW5nZRgCIAEoCzIlLm1vbHR3aXJlLm1lbW9yeS52MS5TaGFyZWRFbnRyeUNoYW5nZUgAEjAKCmNoZWNrcG9pbnQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAASDgoGY3Vyc29yGAQgASgJQg4KBWV2ZW50EgW6SAIIASJUChFTaGFyZWRFbnRyeUNoYW5nZRIvCgZjaGFuZ2UYASABKAsyHy5tb2x0d2lyZS5tZW1vcnkudjEuRW50cnlDaGFuZ2USDgoGcHVibGljGAIgASgIMo4HChNTaGFyZWRNZW1vcnlTZXJ2aWNlEpIBChJQdWJsaXNoU2hhcmVkRW50cnkSLS5tb2x0d2lyZS5tZW1vcnkudjEuUHVibGlzaFNoYXJlZEVudHJ5UmVxdWVzdBouLm1vbHR3aXJlLm1lbW9yeS52MS5QdWJsaXNoU2hhcmVkRW50cnlSZXNwb25zZSIdkt4YGQgCEhNzaGFyZWRfbWVtb3J5OndyaXRlGAESiAEKDkdldFNoYXJlZEVudHJ5EikubW9sdHdpcmUubWVtb3J5LnYxLkdldFNoYXJlZEVudHJ5UmVxdWVzdBoqLm1vbHR3aXJlLm1lbW9yeS52MS5HZXRTaGFyZWRFbnRyeVJlc3BvbnNlIh+QAgGS3hgYCAISEnNoYXJlZF9tZW1vcnk6cmVhZBgCEpoBChRMaXN0U2hhcmVkTmFtZXNwYWNlcxIvLm1vbHR3aXJlLm1lbW9yeS52MS5MaXN0U2hhcmVkTmFtZXNwYWNlc1JlcXVlc3QaMC5tb2x0d2lyZS5tZW1vcnkudjEuTGlzdFNoYXJlZE5hbWVzcGFjZXNSZXNwb25zZSIfkAIBkt4YGAgCEhJzaGFyZWRfbWVtb3J5OnJlYWQYAhKRAQoRTGlzdFNoYXJlZEVudHJpZXMSLC5tb2x0d2lyZS5tZW1vcnkudjEuTGlzdFNoYXJlZEVudHJpZXNSZXF1ZXN0Gi0ubW9sdHdpcmUubWVtb3J5LnYxLkxpc3RTaGFyZWRFbnRyaWVzUmVzcG9uc2UiH5ACAZLeGBgIAhISc2hhcmVkX21lbW9yeTpyZWFkGAISjwEKEURlbGV0ZVNoYXJlZEVudHJ5EiwubW9sdHdpcmUubWVtb3J5LnYxLkRlbGV0ZVNoYXJlZEVudHJ5UmVxdWVzdBotLm1vbHR3aXJlLm1lbW9yeS52MS5EZWxldGVTaGFyZWRFbnRyeVJlc3BvbnNlIh2S3hgZCAISE3NoYXJlZF9tZW1vcnk6d3JpdGUYARKTAQoSV2F0Y2hTaGFyZWRFbnRyaWVzEi0ubW9sdHdpcmUubWVtb3J5LnYxLldhdGNoU2hhcmVkRW50cmllc1JlcXVlc3QaLi5tb2x0d2lyZS5tZW1vcnkudjEuV2F0Y2hTaGFyZWRFbnRyaWVzUmVzcG9uc2UiHJLeGBgIAhISc2hhcmVkX21lbW9yeTpyZWFkGAMwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_memory_v1_memory, file_moltwire_memory_v1_memory_service]);
 
 /**
  * SharedEntry is an entry of a shared namespace.
@@ -139,7 +139,7 @@ export type SharedNamespace = Message<"moltwire.memory.v1.SharedNamespace"> & {
   contributors: bigint;
 
   /**
-   * The revision of its last change.
+   * The revision of its last change. 0 to another organisation.
    *
    * @generated from field: int64 revision = 6;
    */
@@ -153,7 +153,7 @@ export type SharedNamespace = Message<"moltwire.memory.v1.SharedNamespace"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When it last changed.
+   * When it last changed. Not set to another organisation.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 8;
    */
@@ -202,7 +202,7 @@ export type SharedNamespaceJson = {
   contributors?: string;
 
   /**
-   * The revision of its last change.
+   * The revision of its last change. 0 to another organisation.
    *
    * @generated from field: int64 revision = 6;
    */
@@ -216,7 +216,7 @@ export type SharedNamespaceJson = {
   createTime?: TimestampJson;
 
   /**
-   * When it last changed.
+   * When it last changed. Not set to another organisation.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 8;
    */
@@ -601,7 +601,7 @@ export type ListSharedEntriesRequest = Message<"moltwire.memory.v1.ListSharedEnt
   order: EntryOrder;
 
   /**
-   * Answer the values too. A page ends early where they would come to more than 4 MiB.
+   * Answer the values too. A page ends early where they would come to more than 3 MiB in protobuf.
    *
    * @generated from field: bool with_values = 5;
    */
@@ -657,7 +657,7 @@ export type ListSharedEntriesRequestJson = {
   order?: EntryOrderJson;
 
   /**
-   * Answer the values too. A page ends early where they would come to more than 4 MiB.
+   * Answer the values too. A page ends early where they would come to more than 3 MiB in protobuf.
    *
    * @generated from field: bool with_values = 5;
    */
@@ -706,11 +706,18 @@ export type ListSharedEntriesResponse = Message<"moltwire.memory.v1.ListSharedEn
   nextPageToken: string;
 
   /**
-   * The revision of the namespace when the page was read.
+   * The revision of the namespace when the page was read. 0 to another organisation.
    *
    * @generated from field: int64 revision = 3;
    */
   revision: bigint;
+
+  /**
+   * The same as a cursor: watching after it tells every later change.
+   *
+   * @generated from field: string cursor = 4;
+   */
+  cursor: string;
 };
 
 /**
@@ -734,11 +741,18 @@ export type ListSharedEntriesResponseJson = {
   nextPageToken?: string;
 
   /**
-   * The revision of the namespace when the page was read.
+   * The revision of the namespace when the page was read. 0 to another organisation.
    *
    * @generated from field: int64 revision = 3;
    */
   revision?: string;
+
+  /**
+   * The same as a cursor: watching after it tells every later change.
+   *
+   * @generated from field: string cursor = 4;
+   */
+  cursor?: string;
 };
 
 /**
@@ -921,6 +935,13 @@ export type WatchSharedEntriesRequest = Message<"moltwire.memory.v1.WatchSharedE
    * @generated from field: optional int64 after_revision = 4;
    */
   afterRevision?: bigint | undefined;
+
+  /**
+   * Go on after this cursor. Not together with `after_revision`.
+   *
+   * @generated from field: string after_cursor = 5;
+   */
+  afterCursor: string;
 };
 
 /**
@@ -956,6 +977,13 @@ export type WatchSharedEntriesRequestJson = {
    * @generated from field: optional int64 after_revision = 4;
    */
   afterRevision?: string;
+
+  /**
+   * Go on after this cursor. Not together with `after_revision`.
+   *
+   * @generated from field: string after_cursor = 5;
+   */
+  afterCursor?: string;
 };
 
 /**
@@ -972,7 +1000,7 @@ export const WatchSharedEntriesRequestSchema: GenMessage<WatchSharedEntriesReque
  */
 export type WatchSharedEntriesResponse = Message<"moltwire.memory.v1.WatchSharedEntriesResponse"> & {
   /**
-   * Where to go on after this message.
+   * Where to go on after this message. 0 to another organisation.
    *
    * @generated from field: int64 revision = 1;
    */
@@ -1000,6 +1028,13 @@ export type WatchSharedEntriesResponse = Message<"moltwire.memory.v1.WatchShared
     value: Timestamp;
     case: "checkpoint";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * The same as a cursor.
+   *
+   * @generated from field: string cursor = 4;
+   */
+  cursor: string;
 };
 
 /**
@@ -1009,7 +1044,7 @@ export type WatchSharedEntriesResponse = Message<"moltwire.memory.v1.WatchShared
  */
 export type WatchSharedEntriesResponseJson = {
   /**
-   * Where to go on after this message.
+   * Where to go on after this message. 0 to another organisation.
    *
    * @generated from field: int64 revision = 1;
    */
@@ -1028,6 +1063,13 @@ export type WatchSharedEntriesResponseJson = {
    * @generated from field: google.protobuf.Timestamp checkpoint = 3;
    */
   checkpoint?: TimestampJson;
+
+  /**
+   * The same as a cursor.
+   *
+   * @generated from field: string cursor = 4;
+   */
+  cursor?: string;
 };
 
 /**
@@ -1092,6 +1134,7 @@ export const SharedEntryChangeSchema: GenMessage<SharedEntryChange, {jsonType: S
  * what does not exist. Inside the organisation no policy has to permit this, but one may forbid `read_memory` or `write_memory` (POLICY_DENIED).
  *
  * Each namespace has a log of its own, as an agent's memory has one, and the same quota by itself. It ends with the agent that owns it: its name is free then.
+ * Revisions count what is not public as well. So another organisation sees none, 0 in their place, and follows the log by cursors, which are opaque.
  *
  * @generated from service moltwire.memory.v1.SharedMemoryService
  */
@@ -1156,9 +1199,10 @@ export const SharedMemoryService: GenService<{
   },
   /**
    * WatchSharedEntries streams the changes of a namespace, as MemoryService/WatchEntries does. To another organisation an entry that was public and
-   * is not any more is told as deleted, and what was not public is not told; the revisions count those changes too.
+   * is not any more is told as deleted, and what was not public is not told.
    *
-   * Errors: NOT_FOUND (the namespace; also when it ends while it is watched), CURSOR_EXPIRED.
+   * Errors: NOT_FOUND (the namespace; also when it ends while it is watched), CURSOR_EXPIRED (to another organisation with the metadata {"oldest_cursor": "…"}),
+   * INVALID_PAGE_TOKEN (a cursor of another namespace, or of one that has ended), INVALID_REQUEST (`after_revision` of another organisation's, unless 0).
    *
    * @generated from rpc moltwire.memory.v1.SharedMemoryService.WatchSharedEntries
    */

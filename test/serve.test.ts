@@ -684,13 +684,18 @@ describe.each(dialects)("leases by a clock that is moved, on %s", (dialect) => {
     };
     await eventually(async () => (await waitsFor()).length === 1);
     expect(await waitsFor()).toEqual([agent.agentId]);
-    clock.advance(23 * hourMs);
-    await using one = serving(third.as, { leaseMs: hourMs });
-    await passing(clock, hourMs, async () => (await waitsFor()).length === 2);
+    clock.advance(24 * hourMs - 10_000);
+    await using one = serving(third.as, { leaseMs: hourMs, capacity: 100 });
+    // Until it is there.
+    await eventually(async () => {
+      await submit(org.admin, contractId, soon);
+      return one.deliveries.length > 0;
+    });
+    await passing(clock, 12_000, async () => (await waitsFor()).length === 2);
     expect(await waitsFor()).toEqual([agent.agentId, third.agentId]);
     const delivery = await eventually(() => {
       clock.advance(20);
-      return one.deliveries[0];
+      return one.deliveries.find(({ task }) => task!.taskId === taskId);
     }, 10_000);
     await respond(third.as, delivery);
     expect(stateOf(await whenEnded(org.admin, taskId))).toBe("COMPLETED");

@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import type { Adapters } from "./bus/adapter.ts";
 import type { Policies } from "./bus/policy/policies.ts";
+import type { ReadDecisions } from "./bus/policy/read-decisions.ts";
 import type { SchemaCache } from "./bus/schema/schema.ts";
 import type { StepWatcher } from "./bus/step-watch.ts";
 import type { Clock } from "./clock.ts";
@@ -38,6 +39,7 @@ export type App = {
   readonly adapters: Adapters;
   readonly schemas: SchemaCache;
   readonly policies: Policies;
+  readonly readDecisions: ReadDecisions;
   readonly metrics: Metrics;
   readonly relayCounts: RelayCounts;
   /** Takes spans, if the operator wants them. */

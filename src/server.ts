@@ -20,6 +20,7 @@ import { expireApprovals } from "./bus/approval/expire.ts";
 import { createDispatcher, maxPerPlace } from "./bus/dispatch.ts";
 import { endpointKeys } from "./bus/endpoint-key.ts";
 import { createPolicies } from "./bus/policy/policies.ts";
+import { createReadDecisions } from "./bus/policy/read-decisions.ts";
 import { recoverStrays, recoverTasks } from "./bus/recover.ts";
 import { schemaCache } from "./bus/schema/schema.ts";
 import { sweepPulled } from "./bus/serve/sweep.ts";
@@ -222,6 +223,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     },
     schemas: schemaCache(1_000),
     policies: createPolicies(),
+    readDecisions: createReadDecisions(metrics),
     metrics,
     relayCounts: relayCounts(metrics),
     telemetry,

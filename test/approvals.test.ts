@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { ApprovalState } from "../gen/moltwire/bus/v1/approval_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { type Task, TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
+import { sealJson } from "../src/bus/task-store.ts";
+import { type Sql, sql } from "../src/db/db.ts";
 import {
   contract,
   eventsOf,
@@ -151,13 +154,82 @@ describe.each(dialects)("%s", (dialect) => {
       expect(stateOf(await whenEnded(at.org.admin, task.taskId))).toBe("COMPLETED");
     });
 
-    test("an agent may not, and sees only approvals of what it asked for", async () => {
+    test("an INTERNAL_TRUSTED agent may, on what others asked for: it finds what waits, and its word counts", async () => {
+      await using at = await scene(world);
+      const trusted = await at.org.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      const tasks = [await submit(at.asker.as, at.contractId), await submit(at.org.admin, at.contractId)];
+      const { approvals } = await trusted.as.approvals.listApprovals({ state: ApprovalState.PENDING });
+      expect(approvals.map(({ taskId }) => taskId)).toEqual(tasks.map(({ taskId }) => taskId).toReversed());
+      const [approvalId, deniedId] = tasks.map((task) => task.approvalId) as [string, string];
+      const { digest } = (await trusted.as.approvals.getApproval({ approvalId })).approval!;
+      const { approval } = await trusted.as.approvals.approve({ approvalId, digest });
+      expect(approval!.state).toBe(ApprovalState.APPROVED);
+      await trusted.as.approvals.deny({ approvalId: deniedId });
+      expect(stateOf(await whenEnded(at.org.admin, tasks[0]!.taskId))).toBe("COMPLETED");
+      expect(stateOf(await whenEnded(at.org.admin, tasks[1]!.taskId))).toBe("REJECTED");
+      const { decisions } = await trusted.as.policies.listDecisions({});
+      expect(
+        decisions.map(({ question, answer }) => [
+          question!.action,
+          answer!.determiningPolicies.map(({ policyId }) => policyId),
+        ]),
+      ).toEqual([
+        ["deny", ["builtin/trusted-approvers"]],
+        ["approve", ["builtin/trusted-approvers"]],
+      ]);
+    });
+
+    test("no agent decides on its own request: not with another key of its own, and not on what was asked for in its name", async () => {
+      await using at = await scene(world);
+      const trusted = await at.org.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      const { secret } = await at.org.admin.keys.createApiKey({ agentId: trusted.agentId });
+      const own = await submit(trusted.as, at.contractId);
+      const inItsName = await submit(at.org.admin, at.contractId, { agentId: trusted.agentId });
+      for (const { approvalId } of [own, inItsName])
+        for (const by of [trusted.as, world.as(secret)])
+          for (const word of ["approve", "deny"] as const) {
+            const found = await refusal(by.approvals[word]({ approvalId }));
+            expect(found).toMatchObject({ code: "PermissionDenied", reason: "POLICY_DENIED" });
+            expect(found.metadata).toMatchObject({ policy_ids: "builtin/approver-is-not-requester", action: word });
+            expect((await approvalOf(at.org, approvalId)).state).toBe(ApprovalState.PENDING);
+          }
+      expect(at.agent.calls).toHaveLength(0);
+      const { decisions } = await at.org.admin.policies.listDecisions({ agentId: trusted.agentId, action: "approve" });
+      expect(decisions).toHaveLength(4);
+    });
+
+    test("a policy lets an agent of another tier decide, or keeps an INTERNAL_TRUSTED one from it", async () => {
+      await using at = await scene(world);
+      const trusted = await at.org.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      const clerk = await at.org.agent();
+      const { approvalId, taskId } = await submit(at.asker.as, at.contractId);
+      expect((await clerk.as.approvals.listApprovals({})).approvals).toEqual([]);
+      const put = (policyId: string, cedarText: string) => at.org.admin.policies.putPolicy({ policyId, cedarText });
+      await put(
+        "clerk",
+        `permit (principal == Agent::"${clerk.agentId}", action == Action::"approve", resource is Approval);`,
+      );
+      await put("not-you", `forbid (principal == Agent::"${trusted.agentId}", action, resource is Approval);`);
+      expect((await trusted.as.approvals.listApprovals({})).approvals).toEqual([]);
+      expect(await refusal(trusted.as.approvals.approve({ approvalId }))).toMatchObject({ reason: "NOT_FOUND" });
+      expect(await refusal(clerk.as.approvals.deny({ approvalId }))).toMatchObject({ reason: "NOT_FOUND" });
+      expect((await clerk.as.approvals.listApprovals({})).approvals.map((one) => one.taskId)).toEqual([taskId]);
+      await clerk.as.approvals.approve({ approvalId });
+      expect(stateOf(await whenEnded(at.org.admin, taskId))).toBe("COMPLETED");
+    });
+
+    test("any other agent may not, and sees only approvals of what it asked for", async () => {
       await using at = await scene(world);
       const task = await submit(at.asker.as, at.contractId);
       const bystander = await at.org.agent();
       expect(await refusal(at.asker.as.approvals.approve({ approvalId: task.approvalId }))).toMatchObject({
-        reason: "ROLE_REQUIRED",
+        reason: "POLICY_DENIED",
       });
+      for (const word of ["approve", "deny"] as const) {
+        const hidden = await refusal(bystander.as.approvals[word]({ approvalId: task.approvalId }));
+        const absent = await refusal(bystander.as.approvals[word]({ approvalId: "apr_nothing" }));
+        expect([hidden.code, hidden.error.rawMessage]).toEqual([absent.code, absent.error.rawMessage]);
+      }
       const mine = await at.asker.as.approvals.listApprovals({});
       expect(mine.approvals.map((one) => one.approvalId)).toEqual([task.approvalId]);
       expect((await bystander.as.approvals.listApprovals({})).approvals).toEqual([]);
@@ -251,6 +323,55 @@ describe.each(dialects)("%s", (dialect) => {
       expect(new Set(at.agent.calls.map(({ task }) => JSON.stringify(task.input))).size).toBe(approved);
       expect(approved).toBeGreaterThan(0);
       expect(approved).toBeLessThan(rounds);
+    });
+  });
+
+  describe("what an approval is bound to", () => {
+    /** Changes something of a stored task behind the server's back, approves, and tells how it ended. */
+    async function tampered(
+      change: (at: Awaited<ReturnType<typeof scene>>, task: Task) => Promise<Sql>,
+    ): Promise<string> {
+      await using at = await scene(world);
+      const task = await submit(at.asker.as, at.contractId, { input: { sum: 3 } });
+      const { taskId, approvalId } = task;
+      const set = await change(at, task);
+      const where = sql`org_id = ${at.org.orgId} and task_id = ${taskId}`;
+      expect(await world.server.app.db.tx((tx) => tx.run(sql`update task set ${set} where ${where}`))).toBe(1);
+      await at.org.admin.approvals.approve({ approvalId });
+      const ended = await whenEnded(at.org.admin, taskId);
+      const went = at.agent.calls.length > 0 ? "was called" : "was not called";
+      return `${stateOf(ended)} ${reasonOf(ended)}: ${ended.error?.message}; the agent ${went}`;
+    }
+    const other = "REJECTED APPROVAL_DENIED: the approval is not for this task as it is; the agent was not called";
+
+    test("is the caller", async () => {
+      expect(await tampered(async ({ org }) => sql`caller_agent_id = ${(await org.agent()).agentId}`)).toBe(other);
+    });
+
+    test("is the target", async () => {
+      const target = async (at: Awaited<ReturnType<typeof scene>>) =>
+        sql`target_agent_id = ${(await worker(at.org, at.contractId, at.agent)).agentId}`;
+      expect(await tampered(target)).toBe(other);
+    });
+
+    test("is the version of the contract", async () => {
+      const version = async ({ org, contractId }: Awaited<ReturnType<typeof scene>>) => {
+        await contract(org, { contractId, version: "1.1.0", approvalRequired: true });
+        return sql`contract_version = ${"1.1.0"}`;
+      };
+      expect(await tampered(version)).toBe(other);
+    });
+
+    test("is the input", async () => {
+      const { app } = world.server;
+      const input = async ({ org }: Awaited<ReturnType<typeof scene>>, { taskId }: Task) =>
+        sql`input = ${sealJson(app, org.orgId, taskId, "input", { sum: 4 })}`;
+      expect(await tampered(input)).toBe(other);
+    });
+
+    test("is nothing else: a task that is as it was runs", async () => {
+      const same = await tampered(async (_, { taskId }) => sql`task_id = ${taskId}`);
+      expect(same).toBe("COMPLETED undefined: undefined; the agent was called");
     });
   });
 

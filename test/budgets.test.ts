@@ -447,6 +447,28 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await warnings()).toHaveLength(1);
   });
 
+  test("the warning comes when 80 % are only reserved, too, and once for both", async () => {
+    const org = await world.org();
+    await using agent = await httpAgent(silent);
+    const { contractId } = await metered(org, agent, 40);
+    await limit(org.admin, 100);
+    const warnings = async () => {
+      await world.settled();
+      return (await org.admin.events.listEvents({ types: ["budget.warning"] })).events.map(({ payload }) => payload);
+    };
+    await begin(org.admin, contractId);
+    expect([await tokensOf(org.admin), await warnings()]).toEqual([[0, 40], []]);
+    await begin(org.admin, contractId);
+    expect(await tokensOf(org.admin)).toEqual([0, 80]);
+    expect(await warnings()).toMatchObject([
+      { scope: "ORG", period: "TOTAL", unit: "tokens", limit: "100", spent: "0", reserved: "80" },
+    ]);
+    agent.handle = asTold;
+    const { contractId: small } = await metered(org, agent, 10);
+    await use(org.admin, small, { inputTokens: 10 });
+    expect([await tokensOf(org.admin), (await warnings()).length]).toEqual([[10, 80], 1]);
+  });
+
   test("a task that was approved later is asked whether it still fits", async () => {
     const { app } = world.server;
     const org = await world.org();

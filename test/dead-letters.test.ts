@@ -113,6 +113,38 @@ describe.each(dialects)("%s", (dialect) => {
     expect(event.payload?.reason).toBe("ADAPTER_ERROR");
   });
 
+  test("its attempts tell when they were, whose, under which contract, why they failed, and the tokens they took", async () => {
+    const clock = fakeClock();
+    await using aged = await start(dialect, { clock });
+    await using agent = await httpAgent(({ task }) => {
+      clock.advance(2_000);
+      return { output: "no number", usage: { inputTokens: 10 * task.attempt!, outputTokens: 1, model: "m" } };
+    });
+    const org = await aged.org();
+    const contractId = await contract(org, {
+      ...{ outputSchema: { type: "number" }, repeatable: true, retries: 2, backoffMs: 0 },
+      timeoutMs: 60_000,
+    });
+    const { agentId } = await worker(org, contractId, agent, { breaker: { disabled: true } });
+    const beganMs = clock.now();
+    const { taskId } = await submit(org.admin, contractId);
+    const { deadLetterId } = await letterOf(org.admin, taskId);
+    const { attempts } = await read(org.admin, deadLetterId);
+    const afterMs = (time: Parameters<typeof timestampMs>[0] | undefined) => timestampMs(time!) - beganMs;
+    expect(attempts).toMatchObject(
+      [1, 2, 3].map((attempt) => ({
+        ...{ attempt, agentId, contractId, contractVersion: "1.0.0" },
+        error: { reason: ErrorReason.CONTRACT_VIOLATION },
+        usage: { inputTokens: BigInt(10 * attempt), outputTokens: 1n, model: "m" },
+      })),
+    );
+    expect(attempts.map(({ startTime, endTime }) => [afterMs(startTime), afterMs(endTime)])).toEqual([
+      [0, 2_000],
+      [2_000, 4_000],
+      [4_000, 6_000],
+    ]);
+  });
+
   test("a task that was canceled, completed or refused leaves none", async () => {
     await using agent = await httpAgent(silent);
     const { org, contractId, caller } = await broken({}, agent);

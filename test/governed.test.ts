@@ -41,13 +41,37 @@ describe.each(dialects)("%s", (dialect) => {
       );
       const found = await refusal(submit(asker.as, contractId));
       expect(found).toMatchObject({ code: "PermissionDenied", reason: "POLICY_DENIED" });
-      expect(found.metadata).toMatchObject({ policy_ids: "no-research", action: "invoke" });
+      expect(found.metadata).toMatchObject({
+        policy_ids: "no-research",
+        action: "invoke",
+        principal_type: "Agent",
+        principal_id: asker.agentId,
+        resource_type: "Contract",
+        resource_id: contractId,
+      });
+      expect(found.error.rawMessage).toContain("no-research forbids it");
+      expect(found.error.rawMessage).toContain(
+        `ask PolicyService/TestPolicy: principal Agent ${asker.agentId}, action invoke, resource Contract ${contractId}`,
+      );
       expect(agent.calls).toHaveLength(0);
       const events = await eventsOf(org.admin, found.metadata.trace_id!);
       expect(kindsOf(events)).toEqual(["SUBMITTED", "INPUT_CHECKED", "ROUTED", "POLICY_DECIDED", "REFUSED"]);
       const { decisions } = await org.admin.policies.listDecisions({ traceId: found.metadata.trace_id! });
       expect(decisions.map(({ answer }) => answer!.verdict)).toEqual([PolicyVerdict.DENY]);
       expect(decisions[0]!.answer!.determiningPolicies.map(({ policyId }) => policyId)).toEqual(["no-research"]);
+    });
+
+    test("tells, where nothing permits it, which policy would, and how to ask", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { capability: "work" });
+      await worker(org, "work", await deadUrl());
+      const vendor = await org.agent({ trustTier: TrustTier.PUBLIC_VENDOR });
+      const { metadata, error } = await refusal(submit(vendor.as, contractId));
+      expect(metadata).toMatchObject({ policy_ids: "", principal_id: vendor.agentId, resource_id: contractId });
+      expect(error.rawMessage).toMatch(/no policy permits .*; this one would: permit \(/);
+      expect(error.rawMessage).toContain(
+        `ask PolicyService/TestPolicy: principal Agent ${vendor.agentId}, action invoke, resource Contract ${contractId}`,
+      );
     });
 
     test("goes through as soon as the policy is gone", async () => {
@@ -95,8 +119,18 @@ describe.each(dialects)("%s", (dialect) => {
       const { agentId } = await worker(org, contractId, agent);
       const found = await refusal(submit(org.admin, contractId));
       expect(found).toMatchObject({ reason: "POLICY_DENIED" });
-      expect(found.metadata).toMatchObject({ tool: "web_search", agent_id: agentId, action: "use_tool" });
-      expect(found.error.rawMessage).toContain("web_search");
+      expect(found.metadata).toMatchObject({
+        tool: "web_search",
+        agent_id: agentId,
+        action: "use_tool",
+        policy_ids: "builtin/allowed-tools",
+        principal_id: agentId,
+        resource_type: "Tool",
+        resource_id: "web_search",
+      });
+      expect(found.error.rawMessage).toContain(
+        `ask PolicyService/TestPolicy: principal Agent ${agentId}, action use_tool, resource Tool web_search`,
+      );
     });
 
     test("that a policy forbids to one agent send the task to another", async () => {
@@ -120,9 +154,12 @@ describe.each(dialects)("%s", (dialect) => {
       await using agent = await httpAgent();
       const org = await world.org();
       const contractId = await contract(org, { requiredTools: ["web_search"] });
-      await worker(org, contractId, agent, { allowedTools: ["web_search"] });
+      const { agentId } = await worker(org, contractId, agent, { allowedTools: ["web_search"] });
       await put(org, "no-web", `forbid (principal, action == Action::"use_tool", resource == Tool::"web_search");`);
       const found = await refusal(submit(org.admin, contractId));
+      expect(found.error.rawMessage).toContain(
+        `ask PolicyService/TestPolicy: principal Agent ${agentId}, action use_tool, resource Tool web_search`,
+      );
       expect(found.metadata).toMatchObject({ tool: "web_search", policy_ids: "no-web", action: "use_tool" });
       expect(agent.calls).toHaveLength(0);
     });

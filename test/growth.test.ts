@@ -179,6 +179,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     /PRIMARY KEY \(org_id=\? AND capability=\?\)/,
   ],
   [
+    "whether those of them that pull are there",
+    (db) => agentsWithCapability(db, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250),
+    /SEARCH l USING PRIMARY KEY \(name>\? AND name<\?\)/,
+  ],
+  [
     "the room an organisation has for jobs of some queues",
     (db) => levelsNamed(db, org, new Set(["a", "b"])),
     /queue_level USING PRIMARY KEY \(org_id=\? AND queue=\?\)/,

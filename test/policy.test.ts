@@ -12,7 +12,7 @@ import { decideApprover } from "../src/bus/policy/decide-approval.ts";
 import { type Decided, decideInvoke, decideTools, policyDenied } from "../src/bus/policy/decide-task.ts";
 import { recordDecisions } from "../src/bus/policy/decision-store.ts";
 import { simulate as goThrough } from "../src/bus/policy/simulate.ts";
-import { contract, nameOf, submit } from "./bus-fixtures/bus.ts";
+import { contract, echoEndpoint, nameOf, submit, value } from "./bus-fixtures/bus.ts";
 import { freshDatabase } from "./engines.ts";
 import {
   clientsAt,
@@ -713,6 +713,43 @@ describe.each(dialects)("policies on %s", (dialect) => {
       expect(await bad({ endTime: timestampFromMs(from) })).toBe("INVALID_POLICY");
       expect(await bad({ startTime: timestampFromMs(clock.now() - 32 * 86_400_000) })).toBe("INVALID_POLICY");
     });
+  });
+
+  test("what was decided on tasks and messages for real is gone through again by their window", async () => {
+    const org = await world.org();
+    const [one, vendor] = [await agent(org, TrustTier.INTERNAL_TRUSTED), await agent(org, TrustTier.PUBLIC_VENDOR)];
+    const contractId = await contract(org, { requiredTools: ["browser"] });
+    await org.agent({ capabilities: [contractId], endpoint: echoEndpoint, allowedTools: ["browser"] });
+    const from = clock.now();
+    for (let n = 0; n < 2; n++) await submit(one.as, contractId);
+    await refusal(submit(vendor.as, contractId));
+    const toOne = { to: { case: "toAgentId", value: one.agentId } } as const;
+    await refusal(vendor.as.relay.send({ ...toOne, payload: { kind: { case: "json", value: value("hello") } } }));
+    clock.advance(1_000);
+    const { simulation } = await org.admin.policies.testPolicy({
+      subject: { case: "window", value: { startTime: timestampFromMs(from) } },
+      draft: {
+        puts: [
+          { policyId: "no-browser", cedarText: 'forbid (principal, action == Action::"use_tool", resource);' },
+          { policyId: "hello", cedarText: 'permit (principal, action == Action::"send_message", resource);' },
+        ],
+      },
+    });
+    expect(simulation).toMatchObject({ decisions: 6n, changed: 3n, undecidable: 0n, truncated: false });
+    expect(
+      simulation!.outcomes.map(({ recordedVerdict, draftVerdict, decisions, examples }) => [
+        ...[recordedVerdict, draftVerdict].map((verdict) => nameOf(PolicyVerdict, verdict)),
+        Number(decisions),
+        [...new Set(examples.map(({ recorded }) => recorded!.question!.action))],
+      ]),
+    ).toEqual(
+      expect.arrayContaining([
+        ["ALLOW", "ALLOW", 2, []],
+        ["ALLOW", "DENY", 2, ["use_tool"]],
+        ["DENY", "ALLOW", 1, ["send_message"]],
+        ["DENY", "DENY", 1, []],
+      ]),
+    );
   });
 
   describe("ListDecisions", () => {

@@ -3,7 +3,8 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { contract, echoEndpoint, eventsOf, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
 import { deadUrl, failing, httpAgent } from "./bus-fixtures/http-agent.ts";
-import { type Clients, dialects, type Org, start, unique, type World } from "./harness.ts";
+import { puller, serving } from "./bus-fixtures/instance.ts";
+import { type Clients, dialects, eventually, type Org, start, unique, type World } from "./harness.ts";
 
 type Verdict = {
   readonly agent_id: string;
@@ -106,5 +107,109 @@ describe.each(dialects)("%s", (dialect) => {
     expect(dispatched.slice(0, 3).map(({ targetAgentId }) => targetAgentId)).toEqual(ofFirst);
     expect(dispatched.map(({ details }) => details?.contract_id)).toEqual([first, first, first, second, second, third]);
     expect(new Set(dispatched.map(({ targetAgentId }) => targetAgentId)).size).toBe(6);
+  });
+
+  test("contracts that are fallen back on tell of their agents too: who goes first, and why the others do not", async () => {
+    const org = await world.org();
+    const second = await contract(org, { securityClass: TrustTier.EXTERNAL_PARTNER });
+    const trusted = await echoer(org, second, { trustTier: TrustTier.INTERNAL_TRUSTED });
+    const partner = await echoer(org, second, { trustTier: TrustTier.EXTERNAL_PARTNER });
+    const vendor = await echoer(org, second, { trustTier: TrustTier.PUBLIC_VENDOR });
+    const first = await contract(org, { fallbacks: [{ contractId: second }] });
+    await worker(org, first, await deadUrl());
+    const task = await submit(org.admin, first);
+    expect([stateOf(task), task.targetAgentId]).toEqual(["COMPLETED", trusted.agentId]);
+    const fallback = (await eventsOf(org.admin, task.traceId)).find(({ kind }) => kind === TraceEventKind.FALLBACK)!;
+    expect(fallback.details).toMatchObject({ contract_id: second, contract_version: "1.0.0", considered: 3 });
+    expect(fallback.details!.candidates).toMatchObject([
+      { agent_id: trusted.agentId, chosen: false, why: "goes first" },
+      { agent_id: partner.agentId, chosen: false, why: expect.stringContaining("more trusted") },
+      { agent_id: vendor.agentId, chosen: false, score: 0, why: expect.stringContaining("below") },
+    ]);
+  });
+
+  test("where circuits leave nobody but a fallback's agents, the routing tells of those as well", async () => {
+    const org = await world.org();
+    const second = await contract(org);
+    const one = await echoer(org, second, { trustTier: TrustTier.INTERNAL_TRUSTED });
+    const other = await echoer(org, second);
+    const first = await contract(org, { fallbacks: [{ contractId: second }] });
+    const broken = await worker(org, first, await deadUrl(), { breaker: { failureThreshold: 1 } });
+    await submit(org.admin, first);
+    await org.admin.policies.putPolicy({
+      policyId: "not-one",
+      cedarText: `forbid (principal, action == Action::"invoke", resource) when { context has target_agent_id && context.target_agent_id == "${one.agentId}" };`,
+    });
+    const task = await submit(org.admin, first);
+    expect([stateOf(task), task.targetAgentId]).toEqual(["COMPLETED", other.agentId]);
+    const { details, message } = (await eventsOf(org.admin, task.traceId)).find(
+      ({ kind }) => kind === TraceEventKind.ROUTED,
+    )!;
+    expect(message).toContain(`will do it under ${second}@1.0.0`);
+    expect(details!.candidates).toMatchObject([{ agent_id: broken.agentId, chosen: false, score: 0 }]);
+    expect(details!.fallback).toMatchObject({
+      contract_id: second,
+      considered: 2,
+      candidates: [
+        { agent_id: other.agentId, chosen: true },
+        { agent_id: one.agentId, chosen: false, score: 0, why: expect.stringContaining("not-one") },
+      ],
+    });
+  });
+
+  describe("of agents that pull", () => {
+    const later = { returnImmediately: true };
+    const targetOf = async (org: Org, contractId: string) => {
+      const { traceId } = await submit(org.admin, contractId, later);
+      const verdicts = await verdictsOf(org.admin, traceId);
+      return { chosen: verdicts.find(({ chosen }) => chosen)!.agent_id, verdicts };
+    };
+
+    test("one that is not there comes after those that are, of whatever tier, and the trace says so", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { securityClass: TrustTier.EXTERNAL_PARTNER });
+      const absent = await puller(org, contractId);
+      const there = await puller(org, contractId);
+      const called = await echoer(org, contractId, { trustTier: TrustTier.EXTERNAL_PARTNER });
+      const instance = serving(there.as, { capacity: 10 });
+      await eventually(async () => {
+        const { chosen } = await targetOf(org, contractId);
+        return chosen === there.agentId;
+      });
+      for (let n = 0; n < 6; n++) {
+        const { chosen, verdicts } = await targetOf(org, contractId);
+        expect(chosen).toBe(there.agentId);
+        expect(verdicts).toMatchObject([
+          { agent_id: there.agentId, why: "its turn" },
+          { agent_id: called.agentId, why: expect.stringContaining("more trusted") },
+          { agent_id: absent.agentId, why: expect.stringContaining("no instance of it is serving") },
+        ]);
+        const scores = verdicts.map(({ score }) => score);
+        expect([scores[0]! > scores[1]!, scores[1]! > scores[2]!, scores[2]! > 0]).toEqual([true, true, true]);
+      }
+      await instance.leave();
+      // The echo agent, though less trusted, is the only one that is there.
+      await eventually(async () => (await targetOf(org, contractId)).chosen === called.agentId);
+    });
+
+    test("those of whom none is there take turns, and the trace says that the task waits", async () => {
+      const org = await world.org();
+      const contractId = await contract(org);
+      const pullers = [await puller(org, contractId), await puller(org, contractId)];
+      const routes = [await targetOf(org, contractId), await targetOf(org, contractId)];
+      expect(routes.map(({ chosen }) => chosen).toSorted()).toEqual(pullers.map(({ agentId }) => agentId).toSorted());
+      expect(routes[0]!.verdicts[0]!.why).toMatch(/^its turn, though .* the task waits for it$/);
+    });
+
+    test("a stream that drains is not there for new tasks", async () => {
+      const org = await world.org();
+      const contractId = await contract(org);
+      const [draining, there] = [await puller(org, contractId), await puller(org, contractId)];
+      await using _ = serving(there.as);
+      await eventually(async () => (await targetOf(org, contractId)).chosen === there.agentId);
+      for await (const _ of draining.as.bus.serve({ drain: true, instance: "last" }));
+      expect((await targetOf(org, contractId)).chosen).toBe(there.agentId);
+      expect((await targetOf(org, contractId)).chosen).toBe(there.agentId);
+    });
   });
 });

@@ -4,6 +4,7 @@ import { timestampMs } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { followUp, maxLostLeases, nothingTried, type Tried } from "../src/bus/retry.ts";
 import { claimTasks } from "../src/bus/serve/claim.ts";
 import { duePulled, hasWaiting, heldBy, lockWaiting } from "../src/bus/serve/pulled-store.ts";
@@ -668,6 +669,37 @@ describe.each(dialects)("leases by a clock that is moved, on %s", (dialect) => {
       "OUTPUT_CHECKED",
       "COMPLETED",
     ]);
+  });
+
+  test("a task that an agent did not fetch in its day goes to the one that came meanwhile, and not to the same again", async () => {
+    const { clock, world } = await clockedWorld();
+    await using _ = world;
+    const { org, contractId, agent } = await pulling(world);
+    const other = await puller(org, contractId);
+    const third = await puller(org, contractId);
+    const { taskId, traceId } = await submit(org.admin, contractId, soon);
+    const waitsFor = async () => {
+      const steps = await eventsOf(org.admin, traceId);
+      return steps.filter(({ kind }) => kind === TraceEventKind.DISPATCHED).map(({ targetAgentId }) => targetAgentId);
+    };
+    await eventually(async () => (await waitsFor()).length === 1);
+    expect(await waitsFor()).toEqual([agent.agentId]);
+    clock.advance(24 * hourMs - 10_000);
+    await using one = serving(third.as, { leaseMs: hourMs, capacity: 100 });
+    // Until it is there.
+    await eventually(async () => {
+      await submit(org.admin, contractId, soon);
+      return one.deliveries.length > 0;
+    });
+    await passing(clock, 12_000, async () => (await waitsFor()).length === 2);
+    expect(await waitsFor()).toEqual([agent.agentId, third.agentId]);
+    const delivery = await eventually(() => {
+      clock.advance(20);
+      return one.deliveries.find(({ task }) => task!.taskId === taskId);
+    }, 10_000);
+    await respond(third.as, delivery);
+    expect(stateOf(await whenEnded(org.admin, taskId))).toBe("COMPLETED");
+    expect(other.agentId).not.toBe(third.agentId);
   });
 
   test("a deadline ends a task that waits, and one that is delivered", async () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { ChangeKind, EntryOrder } from "../gen/moltwire/memory/v1/memory_pb.ts";
 import type { SharedEntryChange } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { type Clients, dialects, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
@@ -395,6 +396,55 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     expect(await refusal(watch(other.as, { namespace: "plans" }, 1))).toMatchObject(denied);
     expect(await refusal(publish(other.as, "mine", "k", 1))).toMatchObject(denied);
     expect((await owner.as.sharedMemory.getSharedEntry(plans)).sharedEntry!.entry!.revision).toBe(2n);
+  });
+
+  test("agents of the outer tiers need a permit for what is not their own, and are not told what there is without one", async () => {
+    const home = await world.org();
+    const owner = await home.agent();
+    await publish(owner.as, "plans", "k", 1);
+    for (const trustTier of [TrustTier.EXTERNAL_PARTNER, TrustTier.PUBLIC_VENDOR]) {
+      const outer = await home.agent({ trustTier });
+      const { sharedMemory } = outer.as;
+      const own = unique("own");
+      const calls = (namespace: string) => [
+        sharedMemory.getSharedEntry({ namespace, key: "k" }),
+        sharedMemory.listSharedEntries({ namespace }),
+        watch(outer.as, { namespace }, 1),
+        publish(outer.as, namespace, "k", 2),
+        sharedMemory.deleteSharedEntry({ namespace, key: "k" }),
+      ];
+      // Whether there is such a namespace or not.
+      const told = async (namespace: string) => {
+        const found = await Promise.all(calls(namespace).map((call) => refusal(call)));
+        return found.map(({ code, reason, metadata: { trace_id, ...rest }, error }) =>
+          JSON.stringify([code, reason, rest, error.rawMessage]).replaceAll(namespace, "NAME"),
+        );
+      };
+      const said = await told("plans");
+      expect(said).toEqual(await told(own));
+      for (const one of said) expect(one).toContain("POLICY_DENIED");
+      expect((await sharedMemory.listSharedNamespaces({})).namespaces).toEqual([]);
+      const { decisions } = await outer.as.policies.listDecisions({ resource: { type: "Namespace", id: own } });
+      // The reads are one question.
+      expect(decisions.map(({ question }) => question!.action).toSorted()).toEqual([
+        "read_memory",
+        "write_memory",
+        "write_memory",
+      ]);
+      const mayRead = `permit (principal == Agent::"${outer.agentId}", action == Action::"read_memory", resource == Namespace::"plans");`;
+      await home.admin.policies.putPolicy({ policyId: `read-${trustTier}`, cedarText: mayRead });
+      expect((await sharedMemory.getSharedEntry({ namespace: "plans", key: "k" })).sharedEntry!.entry!.key).toBe("k");
+      expect((await sharedMemory.listSharedNamespaces({})).namespaces.map(({ namespace }) => namespace)).toEqual([
+        "plans",
+      ]);
+      const mayWrite = `permit (principal == Agent::"${outer.agentId}", action == Action::"write_memory", resource == Namespace::"${own}");`;
+      await home.admin.policies.putPolicy({ policyId: `write-${trustTier}`, cedarText: mayWrite });
+      await publish(outer.as, own, "k", 1);
+      await home.admin.policies.deletePolicy({ policyId: `write-${trustTier}` });
+      // It is its own now.
+      await publish(outer.as, own, "k", 2);
+      expect((await sharedMemory.getSharedEntry({ namespace: own, key: "k" })).sharedEntry!.entry!.revision).toBe(2n);
+    }
   });
 
   test("an agent owns at most a hundred namespaces, also when it makes them at once", async () => {

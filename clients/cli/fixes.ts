@@ -32,7 +32,8 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
     "register an agent with this capability and an endpoint, or enable one; --dry-run shows who was considered and why not",
   PAYLOAD_TOO_LARGE: "send less: pass a reference instead of the content",
   INVALID_POLICY: "correct the policy's text at that place",
-  POLICY_DENIED: "ask whoever keeps the policies; the trace tells which one decided",
+  POLICY_DENIED:
+    "ask whoever keeps the policies, with the ids of those that decided; PolicyService/TestPolicy answers the same question without doing anything",
   BUDGET_EXCEEDED: "wait until the budget starts anew, or have it raised",
   CIRCUIT_OPEN: "wait: the agent failed several times in a row and is left alone for a while",
   APPROVAL_REQUIRED: "have somebody approve it",

@@ -1,5 +1,5 @@
 import type { JsonObject } from "@bufbuild/protobuf";
-import { fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
+import { create, fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import {
   type AgentSchema,
@@ -8,6 +8,7 @@ import {
   type CircuitSchema,
   type Endpoint,
   EndpointSchema,
+  PullEndpointSchema,
   type TrustTier,
 } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import { Visibility } from "../../gen/moltwire/directory/v1/profile_pb.ts";
@@ -123,12 +124,19 @@ export type Wanted = {
   readonly fit: boolean;
 };
 
-/** An agent with its circuit, unless that is closed: then its columns are null. */
-export type CandidateRow = AgentRow & (CircuitRow | { readonly [Column in keyof CircuitRow]: null });
+/** An agent with its circuit, unless that is closed: then its columns are null. `serving_until_ms`: see {@link servingName}; null for one that does not pull. */
+export type CandidateRow = AgentRow & { readonly serving_until_ms: number | null } & (
+    | CircuitRow
+    | { readonly [Column in keyof CircuitRow]: null }
+  );
+
+/** The lease of an instance's open stream: as long as one of an agent runs, the agent is there. The name may hold anything. */
+export const servingName = (orgId: string, agentId: string, instance: string): string =>
+  `serving:${orgId}:${agentId}:${instance}`;
 
 /**
- * In the order of their ids; by the index on (org, capability). Their circuits come along by their key: a statement of its own would cost
- * every task a round trip.
+ * In the order of their ids; by the index on (org, capability). Their circuits come along by their key, and whether those that pull are there by the names
+ * of leases (`;` follows `:`): a statement of its own would cost every task a round trip.
  */
 export function agentsWithCapability(
   db: Queryable,
@@ -139,7 +147,10 @@ export function agentsWithCapability(
   const only = wanted.onlyAgentId ? sql`and c.agent_id = ${wanted.onlyAgentId}` : sql``;
   const takesTasks = sql`(a.disabled = 0 and a.endpoint is not null and a.trust_tier <= ${wanted.tier})`;
   return db.all<CandidateRow>(sql`
-    select ${qualified}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms
+    select ${qualified}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms,
+      case when a.endpoint = ${pullEndpoint} then (
+        select max(l.until_ms) from lease l
+        where l.name > 'serving:' || a.org_id || ':' || a.agent_id || ':' and l.name < 'serving:' || a.org_id || ':' || a.agent_id || ';') end as serving_until_ms
     from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
       left join agent_circuit ci on ci.org_id = a.org_id and ci.agent_id = a.agent_id and ci.state <> 1
     where c.org_id = ${orgId} and c.capability = ${wanted.capability} ${only} and ${wanted.fit ? takesTasks : sql`not ${takesTasks}`}
@@ -208,8 +219,14 @@ export function urlOf({ kind }: Endpoint): { readonly field: string; readonly ur
   return kind.case === "openai" ? { field: "openai.base_url", url: kind.value.baseUrl } : undefined;
 }
 
+/** The endpoint of those that pull, as it is stored. */
+const pullEndpoint = toJsonString(
+  EndpointSchema,
+  create(EndpointSchema, { kind: { case: "pull", value: create(PullEndpointSchema) } }),
+);
+
 /** Whether tasks wait for the agent to pull them. */
-export const pulls = (row: AgentRow): boolean => endpointOf(row)?.kind.case === "pull";
+export const pulls = (row: AgentRow): boolean => row.endpoint === pullEndpoint;
 
 export const breakerText = (settings: BreakerSettings | undefined): string =>
   settings ? toJsonString(BreakerSettingsSchema, settings) : "";

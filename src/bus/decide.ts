@@ -12,7 +12,7 @@ import { jsonBytes, jsonFault } from "./payload.ts";
 import { type Permit, permit, policyStep } from "./permit.ts";
 import type { Decided, Origin } from "./policy/decide-task.ts";
 import { resolveContract } from "./resolve.ts";
-import { route } from "./route.ts";
+import { type Route, type Ruling, route } from "./route.ts";
 import type { Violation } from "./schema/schema.ts";
 import type { Step } from "./trace-store.ts";
 import { inputViolations } from "./violations.ts";
@@ -71,7 +71,7 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     const contract = await checkContract(deciding);
     checkInput(deciding, contract);
     const choice = await chooseAgents(deciding, contract);
-    const permitted = await askPolicies(deciding, choice);
+    const permitted = await askPolicies(deciding, contract, choice);
     decisions.push(...permitted.decisions);
     if (permitted.refusal) throw permitted.refusal;
     const { agent, demand } = permitted;
@@ -169,6 +169,9 @@ type Choice = {
   readonly candidates: readonly [AgentRow, ...AgentRow[]];
   readonly blocked: readonly Blocked[];
   readonly toProbe: readonly AgentRow[];
+  /** What became of the contract's own agents and, where they are those, of its fallback's. */
+  readonly own: Route;
+  readonly fallback: Fallback | undefined;
 };
 
 /** The contract's own agents; those of a fallback if nothing but open circuits keeps the former from it. */
@@ -177,19 +180,20 @@ async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<
   const { orgId, wantedAgentId } = wish;
   if (wantedAgentId && !(await findAgent(db, orgId, wantedAgentId))) throw notFound("agent", wantedAgentId);
   const found = await route(db, { orgId, contract, wantedAgentId, turn, now });
-  const { candidates, blocked, considered, verdicts, toolless } = found;
+  const { candidates, blocked, considered, toolless } = found;
   const { capability } = contract;
   const fallback = candidates.length === 0 && blocked.length > 0 ? await firstFallback(deciding, contract) : undefined;
   const [first, ...others] = candidates.length > 0 ? candidates : (fallback?.candidates ?? []);
-  const under = fallback ? ` under ${fallback.contract.contract_id}@${fallback.contract.version}` : "";
-  const message = first
-    ? `${first.name} will do it${under}`
-    : `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
-  add(TraceEventKind.ROUTED, message, { capability, considered, candidates: [...verdicts] }, first?.agent_id);
   // Where there are fallbacks, those that may not try the agent go to them.
   // Tasks for agents that pull wait, and the first to be fetched tries it.
   const toProbe = contract.fallbacks === "[]" ? found.toProbe.filter((agent) => !pulls(agent)) : [];
-  if (first) return { contract: fallback?.contract ?? contract, candidates: [first, ...others], blocked, toProbe };
+  if (first) {
+    const chosen = { contract: fallback?.contract ?? contract, candidates: [first, ...others] } as const;
+    return { ...chosen, blocked, toProbe, own: found, fallback };
+  }
+  const verdicts = found.verdicts();
+  const message = `nobody can${blocked.length > 0 ? " now" : ""}: ${considered} with the capability ${capability}`;
+  add(TraceEventKind.ROUTED, message, { capability, considered, candidates: verdicts });
   if (toolless) throw toolless;
   if (blocked.length > 0) throw circuitRefusal(blocked, now);
   const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");
@@ -216,14 +220,41 @@ async function firstFallback(
   return undefined;
 }
 
-/** Policies, on the caller and on the tools of whoever would do the work. */
-async function askPolicies({ app, db, wish, now, add }: Deciding, choice: Choice): Promise<Permit> {
+/** Policies, on the caller and on the tools of whoever would do the work. Whom it is routed to is known by then, and told before what they said. */
+async function askPolicies(
+  { app, db, wish, now, add }: Deciding,
+  { capability }: ContractRow,
+  choice: Choice,
+): Promise<Permit> {
   const { orgId, callerAgentId, origin, grantId } = wish;
   const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
   if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
   const asking = { orgId, caller, contract: choice.contract, origin, grantId, now };
   const permitted = await permit(app, db, asking, choice.candidates);
+  const agent = permitted.refusal ? undefined : permitted.agent;
+  const routed = routedStep(choice, { permitted: agent, refusedBy: permitted.refusedBy });
+  add(TraceEventKind.ROUTED, routed.message, { capability, ...routed.details }, agent?.agent_id);
   const { message, details } = policyStep(permitted);
-  add(TraceEventKind.POLICY_DECIDED, message, details, permitted.refusal ? undefined : permitted.agent.agent_id);
+  add(TraceEventKind.POLICY_DECIDED, message, details, agent?.agent_id);
   return permitted;
+}
+
+/** What the trace says of who does it, and why not the others. */
+function routedStep({ own, fallback, candidates }: Choice, ruling: Ruling) {
+  const { contract_id, version = "" } = fallback?.contract ?? {};
+  const under = fallback ? ` under ${contract_id}@${version}` : "";
+  const message = ruling.permitted
+    ? `${ruling.permitted.name} will do it${under}`
+    : `policies let none of ${candidates.length} do it${under}`;
+  const details: JsonObject = { considered: own.considered, candidates: own.verdicts(fallback ? undefined : ruling) };
+  if (fallback) {
+    const { considered, verdicts } = fallback;
+    details.fallback = {
+      contract_id: contract_id!,
+      contract_version: version,
+      considered,
+      candidates: verdicts(ruling),
+    };
+  }
+  return { message, details };
 }

@@ -4,14 +4,14 @@ import type { Queryable } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import type { ContractRef, ContractRow } from "./contract-store.ts";
 import { resolveContract } from "./resolve.ts";
-import { type Candidates, candidatesFor, type RouteQuery } from "./route.ts";
+import { type Route, type RouteQuery, route } from "./route.ts";
 import { inputViolations } from "./violations.ts";
 
 /** What a fallback is to do, and for whom to look. */
 export type FallbackWish = Omit<RouteQuery, "contract"> & { readonly input: JsonValue };
 
 /** A contract that can stand in for another, and the agents that can do it now, at least one. */
-export type Fallback = Candidates & { readonly contract: ContractRow };
+export type Fallback = Route & { readonly contract: ContractRow };
 
 /** The fallback's version and its agents, if it takes this input and somebody can do it now. */
 export async function usableFallback(
@@ -27,7 +27,7 @@ export async function usableFallback(
       contract.approval_required === 0 &&
       inputViolations(app, contract, wish.input).length === 0;
     if (!fits) return undefined;
-    const found = await candidatesFor(db, { ...wish, contract });
+    const found = await route(db, { ...wish, contract });
     return found.candidates.length > 0 ? { ...found, contract } : undefined;
   } catch (error) {
     if (error instanceof Fault) return undefined;

@@ -8,9 +8,8 @@ import type { Demand } from "./approval/gate.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { type Decided, decideInvoke, decideTools, type Origin, policyDenied } from "./policy/decide-task.ts";
 
-/** How many agents policies are asked about for one task, and how many of those that they refuse are written into the decision log. */
-const maxAsked = 50;
-const maxRefusalsKept = 5;
+/** Of how many of the agents that policies refuse for one task the decisions are written into the decision log. Asked is about each that routing found. */
+const maxRefusalsKept = 50;
 
 /** Who asks for what. */
 export type Asking = {
@@ -29,24 +28,23 @@ export type Permit = { readonly decisions: readonly Decided[] } & (
   | { readonly refusal: Fault }
 );
 
-/** The first of the agents that policies let do it. With none, the refusal tells of the first. */
+/** The first of the agents that policies let do it, and why not those before it, by their ids. With none, the refusal tells of the first. */
 export async function permit(
   app: App,
   db: Queryable,
   asking: Asking,
   candidates: readonly [AgentRow, ...AgentRow[]],
-): Promise<Permit> {
-  const refused: (Permit & { readonly refusal: Fault })[] = [];
-  for (const agent of candidates.slice(0, maxAsked)) {
+): Promise<Permit & { readonly refusedBy: ReadonlyMap<string, Fault> }> {
+  const refusedBy = new Map<string, Fault>();
+  const decisions: Decided[] = [];
+  for (const agent of candidates) {
     const one = await permitAgent(app, db, asking, agent);
-    if (one.refusal) refused.push(one);
-    else return { ...one, decisions: [...logged(refused), ...one.decisions] };
+    if (!one.refusal) return { ...one, decisions: [...decisions, ...one.decisions], refusedBy };
+    if (refusedBy.size < maxRefusalsKept) decisions.push(...one.decisions);
+    refusedBy.set(agent.agent_id, one.refusal);
   }
-  return { refusal: refused[0]!.refusal, decisions: logged(refused) };
+  return { refusal: refusedBy.get(candidates[0].agent_id)!, decisions, refusedBy };
 }
-
-const logged = (refused: readonly Permit[]): Decided[] =>
-  refused.slice(0, maxRefusalsKept).flatMap(({ decisions }) => decisions);
 
 /** What policies say to one agent. */
 export async function permitAgent(app: App, db: Queryable, asking: Asking, agent: AgentRow): Promise<Permit> {

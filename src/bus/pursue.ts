@@ -61,7 +61,7 @@ export async function tryContracts(hands: Hands, run: Run, turn: number, resume?
     if (index < begin.tried.step) continue;
     const fallback = await usableFallback(app, app.db.query, { ...wish, now: app.clock.now() }, ref);
     if (!fallback) continue;
-    if (!(await settleFallback(app, run, fallback.contract, failure.last))) throw new LetGo("no longer held");
+    if (!(await settleFallback(app, run, fallback, failure.last))) throw new LetGo("no longer held");
     failure = await tryContract(hands, run, fallback.contract, fallback, nothingTried(turn, index + 1));
   }
   if (!failure) return;
@@ -78,6 +78,22 @@ const decidedFirst = ({ candidates, ...rest }: Candidates, agentId: string): Can
   return { candidates: [...first, ...others], ...rest };
 };
 
+/**
+ * As it went on: those that were tried before it was left to an agent that pulls keep their places, whoever is there by now, so that none is gone back to, and the
+ * next one is the best of the others.
+ */
+function resumed(found: Candidates, tried: Tried): { readonly found: Candidates; readonly tried: Tried } {
+  const { passed = [] } = tried;
+  const byId = new Map(found.candidates.map((agent) => [agent.agent_id, agent]));
+  const gone = passed.slice(0, tried.agent).filter((id) => !byId.has(id)).length;
+  const before = passed.flatMap((id) => byId.get(id) ?? []);
+  const others = found.candidates.filter((agent) => !before.includes(agent));
+  return {
+    found: { ...found, candidates: [...before, ...others] },
+    tried: { ...tried, agent: tried.agent - gone },
+  };
+}
+
 /** The only agent that may do it: the one that was approved, or the one that the caller insists on. */
 const boundAgent = (task: TaskRow): string => (task.approval_id ? task.target_agent_id : task.wanted_agent_id);
 
@@ -93,9 +109,10 @@ const wishOf = ({ task, input }: Run, turn: number) => ({
 /** The contract with which the work begins or goes on. */
 async function beginContract(hands: Hands, run: Run, begin: Resume): Promise<Failure | undefined> {
   const { app } = run;
-  const { contract, tried, waitMs } = begin;
+  const { contract, waitMs } = begin;
   if (begin.failure) return { fault: begin.failure, nextAllowed: true };
-  const found = await candidatesFor(app.db.query, { ...wishOf(run, tried.turn), contract, now: app.clock.now() });
+  const query = { ...wishOf(run, begin.tried.turn), contract, now: app.clock.now() };
+  const { found, tried } = resumed(await candidatesFor(app.db.query, query), begin.tried);
   if (begin.unfetched && tried.agent >= found.candidates.length)
     return { fault: notFetched(contract), nextAllowed: true };
   if (waitMs > 0) await app.clock.sleep(untilDeadline(run, waitMs), run.signal);
@@ -134,7 +151,8 @@ async function tryContract(
     }
     const first = tried.agent === 0 && contract.contract_id === run.task.contract_id;
     const decided = first && chosen.agent_id === run.decidedAgentId;
-    const last = await attemptUnlessShut(run, contract, agent, decided, tried).finally(release);
+    const passed = candidates.slice(0, tried.agent + 1).map(({ agent_id }) => agent_id);
+    const last = await attemptUnlessShut(run, contract, agent, decided, { ...tried, passed }).finally(release);
     if (!last) return undefined;
     shut.delete(chosen.agent_id);
     if (last === "gone" || last instanceof CircuitOpen || "refused" in last) {

@@ -29,6 +29,8 @@ export type Tried = {
   readonly step: number;
   /** Which of the contract's agents is next, counted on through all rounds. */
   readonly agent: number;
+  /** The ids of those that were before it, and its own, in their order; not set while it never waited to be pulled. */
+  readonly passed?: readonly string[];
   readonly retries: number;
   readonly lostLeases: number;
 };

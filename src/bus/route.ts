@@ -2,12 +2,13 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
 import { Fault } from "../errors.ts";
-import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent } from "./agent-store.ts";
+import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent, pulls } from "./agent-store.ts";
 import { admission, type Circuit, closedCircuit, retryAt } from "./circuit/circuit.ts";
 import { toCircuit } from "./circuit/circuit-store.ts";
 import { stateName } from "./circuit/conduct.ts";
 import type { Blocked } from "./circuit/refusal.ts";
 import type { ContractRow } from "./contract-store.ts";
+import { howToAsk } from "./policy/decide-task.ts";
 import { inTurn } from "./weights.ts";
 
 /** How many fit agents of one capability take turns. */
@@ -40,21 +41,30 @@ export type Candidates = {
   readonly toProbe: readonly AgentRow[];
   /** Who might, were it not for an open circuit. */
   readonly blocked: readonly Blocked[];
+  /** Those of the candidates that pull and have no instance that is serving: they come after the others. */
+  readonly absent: ReadonlySet<AgentRow>;
+};
+
+/** Whom policies let do it, if anybody yet, and why not others, by their ids. */
+export type Ruling = {
+  readonly permitted: AgentRow | undefined;
+  readonly refusedBy: ReadonlyMap<string, Pick<Fault, "message">>;
 };
 
 /** Who may do a task, and what became of each agent that was considered. */
 export type Route = Candidates & {
   readonly considered: number;
-  readonly verdicts: readonly JsonObject[];
+  /** What became of each, at most {@link maxNamed}, once policies were asked; without a ruling they are yet to be. */
+  readonly verdicts: (ruling?: Ruling) => JsonObject[];
   /** When agents were considered and nothing but tools keeps any of them from it. */
   readonly toolless: Fault | undefined;
 };
 
-type Judged = { readonly agent: AgentRow; readonly circuit: Circuit; readonly why: string | undefined };
+type Judged = { readonly agent: CandidateRow; readonly circuit: Circuit; readonly why: string | undefined };
 
 /**
  * The agents of the organisation that have the contract's capability and may do it, or only the one that the caller wants: those whose circuit
- * lets them be called, the most trusted tier first, and of equals by turns, each as often as its weight says.
+ * lets them be called, those that pull and are not there last, the most trusted tier first, and of equals by turns, each as often as its weight says.
  */
 export const candidatesFor = async (db: Queryable, query: RouteQuery): Promise<Candidates> =>
   inOrder(judge(await fitAgents(db, query, true), query), query);
@@ -64,11 +74,10 @@ export async function route(db: Queryable, query: RouteQuery): Promise<Route> {
   const usable = judge(await fitAgents(db, query, true), query);
   const others = judge(await fitAgents(db, query, false), query);
   const found = inOrder(usable, query);
-  const verdicts = [...verdictsOn(found, query.now), ...refused([...usable, ...others])].slice(0, maxNamed);
   return {
     ...found,
     considered: usable.length + others.length,
-    verdicts,
+    verdicts: (ruling) => named([...verdictsOn(found, query.now, ruling), ...refused([...usable, ...others])]),
     toolless: others.length === 0 ? toolless(usable, query.contract) : undefined,
   };
 }
@@ -109,27 +118,66 @@ function inOrder(judged: readonly Judged[], { turn, now, taskId }: RouteQuery): 
   const { callable = [], blocked = [] } = Object.groupBy(able, ({ circuit }) =>
     admission(circuit, now, taskId) === "none" ? "blocked" : "callable",
   );
-  const tiers = Map.groupBy(callable, ({ agent }) => agent.trust_tier);
-  const candidates = [...tiers.keys()]
+  const agents = callable.map(({ agent }) => agent);
+  const absent = new Set(agents.filter((agent) => pulls(agent) && (agent.serving_until_ms ?? 0) <= now));
+  const there = absent.size === 0 ? agents : agents.filter((agent) => !absent.has(agent));
+  const candidates = [...byTier(there, turn), ...byTier([...absent], turn)];
+  const isClosed = callable.some(({ circuit }) => admission(circuit, now) === "call");
+  return { candidates, toProbe: isClosed ? [] : candidates, blocked, absent };
+}
+
+function byTier(agents: readonly CandidateRow[], turn: number): CandidateRow[] {
+  const tiers = Map.groupBy(agents, (agent) => agent.trust_tier);
+  return [...tiers.keys()]
     .toSorted((a, b) => a - b)
     .flatMap((tier) => {
-      const equals = tiers.get(tier)!.map(({ agent }) => agent);
+      const equals = tiers.get(tier)!;
       const weights = equals.map(({ weight }) => weight);
       return inTurn(weights, turn).map((index) => equals[index]!);
     });
-  const isClosed = callable.some(({ circuit }) => admission(circuit, now) === "call");
-  return { candidates, toProbe: isClosed ? [] : candidates, blocked };
 }
 
-/** On those that might do it: a higher score goes first. */
-function verdictsOn({ candidates, blocked }: Candidates, now: number): JsonObject[] {
-  const [first] = candidates;
+/** On those that might do it: a higher score goes first. Whom policies refuse has none. */
+function verdictsOn(
+  { candidates, blocked, absent }: Candidates,
+  now: number,
+  ruling: Ruling | undefined,
+): JsonObject[] {
+  const { permitted, refusedBy } = ruling ?? { permitted: undefined, refusedBy: new Map() };
   const found = candidates.map((agent, place) => {
-    const lost = agent.trust_tier === first!.trust_tier ? "another's turn" : "one of a more trusted tier goes first";
-    const why = place === 0 ? "its turn" : `fits; ${lost}`;
-    return verdict(agent, why, scoreOf(agent, place, candidates.length), place === 0);
+    const refusal = refusedBy.get(agent.agent_id);
+    if (refusal) return verdict(agent, `policies refuse it: ${shorten(refusal.message)}`);
+    const score = scoreOf(agent, place, candidates.length) / (absent.has(agent) ? absentDivisor : 1);
+    if (agent === permitted) return verdict(agent, turnOf(place, absent.has(agent)), score, true);
+    const first = permitted ?? candidates[0]!;
+    return verdict(agent, agent === first ? "goes first" : `fits; ${whyAfter(agent, first, absent)}`, score);
   });
-  return [...found, ...blocked.map(({ agent, circuit }) => verdict(agent, whyBlocked(circuit, now)))];
+  const score = (one: JsonObject) => one.score as number;
+  return [
+    ...found.toSorted((a, b) => score(b) - score(a)),
+    ...blocked.map(({ agent, circuit }) => verdict(agent, whyBlocked(circuit, now))),
+  ];
+}
+
+const turnOf = (place: number, absent: boolean): string => {
+  const turn = place === 0 ? "its turn" : "the first that policies let do it";
+  return absent ? `${turn}, though ${notServing}: the task waits for it` : turn;
+};
+
+/** Why an agent comes after the first. */
+function whyAfter(agent: AgentRow, first: AgentRow, absent: ReadonlySet<AgentRow>): string {
+  if (absent.has(agent) && !absent.has(first)) return `${notServing}: those that are there go first`;
+  return agent.trust_tier > first.trust_tier ? "one of a more trusted tier goes first" : "another's turn";
+}
+
+const notServing = "it pulls and no instance of it is serving";
+const shorten = (text: string): string => (text.length > 300 ? `${text.slice(0, 299)}…` : text);
+
+/** The first, and the one that was chosen if it is not among them. */
+function named(verdicts: readonly JsonObject[]): JsonObject[] {
+  const shown = verdicts.slice(0, maxNamed);
+  const chosen = verdicts.slice(maxNamed).find((one) => one.chosen);
+  return chosen ? [...shown.slice(0, -1), chosen] : shown;
 }
 
 /** On those that may not. */
@@ -143,6 +191,9 @@ const verdict = (agent: AgentRow, why: string, score = 0, chosen = false): JsonO
   score,
   why,
 });
+
+/** So that the best of those that are not there comes after the last of those that are. */
+const absentDivisor = 10_000;
 
 /** A hundred for each tier of trust, and within it up to a hundred for how soon it is its turn; 0 is for those that cannot. */
 const scoreOf = (agent: AgentRow, place: number, of: number): number =>
@@ -183,13 +234,9 @@ function toolless(usable: readonly Judged[], contract: ContractRow): Fault | und
   const tool = first && missingTool(first.agent, contract);
   if (!tool || usable.some(({ agent }) => missingTool(agent, contract) === undefined)) return undefined;
   const { name, agent_id } = first.agent;
-  const message = `${name} may not use the tool ${tool}, which ${contract.contract_id} needs: add it to its allowed_tools with UpdateAgent`;
-  return new Fault("POLICY_DENIED", message, {
-    policy_ids: "builtin/allowed-tools",
-    action: "use_tool",
-    tool,
-    agent_id,
-  });
+  const { hint, metadata } = howToAsk({ type: "Agent", id: agent_id }, "use_tool", { type: "Tool", id: tool });
+  const message = `${name} may not use the tool ${tool}, which ${contract.contract_id} needs: add it to its allowed_tools with UpdateAgent. ${hint}`;
+  return new Fault("POLICY_DENIED", message, { policy_ids: "builtin/allowed-tools", ...metadata, tool, agent_id });
 }
 
 export const tierName = (tier: number): string =>

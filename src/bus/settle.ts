@@ -11,6 +11,7 @@ import type { Verdict } from "./circuit/circuit.ts";
 import { verdictOf } from "./circuit/verdict.ts";
 import { concludeAttempt, concludeTask, type HeldTask, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
+import type { Fallback } from "./fallback.ts";
 import { jsonBytes } from "./payload.ts";
 import { persist } from "./persist.ts";
 import { type Piece, recordPieces } from "./piece-store.ts";
@@ -118,18 +119,15 @@ export function attemptFailed(
 export const settleFallback = (
   app: App,
   held: HeldTask,
-  contract: ContractRow,
+  { contract, considered, verdicts }: Fallback,
   last: FailedAttempt | undefined,
 ): Promise<boolean> =>
   persist(app, (tx) => {
     const timeMs = app.clock.now();
-    const { contract_id, version } = contract;
-    const fallback: Step = {
-      kind: TraceEventKind.FALLBACK,
-      timeMs,
-      message: `falls back to ${contract_id}@${version}`,
-      details: { contract_id, contract_version: version },
-    };
+    const { contract_id, version, capability } = contract;
+    const details = { contract_id, contract_version: version, capability, considered, candidates: verdicts() };
+    const message = `falls back to ${contract_id}@${version}`;
+    const fallback: Step = { kind: TraceEventKind.FALLBACK, timeMs, message, details };
     const failed = last ? [failedStep(timeMs, last, "fallback", 0)] : [];
     return concludeAttempt(tx, app, held, last && outcomeOf(last), timeMs, [...failed, fallback]);
   });

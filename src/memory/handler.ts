@@ -8,6 +8,7 @@ import type {
 } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import type { App } from "../app.ts";
 import { lockAgent } from "../bus/agent-store.ts";
+import { asked, type Keeping, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import type { Tx } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { command } from "../rpc/command.ts";
@@ -26,29 +27,34 @@ import { logReader, toChange } from "./watch.ts";
 import { batchWish, deleteWish, placeOf, type SetWish, setWish } from "./wish.ts";
 
 export const memoryHandler = (app: App): ServiceImpl<typeof MemoryService> => ({
-  setEntry: command(app, async (req, { tx, orgId, caller, now }) => {
+  setEntry: command(app, async (req, given) => {
+    const { tx, orgId, caller, now } = given;
     const wish = setWish(req.write!, "write");
-    const held = written(await changeOne(app, tx, wish, useOf(orgId, caller, req.agentId, "write_memory", now)));
+    const held = written(
+      await changeOne(app, tx, keepingOf(app, given), wish, useOf(orgId, caller, req.agentId, "write_memory", now)),
+    );
     const { description, tags } = wish.content;
     return { entry: writtenEntry(wish.place, held, { description, tags }) };
   }),
 
-  getEntry: query(app, async (req, { db, orgId, caller, now }) => {
+  getEntry: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const place = placeOf(req, "");
     const use = useOf(orgId, caller, req.agentId, "read_memory", now);
     const found = await findOwnerAndEntry(db, orgId, use.agentId, place, true);
-    (await decideUse(app, db, use, found)).refuse([place.namespace]);
+    await (await decideUse(app, readKeepingOf(app, given), use, found)).refuse([place.namespace]);
     const row = present(found, now);
     if (!row) throw notFound("entry", place.key);
     return { entry: toEntry(app.vault, ownMemory(use), row) };
   }),
 
-  listEntries: query(app, async (req, { db, orgId, caller, now }) => {
+  listEntries: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const namespace = req.namespace || defaultNamespace;
     const use = useOf(orgId, caller, req.agentId, "read_memory", now);
     // Before the entries: what changes meanwhile is told to who watches after it.
     const owner = await findOwner(db, orgId, use.agentId);
-    (await decideUse(app, db, use, owner)).refuse([namespace]);
+    await (await decideUse(app, readKeepingOf(app, given), use, owner)).refuse([namespace]);
     const memory = ownMemory(use);
     const listed = { namespace, publicOnly: false, now };
     const { rows, nextPageToken } = await pageOfEntries(app, db, memory, ["ListEntries"], req, listed);
@@ -56,18 +62,22 @@ export const memoryHandler = (app: App): ServiceImpl<typeof MemoryService> => ({
     return { entries, nextPageToken, revision: BigInt(owner?.head ?? 0) };
   }),
 
-  deleteEntry: command(app, async (req, { tx, orgId, caller, now }) => {
+  deleteEntry: command(app, async (req, given) => {
+    const { tx, orgId, caller, now } = given;
     const wish = deleteWish(req, "");
-    const outcome = await changeOne(app, tx, wish, useOf(orgId, caller, req.agentId, "write_memory", now));
+    const use = useOf(orgId, caller, req.agentId, "write_memory", now);
+    const outcome = await changeOne(app, tx, keepingOf(app, given), wish, use);
     const { revision } = done(outcome);
     return { deleted: revision > 0, revision: BigInt(revision) };
   }),
 
-  batchGetEntries: query(app, async (req, { db, orgId, caller, now }) => {
+  batchGetEntries: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const places = req.keys.map((key, n) => placeOf(key, `keys[${n}]`));
     const use = useOf(orgId, caller, req.agentId, "read_memory", now);
     const owner = await findOwner(db, orgId, use.agentId);
-    (await decideUse(app, db, use, owner)).refuse(places.map(({ namespace }) => namespace));
+    const { refuse } = await decideUse(app, readKeepingOf(app, given), use, owner);
+    await refuse(places.map(({ namespace }) => namespace));
     const memory = ownMemory(use);
     const rows = await readPlaces(db, memory, places, true);
     const entries = rows.map((row) => present(row, now)).filter((row) => row !== undefined);
@@ -78,31 +88,36 @@ export const memoryHandler = (app: App): ServiceImpl<typeof MemoryService> => ({
     return { results, revision: BigInt(rows[0]?.head ?? 0) };
   }),
 
-  batchSetEntries: command(app, async (req, { tx, orgId, caller, now }) => {
+  batchSetEntries: command(app, async (req, given) => {
+    const { tx, orgId, caller, now } = given;
     const wishes = req.changes.map((change, n) => unlessAlone(req.atomic, () => batchWish(change, `changes[${n}]`)));
     const use = useOf(orgId, caller, req.agentId, "write_memory", now);
     const namespaces = req.changes.map(({ change }) => change.value!.namespace || defaultNamespace);
-    (await decideUse(app, tx, use, await findOwner(tx, orgId, use.agentId))).refuse(namespaces);
+    const owner = await findOwner(tx, orgId, use.agentId);
+    await (await decideUse(app, keepingOf(app, given), use, owner)).refuse(namespaces);
     const memory = ownMemory(use);
     const create = () => createOwn(tx, use);
     const outcomes = await changeMemory(tx, app, { memory, wishes, now, atomic: req.atomic, create });
     return { results: outcomes.map(toResult) };
   }),
 
-  watchEntries: feed(app, async (req, { db, orgId, caller }) => {
+  watchEntries: feed(app, async (req, given) => {
+    const { db, orgId, caller } = given;
     type Message = MessageInitShape<typeof WatchEntriesResponseSchema>;
     const { namespace, prefix, afterRevision } = req;
     const useNow = () => useOf(orgId, caller, req.agentId, "read_memory", app.clock.now());
     const agentId = agentOf(caller, req.agentId);
-    const look = async () => decideUse(app, db, useNow(), await findOwner(db, orgId, agentId));
-    (await look()).refuse([namespace || defaultNamespace]);
+    const keeping = readKeepingOf(app, given);
+    const look = async (by: Keeping) => decideUse(app, by, useNow(), await findOwner(db, orgId, agentId));
+    await (await look(keeping)).refuse([namespace || defaultNamespace]);
     const memory = { orgId, memoryId: agentId };
     return logReader<Message>(app, {
       ...{ memory, namespace, prefix, afterRevision },
       async messagesOf(changes) {
-        const use = await look();
-        if (namespace) use.refuse([namespace]);
-        const seen = changes.filter((change) => use.permits(change.namespace));
+        const use = await look(asked(keeping));
+        if (namespace) await use.refuse([namespace]);
+        const permitted = await use.permits(changes.map((change) => change.namespace));
+        const seen = changes.filter((change) => permitted.has(change.namespace));
         return seen.map((row) => ({
           revision: BigInt(row.revision),
           event: { case: "change", value: toChange(app, memory, row) },
@@ -143,9 +158,15 @@ async function createOwn(tx: Tx, { orgId, agentId, now }: Use): Promise<void> {
 }
 
 /** One write or deletion, which fails as a whole. */
-async function changeOne(app: App, tx: Tx, wish: SetWish | ReturnType<typeof deleteWish>, use: Use): Promise<Outcome> {
+async function changeOne(
+  app: App,
+  tx: Tx,
+  keeping: Keeping,
+  wish: SetWish | ReturnType<typeof deleteWish>,
+  use: Use,
+): Promise<Outcome> {
   const found = await findOwnerAndEntry(tx, use.orgId, use.agentId, wish.place, false);
-  (await decideUse(app, tx, use, found)).refuse([wish.place.namespace]);
+  await (await decideUse(app, keeping, use, found)).refuse([wish.place.namespace]);
   const undertaking = { memory: ownMemory(use), wishes: [wish], now: use.now, atomic: true };
   const create = () => createOwn(tx, use);
   const [outcome] = await changeMemory(tx, app, { ...undertaking, state: stateOf([found!]), create });

@@ -1,8 +1,8 @@
 /** Whose memory a call is about, and whether the caller may use it. */
 import type { App } from "../app.ts";
 import { findAgent } from "../bus/agent-store.ts";
-import { policyDenied } from "../bus/policy/decide-task.ts";
 import { type AgentFacts, agentEntity, entityRef, orgEntity, ownedEntity } from "../bus/policy/entity.ts";
+import { type Keeping, settle } from "../bus/policy/keeping.ts";
 import { type Queryable, type Sql, sql } from "../db/db.ts";
 import { badField, notFound } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
@@ -61,17 +61,19 @@ export type Use = {
 
 /**
  * Whether the policies permit the use in each of the namespaces. Where one is denied, `refuse` throws: POLICY_DENIED to the agent itself and to
- * administrators; to any other agent NOT_FOUND, as for an agent that does not exist. That is thrown at once when there is none.
+ * administrators; to any other agent NOT_FOUND, as for an agent that does not exist. That is thrown at once when there is none. Its decisions are kept; `permits`
+ * sifts what a call shows.
  */
 export async function decideUse(
   app: App,
-  db: Queryable,
+  keeping: Keeping,
   { orgId, caller, agentId, action, now }: Use,
   owner: OwnerRow | undefined,
 ): Promise<{
-  readonly permits: (namespace: string) => boolean;
-  readonly refuse: (namespaces: Iterable<string>) => void;
+  readonly permits: (namespaces: Iterable<string>) => Promise<ReadonlySet<string>>;
+  readonly refuse: (namespaces: Iterable<string>) => Promise<void>;
 }> {
+  const { db } = keeping;
   const missing = () => notFound("agent", agentId);
   if (!owner) throw missing();
   const ownerEntity = agentEntity(owner);
@@ -80,23 +82,27 @@ export async function decideUse(
   if (!seesWholeOrg(caller) && !itself && !asking) throw missing();
   const principal = seesWholeOrg(caller) ? orgEntity(orgId) : asking ? agentEntity(asking) : ownerEntity;
   const set = await app.policies.at(db, orgId, owner.policy_revision);
+  const attributes = { owner: entityRef("Agent", agentId) };
   const decide = (namespace: string) => {
     const question = {
       principal,
       action,
-      resource: ownedEntity("Namespace", namespace, orgId, { owner: entityRef("Agent", agentId) }),
+      // As people name it, also to TestPolicy: a name alone is a shared one's.
+      resource: { ...ownedEntity("Namespace", namespace, orgId, attributes), id: `${agentId}/${namespace}` },
       context: { tokens: 0, origin: "bus", time: { ms: now } },
       related: [ownerEntity],
     };
     return { question, answer: app.policies.answer(set, question) };
   };
   return {
-    permits: (namespace) => decide(namespace).answer.verdict === "ALLOW",
-    refuse(namespaces) {
-      for (const namespace of new Set(namespaces)) {
-        const decided = decide(namespace);
-        if (decided.answer.verdict !== "ALLOW") throw asking ? missing() : policyDenied(decided);
-      }
+    async permits(namespaces) {
+      const decisions = [...new Set(namespaces)].map((namespace) => [namespace, decide(namespace)] as const);
+      await keeping.note(decisions.map(([, decided]) => decided));
+      return new Set(decisions.flatMap(([name, { answer }]) => (answer.verdict === "ALLOW" ? [name] : [])));
+    },
+    async refuse(namespaces) {
+      for (const namespace of new Set(namespaces))
+        await settle(keeping, decide(namespace), asking ? missing() : undefined);
     },
   };
 }

@@ -8,13 +8,14 @@ import type {
 } from "../../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import type { App } from "../app.ts";
 import { findAgent, lockAgent } from "../bus/agent-store.ts";
-import type { Queryable, Tx } from "../db/db.ts";
-import { badField, Fault, notFound } from "../errors.ts";
+import { asked, type Keeping, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
+import type { Tx } from "../db/db.ts";
+import { badField, type Fault, notFound } from "../errors.ts";
+import { readVisible } from "../queue/page.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { type Command, command } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
-import { readPage } from "../rpc/page.ts";
-import { query } from "../rpc/query.ts";
+import { type Query, query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { across, type Looked } from "./across.ts";
 import { changeMemory } from "./change.ts";
@@ -22,10 +23,10 @@ import { done, written } from "./handler.ts";
 import { maxNamespacesPerAgent } from "./limits.ts";
 import { pageOfEntries } from "./list.ts";
 import { type EntryMessage, toEntry, writtenEntry } from "./message.ts";
-import { agentOf, type Use } from "./owner.ts";
+import { agentOf } from "./owner.ts";
 import { emptyHead, type Outcome, quotaExceeded } from "./plan.ts";
 import { cursorsOf, shown, startOf } from "./shared-foreign.ts";
-import { refuseForbidden } from "./shared-policy.ts";
+import { checkShared, refuseOther, showsShared } from "./shared-policy.ts";
 import {
   countNamespaces,
   findNamespace,
@@ -50,26 +51,31 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   }),
 
   getSharedEntry: across((looked) =>
-    query(app, async (req, { db, caller, now, orgId: own }) => {
-      const { orgId, foreign } = looked(own);
+    query(app, async (req, given) => {
+      const { db, now } = given;
+      const { orgId, foreign } = looked(given.orgId);
       const found = await findSharedEntry(db, orgId, placeOf(req, ""), true);
       const row = present(found, now);
+      if (!foreign) await mayRead(app, given, req.namespace, found?.owner_agent_id);
       if (!found || !row || (foreign && row.public === 0)) throw notFound("shared entry", req.key);
-      await mayRead(app, db, { orgId, foreign }, req.namespace, { caller, agentId: found.owner_agent_id, now });
       const entry = shown(foreign, toEntry(app.vault, { orgId, memoryId: found.memory_id }, row));
       return { sharedEntry: toShared(orgId, found.owner_agent_id, entry, row.public !== 0) };
     }),
   ),
 
   listSharedNamespaces: across((looked) =>
-    query(app, async (req, { db, orgId: own }) => {
-      const { orgId, foreign } = looked(own);
+    query(app, async (req, given) => {
+      const { db, caller, now } = given;
+      const { orgId, foreign } = looked(given.orgId);
       const filter = { ownerAgentId: req.ownerAgentId, publicOnly: foreign };
-      const page = await readPage(
+      const keeping = readKeepingOf(app, given);
+      const page = await readVisible(
         app.cursors,
         ["ListSharedNamespaces", orgId, req.ownerAgentId, String(foreign)],
         req,
         (after, limit) => listNamespaces(db, orgId, filter, after, limit),
+        async ({ name: namespace, agent_id: agentId }) =>
+          foreign || showsShared(app, keeping, { orgId, caller, agentId, action: "read_memory", namespace, now }),
         ({ name }) => [name],
       );
       return { namespaces: page.rows.map((row) => toNamespace(row, foreign)), nextPageToken: page.nextPageToken };
@@ -77,10 +83,10 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   ),
 
   listSharedEntries: across((looked) =>
-    query(app, async (req, { db, caller, now, orgId: own }) => {
-      const { orgId, foreign } = looked(own);
-      const found = await namespaceFor(db, { orgId, foreign }, req.namespace);
-      await mayRead(app, db, { orgId, foreign }, req.namespace, { caller, agentId: found.agent_id, now });
+    query(app, async (req, given) => {
+      const { db, now } = given;
+      const { orgId, foreign } = looked(given.orgId);
+      const found = await namespaceFor(app, given, { orgId, foreign }, req.namespace);
       const memory = { orgId, memoryId: found.memory_id };
       const listed = { namespace: req.namespace, publicOnly: foreign, now };
       const scope = ["ListSharedEntries", String(foreign)];
@@ -100,11 +106,11 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
   }),
 
   watchSharedEntries: across((looked) =>
-    feed(app, async (req, { db, caller, orgId: own }) => {
+    feed(app, async (req, given) => {
       type Message = MessageInitShape<typeof WatchSharedEntriesResponseSchema>;
-      const { orgId, foreign } = looked(own);
+      const { orgId, foreign } = looked(given.orgId);
       const { namespace, prefix } = req;
-      const found = await namespaceFor(db, { orgId, foreign }, namespace);
+      const found = await namespaceFor(app, given, { orgId, foreign }, namespace);
       const memory = { orgId, memoryId: found.memory_id };
       const cursors = cursorsOf(app, memory);
       const afterRevision = startOf(req, foreign, cursors.decode);
@@ -112,14 +118,11 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
         revision: BigInt(foreign ? 0 : revision),
         cursor: cursors.encode(revision),
       });
-      const check = () =>
-        mayRead(app, db, { orgId, foreign }, namespace, { caller, agentId: found.agent_id, now: app.clock.now() });
-      await check();
       return logReader<Message>(app, {
         ...{ memory, namespace, prefix, afterRevision, exact: req.afterCursor !== "" },
         ...(foreign && { cursorOf: cursors.encode }),
         async messagesOf(changes) {
-          await check();
+          if (!foreign) await mayRead(app, { ...given, now: app.clock.now() }, namespace, found.agent_id, asked);
           return changes.flatMap((row): Message[] => {
             const change = foreign ? publicChange(app, memory, row) : toChange(app, memory, row);
             const told = { change: change!, public: row.public !== 0 };
@@ -140,22 +143,30 @@ export const sharedMemoryHandler = (app: App): ServiceImpl<typeof SharedMemorySe
 
 const noNamespace = (namespace: string): Fault => notFound("namespace", namespace);
 
-/** The namespace, if the caller may know of it: of another organisation one with something public. */
-async function namespaceFor(db: Queryable, { orgId, foreign }: Looked, namespace: string): Promise<NamespaceRow> {
-  const found = await findNamespace(db, orgId, namespace);
+/** The namespace, if the caller may read it: of another organisation one with something public. */
+async function namespaceFor(
+  app: App,
+  given: Query,
+  { orgId, foreign }: Looked,
+  namespace: string,
+): Promise<NamespaceRow> {
+  const found = await findNamespace(given.db, orgId, namespace);
+  if (!foreign) await mayRead(app, given, namespace, found?.agent_id);
   if (!found || (foreign && found.public_entries === 0)) throw noNamespace(namespace);
   return found;
 }
 
-/** POLICY_DENIED where the organisation forbids it. Who looks from another one sees what is public, and is none of those its policies can name. */
+/** POLICY_DENIED by the caller's organisation. Who looks from another one sees what is public, and is none of those that its policies can name. */
 async function mayRead(
   app: App,
-  db: Queryable,
-  { orgId, foreign }: Looked,
+  given: Query,
   namespace: string,
-  asked: Pick<Use, "caller" | "agentId" | "now">,
+  ownerId = "",
+  how: (keeping: Keeping) => Keeping = (keeping) => keeping,
 ): Promise<void> {
-  if (!foreign) await refuseForbidden(app, db, { ...asked, orgId, action: "read_memory" }, namespace);
+  const { orgId, caller, now } = given;
+  const use = { orgId, caller, agentId: ownerId, action: "read_memory", namespace, now } as const;
+  await checkShared(app, how(readKeepingOf(app, given)), use);
 }
 
 /** The agent that writes: the caller, or the one that an administrator names. NOT_FOUND for any other. */
@@ -169,20 +180,27 @@ async function actingOwner(tx: Tx, caller: Caller, orgId: string, named: string)
 /** One write or deletion in a namespace of the agent. A write into a namespace that is not there yet makes it. */
 async function changeShared(
   app: App,
-  { tx, caller, orgId, now }: Command,
+  given: Command,
   wish: SetWish | DeleteWish,
   agentId: string,
   mayCreate: boolean,
 ): Promise<Outcome> {
+  const { tx, caller, orgId, now } = given;
   const { namespace } = wish.place;
+  const keeping = keepingOf(app, given);
+  const use = { orgId, caller, agentId, action: "write_memory", namespace, now } as const;
   const isOwn = async () => {
     const found = await findSharedEntry(tx, orgId, wish.place, false);
-    if (found && found.owner_agent_id !== agentId) throw ownedByOther(namespace, found.owner_agent_id);
+    const ownerId = found?.owner_agent_id ?? agentId;
+    if (ownerId !== agentId) await refuseOther(app, keeping, { ...use, agentId: ownerId });
     return found;
   };
   let found = await isOwn();
-  if (!found && !mayCreate) throw noNamespace(namespace);
-  await refuseForbidden(app, tx, { orgId, caller, agentId, action: "write_memory", now }, namespace);
+  if (!found && !mayCreate) {
+    await checkShared(app, keeping, { ...use, agentId: "" });
+    throw noNamespace(namespace);
+  }
+  await checkShared(app, keeping, { ...use, founds: !found });
   let memoryId = found?.memory_id;
   if (memoryId === undefined) {
     memoryId = app.ids.next("mem");
@@ -208,16 +226,6 @@ async function createShared(tx: Tx, made: Parameters<typeof insertMemory>[1]): P
     throw quotaExceeded("shared_namespaces", maxNamespacesPerAgent, owned, "write into one of them");
   return (await insertMemory(tx, made)) === 1;
 }
-
-const ownedByOther = (namespace: string, owner: string): Fault =>
-  new Fault(
-    "POLICY_DENIED",
-    `the namespace ${namespace} belongs to the agent ${owner}, and only that one writes there`,
-    {
-      owner_agent_id: owner,
-      action: "write_memory",
-    },
-  );
 
 const toShared = (
   orgId: string,

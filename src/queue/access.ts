@@ -3,10 +3,10 @@
 import type { App } from "../app.ts";
 import { findAgent } from "../bus/agent-store.ts";
 import { type Decided, policyDenied } from "../bus/policy/decide-task.ts";
-import { recordDecisions } from "../bus/policy/decision-store.ts";
 import { agentEntity, type Entity, entityRef, orgEntity, ownedEntity } from "../bus/policy/entity.ts";
+import { asRefused, type Keeping, keepInTx } from "../bus/policy/keeping.ts";
 import type { Queryable, Tx } from "../db/db.ts";
-import { Fault, notFound, Refused } from "../errors.ts";
+import { Fault, notFound } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 
@@ -21,7 +21,7 @@ export const isQueueName = (name: string): boolean => name.length <= 193 && /^[A
 /** The agent whose private queue this is by its name, or empty. */
 export const ownerOf = (queue: string): string => /^(agt_[^/]+)\//.exec(queue)?.[1] ?? "";
 
-/** Throws POLICY_DENIED, and keeps the decision, unless each of the queues may be used so. */
+/** Throws POLICY_DENIED unless each of the queues may be used so; the decisions are kept. */
 export async function authorize(
   tx: Tx,
   app: App,
@@ -30,34 +30,47 @@ export async function authorize(
   queues: Iterable<string>,
 ): Promise<void> {
   const decide = await decider(tx, app, asking);
+  const decisions: Decided[] = [];
   for (const queue of queues) {
     const decided = await decide(action, queue);
-    if (decided.answer.verdict === "ALLOW") continue;
-    const { orgId, traceId, now } = asking;
-    await recordDecisions(tx, app, { orgId, traceId, taskId: "", now }, [decided]);
-    const fault = policyDenied(decided);
-    throw new Refused(fault.reason, fault.message, { ...fault.metadata, field: "queue", queue });
+    decisions.push(decided);
+    if (!isAllowed(decided)) break;
   }
+  await keepInTx(tx, app, asking).keep(decisions);
+  const last = decisions.at(-1);
+  if (!last || isAllowed(last)) return;
+  const { reason, message, metadata } = policyDenied(last);
+  throw asRefused(new Fault(reason, message, { ...metadata, field: "queue", queue: last.question.resource.id }));
 }
+
+const isAllowed = ({ answer }: Decided): boolean => answer.verdict === "ALLOW";
 
 /**
  * Tells of a queue whether the caller may know what is in it: an administrator always, an agent where it may put jobs in or take some out. What it may not know
  * of is to it as if it were not there.
  */
-export async function visibility(
-  db: Queryable,
-  app: App,
-  caller: Caller,
-  orgId: string,
-): Promise<(queue: string) => Promise<boolean>> {
-  if (seesWholeOrg(caller)) return async () => true;
-  const decide = await decider(db, app, { orgId, agentId: caller.agentId, now: app.clock.now() });
+export type Sight = {
+  /** To show it only what it may know. */
+  readonly sees: (queue: string) => Promise<boolean>;
+  /** To answer a call about this very queue, or a job in it: the decision is kept. */
+  readonly admits: (queue: string) => Promise<boolean>;
+};
+
+export async function sightOf(keeping: Keeping, app: App, caller: Caller, orgId: string): Promise<Sight> {
+  if (seesWholeOrg(caller)) return { sees: async () => true, admits: async () => true };
+  const decide = await decider(keeping.db, app, { orgId, agentId: caller.agentId, now: app.clock.now() });
   const known = new Map<string, boolean>();
-  return async (queue) => {
-    const may = async (action: QueueAction) => (await decide(action, queue)).answer.verdict === "ALLOW";
-    const seen = known.get(queue) ?? ((await may("claim_job")) || (await may("enqueue_job")));
+  const look = async (queue: string, keep: Keeping["keep"]): Promise<boolean> => {
+    const claim = await decide("claim_job", queue);
+    const decisions = isAllowed(claim) ? [claim] : [claim, await decide("enqueue_job", queue)];
+    const seen = decisions.some(isAllowed);
+    await keep(seen ? decisions.filter(isAllowed) : decisions);
     known.set(queue, seen);
     return seen;
+  };
+  return {
+    sees: async (queue) => known.get(queue) ?? look(queue, keeping.note),
+    admits: (queue) => look(queue, keeping.keep),
   };
 }
 

@@ -3,13 +3,14 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { JobState } from "../../gen/moltwire/queue/v1/job_pb.ts";
 import type { NewJob, QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
 import type { App } from "../app.ts";
+import { asRefused, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
 import { sql } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { type Command, command } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
 import { query } from "../rpc/query.ts";
-import { authorize, leaseLost, visibility } from "./access.ts";
+import { authorize, leaseLost, type Sight, sightOf } from "./access.ts";
 import { type Change, recordChanges } from "./change-log.ts";
 import { cancel, complete, failAttempt } from "./finish.ts";
 import {
@@ -76,18 +77,20 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
     return { job: await recorded(app, tx, await failAttempt(tx, app, job, failure, now), now) };
   }),
 
-  cancelJob: command(app, async (req, { tx, caller, orgId, now }) => {
-    const visible = await visibility(tx, app, caller, orgId);
-    const job = await known(await lockJob(tx, orgId, req.jobId), req.jobId, visible);
+  cancelJob: command(app, async (req, given) => {
+    const { tx, caller, orgId, now } = given;
+    const sight = await sightOf(keepingOf(app, given), app, caller, orgId);
+    const job = await known(await lockJob(tx, orgId, req.jobId), req.jobId, sight);
     if (job.state === JobState.CANCELED) return { job: toJob(app, job) };
     if (isTerminal(job.state)) throw isAlready(job, "there is nothing to cancel");
     const change = await cancel(tx, job, now);
     return { job: change ? await recorded(app, tx, change, now) : toJob(app, { ...job, cancel_requested: 1 }) };
   }),
 
-  getJob: query(app, async (req, { db, caller, orgId }) => {
-    const visible = await visibility(db, app, caller, orgId);
-    const job = await known(await findJob(db, orgId, req.jobId), req.jobId, visible);
+  getJob: query(app, async (req, given) => {
+    const { db, caller, orgId } = given;
+    const sight = await sightOf(readKeepingOf(app, given), app, caller, orgId);
+    const job = await known(await findJob(db, orgId, req.jobId), req.jobId, sight);
     const at = { orgId, jobId: job.job_id };
     const { payload, result } = await findData(db, orgId, job.job_id);
     const failed = await failedAttempts(db, orgId, job.job_id);
@@ -102,47 +105,52 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
     };
   }),
 
-  listJobs: query(app, async (req, { db, caller, orgId }) => {
+  listJobs: query(app, async (req, given) => {
+    const { db, caller, orgId } = given;
     const { queue, agentId } = req;
     const named = req.states.filter((state) => state !== JobState.UNSPECIFIED);
     const states = named.length > 0 ? named : [JobState.PENDING, JobState.LEASED];
-    const visible = await visibility(db, app, caller, orgId);
+    const { sees } = await sightOf(readKeepingOf(app, given), app, caller, orgId);
     const page = await readVisible(
       app.cursors,
       ["ListJobs", orgId, caller.agentId, queue, agentId, ...states.map(String)],
       req,
       (after, limit) => listJobs(db, orgId, { queue, states }, after, limit),
       async (job) =>
-        (!agentId || job.submitter_agent_id === agentId || job.worker_agent_id === agentId) && visible(job.queue),
+        (!agentId || job.submitter_agent_id === agentId || job.worker_agent_id === agentId) && sees(job.queue),
       (job) => [job.seq],
       listedBytes,
     );
     return { jobs: page.rows.map((job) => toJob(app, job)), nextPageToken: page.nextPageToken };
   }),
 
-  listDeadJobs: query(app, async (req, { db, caller, orgId }) => {
-    const visible = await visibility(db, app, caller, orgId);
+  listDeadJobs: query(app, async (req, given) => {
+    const { db, caller, orgId } = given;
+    const { sees } = await sightOf(readKeepingOf(app, given), app, caller, orgId);
     const page = await readVisible(
       app.cursors,
       ["ListDeadJobs", orgId, caller.agentId, req.queue],
       req,
       (after, limit) => listDeadJobs(db, orgId, req.queue, after, limit),
-      (job) => visible(job.queue),
+      (job) => sees(job.queue),
       (job) => [job.end_ms!, job.seq],
       listedBytes,
     );
     return { jobs: page.rows.map((job) => toJob(app, job)), nextPageToken: page.nextPageToken };
   }),
 
-  getQueueStats: query(app, async (req, { db, caller, orgId, now }) => ({
-    queues: await queueStats(db, orgId, req.queue, await visibility(db, app, caller, orgId), now),
-  })),
+  getQueueStats: query(app, async (req, given) => {
+    const { db, caller, orgId, now } = given;
+    const { sees } = await sightOf(readKeepingOf(app, given), app, caller, orgId);
+    return { queues: await queueStats(db, orgId, req.queue, sees, now) };
+  }),
 
-  redriveJob: command(app, async (req, { tx, caller, orgId, now, trace }) => {
-    const visible = await visibility(tx, app, caller, orgId);
+  redriveJob: command(app, async (req, given) => {
+    const { tx, caller, orgId, now, trace } = given;
+    const sight = await sightOf(keepingOf(app, given), app, caller, orgId);
     const asking = { orgId, agentId: caller.agentId, now, traceId: trace.traceId };
     if (req.subject.case === "jobId") {
-      const job = await known(await lockJob(tx, orgId, req.subject.value), req.subject.value, visible);
+      const job = await known(await lockJob(tx, orgId, req.subject.value), req.subject.value, sight);
       await authorize(tx, app, asking, "enqueue_job", [job.queue]);
       if (job.state !== JobState.FAILED) throw isAlready(job, "only a dead job is redriven");
       await checkKeyIsFree(tx, job);
@@ -150,7 +158,7 @@ export const queueHandler = (app: App): ServiceImpl<typeof QueueService> => ({
       return { redriven: 1, more: false };
     }
     const queue = req.subject.value ?? "";
-    if (!(await visible(queue))) return { redriven: 0, more: false };
+    if (!(await sight.admits(queue))) return { redriven: 0, more: false };
     await authorize(tx, app, asking, "enqueue_job", [queue]);
     const dead = await deadToRedrive(tx, orgId, queue, limits.redrive + 1);
     const changes = await redrive(tx, firstOfEachKey(dead.slice(0, limits.redrive)), now);
@@ -176,12 +184,9 @@ async function submit(
 }
 
 /** The job, if there is one and the caller may know of it; else NOT_FOUND. */
-async function known(
-  job: JobRow | undefined,
-  id: string,
-  visible: (queue: string) => Promise<boolean>,
-): Promise<JobRow> {
-  if (!job || !(await visible(job.queue))) throw notFound("job", id);
+async function known(job: JobRow | undefined, id: string, { admits }: Sight): Promise<JobRow> {
+  if (!job) throw notFound("job", id);
+  if (!(await admits(job.queue))) throw asRefused(notFound("job", id));
   return job;
 }
 

@@ -2,12 +2,13 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { WatchJobsRequest, WatchJobsResponseSchema } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
 import type { App } from "../app.ts";
+import { readKeepingOf } from "../bus/policy/keeping.ts";
 import type { LogPosition } from "../db/log.ts";
 import { Fault } from "../errors.ts";
 import type { Reader } from "../rpc/feed.ts";
 import { logCursors } from "../rpc/log-position.ts";
 import type { Query } from "../rpc/query.ts";
-import { visibility } from "./access.ts";
+import { sightOf } from "./access.ts";
 import { changeFloor, changesTopic, lastChange, readChanges, toChange } from "./change-log.ts";
 
 /** The name of the log of changes in cursors. */
@@ -19,8 +20,10 @@ type Message = MessageInitShape<typeof WatchJobsResponseSchema>;
 export async function changesReader(
   app: App,
   req: WatchJobsRequest,
-  { db, caller, orgId }: Query,
+  given: Query,
 ): Promise<Reader<Message, LogPosition>> {
+  const { db, caller, orgId } = given;
+  const keeping = readKeepingOf(app, given);
   const cursors = logCursors(app.cursors, log, orgId);
   const floor = await changeFloor(db, orgId);
   const start = req.fromStart ? floor : await lastChange(db, orgId);
@@ -46,9 +49,9 @@ export async function changesReader(
       );
       const messages: Message[] = [];
       // Asked anew for each stretch: policies may have changed.
-      const visible = asked.length > 0 ? await visibility(app.db.query, app, caller, orgId) : undefined;
+      const sight = asked.length > 0 ? await sightOf(keeping, app, caller, orgId) : undefined;
       for (const row of asked) {
-        if (!(await visible!(row.queue))) continue;
+        if (!(await sight!.sees(row.queue))) continue;
         messages.push({ cursor: cursors.encode(row), event: { case: "change", value: toChange(app, row) } });
       }
       return { messages, position: rows.at(-1) ?? after, more: rows.length === limit };

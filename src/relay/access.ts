@@ -1,11 +1,11 @@
 /** Who may write to whom, and read what: the policies decide, on the agent whose inbox it is, or on the channel. */
 import type { App } from "../app.ts";
 import { type AgentRow, findAgent } from "../bus/agent-store.ts";
-import { type Decided, policyDenied } from "../bus/policy/decide-task.ts";
-import { recordDecisions } from "../bus/policy/decision-store.ts";
+import type { Decided } from "../bus/policy/decide-task.ts";
 import { agentEntity, type Entity, entityRef, orgEntity, ownedEntity } from "../bus/policy/entity.ts";
+import { type Keeping, keepInTx, settle } from "../bus/policy/keeping.ts";
 import type { Queryable, Tx } from "../db/db.ts";
-import { badField, Fault, notFound, Refused } from "../errors.ts";
+import { badField, Fault, notFound } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { type ChannelRow, findChannel, isMember } from "./channel-store.ts";
@@ -17,8 +17,8 @@ export type Asking = { readonly orgId: string; readonly agentId: string; readonl
 
 /**
  * The agent that a message may be sent to: here alone it is decided who can be reached. So far these are the agents of the sender's own organisation, if the
- * policies permit it; whatever else is named is NOT_FOUND, whether there is such an agent in another organisation or not. Throws POLICY_DENIED, whose decision is
- * kept.
+ * policies permit it; whatever else is named is NOT_FOUND, whether there is such an agent in another organisation or not. Throws POLICY_DENIED. The decision is
+ * kept, here and in what follows.
  */
 export async function recipientOf(
   tx: Tx,
@@ -29,11 +29,11 @@ export async function recipientOf(
   const recipient = await findAgent(tx, asking.orgId, toAgentId);
   if (!recipient) throw notFound("agent", toAgentId);
   const decided = await decide(tx, app, asking, "send_message", { resource: agentEntity(recipient), related: [] });
-  if (decided.answer.verdict !== "ALLOW") throw await refused(tx, app, asking, decided);
+  await settle(keepInTx(tx, app, asking), decided);
   return recipient;
 }
 
-/** The channel, to write to; POLICY_DENIED is kept. See {@link channelOf}. */
+/** The channel, to write to. Throws POLICY_DENIED. See {@link channelOf}. */
 export async function channelToWrite(
   tx: Tx,
   app: App,
@@ -42,15 +42,15 @@ export async function channelToWrite(
 ): Promise<ChannelRow> {
   const channel = await knownChannel(tx, asking, name);
   const decided = await decide(tx, app, asking, "send_message", await channelEntity(tx, channel));
-  if (decided.answer.verdict !== "ALLOW") throw await refused(tx, app, asking, decided);
+  await settle(keepInTx(tx, app, asking), decided);
   return channel;
 }
 
 /** The channel, to read it. Throws NOT_FOUND where the asking agent may not know of it, and POLICY_DENIED. */
-export async function channelToRead(db: Queryable, app: App, asking: Asking, name: string): Promise<ChannelRow> {
+export async function channelToRead(keeping: Keeping, app: App, asking: Asking, name: string): Promise<ChannelRow> {
+  const { db } = keeping;
   const channel = await knownChannel(db, asking, name);
-  const decided = await decide(db, app, asking, "read_messages", await channelEntity(db, channel));
-  if (decided.answer.verdict !== "ALLOW") throw policyDenied(decided);
+  await settle(keeping, await decide(db, app, asking, "read_messages", await channelEntity(db, channel)));
   return channel;
 }
 
@@ -94,17 +94,18 @@ export function recipientAgentOf(caller: Caller, named: string): string {
  * agent that does not exist.
  */
 export async function checkInbox(
-  db: Queryable,
+  keeping: Keeping,
   app: App,
   { orgId, caller, now }: { readonly orgId: string; readonly caller: Caller; readonly now: number },
   agentId: string,
 ): Promise<void> {
+  const { db } = keeping;
   const owner = await findAgent(db, orgId, agentId);
   if (!owner) throw notFound("agent", agentId);
   const asking = { orgId, agentId: seesWholeOrg(caller) ? "" : caller.agentId, now };
   const decided = await decide(db, app, asking, "read_messages", { resource: agentEntity(owner), related: [] });
-  if (decided.answer.verdict === "ALLOW") return;
-  throw seesWholeOrg(caller) || caller.agentId === agentId ? policyDenied(decided) : notFound("agent", agentId);
+  const knows = seesWholeOrg(caller) || caller.agentId === agentId;
+  await settle(keeping, decided, knows ? undefined : notFound("agent", agentId));
 }
 
 /** Whether it was refused because the asker may not know or may not do it, and not because something is wrong. */
@@ -113,7 +114,8 @@ export const isRefusal = (error: unknown): boolean =>
 
 type Object = { readonly resource: Entity; readonly related: readonly Entity[] };
 
-async function channelEntity(db: Queryable, channel: ChannelRow): Promise<Object> {
+/** A channel as policies see it. */
+export async function channelEntity(db: Queryable, channel: ChannelRow): Promise<Object> {
   const { org_id: orgId, name, owner_agent_id: ownerId } = channel;
   const owner = ownerId ? await findAgent(db, orgId, ownerId) : undefined;
   const attributes = owner ? { owner: entityRef("Agent", ownerId) } : {};
@@ -132,15 +134,4 @@ async function decide(
   const context = { tokens: 0, origin: "bus", time: { ms: now } };
   const question = { principal: agent ? agentEntity(agent) : orgEntity(orgId), action, resource, context, related };
   return { question, answer: await app.policies.decide(db, orgId, question) };
-}
-
-async function refused(
-  tx: Tx,
-  app: App,
-  { orgId, traceId, now }: Asking & { readonly traceId: string },
-  decided: Decided,
-): Promise<Refused> {
-  await recordDecisions(tx, app, { orgId, traceId, taskId: "", now }, [decided]);
-  const fault = policyDenied(decided);
-  return new Refused(fault.reason, fault.message, { ...fault.metadata });
 }

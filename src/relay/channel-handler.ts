@@ -3,6 +3,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import { lockAgent } from "../bus/agent-store.ts";
+import { keepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
 import type { Queryable, Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
@@ -125,11 +126,12 @@ export const channelHandler = (app: App): Pick<ServiceImpl<typeof RelayService>,
     return { deletedMessages: BigInt(await dropLog(tx, logOf(row))) };
   }),
 
-  joinChannel: command(app, async (req, { tx, caller, orgId, now }) => {
+  joinChannel: command(app, async (req, given) => {
+    const { tx, caller, orgId, now } = given;
     const agentId = await memberOf(tx, caller, orgId, req.agentId);
     const asking = { orgId, agentId, now };
     await holdAgent(tx, orgId, agentId);
-    await channelToRead(tx, app, asking, req.channel);
+    await channelToRead(keepingOf(app, given), app, asking, req.channel);
     const row = await lockKnown(tx, asking, req.channel);
     await join(tx, row, agentId, now);
     return { channel: await shown(tx, row, agentId) };

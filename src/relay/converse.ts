@@ -10,9 +10,10 @@ import {
   OpenSchema,
 } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
+import { asked, type Keeping, keepApart } from "../bus/policy/keeping.ts";
 import { Bell } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
-import { callerOf } from "../rpc/caller.ts";
+import { callerOf, traceOf } from "../rpc/caller.ts";
 import { checkpointMs, endWithKey } from "../rpc/feed.ts";
 import { orgOf } from "../rpc/scope.ts";
 import { checkInbox, recipientAgentOf } from "./access.ts";
@@ -98,8 +99,10 @@ async function begin(
   const { query } = app.db;
   const orgId = await orgOf(query, caller, open.orgId);
   const agentId = recipientAgentOf(caller, open.agentId);
-  const permit = () => checkInbox(query, app, { orgId, caller, now: app.clock.now() }, agentId);
-  await permit();
+  const keeping = keepApart(app, query, { orgId, traceId: traceOf(context).traceId });
+  const check = (by: Keeping) => checkInbox(by, app, { orgId, caller, now: app.clock.now() }, agentId);
+  await check(keeping);
+  const permit = () => check(asked(keeping));
   const log = inboxOf(orgId, agentId);
   const follower = open.sendOnly ? undefined : await follow(app, tails, { log, permit, ...open });
   const present = { orgId, agentId, stream: app.ids.span() };

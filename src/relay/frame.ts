@@ -17,6 +17,7 @@ import {
   SendResponseSchema,
 } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
+import { keepingOf } from "../bus/policy/keeping.ts";
 import { badField } from "../errors.ts";
 import { callerOf, traceOf } from "../rpc/caller.ts";
 import { type CommandContext, runCommand } from "../rpc/command.ts";
@@ -69,7 +70,7 @@ async function carry(app: App, speaker: Speaker, { frame }: ConverseRequest, con
       const { orgId, agentId } = speaker;
       const request = create(MarkReadRequestSchema, { orgId, agentId, read: frame.value.read });
       const { reply } = await runCommand(app, request, asCall(context, "markRead", ""), async (req, given) => {
-        await checkInbox(given.tx, app, given, agentId);
+        await checkInbox(keepingOf(app, given), app, given, agentId);
         return marked(given.tx, inboxOf(orgId, agentId), req.read, given.now);
       });
       return { case: "marked", value: create(MarkReadResponseSchema, reply) };

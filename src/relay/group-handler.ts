@@ -2,11 +2,12 @@ import { durationMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { PullMessagesRequest, RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
+import { asked, type Keeping, keepApart, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
-import { type Queryable, sql, type Tx } from "../db/db.ts";
+import { sql, type Tx } from "../db/db.ts";
 import { badField, Fault, notFound, Refused } from "../errors.ts";
 import { bellMs } from "../queue/wait.ts";
-import { type Caller, callerOf } from "../rpc/caller.ts";
+import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";
 import { type Command, command, runCommand } from "../rpc/command.ts";
 import { endWithKey } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
@@ -52,7 +53,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
   createConsumerGroup: command(app, async (req, given) => {
     const { tx, now } = given;
     if (!req.name.isWellFormed()) throw badField("name", "half a surrogate pair");
-    const { channel, agentId } = await readable(app, tx, given, req);
+    const { channel, agentId } = await readable(app, keepingOf(app, given), given, req);
     const log = logOf(channel);
     // Held, so that two that are made at once are both counted, and none is made in a channel that is being deleted.
     if ((await lockChannel(tx, channel.org_id, channel.name))?.log_id !== channel.log_id)
@@ -77,7 +78,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
   }),
 
   listConsumerGroups: query(app, async (req, given) => {
-    const { channel } = await readable(app, given.db, given, req);
+    const { channel } = await readable(app, readKeepingOf(app, given), given, req);
     const page = await readPage(
       app.cursors,
       ["ListConsumerGroups", channel.org_id, channel.log_id],
@@ -90,7 +91,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
 
   deleteConsumerGroup: command(app, async (req, given) => {
     const { tx } = given;
-    const { channel, agentId } = await readable(app, tx, given, req);
+    const { channel, agentId } = await readable(app, keepingOf(app, given), given, req);
     const { ref, group } = await held(tx, channel, req.group);
     const mayDelete = agentId === "" || agentId === group.owner_agent_id || agentId === channel.owner_agent_id;
     if (!mayDelete) throw notFound("consumer_group", req.group);
@@ -106,7 +107,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
 
   ackMessages: command(app, async (req, given) => {
     const { tx } = given;
-    const { channel } = await readable(app, tx, given, req);
+    const { channel } = await readable(app, keepingOf(app, given), given, req);
     const { ref } = await held(tx, channel, req.group);
     const { held: rows, lost } = await deliveriesOf(tx, ref, req.ackIds);
     const sequences = rows.map(({ sequence }) => sequence);
@@ -116,7 +117,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
 
   nackMessages: command(app, async (req, given) => {
     const { tx, now } = given;
-    const { channel } = await readable(app, tx, given, req);
+    const { channel } = await readable(app, keepingOf(app, given), given, req);
     const pulling = await held(tx, channel, req.group);
     const { held: rows, lost } = await deliveriesOf(tx, pulling.ref, req.ackIds);
     const dueMs = now + (req.delay ? durationMs(req.delay) : 0);
@@ -126,7 +127,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
   }),
 
   listDeadMessages: query(app, async (req, given) => {
-    const { channel } = await readable(app, given.db, given, req);
+    const { channel } = await readable(app, readKeepingOf(app, given), given, req);
     const page = await readPage(
       app.cursors,
       ["ListDeadMessages", channel.org_id, channel.log_id, req.group],
@@ -141,7 +142,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
 
   redriveMessages: command(app, async (req, given) => {
     const { tx, now } = given;
-    const { channel } = await readable(app, tx, given, req);
+    const { channel } = await readable(app, keepingOf(app, given), given, req);
     const { ref } = await held(tx, channel, req.group);
     const taken = await takeDead(tx, ref, req.sequences, limits.redrive);
     for (const sequence of taken) {
@@ -162,12 +163,12 @@ type By = { readonly caller: Caller; readonly orgId: string; readonly now: numbe
 /** The channel that a request names, if its agent may read it, and the agent. */
 async function readable(
   app: App,
-  db: Queryable,
+  keeping: Keeping,
   { caller, orgId, now }: By,
   req: Naming,
 ): Promise<{ readonly channel: ChannelRow; readonly agentId: string }> {
-  const agentId = await actingAgent(db, caller, orgId, req.agentId);
-  return { channel: await channelToRead(db, app, { orgId, agentId, now }, req.channel), agentId };
+  const agentId = await actingAgent(keeping.db, caller, orgId, req.agentId);
+  return { channel: await channelToRead(keeping, app, { orgId, agentId, now }, req.channel), agentId };
 }
 
 /** A group of the channel, held. */
@@ -191,10 +192,12 @@ class NothingYet extends Refused {}
  */
 async function pullOrWait(app: App, req: PullMessagesRequest, context: HandlerContext) {
   const untilMs = app.clock.now() + (req.wait ? durationMs(req.wait) : 0);
+  const waits = untilMs > app.clock.now();
   const attempt = (final: boolean) =>
     runCommand(app, req, context, async (request, given: Command): Promise<Pulled> => {
       const { tx, now } = given;
-      const { channel, agentId } = await readable(app, tx, given, request);
+      const keeping = keepingOf(app, given);
+      const { channel, agentId } = await readable(app, waits ? asked(keeping) : keeping, given, request);
       const pulling = await held(tx, channel, request.group);
       const pulled = await pull(tx, app, pulling, agentId, request.maxMessages || 1, now);
       if (pulled.messages.length === 0 && pulled.missed === 0n && !final)
@@ -202,11 +205,12 @@ async function pullOrWait(app: App, req: PullMessagesRequest, context: HandlerCo
       tx.afterCommit(() => app.relayCounts.delivered("group", pulled.messages.length));
       return pulled;
     });
-  if (untilMs <= app.clock.now()) return (await attempt(true)).reply;
+  if (!waits) return (await attempt(true)).reply;
 
   const caller = callerOf(context);
   const orgId = await orgOf(app.db.query, caller, req.orgId);
-  const { channel } = await readable(app, app.db.query, { caller, orgId, now: app.clock.now() }, req);
+  const keeping = asked(keepApart(app, app.db.query, { orgId, traceId: traceOf(context).traceId }));
+  const { channel } = await readable(app, keeping, { caller, orgId, now: app.clock.now() }, req);
   const ref = { ...logOf(channel), group: req.group };
   if (!(await findGroup(app.db.query, ref))) throw notFound("consumer_group", req.group);
   const over = new AbortController();

@@ -1,6 +1,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
+import { keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
 import { notFound } from "../errors.ts";
 import { command } from "../rpc/command.ts";
@@ -52,9 +53,10 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
       return { messages, nextPageToken: page.nextPageToken };
     }),
 
-    listInbox: query(app, async (req, { db, caller, orgId, now }) => {
+    listInbox: query(app, async (req, given) => {
+      const { db, caller, orgId, now } = given;
       const agentId = inboxAgentOf(caller, req.agentId);
-      await checkInbox(db, app, { orgId, caller, now }, agentId);
+      await checkInbox(readKeepingOf(app, given), app, { orgId, caller, now }, agentId);
       const log = inboxOf(orgId, agentId);
       const page = await pageOfMessages(app, db, log, ["ListInbox"], req, req.unreadOnly, now);
       app.relayCounts.delivered("list", page.messages.length);
@@ -63,17 +65,19 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
       return page;
     }),
 
-    listMessages: query(app, async (req, { db, caller, orgId, now }) => {
+    listMessages: query(app, async (req, given) => {
+      const { db, caller, orgId, now } = given;
       const agentId = await actingAgent(db, caller, orgId, req.agentId);
-      const log = logOf(await channelToRead(db, app, { orgId, agentId, now }, req.channel));
+      const log = logOf(await channelToRead(readKeepingOf(app, given), app, { orgId, agentId, now }, req.channel));
       const page = await pageOfMessages(app, db, log, ["ListMessages"], req, false, now);
       app.relayCounts.delivered("list", page.messages.length);
       return page;
     }),
 
-    markRead: command(app, async (req, { tx, caller, orgId, now }) => {
+    markRead: command(app, async (req, given) => {
+      const { tx, caller, orgId, now } = given;
       const agentId = recipientAgentOf(caller, req.agentId);
-      await checkInbox(tx, app, { orgId, caller, now }, agentId);
+      await checkInbox(keepingOf(app, given), app, { orgId, caller, now }, agentId);
       return marked(tx, inboxOf(orgId, agentId), req.read, now);
     }),
 
@@ -91,15 +95,17 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
 const isOfChannel = ({ log_id }: PlacedRow): boolean => log_id.startsWith("chn_");
 
 /** The log a message is in, if the caller may read the message: its sender, and whoever reads the inbox or channel. */
-async function readableLog(app: App, row: PlacedRow, { db, caller, orgId, now }: Query): Promise<Log | undefined> {
+async function readableLog(app: App, row: PlacedRow, given: Query): Promise<Log | undefined> {
+  const { db, caller, orgId, now } = given;
+  const keeping = readKeepingOf(app, given);
   const place = { orgId, logId: row.log_id };
   const channel = await channelOfLog(db, place);
   if (!channel && isOfChannel(row)) return undefined;
   const log = channel ? logOf(channel) : { ...place, channel: "" };
   if (row.sender_agent_id !== "" && row.sender_agent_id === caller.agentId) return log;
   try {
-    if (channel) await channelToRead(db, app, { orgId, agentId: caller.agentId, now }, channel.name);
-    else await checkInbox(db, app, { orgId, caller, now }, row.log_id);
+    if (channel) await channelToRead(keeping, app, { orgId, agentId: caller.agentId, now }, channel.name);
+    else await checkInbox(keeping, app, { orgId, caller, now }, row.log_id);
     return log;
   } catch (error) {
     if (isRefusal(error)) return undefined;

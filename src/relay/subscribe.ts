@@ -8,6 +8,7 @@ import {
   type SubscribeResponseSchema,
 } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
+import { asked, type Keeping, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
 import type { Queryable } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
@@ -53,9 +54,9 @@ export async function subscription(
   app: App,
   tails: Tails,
   req: SubscribeRequest,
-  { db, caller, orgId }: Query,
+  given: Query,
 ): Promise<Reader<Message, number>> {
-  const { log, permit, own } = await logToRead(app, db, caller, orgId, req);
+  const { log, permit, own } = await logToRead(app, readKeepingOf(app, given), given, req);
   const follower = await follow(app, tails, { log, permit, ...req });
   const receipts = own ? receiptsOf(app, log) : undefined;
   const checkpoint = (at: number, nowMs: number): Message => ({
@@ -84,22 +85,22 @@ export async function subscription(
 /** The log that a request names, how to ask again whether it may be read, and whether it is the caller's own inbox. */
 async function logToRead(
   app: App,
-  db: Queryable,
-  caller: Caller,
-  orgId: string,
+  keeping: Keeping,
+  { caller, orgId }: { readonly caller: Caller; readonly orgId: string },
   { channel, agentId: named }: Pick<SubscribeRequest, "channel" | "agentId">,
 ): Promise<{ readonly log: Log; readonly permit: () => Promise<void>; readonly own: boolean }> {
   if (channel === "") {
     const agentId = inboxAgentOf(caller, named);
-    const permit = () => checkInbox(db, app, { orgId, caller, now: app.clock.now() }, agentId);
-    await permit();
+    const check = (by: Keeping) => checkInbox(by, app, { orgId, caller, now: app.clock.now() }, agentId);
+    await check(keeping);
+    const permit = () => check(asked(keeping));
     return { log: inboxOf(orgId, agentId), permit, own: caller.agentId === agentId };
   }
-  const agentId = await actingAgent(db, caller, orgId, named);
-  const look = () => channelToRead(db, app, { orgId, agentId, now: app.clock.now() }, channel);
-  const log = logOf(await look());
+  const agentId = await actingAgent(keeping.db, caller, orgId, named);
+  const look = (by: Keeping) => channelToRead(by, app, { orgId, agentId, now: app.clock.now() }, channel);
+  const log = logOf(await look(keeping));
   const permit = async () => {
-    if ((await look()).log_id !== log.logId) throw notFound("channel", channel);
+    if ((await look(asked(keeping))).log_id !== log.logId) throw notFound("channel", channel);
   };
   return { log, permit, own: false };
 }

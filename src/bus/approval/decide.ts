@@ -7,10 +7,13 @@ import type { Tx } from "../../db/db.ts";
 import { Fault, notFound, Refused } from "../../errors.ts";
 import { firstKey } from "../../federation/key-lineage.ts";
 import type { Command } from "../../rpc/command.ts";
+import { seesWholeOrg } from "../../rpc/scope.ts";
+import { findAgent } from "../agent-store.ts";
 import { concludeTask, rejectedStep, spanOf } from "../conclude.ts";
 import { decideApprover } from "../policy/decide-approval.ts";
 import { policyDenied } from "../policy/decide-task.ts";
 import { recordDecisions } from "../policy/decision-store.ts";
+import { asRefused } from "../policy/keeping.ts";
 import { lockTask, resumeTask, type TaskFault, type TaskRow } from "../task-store.ts";
 import { recordSteps } from "../trace-store.ts";
 import { type ApprovalRow, endApproval, findApproval } from "./store.ts";
@@ -41,11 +44,11 @@ export async function decideApproval(
   const task = found && (await lockTask(tx, orgId, found.task_id));
   const approval = task && (await findApproval(tx, orgId, word.approvalId)); // as it is now that nobody else can change it
   if (!approval) throw notFound("approval", word.approvalId);
+  await askPolicies(app, command, approval, verdict);
   if (word.digest && word.digest !== approval.digest)
     throw new Fault("FAILED_PRECONDITION", "digest: this is not what waits for approval; read it again", {
       field: "digest",
     });
-  await askPolicies(app, command, approval, verdict);
   if (approval.state === verdicts[verdict] && approval.decided_by === caller.keyId) return { approval };
   if (approval.state !== ApprovalState.PENDING) throw alreadyDecided(approval.state);
   if (approval.expire_ms <= now) {
@@ -108,7 +111,10 @@ const alreadyDecided = (state: number): Fault => {
   return new Fault("FAILED_PRECONDITION", `the approval is ${name} already`, { state: name });
 };
 
-/** Who asked for a task neither approves nor denies it, with whatever key of the same line, and an organisation's own policies may forbid more. */
+/**
+ * Who asked for a task neither approves nor denies it, with whatever key of the same line, and an organisation's own policies may forbid more. To an agent that
+ * may not decide on it and did not ask for it, it is as if it were not there.
+ */
 async function askPolicies(
   app: App,
   { tx, caller, orgId, now, trace }: Command,
@@ -118,9 +124,11 @@ async function askPolicies(
   const ownRequest =
     caller.keyId === approval.caller_key_id ||
     (await firstKey(tx, caller.keyId)) === (await firstKey(tx, approval.caller_key_id));
-  const decided = await decideApprover(app, tx, { approval, action, decider: undefined, ownRequest, now });
+  const decider = seesWholeOrg(caller) ? undefined : await findAgent(tx, orgId, caller.agentId);
+  if (!seesWholeOrg(caller) && !decider) throw notFound("approval", approval.approval_id);
+  const decided = await decideApprover(app, tx, { approval, action, decider, ownRequest, now });
   await recordDecisions(tx, app, { orgId, traceId: trace.traceId, taskId: approval.task_id, now }, [decided]);
   if (decided.answer.verdict === "ALLOW") return;
-  const { reason, message, metadata } = policyDenied(decided);
-  throw new Refused(reason, message, { ...metadata });
+  const knows = seesWholeOrg(caller) || approval.caller_agent_id === caller.agentId;
+  throw asRefused(knows ? policyDenied(decided) : notFound("approval", approval.approval_id));
 }

@@ -87,11 +87,27 @@ export async function decideTools(
   return { decisions, denied: undefined, asksApproval };
 }
 
-/** POLICY_DENIED with the reasons of an answer. */
+/** POLICY_DENIED with the reasons of an answer, and how to ask for it. */
 export function policyDenied({ question, answer }: Decided): Fault {
-  const { action, resource } = question;
-  return new Fault("POLICY_DENIED", `${action} ${resource.id}: ${answer.reasons.slice(0, 5).join("; ")}`, {
+  const { principal, action, resource } = question;
+  const { hint, metadata } = howToAsk(principal, action, resource);
+  return new Fault("POLICY_DENIED", `${action} ${resource.id}: ${answer.reasons.slice(0, 5).join("; ")}. ${hint}`, {
     policy_ids: answer.determining.map(({ policyId }) => policyId).join(","),
-    action,
+    ...metadata,
   });
 }
+
+/** A thing as a question names it. */
+type Asked = { readonly type: string; readonly id: string };
+
+/** How whoever was refused gets the answer from TestPolicy: a sentence, and the question for programs. */
+export const howToAsk = (principal: Asked, action: string, resource: Asked) => ({
+  hint: `To see why, ask PolicyService/TestPolicy: principal ${principal.type} ${principal.id}, action ${action}, resource ${resource.type} ${resource.id}`,
+  metadata: {
+    action,
+    principal_type: principal.type,
+    principal_id: principal.id,
+    resource_type: resource.type,
+    resource_id: resource.id,
+  },
+});

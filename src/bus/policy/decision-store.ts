@@ -52,7 +52,10 @@ export type DecidedAt = {
 const first = sql`d.org_id, d.time_ms, d.decision_id, d.verdict, d.task_id, d.trace_id, d.body`;
 const columns = sql`org_id, time_ms, decision_id, nth, policy_id, verdict, agent_id, action, resource, task_id, trace_id, body`;
 
-/** Writes decisions into the log, at least one, in the transaction of what they decided on: one statement. Gives their ids. */
+/** SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535. */
+const rowsAtOnce = 2_000;
+
+/** Writes decisions into the log, at least one, in the transaction of what they decided on: one statement, unless they are very many. Gives their ids. */
 export async function recordDecisions(
   tx: Tx,
   app: Pick<App, "ids" | "vault">,
@@ -61,7 +64,8 @@ export async function recordDecisions(
 ): Promise<string[]> {
   const ids = decisions.map(() => app.ids.next("dec"));
   const rows = decisions.flatMap((decided, index) => rowsOf(app, at, ids[index]!, decided));
-  await tx.run(sql`insert into policy_decision (${columns}) values ${join(rows)}`);
+  for (let from = 0; from < rows.length; from += rowsAtOnce)
+    await tx.run(sql`insert into policy_decision (${columns}) values ${join(rows.slice(from, from + rowsAtOnce))}`);
   return ids;
 }
 

@@ -1,4 +1,5 @@
 /** Things as policies see them. */
+import { TrustTier } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { AgentRow } from "../agent-store.ts";
 import type { ContractRow } from "../contract-store.ts";
 import type { CedarValueJson, EntityJson, TypeAndId } from "./cedar.ts";
@@ -15,6 +16,8 @@ export type Entity = {
   readonly key: string;
   /** As Cedar takes it; built only when something has to be evaluated. */
   readonly json: () => EntityJson;
+  /** An agent of one of the two outer tiers, EXTERNAL_PARTNER and PUBLIC_VENDOR: whatever is decided on it is kept. */
+  readonly outer?: boolean;
 };
 
 /** The names of tiers in policies. */
@@ -53,6 +56,7 @@ export const agentEntity = (row: AgentFacts): Entity => {
     id: row.agent_id,
     orgId: row.org_id,
     uid,
+    outer: row.trust_tier >= TrustTier.EXTERNAL_PARTNER,
     key: JSON.stringify([
       "Agent",
       row.org_id,

@@ -6,6 +6,8 @@ import { findNamespace } from "../../memory/shared-store.ts";
 import { isQueueName, queueEntity } from "../../queue/access.ts";
 import { scheduleEntity } from "../../queue/schedule/owner.ts";
 import { findSchedule } from "../../queue/schedule/store.ts";
+import { channelEntity } from "../../relay/access.ts";
+import { findChannel } from "../../relay/channel-store.ts";
 import { findAgent } from "../agent-store.ts";
 import { type ApprovalRow, findApproval } from "../approval/store.ts";
 import { findContract } from "../contract-store.ts";
@@ -34,7 +36,17 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
   Namespace: async (db, { id, orgId }) => {
     const [, agentId, name = id] = /^(agt_[0-9a-f]+)\/(.+)$/s.exec(id) ?? [];
     const owner = agentId ? await findAgent(db, orgId, agentId) : await findNamespace(db, orgId, name);
-    return owner && alone(ownedEntity("Namespace", name, orgId, { owner: entityRef("Agent", owner.agent_id) }));
+    if (agentId && !owner) return undefined;
+    // A shared one that nobody has made is nobody's.
+    const attributes = owner ? { owner: entityRef("Agent", owner.agent_id) } : {};
+    return alone({ ...ownedEntity("Namespace", name, orgId, attributes), id });
+  },
+  // As with queues there is one by every name: some are for members only, and not to be found by asking.
+  Channel: async (db, { id, orgId }) => {
+    const row = await findChannel(db, orgId, id);
+    if (!row) return alone(ownedEntity("Channel", id, orgId, {}));
+    const { resource, related } = await channelEntity(db, row);
+    return { entity: resource, related };
   },
   // There is one by every name that a queue can have.
   Queue: async (db, { id, orgId }) => {

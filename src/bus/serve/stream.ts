@@ -5,8 +5,9 @@ import type { ServeResponseSchema } from "../../../gen/moltwire/bus/v1/bus_servi
 import { TaskDeliverySchema } from "../../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import type { App } from "../../app.ts";
 import { empty, type Queryable, type Sql, sql } from "../../db/db.ts";
-import { takeLease } from "../../lease.ts";
+import { dropLease, type Lease, takeLease } from "../../lease.ts";
 import { traceparent } from "../../rpc/trace-context.ts";
+import { servingName } from "../agent-store.ts";
 import { endedByAgent } from "../attempt-store.ts";
 import type { Dispatcher } from "../dispatch.ts";
 import { openJson } from "../task-store.ts";
@@ -33,12 +34,35 @@ export async function* serveStream(
   signal: AbortSignal,
 ): AsyncGenerator<Message> {
   const check: Check = named ? await speakFor(app, instance) : async () => {};
+  const presence = instance.capacity > 0 ? presenceOf(app, instance) : undefined;
+  try {
+    yield* serveInstance(app, dispatcher, instance, { check, signal, beat: async () => presence?.beat() });
+  } finally {
+    await presence?.end();
+  }
+}
+
+/** What an open stream does beside its tasks. */
+type Conduct = {
+  readonly check: Check;
+  readonly signal: AbortSignal;
+  /** Called as often as it looks for work, and at least every {@link checkpointMs}. */
+  readonly beat: () => Promise<void>;
+};
+
+async function* serveInstance(
+  app: App,
+  dispatcher: Dispatcher,
+  instance: Instance,
+  { check, signal, beat }: Conduct,
+): AsyncGenerator<Message> {
   const bell = app.db.listen([workTopic(instance), instanceTopic(instance)], signal);
   const held = new Map((await heldBy(app.db.query, instance)).map(({ task_id, attempt }) => [task_id, attempt]));
   let toldMs = app.clock.now();
   for (;;) {
     signal.throwIfAborted();
     await check(app.db.query, empty);
+    await beat();
     for (const taskId of await revoked(app, instance, held)) {
       yield { event: { case: "revokedTaskId", value: taskId } };
       toldMs = app.clock.now();
@@ -55,6 +79,33 @@ export async function* serveStream(
     yield { event: { case: "checkpoint", value: timestampFromMs(app.clock.now()) } };
     toldMs = app.clock.now();
   }
+}
+
+/** How long an instance is believed to be there when its server is gone. */
+const presentMs = 3 * checkpointMs;
+
+/** Says that the agent is there, by a lease, so that routing prefers it to those that are not. */
+function presenceOf(app: App, { orgId, agentId, name }: Instance) {
+  const leaseName = servingName(orgId, agentId, name);
+  let lease: Lease | undefined;
+  let beatenMs = 0;
+  return {
+    async beat(): Promise<void> {
+      const now = app.clock.now();
+      if (lease && now < beatenMs + checkpointMs) return;
+      lease = await app.db.tx((tx) => takeLease(tx, leaseName, `instance ${name}`, now, presentMs));
+      beatenMs = now;
+    },
+    async end(): Promise<void> {
+      const last = lease;
+      if (!last) return;
+      await app.db
+        .tx((tx) => dropLease(tx, last))
+        .catch((error: unknown) =>
+          app.log.warn({ err: error, agent_id: agentId }, "an end was not noted: it ends by itself"),
+        );
+    },
+  };
 }
 
 /**

@@ -4,6 +4,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { PreviewedTimeSchema, ScheduleService } from "../../../gen/moltwire/queue/v1/schedule_service_pb.ts";
 import type { App } from "../../app.ts";
 import { lockAgent } from "../../bus/agent-store.ts";
+import { keepingOf, readKeepingOf } from "../../bus/policy/keeping.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { checkRevision } from "../../rpc/change.ts";
 import { type Command, command } from "../../rpc/command.ts";
@@ -44,7 +45,7 @@ export const scheduleHandler = (app: App): ServiceImpl<typeof ScheduleService> =
     const id = { org_id: orgId, schedule_id: app.ids.next("sch"), agent_id: agentId };
     // Held, so that it is not deleted meanwhile and its schedules are counted one by one. Before the policies: of no agent there is nothing to decide.
     if (!(await lockAgent(tx, orgId, agentId))) throw missing();
-    await checkUse(app, tx, { orgId, caller, action: "write_schedule", now }, id, missing);
+    await checkUse(app, keepingOf(app, given), { orgId, caller, action: "write_schedule", now }, id, missing);
     const { row: settings, payload } = readSettings(req.settings!, "settings");
     await checkQuota(app, given, agentId);
     const nextMs = firstAfter(settings, now);
@@ -71,15 +72,23 @@ export const scheduleHandler = (app: App): ServiceImpl<typeof ScheduleService> =
     return { schedule: toSchedule(app, row) };
   }),
 
-  getSchedule: query(app, async (req, { db, orgId, caller, now }) => {
+  getSchedule: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const use: Use = { orgId, caller, action: "read_schedule", now };
-    const row = await usable(app, db, use, req.scheduleId, await findSchedule(db, orgId, req.scheduleId));
+    const row = await usable(
+      app,
+      readKeepingOf(app, given),
+      use,
+      req.scheduleId,
+      await findSchedule(db, orgId, req.scheduleId),
+    );
     return { schedule: toSchedule(app, row, await findPayload(db, app, row)) };
   }),
 
-  listSchedules: query(app, async (req, { db, orgId, caller, now }) => {
+  listSchedules: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const agentId = req.agentId || (seesWholeOrg(caller) ? "" : caller.agentId);
-    const permitted = await permits(app, db, { orgId, caller, action: "read_schedule", now });
+    const permitted = await permits(app, readKeepingOf(app, given), { orgId, caller, action: "read_schedule", now });
     const page = await readVisible(
       app.cursors,
       ["ListSchedules", orgId, caller.agentId, agentId],
@@ -119,14 +128,15 @@ export const scheduleHandler = (app: App): ServiceImpl<typeof ScheduleService> =
     return { job: toJob(app, job!) };
   }),
 
-  previewSchedule: query(app, async (req, { db, orgId, caller, now }) => {
+  previewSchedule: query(app, async (req, given) => {
+    const { db, orgId, caller, now } = given;
     const { subject, count, afterTime } = req;
     const afterMs = afterTime ? timestampMs(afterTime) : now;
     if (afterMs < 0 || afterMs > lastPreviewMs) throw badField("after_time", "from the year 1970 to 9000");
     if (subject.case === "draft") return { times: preview(readTiming(subject.value, "draft"), afterMs, count) };
     const id = subject.value ?? "";
     const use: Use = { orgId, caller, action: "read_schedule", now };
-    const row = await usable(app, db, use, id, await findSchedule(db, orgId, id));
+    const row = await usable(app, readKeepingOf(app, given), use, id, await findSchedule(db, orgId, id));
     return { times: preview(timingOf(row), Math.max(afterMs, afterTime ? 0 : row.seen_ms), count) };
   }),
 
@@ -145,9 +155,10 @@ const lastPreviewMs = Date.UTC(9000, 0, 1);
 const lastTimestampMs = Date.UTC(10_000, 0, 1) - 1;
 
 /** The schedule, locked, if the caller may change it; else NOT_FOUND or POLICY_DENIED. */
-async function locked(app: App, { tx, orgId, caller, now }: Command, scheduleId: string): Promise<ScheduleRow> {
+async function locked(app: App, given: Command, scheduleId: string): Promise<ScheduleRow> {
+  const { tx, orgId, caller, now } = given;
   const use: Use = { orgId, caller, action: "write_schedule", now };
-  return usable(app, tx, use, scheduleId, await lockSchedule(tx, orgId, scheduleId));
+  return usable(app, keepingOf(app, given), use, scheduleId, await lockSchedule(tx, orgId, scheduleId));
 }
 
 /** POLICY_DENIED unless the schedule's agent may put jobs into its queue. */

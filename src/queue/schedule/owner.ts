@@ -1,8 +1,9 @@
 /** Whose schedule a call is about, and whether the caller may use it. */
 import type { App } from "../../app.ts";
 import { findAgent } from "../../bus/agent-store.ts";
-import { type Decided, policyDenied } from "../../bus/policy/decide-task.ts";
+import type { Decided } from "../../bus/policy/decide-task.ts";
 import { agentEntity, type Entity, entityRef, orgEntity, ownedEntity } from "../../bus/policy/entity.ts";
+import { type Keeping, settle } from "../../bus/policy/keeping.ts";
 import type { Queryable } from "../../db/db.ts";
 import { badField, type Fault, notFound } from "../../errors.ts";
 import type { Caller } from "../../rpc/caller.ts";
@@ -58,33 +59,36 @@ async function decider(
   };
 }
 
-/** Tells of schedules whether the caller may use them. */
-export async function permits(app: App, db: Queryable, use: Use): Promise<(schedule: Owned) => Promise<boolean>> {
-  const decide = await decider(app, db, use);
-  return async (schedule) => (await decide(schedule)).answer.verdict === "ALLOW";
+/** Tells of schedules whether the caller may use them, to show it only those. */
+export async function permits(app: App, keeping: Keeping, use: Use): Promise<(schedule: Owned) => Promise<boolean>> {
+  const decide = await decider(app, keeping.db, use);
+  return async (schedule) => {
+    const decided = await decide(schedule);
+    await keeping.note([decided]);
+    return decided.answer.verdict === "ALLOW";
+  };
 }
 
 /**
  * Throws where the policies do not permit the use: POLICY_DENIED to the schedule's own agent and to administrators, and what is thrown for one that does not exist
- * to any other.
+ * to any other. The decision is kept.
  */
-export async function checkUse(app: App, db: Queryable, use: Use, schedule: Owned, missing: () => Fault) {
-  const decided = await (await decider(app, db, use))(schedule);
-  if (decided.answer.verdict === "ALLOW") return;
+export async function checkUse(app: App, keeping: Keeping, use: Use, schedule: Owned, missing: () => Fault) {
+  const decided = await (await decider(app, keeping.db, use))(schedule);
   const knows = seesWholeOrg(use.caller) || use.caller.agentId === schedule.agent_id;
-  throw knows ? policyDenied(decided) : missing();
+  await settle(keeping, decided, knows ? undefined : missing());
 }
 
 /** The schedule, if there is one and the caller may use it so; else NOT_FOUND or POLICY_DENIED. */
 export async function usable(
   app: App,
-  db: Queryable,
+  keeping: Keeping,
   use: Use,
   scheduleId: string,
   row: ScheduleRow | undefined,
 ): Promise<ScheduleRow> {
   const missing = () => notFound("schedule", scheduleId);
   if (!row) throw missing();
-  await checkUse(app, db, use, row, missing);
+  await checkUse(app, keeping, use, row, missing);
   return row;
 }

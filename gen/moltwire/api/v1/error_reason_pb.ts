@@ -220,7 +220,8 @@ export const ErrorReason = {
   INVALID_POLICY: 38,
 
   /**
-   * A policy forbids it. Code PERMISSION_DENIED. metadata: {"policy_ids": "...", "action": "invoke"}
+   * A policy forbids it, or none permits it (`policy_ids` is empty then). Code PERMISSION_DENIED. metadata: {"policy_ids": "...", "action": "invoke",
+   * "principal_type": "Agent", "principal_id": "agt_...", "resource_type": "Contract", "resource_id": "..."}: the question that PolicyService/TestPolicy answers.
    *
    * @generated from enum value: ERROR_REASON_POLICY_DENIED = 40;
    */

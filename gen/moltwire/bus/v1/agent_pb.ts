@@ -940,7 +940,7 @@ export const TrustTier = {
   INTERNAL_RESTRICTED: 2,
 
   /**
-   * A partner's: only what names it, fully logged.
+   * A partner's: only what names it, fully logged: ListDecisions tells which decisions.
    *
    * @generated from enum value: TRUST_TIER_EXTERNAL_PARTNER = 3;
    */

@@ -15,7 +15,7 @@ export const file_moltwire_bus_v1_approval: GenFile = /*@__PURE__*/
   fileDesc("Ch5tb2x0d2lyZS9idXMvdjEvYXBwcm92YWwucHJvdG8SD21vbHR3aXJlLmJ1cy52MSLiBAoIQXBwcm92YWwSDgoGb3JnX2lkGAEgASgJEhMKC2FwcHJvdmFsX2lkGAIgASgJEi0KBXN0YXRlGAMgASgOMh4ubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsU3RhdGUSDwoHdGFza19pZBgEIAEoCRIQCgh0cmFjZV9pZBgFIAEoCRIXCg9jYWxsZXJfYWdlbnRfaWQYBiABKAkSFQoNY2FsbGVyX2tleV9pZBgHIAEoCRIXCg90YXJnZXRfYWdlbnRfaWQYCCABKAkSEwoLY29udHJhY3RfaWQYCSABKAkSGAoQY29udHJhY3RfdmVyc2lvbhgKIAEoCRIlCgVpbnB1dBgLIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIOCgZkaWdlc3QYDCABKAkSHAoUcmVxdWlyZWRfYnlfY29udHJhY3QYDSABKAgSEgoKcG9saWN5X2lkcxgOIAMoCRIPCgdyZWFzb25zGA8gAygJEhcKD3Jlc2VydmVkX3Rva2VucxgQIAEoAxIfChdyZXNlcnZlZF9jcmVkaXRzX21pY3JvcxgRIAEoAxIvCgtjcmVhdGVfdGltZRgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYEyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2RlY2lkZV90aW1lGBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpkZWNpZGVkX2J5GBUgASgJEgwKBG5vdGUYFiABKAkqvAEKDUFwcHJvdmFsU3RhdGUSHgoaQVBQUk9WQUxfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZBUFBST1ZBTF9TVEFURV9QRU5ESU5HEAESGwoXQVBQUk9WQUxfU1RBVEVfQVBQUk9WRUQQAhIZChVBUFBST1ZBTF9TVEFURV9ERU5JRUQQAxIaChZBUFBST1ZBTF9TVEFURV9FWFBJUkVEEAQSGwoXQVBQUk9WQUxfU1RBVEVfQ0FOQ0VMRUQQBWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
- * Approval is an administrator's word that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
+ * Approval is the word of an administrator, or of an agent that policies let decide, that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
  * under this contract version. So an approved task falls back to no other agent or contract, and a contract that needs approvals is no fallback for another.
  *
  * @generated from message moltwire.bus.v1.Approval
@@ -179,7 +179,7 @@ export type Approval = Message<"moltwire.bus.v1.Approval"> & {
 };
 
 /**
- * Approval is an administrator's word that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
+ * Approval is the word of an administrator, or of an agent that policies let decide, that is needed before a task is dispatched. It holds for one task only: this input, from this caller, to this agent,
  * under this contract version. So an approved task falls back to no other agent or contract, and a contract that needs approvals is no fallback for another.
  *
  * @generated from message moltwire.bus.v1.Approval

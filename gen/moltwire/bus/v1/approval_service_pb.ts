@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/approval_service.proto.
  */
 export const file_moltwire_bus_v1_approval_service: GenFile = /*@__PURE__*/
-  fileDesc("CiZtb2x0d2lyZS9idXMvdjEvYXBwcm92YWxfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIqcCChRMaXN0QXBwcm92YWxzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEjcKBXN0YXRlGAQgASgOMh4ubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsU3RhdGVCCLpIBYIBAhABEhkKCGFnZW50X2lkGAUgASgJQge6SARyAhhAEh0KC2NvbnRyYWN0X2lkGAYgASgJQgi6SAVyAxiAARIYCgd0YXNrX2lkGAcgASgJQge6SARyAhhAEiwKCHRyYWNlX2lkGAggASgJQhq6SBdyFRggMhFeKFswLTlhLWZdezMyfSk/JCJeChVMaXN0QXBwcm92YWxzUmVzcG9uc2USLAoJYXBwcm92YWxzGAEgAygLMhkubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJNChJHZXRBcHByb3ZhbFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KC2FwcHJvdmFsX2lkGAIgASgJQgm6SAZyBBABGEAiQgoTR2V0QXBwcm92YWxSZXNwb25zZRIrCghhcHByb3ZhbBgBIAEoCzIZLm1vbHR3aXJlLmJ1cy52MS5BcHByb3ZhbCKNAQoOQXBwcm92ZVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KC2FwcHJvdmFsX2lkGAIgASgJQgm6SAZyBBABGEASKgoGZGlnZXN0GAMgASgJQhq6SBdyFRhAMhFeKFswLTlhLWZdezY0fSk/JBIWCgRub3RlGAQgASgJQgi6SAVyAxiAECI+Cg9BcHByb3ZlUmVzcG9uc2USKwoIYXBwcm92YWwYASABKAsyGS5tb2x0d2lyZS5idXMudjEuQXBwcm92YWwiigEKC0RlbnlSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIeCgthcHByb3ZhbF9pZBgCIAEoCUIJukgGcgQQARhAEioKBmRpZ2VzdBgDIAEoCUIaukgXchUYQDIRXihbMC05YS1mXXs2NH0pPyQSFgoEbm90ZRgEIAEoCUIIukgFcgMYgBAiOwoMRGVueVJlc3BvbnNlEisKCGFwcHJvdmFsGAEgASgLMhkubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsMtIDCg9BcHByb3ZhbFNlcnZpY2USewoNTGlzdEFwcHJvdmFscxIlLm1vbHR3aXJlLmJ1cy52MS5MaXN0QXBwcm92YWxzUmVxdWVzdBomLm1vbHR3aXJlLmJ1cy52MS5MaXN0QXBwcm92YWxzUmVzcG9uc2UiG5ACAZLeGBQIAhIOYXBwcm92YWxzOnJlYWQYAhJ1CgtHZXRBcHByb3ZhbBIjLm1vbHR3aXJlLmJ1cy52MS5HZXRBcHByb3ZhbFJlcXVlc3QaJC5tb2x0d2lyZS5idXMudjEuR2V0QXBwcm92YWxSZXNwb25zZSIbkAIBkt4YFAgCEg5hcHByb3ZhbHM6cmVhZBgCEmkKB0FwcHJvdmUSHy5tb2x0d2lyZS5idXMudjEuQXBwcm92ZVJlcXVlc3QaIC5tb2x0d2lyZS5idXMudjEuQXBwcm92ZVJlc3BvbnNlIhuS3hgXCAMSD2FwcHJvdmFsczp3cml0ZRgBIAESYAoERGVueRIcLm1vbHR3aXJlLmJ1cy52MS5EZW55UmVxdWVzdBodLm1vbHR3aXJlLmJ1cy52MS5EZW55UmVzcG9uc2UiG5LeGBcIAxIPYXBwcm92YWxzOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_bus_v1_approval]);
+  fileDesc("CiZtb2x0d2lyZS9idXMvdjEvYXBwcm92YWxfc2VydmljZS5wcm90bxIPbW9sdHdpcmUuYnVzLnYxIqcCChRMaXN0QXBwcm92YWxzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEjcKBXN0YXRlGAQgASgOMh4ubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsU3RhdGVCCLpIBYIBAhABEhkKCGFnZW50X2lkGAUgASgJQge6SARyAhhAEh0KC2NvbnRyYWN0X2lkGAYgASgJQgi6SAVyAxiAARIYCgd0YXNrX2lkGAcgASgJQge6SARyAhhAEiwKCHRyYWNlX2lkGAggASgJQhq6SBdyFRggMhFeKFswLTlhLWZdezMyfSk/JCJeChVMaXN0QXBwcm92YWxzUmVzcG9uc2USLAoJYXBwcm92YWxzGAEgAygLMhkubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJNChJHZXRBcHByb3ZhbFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KC2FwcHJvdmFsX2lkGAIgASgJQgm6SAZyBBABGEAiQgoTR2V0QXBwcm92YWxSZXNwb25zZRIrCghhcHByb3ZhbBgBIAEoCzIZLm1vbHR3aXJlLmJ1cy52MS5BcHByb3ZhbCKNAQoOQXBwcm92ZVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KC2FwcHJvdmFsX2lkGAIgASgJQgm6SAZyBBABGEASKgoGZGlnZXN0GAMgASgJQhq6SBdyFRhAMhFeKFswLTlhLWZdezY0fSk/JBIWCgRub3RlGAQgASgJQgi6SAVyAxiAECI+Cg9BcHByb3ZlUmVzcG9uc2USKwoIYXBwcm92YWwYASABKAsyGS5tb2x0d2lyZS5idXMudjEuQXBwcm92YWwiigEKC0RlbnlSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIeCgthcHByb3ZhbF9pZBgCIAEoCUIJukgGcgQQARhAEioKBmRpZ2VzdBgDIAEoCUIaukgXchUYQDIRXihbMC05YS1mXXs2NH0pPyQSFgoEbm90ZRgEIAEoCUIIukgFcgMYgBAiOwoMRGVueVJlc3BvbnNlEisKCGFwcHJvdmFsGAEgASgLMhkubW9sdHdpcmUuYnVzLnYxLkFwcHJvdmFsMtIDCg9BcHByb3ZhbFNlcnZpY2USewoNTGlzdEFwcHJvdmFscxIlLm1vbHR3aXJlLmJ1cy52MS5MaXN0QXBwcm92YWxzUmVxdWVzdBomLm1vbHR3aXJlLmJ1cy52MS5MaXN0QXBwcm92YWxzUmVzcG9uc2UiG5ACAZLeGBQIAhIOYXBwcm92YWxzOnJlYWQYAhJ1CgtHZXRBcHByb3ZhbBIjLm1vbHR3aXJlLmJ1cy52MS5HZXRBcHByb3ZhbFJlcXVlc3QaJC5tb2x0d2lyZS5idXMudjEuR2V0QXBwcm92YWxSZXNwb25zZSIbkAIBkt4YFAgCEg5hcHByb3ZhbHM6cmVhZBgCEmkKB0FwcHJvdmUSHy5tb2x0d2lyZS5idXMudjEuQXBwcm92ZVJlcXVlc3QaIC5tb2x0d2lyZS5idXMudjEuQXBwcm92ZVJlc3BvbnNlIhuS3hgXCAISD2FwcHJvdmFsczp3cml0ZRgBIAESYAoERGVueRIcLm1vbHR3aXJlLmJ1cy52MS5EZW55UmVxdWVzdBodLm1vbHR3aXJlLmJ1cy52MS5EZW55UmVzcG9uc2UiG5LeGBcIAhIPYXBwcm92YWxzOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_bus_v1_approval]);
 
 /**
  * ListApprovalsRequest is the request of ListApprovals. Of several filters all must hold.
@@ -514,7 +514,8 @@ export const DenyResponseSchema: GenMessage<DenyResponse, {jsonType: DenyRespons
  */
 export const ApprovalService: GenService<{
   /**
-   * ListApprovals lists approvals, newest first, without input. An agent gets those of tasks it asked for.
+   * ListApprovals lists approvals, newest first, without input. An agent gets those of tasks it asked for, and those that policies let it decide on. A page can
+   * hold fewer than `page_size` and yet not be the last.
    *
    * @generated from rpc moltwire.bus.v1.ApprovalService.ListApprovals
    */
@@ -524,7 +525,7 @@ export const ApprovalService: GenService<{
     output: typeof ListApprovalsResponseSchema;
   },
   /**
-   * GetApproval reads one approval. An agent sees those of tasks it asked for.
+   * GetApproval reads one approval. An agent sees those of tasks it asked for, and those that policies let it decide on.
    *
    * Errors: NOT_FOUND.
    *
@@ -539,7 +540,10 @@ export const ApprovalService: GenService<{
    * Approve lets the task go on. It does not wait for the task: WatchTask and GetTask tell the rest. Policy, budget and the caller's key are checked again
    * before the task is dispatched, and a task that no longer passes ends REJECTED. Approving what the same approver has approved answers it as it is.
    *
-   * Errors: NOT_FOUND, FAILED_PRECONDITION (decided, expired or canceled, metadata: {"state": "DENIED"}; or `digest` is another, metadata: {"field": "digest"}),
+   * Policies say who may (`approve`, and `deny` for Deny): administrators and INTERNAL_TRUSTED agents unless the organisation's own policies say otherwise, and
+   * nobody on its own request, neither the agent nor the key that asked, nor a key that was made of that one by rotation.
+   *
+   * Errors: NOT_FOUND (also to an agent that may neither decide on it nor asked for it), FAILED_PRECONDITION (decided, expired or canceled, metadata: {"state": "DENIED"}; or `digest` is another, metadata: {"field": "digest"}),
    * POLICY_DENIED (the approver is the requester, metadata: {"policy_ids": "builtin/approver-is-not-requester", "action": "approve"}; or another policy forbids it).
    *
    * @generated from rpc moltwire.bus.v1.ApprovalService.Approve

@@ -603,7 +603,8 @@ export const PolicyFaultSchema: GenMessage<PolicyFault, {jsonType: PolicyFaultJs
   messageDesc(file_moltwire_bus_v1_policy, 6);
 
 /**
- * PolicyDecision is one decision of the log. It is written in the transaction of what it decided on, and kept when that was refused.
+ * PolicyDecision is one decision of the log; PolicyService/ListDecisions says which are kept. It is written in the transaction of what it decided on, and kept when
+ * that was refused; of a read, before the read is answered, in a transaction of its own.
  *
  * @generated from message moltwire.bus.v1.PolicyDecision
  */
@@ -666,7 +667,8 @@ export type PolicyDecision = Message<"moltwire.bus.v1.PolicyDecision"> & {
 };
 
 /**
- * PolicyDecision is one decision of the log. It is written in the transaction of what it decided on, and kept when that was refused.
+ * PolicyDecision is one decision of the log; PolicyService/ListDecisions says which are kept. It is written in the transaction of what it decided on, and kept when
+ * that was refused; of a read, before the read is answered, in a transaction of its own.
  *
  * @generated from message moltwire.bus.v1.PolicyDecision
  */

@@ -1509,6 +1509,21 @@ export const PolicyService: GenService<{
   /**
    * ListDecisions lists the decision log, newest first. An agent gets the decisions that had it as principal.
    *
+   * In the log is:
+   * - of tasks every decision, on `invoke` and on each tool. Of the agents that policies refuse for one task before it is accepted, those on the first 50; policies
+   *   are asked about each agent that is considered, at most 250;
+   * - of approvals every decision on `approve` and `deny`;
+   * - of everything else (memory, shared memory, messages, queues, schedules) every denial of a call, also where the caller is told NOT_FOUND because it
+   *   may not know; and every decision, ALLOW too, whose principal is an EXTERNAL_PARTNER or PUBLIC_VENDOR agent. An ALLOW of the internal tiers and of administrators is
+   *   not kept there: these paths are hot, and would write a row for each call.
+   *
+   * What a list leaves out is no denial. For agents of the two outer tiers it is kept all the same, as are the questions that a stream or a call that waits asks
+   * again while it lasts.
+   *
+   * A flood of reads must not become a flood of rows: of the denials of reads, of what only sifts a list and of what a stream asks again, a server process keeps
+   * in 10 s one for the same principal, action, resource and verdict, and at most 100 for one principal. The others are counted in the metric
+   * `moltwire_policy_decisions_left_out_total`. A denied command is kept each time. An ALLOW goes with its command: where that fails, it is undone with it.
+   *
    * Errors: INVALID_REQUEST (`end_time` is not after `start_time`).
    *
    * @generated from rpc moltwire.bus.v1.PolicyService.ListDecisions

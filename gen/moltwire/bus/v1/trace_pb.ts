@@ -392,15 +392,18 @@ export const TraceEventKind = {
   INPUT_CHECKED: 2,
 
   /**
-   * Agents were considered. details: capability, considered, candidates [{agent_id, name, chosen, score, why}]: at most 20, the highest score first.
-   * A score is a hundred for each tier of trust above PUBLIC_VENDOR and up to a hundred for how soon it is the agent's turn; 0: it cannot.
+   * Agents were considered. details: capability, considered, candidates [{agent_id, name, chosen, score, why}]: at most 20, the highest score first, the chosen one
+   * among them. Policies were asked by then: whom they refuse is not chosen, and `why` tells. Where only a fallback contract has somebody, fallback {contract_id,
+   * contract_version, considered, candidates} tells the same of its agents.
+   * A score is a hundred for each tier of trust above PUBLIC_VENDOR and up to a hundred for how soon it is the agent's turn; a ten-thousandth of that for an agent
+   * that pulls and has no stream of Serve open, so that it comes last; 0: it cannot.
    *
    * @generated from enum value: TRACE_EVENT_KIND_ROUTED = 3;
    */
   ROUTED: 3,
 
   /**
-   * A policy decided. details: verdict, policy_ids, reasons.
+   * Policies decided. details: verdict, policy_ids, reasons: of each the first 20.
    *
    * @generated from enum value: TRACE_EVENT_KIND_POLICY_DECIDED = 4;
    */
@@ -451,7 +454,8 @@ export const TraceEventKind = {
   OUTPUT_CHECKED: 10,
 
   /**
-   * The task falls back to another contract. details: contract_id, contract_version.
+   * The task falls back to another contract. details: contract_id, contract_version, capability, considered, candidates: as of ROUTED, but nobody is chosen yet:
+   * policies are asked of each agent when it is its turn (POLICY_DECIDED).
    *
    * @generated from enum value: TRACE_EVENT_KIND_FALLBACK = 11;
    */

@@ -1130,8 +1130,11 @@ export const SharedEntryChangeSchema: GenMessage<SharedEntryChange, {jsonType: S
 
 /**
  * SharedMemoryService is memory that agents share. A namespace belongs to the agent that first writes into it: only that agent writes and deletes there. Every
- * agent of the organisation reads it; agents of other organisations, who name the organisation, read what is public, and of what is not they get the answer of
- * what does not exist. Inside the organisation no policy has to permit this, but one may forbid `read_memory` or `write_memory` (POLICY_DENIED).
+ * agent of the organisation's two internal tiers reads it; agents of other organisations, who name the organisation, read what is public, and of what is not they
+ * get the answer of what does not exist. To the internal tiers no policy has to permit this, but one may forbid `read_memory` or `write_memory` (POLICY_DENIED).
+ *
+ * EXTERNAL_PARTNER and PUBLIC_VENDOR agents need a permit of their organisation: `read_memory` for what is not their own, which else is not listed to them either,
+ * and `write_memory` for the first entry of a namespace. Without one they get POLICY_DENIED, whether there is a namespace of that name or not.
  *
  * Each namespace has a log of its own, as an agent's memory has one, and the same quota by itself. It ends with the agent that owns it: its name is free then.
  * Revisions count what is not public as well. So another organisation sees none, 0 in their place, and follows the log by cursors, which are opaque.

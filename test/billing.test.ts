@@ -133,11 +133,11 @@ describe.each(dialects)("%s", (dialect) => {
     const tooMuch = credits(1_000_000_000) + 1n;
     for (const amountMicros of [-1n, 0n, tooMuch, 2n ** 63n - 1n, -(2n ** 63n)]) {
       const calls = [
-        org.admin.billing.transferCredits({ toAgentId: agent.agentId, amountMicros }),
-        world.operator.billing.topUp({ orgId: org.orgId, amountMicros }),
+        () => org.admin.billing.transferCredits({ toAgentId: agent.agentId, amountMicros }),
+        () => world.operator.billing.topUp({ orgId: org.orgId, amountMicros }),
       ];
       for (const call of calls) {
-        const { code, reason, metadata } = await refusal(call);
+        const { code, reason, metadata } = await refusal(call());
         expect([code, reason, metadata.field]).toEqual(["InvalidArgument", "INVALID_REQUEST", "amount_micros"]);
       }
     }
@@ -416,42 +416,45 @@ describe.each(dialects)("%s", (dialect) => {
   });
 });
 
-describe.each(dialects)("a backup of %s", (dialect) => {
-  test.each(dialects)("restored into %s keeps the books", async (into) => {
-    await using from = await storage(dialect);
-    await using to = await storage(into);
-    const path = `${from.folder}/books.backup`;
-    let adminKey: string;
-    let operatorKey: string;
-    let before: Awaited<ReturnType<typeof proofOf>>;
-    const request = { amountMicros: 7n, transferId: newId(), toAgentId: "" };
-    {
-      await using world = await start(dialect, from.options);
-      const org = await world.org();
-      const agent = await org.agent();
-      ({ adminKey } = org);
-      ({ operatorKey } = world);
-      request.toAgentId = agent.agentId;
-      await org.admin.billing.transferCredits(request);
-      const { db, clock } = world.server.app;
-      const wish = {
-        transferId: "r",
-        kind,
-        from: walletOf(org.orgId),
-        to: agentWallet(org.orgId, agent.agentId),
-        amount: 9n,
-      };
-      await db.tx((tx) => reserve(tx, wish, clock.now()));
-      await world.operator.billing.topUp({ orgId: org.orgId, amountMicros: credits(1_000_000_000) });
-      before = await proofOf(world.operator);
-      await backUp(world.operator, path);
-    }
-    await restore(path, into === "sqlite" ? { data: to.folder } : { databaseUrl: to.options.databaseUrl! });
-    await using world = await start(into, to.options);
-    expect(before).toMatchObject({ ok: true, liveReserves: 1n });
-    expect(await proofOf(world.as(operatorKey))).toEqual(before);
-    const { transfer, from: wallet } = await world.as(adminKey).billing.transferCredits(request);
-    expect(transfer!.transferId).toBe(request.transferId);
-    expect(wallet).toMatchObject({ balanceMicros: credits(1_000_001_000) - 7n, reservedMicros: 9n });
-  });
+const [first = "sqlite", second = first] = dialects;
+
+test.each([
+  [first, second],
+  [second, first],
+] as const)("a backup of %s restored into %s keeps the books", async (dialect, into) => {
+  await using from = await storage(dialect);
+  await using to = await storage(into);
+  const path = `${from.folder}/books.backup`;
+  let adminKey: string;
+  let operatorKey: string;
+  let before: Awaited<ReturnType<typeof proofOf>>;
+  const request = { amountMicros: 7n, transferId: newId(), toAgentId: "" };
+  {
+    await using world = await start(dialect, from.options);
+    const org = await world.org();
+    const agent = await org.agent();
+    ({ adminKey } = org);
+    ({ operatorKey } = world);
+    request.toAgentId = agent.agentId;
+    await org.admin.billing.transferCredits(request);
+    const { db, clock } = world.server.app;
+    const wish = {
+      transferId: "r",
+      kind,
+      from: walletOf(org.orgId),
+      to: agentWallet(org.orgId, agent.agentId),
+      amount: 9n,
+    };
+    await db.tx((tx) => reserve(tx, wish, clock.now()));
+    await world.operator.billing.topUp({ orgId: org.orgId, amountMicros: credits(1_000_000_000) });
+    before = await proofOf(world.operator);
+    await backUp(world.operator, path);
+  }
+  await restore(path, into === "sqlite" ? { data: to.folder } : { databaseUrl: to.options.databaseUrl! });
+  await using world = await start(into, to.options);
+  expect(before).toMatchObject({ ok: true, liveReserves: 1n });
+  expect(await proofOf(world.as(operatorKey))).toEqual(before);
+  const { transfer, from: wallet } = await world.as(adminKey).billing.transferCredits(request);
+  expect(transfer!.transferId).toBe(request.transferId);
+  expect(wallet).toMatchObject({ balanceMicros: credits(1_000_001_000) - 7n, reservedMicros: 9n });
 });

@@ -61,7 +61,7 @@ describe.each(dialects)("%s", (dialect) => {
                 else if (!cut.includes(code) || rawMessage.includes("internal fault")) throw error;
                 else {
                   run.cut++;
-                  await sleep(20);
+                  await sleep(100);
                 }
               }
             }

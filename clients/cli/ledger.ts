@@ -22,14 +22,15 @@ export const ledger: Noun = (program) => {
 async function verify(options: ConnectionOptions): Promise<number> {
   const settings = readSettings(options, process.env);
   const tells = options.json !== true && process.stderr.isTTY === true;
+  let proof: LedgerProof | undefined;
   for await (const { event } of connectClients(settings)(MaintenanceService).verifyLedger({})) {
     if (event.case === "progress" && tells) note(`${event.value.rows} rows`);
-    if (event.case !== "proof") continue;
-    if (options.json) printJson(toJson(LedgerProofSchema, event.value));
-    else for (const line of describe(event.value)) print(line);
-    return event.value.ok ? exitCodes.ok : exitCodes.failed;
+    if (event.case === "proof") proof = event.value;
   }
-  throw new Error("the stream ended without a proof");
+  if (!proof) throw new Error("the stream ended without a proof");
+  if (options.json) printJson(toJson(LedgerProofSchema, proof));
+  else for (const line of describe(proof)) print(line);
+  return proof.ok ? exitCodes.ok : exitCodes.failed;
 }
 
 function describe(proof: LedgerProof): string[] {

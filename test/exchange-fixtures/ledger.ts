@@ -10,8 +10,11 @@ export const credits = (count: number): bigint => BigInt(Math.round(count * 1_00
 
 /** The proof of the books, over the wire. */
 export async function proofOf(operator: Clients): Promise<LedgerProof> {
-  for await (const { event } of operator.maintenance.verifyLedger({})) if (event.case === "proof") return event.value;
-  throw new Error("there was no proof");
+  let proof: LedgerProof | undefined;
+  // To its end: a stream that is left is open until it is aborted.
+  for await (const { event } of operator.maintenance.verifyLedger({})) if (event.case === "proof") proof = event.value;
+  if (!proof) throw new Error("there was no proof");
+  return proof;
 }
 
 /** Posts a chain in a transaction of its own. */

@@ -50,6 +50,7 @@ const codes: Record<ReasonName, Code> = {
   APPROVAL_DENIED: Code.FailedPrecondition,
   GRANT_QUOTA_EXCEEDED: Code.ResourceExhausted,
   GRANT_PARTY_REQUIRED: Code.PermissionDenied,
+  INSUFFICIENT_CREDITS: Code.FailedPrecondition,
   ADAPTER_ERROR: Code.Unavailable,
   AGENT_UNREACHABLE: Code.Unavailable,
   AGENT_TIMEOUT: Code.DeadlineExceeded,

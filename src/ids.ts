@@ -24,7 +24,8 @@ export type IdPrefix =
   | "grt"
   | "inv"
   | "col"
-  | "con";
+  | "con"
+  | "txn";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

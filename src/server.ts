@@ -44,6 +44,7 @@ import { sweepInvites } from "./directory/register.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
+import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
@@ -302,6 +303,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "old jobs", () => sweepOldJobs(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     every(app, grantMs, "grants", () => expireGrants(app)),
+    every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),

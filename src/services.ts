@@ -11,6 +11,7 @@ import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
+import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
@@ -40,6 +41,8 @@ import { serveHandler } from "./bus/serve/serve-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
 import { directoryHandler } from "./directory/handler.ts";
+import { billingHandler } from "./exchange/billing/handler.ts";
+import { verifyHandler } from "./exchange/ledger/verify.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
 import { namespaceHandler } from "./federation/namespace-handler.ts";
@@ -77,6 +80,7 @@ export const services: readonly DescService[] = [
   RelayService,
   WebhookService,
   DirectoryService,
+  BillingService,
   TextService,
   OrganizationService,
   NamespaceService,
@@ -115,6 +119,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(RelayService, relayHandler(app));
   serve(WebhookService, webhookHandler(app));
   serve(DirectoryService, directoryHandler(app));
+  serve(BillingService, billingHandler(app));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));
@@ -124,7 +129,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(ContactService, contactHandler(app));
   serve(EventService, eventHandler(app));
   serve(AdminService, adminHandler(app));
-  serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app) });
+  serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app), ...verifyHandler(app) });
   const mount: Routes["mount"] = (router) => {
     for (const each of mounts) each(router);
   };

@@ -26,6 +26,16 @@ import { countLiveInvites } from "../src/directory/invite-store.ts";
 import { agentsInNeed, recentWork } from "../src/directory/match-store.ts";
 import { findPublicProfile } from "../src/directory/profile-store.ts";
 import { type Filter, noFilter, searchProfiles } from "../src/directory/search-store.ts";
+import { listLines } from "../src/exchange/billing/line-store.ts";
+import {
+  dueHolds,
+  findEnding,
+  findHolds,
+  findTransfers,
+  isReversed,
+  lapsedHolds,
+  readStanding,
+} from "../src/exchange/ledger/store.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
 import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
@@ -89,6 +99,10 @@ const days = { startMs: 0, endMs: 10 };
 const grant = { org_id: org, grant_id: "grt_a" };
 const anyGrant = { state: 0, party: 0, counterpartyOrgId: "" } as const;
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
+const account = { orgId: org, accountId: "wallet" };
+const transfers = [1, 2].map((n) => ({ orgId: org, transferId: `t${n}` }));
+const anyLine = { accountId: "", kind: 0, startMs: null, endMs: null };
+const lineAfter = [5, "txn_a", "wallet", org];
 const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
 const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };
 const useKey = { orgId: org, budgetId: "bdg_a", subjectId: "agt_a" };
@@ -248,6 +262,57 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "the costs of a trace",
     (db) => traceTotals(db, org, trace, "agt_a"),
     /task_attempt_trace \(org_id=\? AND trace_id=\?/,
+  ],
+  [
+    "how an account stands",
+    (db) => readStanding(db, account, 5),
+    /ledger_account USING PRIMARY KEY \(org_id=\? AND account_id=\?\)[\s\S]*ledger_hold_account \(org_id=\? AND account_id=\? AND expire_ms<\?\)/,
+  ],
+  [
+    "some transfers",
+    (db) => findTransfers(db, transfers),
+    /MULTI-INDEX OR[\s\S]*autoindex_ledger_transfer_1 \(org_id=\? AND transfer_id=\?\)/,
+  ],
+  [
+    "what they have set aside",
+    (db) => findHolds(db, transfers),
+    /MULTI-INDEX OR[\s\S]*autoindex_ledger_hold_1 \(org_id=\? AND transfer_id=\?\)/,
+  ],
+  [
+    "how what was set aside has ended",
+    (db) => findEnding(db, org, "t1"),
+    /ledger_transfer_pending \(org_id=\? AND pending_id=\?\)/,
+  ],
+  [
+    "whether a transfer was undone",
+    (db) => isReversed(db, transfers[0]!),
+    /ledger_transfer_reverses \(reverses_org_id=\? AND reverses_id=\?\)/,
+  ],
+  [
+    "what has lapsed of an account",
+    (db) => lapsedHolds(db, account, 5, 100),
+    /ledger_hold_account \(org_id=\? AND account_id=\? AND expire_ms<\?\)/,
+  ],
+  ["what has lapsed", (db) => dueHolds(db, 5, 100), /ledger_hold_due \(expire_ms<\?\)/],
+  [
+    "a page of statements",
+    (db) => listLines(db, org, anyLine, lineAfter, 51),
+    /e USING PRIMARY KEY \(org_id=\? AND \(time_ms,transfer_id,account_id,transfer_org_id\)<\(\?,\?,\?,\?\)\)/,
+  ],
+  [
+    "a page of an account's statement of one kind",
+    (db) => listLines(db, org, { ...anyLine, accountId: "wallet", kind: 2 }, lineAfter, 51),
+    /ledger_entry_account \(org_id=\? AND account_id=\? AND \(time_ms,transfer_id,transfer_org_id\)<\(\?,\?,\?\)\)/,
+  ],
+  [
+    "a page of the statement of one kind",
+    (db) => listLines(db, org, { ...anyLine, kind: 2 }, lineAfter, 51),
+    /ledger_entry_kind \(org_id=\? AND kind=\? AND \(time_ms,transfer_id,account_id,transfer_org_id\)<\(\?,\?,\?,\?\)\)/,
+  ],
+  [
+    "an account's statement of a time",
+    (db) => listLines(db, org, { ...anyLine, accountId: "wallet", startMs: 1, endMs: 5 }, undefined, 51),
+    /ledger_entry_account \(org_id=\? AND account_id=\? AND time_ms>\? AND time_ms<\?\)/,
   ],
   ["the circuits that are not closed", (db) => countOpenCircuits(db), /agent_circuit_not_closed/],
   ...(

@@ -16,6 +16,7 @@ import { DeadLetterService } from "../gen/moltwire/bus/v1/dead_letter_service_pb
 import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
+import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
@@ -162,6 +163,7 @@ const clientsOf = (over: Transport) => ({
   text: createClient(TextService, over),
   contacts: createClient(ContactService, over),
   directory: createClient(DirectoryService, over),
+  billing: createClient(BillingService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

@@ -108,7 +108,20 @@ async function party(world: World, mark: string): Promise<Party> {
     ...{ partnerAgentId: worker.agentId, taskType: `${mark} type`, outcome: Outcome.SUCCESS, rating: 5 },
     evidence: { case: "taskId", value: task!.taskId },
   });
+  await org.admin.billing.transferCredits({
+    toAgentId: caller.agentId,
+    amountMicros: 2n,
+    reference: `${mark}reference`,
+  });
+  await org.admin.billing.transferCredits({
+    toAgentId: caller.agentId,
+    amountMicros: 1n,
+    reference: `${mark}reference`,
+  });
   const belongings = {
+    account_id: caller.agentId,
+    from_agent_id: caller.agentId,
+    to_agent_id: worker.agentId,
     grant_id: grant!.grantId,
     counterparty_org_id: names.granteeOrgId,
     webhook_id: webhookId,
@@ -238,6 +251,8 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetMessage message_id",
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
+      "BillingService/GetBalance account_id",
+      "BillingService/TransferCredits from_agent_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",
@@ -262,6 +277,7 @@ describe.each(dialects)("%s", (dialect) => {
       "agent_id",
       "target_agent_id",
       "partner_agent_id",
+      "to_agent_id",
       "caller_agent_id",
       "member_agent_id",
       "contract_id",
@@ -332,6 +348,7 @@ describe.each(dialects)("%s", (dialect) => {
       [methodNamed("ListTasks"), (await admin.bus.listTasks(size)).nextPageToken, {}],
       [methodNamed("ListGrants"), (await admin.grants.listGrants(size)).nextPageToken, {}],
       [methodNamed("ListTraces"), (await admin.traces.listTraces(size)).nextPageToken, {}],
+      [methodNamed("ListTransactions"), (await admin.billing.listTransactions(size)).nextPageToken, {}],
       [methodNamed("ListJobs"), (await admin.queues.listJobs(size)).nextPageToken, {}],
       [methodNamed("ListSchedules"), (await admin.schedules.listSchedules(size)).nextPageToken, {}],
       [methodNamed("ListEvents"), (await admin.events.listEvents(size)).nextPageToken, {}],

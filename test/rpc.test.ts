@@ -316,7 +316,8 @@ describe.each(dialects)("%s", (dialect) => {
       const contractId = unique("contract");
       await addContract(world, orgId, { contractId });
       const silent = await own.agent({ capabilities: [contractId], endpoint: { kind: { case: "echo", value: {} } } });
-      const { as: planner } = await own.agent();
+      const caller = await own.agent();
+      const { as: planner } = caller;
       const settings = { timing: { cron: "@daily" } };
       const { scheduleId, createTime } = (await planner.schedules.createSchedule({ settings })).schedule!;
       const other = await world.org();
@@ -376,6 +377,8 @@ describe.each(dialects)("%s", (dialect) => {
           admin.contracts.deprecateContract({ contractId, version: "1.0.0" }, { headers }),
         "moltwire.directory.v1.DirectoryService/CreateInvite": (headers) =>
           admin.directory.createInvite({}, { headers }),
+        "moltwire.exchange.v1.BillingService/TransferCredits": (headers) =>
+          admin.billing.transferCredits({ toAgentId: caller.agentId, amountMicros: 1n }, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
           const jobId = (await admin.queues.submitJob({ job: {} })).job!.jobId;
           const leaseToken = (await admin.queues.claimJobs({})).jobs[0]!.leaseToken;
@@ -409,6 +412,7 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.ops.v1.MaintenanceService/RotateVault", // with the vault, as the next
       "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
+      "moltwire.exchange.v1.BillingService/TopUp", // with the ledger: it is the operator's
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

@@ -40,6 +40,8 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   APPROVAL_DENIED: "ask whoever denied it",
   GRANT_QUOTA_EXCEEDED: "wait until the quota starts anew, or have it raised",
   GRANT_PARTY_REQUIRED: "ask the other organisation of the grant to do it",
+  INSUFFICIENT_CREDITS:
+    "have the wallet filled: `moltwire billing transfer`, or the operator's `moltwire billing top-up`",
   ADAPTER_ERROR: "look at the agent's own log; `moltwire trace get` shows every attempt",
   AGENT_UNREACHABLE:
     "start the agent, or correct its endpoint; for a private address start the server with MOLTWIRE_EGRESS_ALLOW",

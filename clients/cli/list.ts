@@ -19,6 +19,8 @@ import { type Column, renderTable } from "./table.ts";
 
 /** What a list is: the method behind it, its filters, and its table. */
 export type List<I extends DescMessage, O extends DescMessage, T extends Message> = {
+  /** Default: "list". */
+  readonly name?: string;
   readonly summary: string;
   readonly method: DescMethodUnary<I, O>;
   readonly filters?: readonly Field[];
@@ -37,12 +39,12 @@ type ListOptions = ConnectionOptions & {
 
 const maxRows = 10_000;
 
-/** Adds `list` to its noun. */
+/** Adds it to its noun. */
 export function addList<I extends DescMessage, O extends DescMessage, T extends Message>(
   noun: Command,
   list: List<I, O, T>,
 ): Command {
-  const command = noun.command("list").description(list.summary);
+  const command = noun.command(list.name ?? "list").description(list.summary);
   declare(command, list.filters ?? []);
   command
     .option("--page-size <number>", "how many at once (default: 50)", wholeNumber(1, 250))

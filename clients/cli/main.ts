@@ -4,12 +4,14 @@ import { type Argument, Command, CommanderError } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { agent } from "./agent.ts";
 import { backup } from "./backup.ts";
+import { billing } from "./billing.ts";
 import { type Noun, withServer } from "./command.ts";
 import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { key } from "./key.ts";
+import { ledger } from "./ledger.ts";
 import { org } from "./org.ts";
 import { columns, endWithReader } from "./output.ts";
 import { report } from "./problem.ts";
@@ -24,8 +26,8 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, key],
-  "Running it:": [server, demo, status, doctor, vault, backup, restore],
+  "Parties and what they agreed on:": [agent, contract, org, key, billing],
+  "Running it:": [server, demo, status, doctor, vault, ledger, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

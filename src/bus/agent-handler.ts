@@ -3,6 +3,7 @@ import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
+import { closeWallet } from "../exchange/ledger/wallet.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
 import { checkNamespace } from "../federation/namespace-store.ts";
 import { dropMemories } from "../memory/drop.ts";
@@ -166,6 +167,8 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     const deletedSchedules = await dropSchedules(tx, orgId, req.agentId);
     const deletedMessages = BigInt(await dropAgent(tx, orgId, req.agentId));
     const deletedWebhooks = await dropWebhooksOf(tx, orgId, req.agentId);
-    return { revokedApiKeys: revoked.length, deletedMemories, deletedSchedules, deletedMessages, deletedWebhooks };
+    const returnedCreditsMicros = await closeWallet(tx, orgId, req.agentId, now);
+    const deleted = { deletedMemories, deletedSchedules, deletedMessages, deletedWebhooks };
+    return { revokedApiKeys: revoked.length, ...deleted, returnedCreditsMicros };
   }),
 });

@@ -3,6 +3,7 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { OrganizationService } from "../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
+import { grantStartingCredits } from "../exchange/ledger/wallet.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { organizationTopic } from "../rpc/feed.ts";
@@ -36,6 +37,7 @@ export const organizationHandler = (app: App): ServiceImpl<typeof OrganizationSe
       auto_accept_grants: 0,
     };
     if ((await insertOrganization(tx, row)) === 0) throw taken(req.name);
+    await grantStartingCredits(tx, app.homeOrgId, row.org_id, now);
     return { organization: toOrganization(row) };
   }),
 

@@ -46,6 +46,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   grantee_org_id: `org_${"0".repeat(32)}`,
   "CreateGrantRequest.subject": { case: "capability", value: "none" },
   "UpdateGrantRequest.update_mask": { paths: ["purpose"] },
+  amount_micros: 1n,
   email: "somebody@example.org",
   message: "hello",
   operation: 1,

@@ -496,7 +496,7 @@ export const UpdateOrganizationResponseSchema: GenMessage<UpdateOrganizationResp
  */
 export const OrganizationService: GenService<{
   /**
-   * CreateOrganization adds an organisation. Make its first key with ApiKeyService/CreateApiKey.
+   * CreateOrganization adds an organisation, which begins with 1,000 credits. Make its first key with ApiKeyService/CreateApiKey.
    *
    * Errors: ALREADY_EXISTS (the name is taken).
    *

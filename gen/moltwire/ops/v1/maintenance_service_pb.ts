@@ -8,6 +8,8 @@ import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/vali
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
 import type { BackupManifest, BackupManifestJson, BackupProgress, BackupProgressJson } from "./backup_pb.ts";
 import { file_moltwire_ops_v1_backup } from "./backup_pb.ts";
+import type { LedgerProgress, LedgerProgressJson, LedgerProof, LedgerProofJson } from "./ledger_pb.ts";
+import { file_moltwire_ops_v1_ledger } from "./ledger_pb.ts";
 import type { VaultStatus, VaultStatusJson } from "./vault_pb.ts";
 import { file_moltwire_ops_v1_vault } from "./vault_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
@@ -16,7 +18,88 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/maintenance_service.proto.
  */
 export const file_moltwire_ops_v1_maintenance_service: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIg8KDUJhY2t1cFJlcXVlc3QilAEKDkJhY2t1cFJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFByb2dyZXNzSAASMwoIbWFuaWZlc3QYAiABKAsyHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwTWFuaWZlc3RIABIPCgVjaHVuaxgDIAEoDEgAQgcKBWV2ZW50IhcKFUdldFZhdWx0U3RhdHVzUmVxdWVzdCJGChZHZXRWYXVsdFN0YXR1c1Jlc3BvbnNlEiwKBnN0YXR1cxgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5WYXVsdFN0YXR1cyInChJSb3RhdGVWYXVsdFJlcXVlc3QSEQoJcmVlbmNyeXB0GAEgASgIIiwKE1JvdGF0ZVZhdWx0UmVzcG9uc2USFQoNbWFzdGVyX2tleV9pZBgBIAEoCSI/ChtEcm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QSIAoNdGFyZ2V0X29yZ19pZBgBIAEoCUIJukgGcgQQARhAIjQKHERyb3BPcmdhbml6YXRpb25LZXlzUmVzcG9uc2USFAoMa2V5c19kcm9wcGVkGAEgASgFMpIEChJNYWludGVuYW5jZVNlcnZpY2USgAEKDkdldFZhdWx0U3RhdHVzEiYubW9sdHdpcmUub3BzLnYxLkdldFZhdWx0U3RhdHVzUmVxdWVzdBonLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1Jlc3BvbnNlIh2QAgGS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYAhJ3CgtSb3RhdGVWYXVsdBIjLm1vbHR3aXJlLm9wcy52MS5Sb3RhdGVWYXVsdFJlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESkgEKFERyb3BPcmdhbml6YXRpb25LZXlzEiwubW9sdHdpcmUub3BzLnYxLkRyb3BPcmdhbml6YXRpb25LZXlzUmVxdWVzdBotLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlIh2S3hgZCAQSEW1haW50ZW5hbmNlOndyaXRlGAEgARJrCgZCYWNrdXASHi5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVxdWVzdBofLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBSZXNwb25zZSIekt4YGggEEhJtYWludGVuYW5jZTpiYWNrdXAYBSABMAFiBnByb3RvMw", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_vault]);
+  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIhUKE1ZlcmlmeUxlZGdlclJlcXVlc3QigwEKFFZlcmlmeUxlZGdlclJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkxlZGdlclByb2dyZXNzSAASLQoFcHJvb2YYAiABKAsyHC5tb2x0d2lyZS5vcHMudjEuTGVkZ2VyUHJvb2ZIAEIHCgVldmVudCIPCg1CYWNrdXBSZXF1ZXN0IpQBCg5CYWNrdXBSZXNwb25zZRIzCghwcm9ncmVzcxgBIAEoCzIfLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBQcm9ncmVzc0gAEjMKCG1hbmlmZXN0GAIgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cE1hbmlmZXN0SAASDwoFY2h1bmsYAyABKAxIAEIHCgVldmVudCIXChVHZXRWYXVsdFN0YXR1c1JlcXVlc3QiRgoWR2V0VmF1bHRTdGF0dXNSZXNwb25zZRIsCgZzdGF0dXMYASABKAsyHC5tb2x0d2lyZS5vcHMudjEuVmF1bHRTdGF0dXMiJwoSUm90YXRlVmF1bHRSZXF1ZXN0EhEKCXJlZW5jcnlwdBgBIAEoCCIsChNSb3RhdGVWYXVsdFJlc3BvbnNlEhUKDW1hc3Rlcl9rZXlfaWQYASABKAkiPwobRHJvcE9yZ2FuaXphdGlvbktleXNSZXF1ZXN0EiAKDXRhcmdldF9vcmdfaWQYASABKAlCCbpIBnIEEAEYQCI0ChxEcm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlEhQKDGtleXNfZHJvcHBlZBgBIAEoBTKNBQoSTWFpbnRlbmFuY2VTZXJ2aWNlEoABCg5HZXRWYXVsdFN0YXR1cxImLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1JlcXVlc3QaJy5tb2x0d2lyZS5vcHMudjEuR2V0VmF1bHRTdGF0dXNSZXNwb25zZSIdkAIBkt4YFggEEhBtYWludGVuYW5jZTpyZWFkGAISdwoLUm90YXRlVmF1bHQSIy5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLlJvdGF0ZVZhdWx0UmVzcG9uc2UiHZLeGBkIBBIRbWFpbnRlbmFuY2U6d3JpdGUYASABEpIBChREcm9wT3JnYW5pemF0aW9uS2V5cxIsLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QaLS5tb2x0d2lyZS5vcHMudjEuRHJvcE9yZ2FuaXphdGlvbktleXNSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESawoGQmFja3VwEh4ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVzcG9uc2UiHpLeGBoIBBISbWFpbnRlbmFuY2U6YmFja3VwGAUgATABEnkKDFZlcmlmeUxlZGdlchIkLm1vbHR3aXJlLm9wcy52MS5WZXJpZnlMZWRnZXJSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLlZlcmlmeUxlZGdlclJlc3BvbnNlIhqS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYBTABYgZwcm90bzM", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_ledger, file_moltwire_ops_v1_vault]);
+
+/**
+ * VerifyLedgerRequest is the request of VerifyLedger.
+ *
+ * @generated from message moltwire.ops.v1.VerifyLedgerRequest
+ */
+export type VerifyLedgerRequest = Message<"moltwire.ops.v1.VerifyLedgerRequest"> & {
+};
+
+/**
+ * VerifyLedgerRequest is the request of VerifyLedger.
+ *
+ * @generated from message moltwire.ops.v1.VerifyLedgerRequest
+ */
+export type VerifyLedgerRequestJson = {
+};
+
+/**
+ * Describes the message moltwire.ops.v1.VerifyLedgerRequest.
+ * Use `create(VerifyLedgerRequestSchema)` to create a new message.
+ */
+export const VerifyLedgerRequestSchema: GenMessage<VerifyLedgerRequest, {jsonType: VerifyLedgerRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 0);
+
+/**
+ * VerifyLedgerResponse is a message of VerifyLedger.
+ *
+ * @generated from message moltwire.ops.v1.VerifyLedgerResponse
+ */
+export type VerifyLedgerResponse = Message<"moltwire.ops.v1.VerifyLedgerResponse"> & {
+  /**
+   * What it tells.
+   *
+   * @generated from oneof moltwire.ops.v1.VerifyLedgerResponse.event
+   */
+  event: {
+    /**
+     * The books are being read.
+     *
+     * @generated from field: moltwire.ops.v1.LedgerProgress progress = 1;
+     */
+    value: LedgerProgress;
+    case: "progress";
+  } | {
+    /**
+     * What was found. Once, last.
+     *
+     * @generated from field: moltwire.ops.v1.LedgerProof proof = 2;
+     */
+    value: LedgerProof;
+    case: "proof";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * VerifyLedgerResponse is a message of VerifyLedger.
+ *
+ * @generated from message moltwire.ops.v1.VerifyLedgerResponse
+ */
+export type VerifyLedgerResponseJson = {
+  /**
+   * The books are being read.
+   *
+   * @generated from field: moltwire.ops.v1.LedgerProgress progress = 1;
+   */
+  progress?: LedgerProgressJson;
+
+  /**
+   * What was found. Once, last.
+   *
+   * @generated from field: moltwire.ops.v1.LedgerProof proof = 2;
+   */
+  proof?: LedgerProofJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.VerifyLedgerResponse.
+ * Use `create(VerifyLedgerResponseSchema)` to create a new message.
+ */
+export const VerifyLedgerResponseSchema: GenMessage<VerifyLedgerResponse, {jsonType: VerifyLedgerResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
 
 /**
  * BackupRequest is the request of Backup.
@@ -39,7 +122,7 @@ export type BackupRequestJson = {
  * Use `create(BackupRequestSchema)` to create a new message.
  */
 export const BackupRequestSchema: GenMessage<BackupRequest, {jsonType: BackupRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 0);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
 
 /**
  * BackupResponse is a message of Backup.
@@ -112,7 +195,7 @@ export type BackupResponseJson = {
  * Use `create(BackupResponseSchema)` to create a new message.
  */
 export const BackupResponseSchema: GenMessage<BackupResponse, {jsonType: BackupResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
 
 /**
  * GetVaultStatusRequest is the request of GetVaultStatus.
@@ -135,7 +218,7 @@ export type GetVaultStatusRequestJson = {
  * Use `create(GetVaultStatusRequestSchema)` to create a new message.
  */
 export const GetVaultStatusRequestSchema: GenMessage<GetVaultStatusRequest, {jsonType: GetVaultStatusRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
 
 /**
  * GetVaultStatusResponse is the response of GetVaultStatus.
@@ -170,7 +253,7 @@ export type GetVaultStatusResponseJson = {
  * Use `create(GetVaultStatusResponseSchema)` to create a new message.
  */
 export const GetVaultStatusResponseSchema: GenMessage<GetVaultStatusResponse, {jsonType: GetVaultStatusResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
 
 /**
  * RotateVaultRequest is the request of RotateVault.
@@ -205,7 +288,7 @@ export type RotateVaultRequestJson = {
  * Use `create(RotateVaultRequestSchema)` to create a new message.
  */
 export const RotateVaultRequestSchema: GenMessage<RotateVaultRequest, {jsonType: RotateVaultRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
 
 /**
  * RotateVaultResponse is the response of RotateVault.
@@ -240,7 +323,7 @@ export type RotateVaultResponseJson = {
  * Use `create(RotateVaultResponseSchema)` to create a new message.
  */
 export const RotateVaultResponseSchema: GenMessage<RotateVaultResponse, {jsonType: RotateVaultResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
 
 /**
  * DropOrganizationKeysRequest is the request of DropOrganizationKeys.
@@ -275,7 +358,7 @@ export type DropOrganizationKeysRequestJson = {
  * Use `create(DropOrganizationKeysRequestSchema)` to create a new message.
  */
 export const DropOrganizationKeysRequestSchema: GenMessage<DropOrganizationKeysRequest, {jsonType: DropOrganizationKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 8);
 
 /**
  * DropOrganizationKeysResponse is the response of DropOrganizationKeys.
@@ -310,7 +393,7 @@ export type DropOrganizationKeysResponseJson = {
  * Use `create(DropOrganizationKeysResponseSchema)` to create a new message.
  */
 export const DropOrganizationKeysResponseSchema: GenMessage<DropOrganizationKeysResponse, {jsonType: DropOrganizationKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 9);
 
 /**
  * MaintenanceService is for the operator's work on the server as a whole.
@@ -377,6 +460,20 @@ export const MaintenanceService: GenService<{
     methodKind: "server_streaming";
     input: typeof BackupRequestSchema;
     output: typeof BackupResponseSchema;
+  },
+  /**
+   * VerifyLedger proves the books of all organisations as they are at one instant, while the server goes on serving: it reads every account and every transfer in one
+   * snapshot, in a thread of its own, and adds them up anew. First come progress messages, at most four a second, then the proof. It takes time in proportion to the number of
+   * transfers, and memory in proportion to that of accounts and of what was set aside.
+   *
+   * Errors: OVERLOADED with RetryInfo while this server is at another proof.
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.VerifyLedger
+   */
+  verifyLedger: {
+    methodKind: "server_streaming";
+    input: typeof VerifyLedgerRequestSchema;
+    output: typeof VerifyLedgerResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_moltwire_ops_v1_maintenance_service, 0);

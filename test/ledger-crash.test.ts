@@ -1,0 +1,96 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { keyDigest } from "../src/federation/key-text.ts";
+import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
+import { storage } from "./bus-fixtures/storage.ts";
+import { random } from "./crash/random.ts";
+import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
+import { type Clients, clientsAt, dialects, unique } from "./harness.ts";
+
+/** LEDGER_FULL: 20 kills. */
+const full = Boolean(process.env.LEDGER_FULL);
+const kills = full ? 20 : 2;
+const callers = 32;
+const transfers = full ? 10_000 : 1_000;
+const operatorKey = "ledger-crash-0123456789-abcdefghijklmnopqrstuvwxyz";
+const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+/** What a call ends with whose server is gone. */
+const cut = [Code.Unavailable, Code.Unknown, Code.Aborted, Code.Canceled, Code.Internal];
+
+describe.each(dialects)("%s", (dialect) => {
+  test(
+    `${transfers} transfers of ${callers} callers, each repeated until it is answered, and ${kills} kill -9: each has happened once`,
+    async () => {
+      await using place = await storage(dialect);
+      const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
+      let server: ServerProcess = await serverProcess(program, [options]);
+      try {
+        const operator = clientsAt(server.url, operatorKey);
+        const { organization } = await operator.organizations.createOrganization({ name: unique("crash") });
+        const { orgId } = organization!;
+        const { secret } = await operator.keys.createApiKey({ orgId, role: Role.ORG });
+        let as: Clients = clientsAt(server.url, secret);
+        const agents = await Promise.all(
+          Array.from({ length: 4 }, async () => (await as.agents.registerAgent({ name: unique("a") })).agent!.agentId),
+        );
+        const wallets = ["", ...agents];
+        const expected = new Map(wallets.map((wallet) => [wallet, wallet === "" ? credits(1_000) : 0n]));
+        const run = { begun: 0, answered: 0, refused: 0, cut: 0, over: false };
+        const call = async (n: number) => {
+          const by = random(n);
+          while (run.begun < transfers && !run.over) {
+            const id = run.begun++;
+            const [fromAgentId, toAgentId] = [by.pick(wallets), by.pick(wallets)];
+            if (fromAgentId === toAgentId) continue;
+            const amountMicros = BigInt(by.int(1, 40_000_000));
+            const transferId = `txn_${id.toString(16).padStart(32, "0")}`;
+            for (let isDone = false; !isDone && !run.over; ) {
+              try {
+                await as.billing.transferCredits({ fromAgentId, toAgentId, amountMicros, transferId });
+                expected.set(fromAgentId, expected.get(fromAgentId)! - amountMicros);
+                expected.set(toAgentId, expected.get(toAgentId)! + amountMicros);
+                run.answered++;
+                isDone = true;
+              } catch (error) {
+                const { code, rawMessage } = ConnectError.from(error);
+                isDone = rawMessage.includes("are needed");
+                if (isDone) run.refused++;
+                else if (!cut.includes(code) || rawMessage.includes("internal fault")) throw error;
+                else {
+                  run.cut++;
+                  await sleep(100);
+                }
+              }
+            }
+          }
+        };
+        const calling = Promise.all(Array.from({ length: callers }, (_, n) => call(n)));
+        calling.catch(() => (run.over = true));
+        for (let kill = 1; kill <= kills; kill++) {
+          while (run.begun < (transfers * kill) / (kills + 1) && !run.over) await sleep(2);
+          await server.kill();
+          server = await serverProcess(program, [options]);
+          as = clientsAt(server.url, secret);
+        }
+        await calling;
+        for (const [agentId, balance] of expected)
+          expect([agentId, (await as.billing.getBalance({ agentId })).balance!.balanceMicros]).toEqual([
+            agentId,
+            balance,
+          ]);
+        const proof = await proofOf(clientsAt(server.url, operatorKey));
+        expect(proof.faults).toEqual([]);
+        // And what the organisation began with.
+        expect(proof.transfers).toBe(BigInt(run.answered + 1));
+        expect(run.cut).toBeGreaterThan(0);
+        console.log(`${dialect}: ${JSON.stringify(run)}`);
+      } finally {
+        await server.kill();
+      }
+    },
+    full ? 900_000 : 120_000,
+  );
+});

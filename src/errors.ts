@@ -50,6 +50,8 @@ const codes: Record<ReasonName, Code> = {
   APPROVAL_DENIED: Code.FailedPrecondition,
   GRANT_QUOTA_EXCEEDED: Code.ResourceExhausted,
   GRANT_PARTY_REQUIRED: Code.PermissionDenied,
+  GRANT_NOT_ACTIVE: Code.FailedPrecondition,
+  GRANT_TERMS_EXCEEDED: Code.PermissionDenied,
   ADAPTER_ERROR: Code.Unavailable,
   AGENT_UNREACHABLE: Code.Unavailable,
   AGENT_TIMEOUT: Code.DeadlineExceeded,

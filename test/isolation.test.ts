@@ -123,6 +123,7 @@ async function party(world: World, mark: string): Promise<Party> {
     org_id: org.orgId,
     agent_id: caller.agentId,
     target_agent_id: worker.agentId,
+    target_org_id: org.orgId,
     partner_agent_id: worker.agentId,
     caller_agent_id: caller.agentId,
     key_id: apiKeys[0]!.keyId,
@@ -161,8 +162,25 @@ describe.each(dialects)("%s", (dialect) => {
     world = await start(dialect);
     theirs = await party(world, canary);
     mine = await party(world, "");
+    await unfitting();
   });
   afterAll(() => world[Symbol.asyncDispose]());
+
+  /** Grants of theirs to mine that open nothing: one that was not accepted, one that is held, one that has ended, one on something else. */
+  async function unfitting(): Promise<void> {
+    const [from, to] = [theirs.org.admin.grants, mine.org.admin.grants];
+    const propose = async (value: string, kind: "contractId" | "capability" = "contractId") =>
+      (await from.createGrant({ granteeOrgId: mine.org.orgId, subject: { case: kind, value } })).grant!.grantId;
+    await propose(theirs.contractId);
+    const grantIds = [
+      await propose(theirs.contractId),
+      await propose(theirs.contractId),
+      await propose("else", "capability"),
+    ];
+    for (const grantId of grantIds) await to.acceptGrant({ grantId });
+    await from.suspendGrant({ grantId: grantIds[0]! });
+    await from.revokeGrant({ grantId: grantIds[1]! });
+  }
 
   async function call(
     method: DescMethod,

@@ -9,6 +9,8 @@ import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
+import { gateway } from "./gateway.ts";
+import { grant } from "./grant.ts";
 import { key } from "./key.ts";
 import { org } from "./org.ts";
 import { columns, endWithReader } from "./output.ts";
@@ -24,7 +26,7 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, key],
+  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key],
   "Running it:": [server, demo, status, doctor, vault, backup, restore],
 };
 

@@ -1,4 +1,5 @@
 /** Things as policies see them. */
+import { TrustTier } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { AgentRow } from "../agent-store.ts";
 import type { ContractRow } from "../contract-store.ts";
 import type { CedarValueJson, EntityJson, TypeAndId } from "./cedar.ts";
@@ -45,6 +46,17 @@ export type AgentFacts = Pick<
   AgentRow,
   "org_id" | "agent_id" | "name" | "trust_tier" | "capabilities" | "allowed_tools" | "disabled"
 >;
+
+/** An agent as another organisation sees it: an EXTERNAL_PARTNER of whose name, tools and capabilities it knows nothing. */
+export const asForeigner = ({ org_id, agent_id }: AgentFacts): AgentFacts => ({
+  org_id,
+  agent_id,
+  name: agent_id,
+  trust_tier: TrustTier.EXTERNAL_PARTNER,
+  capabilities: "[]",
+  allowed_tools: "[]",
+  disabled: 0,
+});
 
 export const agentEntity = (row: AgentFacts): Entity => {
   const uid = { type: "Agent", id: row.agent_id };

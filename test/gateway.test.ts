@@ -57,6 +57,17 @@ describe.each(dialects)("%s", (dialect) => {
     return { code, reason, message: error.rawMessage, metadata: rest };
   };
 
+  /** Again while the machine is too busy to take it: so many at once can wait too long for a connection to the database. */
+  async function insisting<T>(call: () => Promise<T>): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await call();
+      } catch (error) {
+        if (tries === 20 || (await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
+      }
+    }
+  }
+
   describe("a task for another organisation", () => {
     test("is done by its agent and is the caller's own: answered, read, listed, watched and told by its event", async () => {
       const at = await across(world);
@@ -453,10 +464,12 @@ describe.each(dialects)("%s", (dialect) => {
   describe("the quota of a grant", () => {
     test("of four hundred requests at once a hundred are let in, exactly, and the others are told the figures", async () => {
       const at = await across(world, { grant: { terms: { requestsPerDay: 100n } } });
-      const results = await Promise.allSettled(Array.from({ length: 400 }, () => at.go()));
+      const results = await Promise.allSettled(Array.from({ length: 400 }, () => insisting(() => at.go())));
       const refused = results.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
       expect(refused).toHaveLength(300);
-      expect(new Set(refused.map((error) => (error as Error).message.replaceAll(/\d+/g, "N"))).size).toBe(1);
+      expect([...new Set(refused.map((error) => (error as Error).message.replaceAll(/\d+/g, "N")))]).toEqual([
+        expect.stringContaining("allows N requests a day"),
+      ]);
       expect(await usageOf(at)).toMatchObject({ requests: 100n, denials: 300n });
       expect((await at.doing.admin.bus.listTasks({ pageSize: 250 })).tasks).toHaveLength(100);
       const { code, metadata, error } = await refusal(at.go());

@@ -110,7 +110,7 @@ export function listStatuses(
     select c.*, t.state, t.error, coalesce(t.input_tokens, 0) as input_tokens, coalesce(t.output_tokens, 0) as output_tokens, coalesce(t.model, '') as model,
       coalesce(t.cost_micros, 0) as cost_micros, t.end_ms
     from (${join(
-      sides.map((side) => sql`select * from (${side}) side`),
+      sides.map((side) => sql`select * from (${side}) walk`),
       " union all ",
     )}) c
     left join task t on t.org_id = ${orgId} and t.task_id = c.task_id

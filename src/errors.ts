@@ -51,6 +51,8 @@ const codes: Record<ReasonName, Code> = {
   GRANT_QUOTA_EXCEEDED: Code.ResourceExhausted,
   GRANT_PARTY_REQUIRED: Code.PermissionDenied,
   INSUFFICIENT_CREDITS: Code.FailedPrecondition,
+  GRANT_NOT_ACTIVE: Code.FailedPrecondition,
+  GRANT_TERMS_EXCEEDED: Code.PermissionDenied,
   ADAPTER_ERROR: Code.Unavailable,
   AGENT_UNREACHABLE: Code.Unavailable,
   AGENT_TIMEOUT: Code.DeadlineExceeded,

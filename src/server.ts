@@ -45,6 +45,7 @@ import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
+import { endUngranted } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
@@ -139,7 +140,8 @@ const sweepMs = 60_000;
 /** More often than once a minute, so that none is missed. */
 const checkMs = 20_000;
 const approvalMs = 5_000;
-const grantMs = 5_000;
+/** Half of the time in which the end of a grant binds what is under way. */
+const grantMs = 500;
 /** As short as the shortest lease that Serve gives. */
 const pulledMs = 1_000;
 const expiryMs = 500;
@@ -302,7 +304,10 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "old runs", () => forgetOldRuns(app)),
     every(app, sweepMs, "old jobs", () => sweepOldJobs(app)),
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
-    every(app, grantMs, "grants", () => expireGrants(app)),
+    every(app, grantMs, "grants", async () => {
+      await expireGrants(app);
+      await endUngranted(app);
+    }),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),

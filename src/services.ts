@@ -13,6 +13,7 @@ import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
@@ -44,6 +45,7 @@ import { directoryHandler } from "./directory/handler.ts";
 import { billingHandler } from "./exchange/billing/handler.ts";
 import { verifyHandler } from "./exchange/ledger/verify.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
+import { gatewayHandler } from "./federation/gateway/handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
 import { namespaceHandler } from "./federation/namespace-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
@@ -85,6 +87,7 @@ export const services: readonly DescService[] = [
   OrganizationService,
   NamespaceService,
   GrantService,
+  GatewayService,
   ApiKeyService,
   StatusService,
   ContactService,
@@ -124,6 +127,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));
   serve(GrantService, grantHandler(app));
+  serve(GatewayService, gatewayHandler(app, dispatcher));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(ContactService, contactHandler(app));

@@ -218,7 +218,7 @@ describe.each(dialects)("%s", (dialect) => {
       const samples = own.filter(({ name }) =>
         /(RegisterAgent|ListAgents|CreateOrganization|TailTraces|PutPolicy|Serve|GetStatus)$/.test(name),
       );
-      expect(samples).toHaveLength(8);
+      expect(samples).toHaveLength(9);
       for (const somebody of people.filter(({ who }) => !who.includes("scopes"))) {
         const over = transport(world.url, somebody.key, protocol);
         for (const { name, method } of samples)

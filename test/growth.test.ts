@@ -3,9 +3,9 @@ import type { AgentOrder } from "../gen/moltwire/directory/v1/directory_service_
 import { agentsWithCapability, listAgents } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
 import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
-import { findUse, standingOfTask, usedByModel } from "../src/bus/budget/use-store.ts";
+import { findUse, standingOfTask, usedByModel, usedInAll } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
-import { listContracts } from "../src/bus/contract-store.ts";
+import { listContracts, usableContracts } from "../src/bus/contract-store.ts";
 import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
 import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
 import { listDeadLetters, retriesOf } from "../src/bus/dead-letter/dead-letter-store.ts";
@@ -37,9 +37,16 @@ import {
   readStanding,
 } from "../src/exchange/ledger/store.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
+import {
+  findCrossing,
+  listStatuses,
+  openCrossings,
+  unsettledGrants,
+} from "../src/federation/gateway/crossing-store.ts";
+import { grantsOn } from "../src/federation/gateway/opening.ts";
 import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
-import { listUsage } from "../src/federation/grant/usage-store.ts";
+import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
 import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
@@ -186,6 +193,48 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listApprovals(db, org, { ...noApproval, agentId: "agt_a" }, ["apr_z"], 51),
     /approval_target \(org_id=\? AND target_agent_id=\? AND approval_id<\?\)/,
   ],
+  [
+    "a request across organisations",
+    (db) => findCrossing(db, org, "tsk_a"),
+    /PRIMARY KEY \(org_id=\? AND task_id=\?\)|federation_crossing_1 \(org_id=\? AND task_id=\?\)/,
+  ],
+  [
+    "the open requests of a grant",
+    (db) => openCrossings(db, grant, "tsk_a", 100),
+    /federation_crossing_open \(org_id=\? AND grant_id=\? AND task_id>\?\)/,
+  ],
+  ["the grants that have left their force", (db) => unsettledGrants(db, 100), /federation_grant_unsettled/],
+  [
+    "the requests of a trace, made",
+    (db) => listStatuses(db, org, trace, undefined, ["tsk_z"], 51),
+    /federation_crossing_caller \(caller_org_id=\? AND trace_id=\? AND task_id<\?\)/,
+  ],
+  [
+    "the requests of a trace, that came in",
+    (db) => listStatuses(db, org, trace, undefined, ["tsk_z"], 51),
+    /federation_crossing_trace \(org_id=\? AND trace_id=\? AND task_id<\?\)/,
+  ],
+  [
+    "the grants in force on a contract",
+    (db) => grantsOn(db, org, "org_b", { contractId: "c", capability: "c", namespace: "n" }),
+    /federation_grant_in_force \(grantee_org_id=\? AND org_id=\? AND subject_kind=\? AND subject=\?\)/,
+  ],
+  [
+    "the contracts of a capability that take tasks",
+    (db) => usableContracts(db, org, { kind: "capability", subject: "c" }, "", ["c", 1, "1.0.0"], 51),
+    /contract_capability \(org_id=\? AND capability=\? AND \(contract_id,create_ms,version\)>/,
+  ],
+  [
+    "the contracts of a namespace that take tasks and ask for a capability",
+    (db) => usableContracts(db, org, { kind: "namespace", subject: "n" }, "c", ["c", 1, "1.0.0"], 51),
+    /contract_namespace \(org_id=\? AND namespace=\? AND \(contract_id,create_ms,version\)>/,
+  ],
+  [
+    "what is used of a grant on a day",
+    (db) => findDay(db, { orgId: org, grantId: "grt_a", dayMs: 0 }),
+    /\(org_id=\? AND grant_id=\? AND day_ms=\?\)/,
+  ],
+  ["what the attempts of a task used", (db) => usedInAll(db, org, "tsk_a"), /PRIMARY KEY \(org_id=\? AND task_id=\?\)/],
   ["tasks without a server", (db) => orphanedTasks(db, 1, 100), /task_open/],
   [
     "the agents of a capability",
@@ -680,7 +729,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|own$|one$|json_each|directory_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|directory_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
         line,
       ),
   );

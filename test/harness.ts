@@ -18,6 +18,7 @@ import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
+import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
@@ -155,6 +156,7 @@ const clientsOf = (over: Transport) => ({
   organizations: createClient(OrganizationService, over),
   namespaces: createClient(NamespaceService, over),
   grants: createClient(GrantService, over),
+  gateway: createClient(GatewayService, over),
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),
   admin: createClient(AdminService, over),

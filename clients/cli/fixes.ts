@@ -39,6 +39,8 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   APPROVAL_REQUIRED: "have somebody approve it",
   APPROVAL_DENIED: "ask whoever denied it",
   GRANT_QUOTA_EXCEEDED: "wait until the quota starts anew, or have it raised",
+  GRANT_NOT_ACTIVE: "have the other organisation resume the grant or propose a new one",
+  GRANT_TERMS_EXCEEDED: "ask for less, or have the grantor change the terms with `moltwire grant update`",
   GRANT_PARTY_REQUIRED: "ask the other organisation of the grant to do it",
   INSUFFICIENT_CREDITS:
     "have the wallet filled: `moltwire billing transfer`, or the operator's `moltwire billing top-up`",

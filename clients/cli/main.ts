@@ -10,6 +10,8 @@ import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
+import { gateway } from "./gateway.ts";
+import { grant } from "./grant.ts";
 import { key } from "./key.ts";
 import { ledger } from "./ledger.ts";
 import { org } from "./org.ts";
@@ -26,7 +28,7 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, key, billing],
+  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
   "Running it:": [server, demo, status, doctor, vault, ledger, backup, restore],
 };
 

@@ -18,7 +18,7 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const org: Noun = (program) => {
-  const noun = addNoun(program, "org", "organisations: nothing crosses from one to another");
+  const noun = addNoun(program, "org", "organisations: nothing crosses from one to another but under a grant");
   addCall(noun, {
     name: "create",
     summary: "add an organisation; for the operator. `moltwire key create --org` makes its first key",

@@ -5,6 +5,7 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { Fault } from "../errors.ts";
+import { crossingOf, homeOf, isGuest } from "../federation/gateway/sides.ts";
 import { isLive } from "../federation/key-lineage.ts";
 import { configuredKeyId } from "../rpc/auth.ts";
 import { type AgentRow, findAgent } from "./agent-store.ts";
@@ -14,6 +15,7 @@ import { stillWithinBudgets } from "./budget/reserve-budgets.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { permitAgent, policyStep } from "./permit.ts";
 import type { Decided, Origin } from "./policy/decide-task.ts";
+import { asForeigner } from "./policy/entity.ts";
 import type { TaskFault, TaskSummaryRow } from "./task-store.ts";
 import type { Step } from "./trace-store.ts";
 
@@ -43,10 +45,12 @@ export async function reconsider(
   const withdrawn = approved ? await withdrawal(tx, app, task, input, agent.agent_id) : undefined;
   if (withdrawn) return { steps: [], decisions: [], rejected: withdrawn };
   const { org_id: orgId, caller_agent_id: callerId, origin, grant_id: grantId } = task;
-  const caller = callerId ? await findAgent(tx, orgId, callerId) : undefined;
+  const from = isGuest(task) ? (await crossingOf(tx, task)).caller_org_id : undefined;
+  const found = callerId ? await findAgent(tx, from ?? orgId, callerId) : undefined;
+  const caller = from && found ? asForeigner(found) : found;
   if (callerId && !caller) return { steps: [], decisions: [], rejected: callerGone(callerId) };
   const now = app.clock.now();
-  const asking = { orgId, caller, contract, origin: origin as Origin, grantId, now };
+  const asking = { orgId, caller, from, contract, origin: origin as Origin, grantId, now };
   const permit = await permitAgent(app, tx, asking, agent);
   const told = policyStep(permit);
   const kind = TraceEventKind.POLICY_DECIDED;
@@ -73,7 +77,7 @@ const approvalNeeded = ({ policyIds, reasons }: Demand): Fault =>
   });
 
 /** Why an approved task may not run, or undefined: the approval is for something else, whoever asked may no longer ask, or it does not fit into its budgets any more. */
-async function withdrawal(
+export async function withdrawal(
   tx: Tx,
   app: App,
   task: TaskSummaryRow,
@@ -88,7 +92,8 @@ async function withdrawal(
       message: "the approval is not for this task as it is",
       metadata: { approval_id: task.approval_id },
     };
-  if (!(await mayStillAsk(tx, app, task.caller_key_id)))
+  const keyId = isGuest(task) ? (await homeOf(tx, task)).caller_key_id : task.caller_key_id;
+  if (!(await mayStillAsk(tx, app, keyId)))
     return {
       reason: "KEY_REVOKED",
       message: "the key that asked for the task can no longer be used",

@@ -5,6 +5,8 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import type { Fault } from "../errors.ts";
+import { tellBegun } from "../federation/gateway/echo.ts";
+import { grantFault } from "../federation/gateway/still-granted.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { openAttempt } from "./attempt-store.ts";
 import { reconsider } from "./authority.ts";
@@ -34,8 +36,11 @@ export const settleBegin = (
   persist(app, async (tx) => {
     const { hold, task } = held;
     const startMs = app.clock.now();
-    const again = decided ? { steps: [] } : await askAgain(tx, app, held, input, agent, contract);
-    if (!again || "refused" in again || "rejected" in again) return again;
+    const again = decided
+      ? ((await ungranted(tx, app, held, contract)) ?? { steps: [] })
+      : await askAgain(tx, app, held, input, agent, contract);
+    if (!again || "lost" in again) return undefined;
+    if ("refused" in again || "rejected" in again) return again;
     const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
     const begun = await beginAttempt(tx, hold, agent.agent_id, inFlight);
     if (!begun) return undefined;
@@ -50,6 +55,7 @@ export const settleBegin = (
       contractVersion: contract.version,
     };
     await openAttempt(tx, key, { ...of, startMs });
+    await tellBegun(tx, app, task, number, startMs);
     const details = {
       attempt: number,
       adapter,
@@ -84,6 +90,8 @@ export async function askAgain(
   contract: ContractRow,
 ): Promise<{ readonly steps: readonly Step[] } | Exclude<Begun, { attempt: Attempt }> | undefined> {
   const { task } = held;
+  const refusedByGrant = await ungranted(tx, app, held, contract);
+  if (refusedByGrant) return "lost" in refusedByGrant ? undefined : refusedByGrant;
   const again = await reconsider(tx, app, task, input, agent, contract);
   const at = { orgId: task.org_id, traceId: task.trace_id, taskId: task.task_id, now: app.clock.now() };
   if (again.decisions.length > 0) await recordDecisions(tx, app, at, again.decisions);
@@ -94,6 +102,18 @@ export async function askAgain(
     return { refused };
   }
   return { steps };
+}
+
+/** Rejects a task from another organisation whose grant does not let this attempt begin; undefined when it does, as for every other task. */
+export async function ungranted(
+  tx: Tx,
+  app: App,
+  held: HeldTask,
+  contract: ContractRow,
+): Promise<{ readonly rejected: TaskFault } | { readonly lost: true } | undefined> {
+  const fault = await grantFault(tx, held.task, contract, app.clock.now());
+  if (!fault) return undefined;
+  return (await reject(tx, app, held, fault)) ? { rejected: fault } : { lost: true };
 }
 
 /** An attempt that is about to begin. */

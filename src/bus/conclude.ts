@@ -5,6 +5,8 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
+import { isAway, isGuest } from "../federation/gateway/sides.ts";
 import { emit } from "../ops/outbox.ts";
 import { endApproval } from "./approval/store.ts";
 import { type AttemptOutcome, abandonAttempt, attemptFor, finishAttempt, usedBy } from "./attempt-end.ts";
@@ -17,11 +19,14 @@ import {
   endAttempt,
   endTask,
   type Hold,
+  isTerminal,
   type LatestAttempt,
+  lockTask,
   sealFault,
   sealJson,
   type TaskFault,
   type TaskSummaryRow,
+  type Used,
 } from "./task-store.ts";
 import { recordSteps, type Span, type Step } from "./trace-store.ts";
 
@@ -36,6 +41,10 @@ export type TaskEnd = {
   readonly fault?: TaskFault;
   readonly attempt?: AttemptOutcome | undefined;
   readonly steps: readonly Step[];
+  /** Of a task that another organisation's agents worked on: what they used. */
+  readonly used?: Used;
+  /** Of a guest of another organisation: how its own side ends, if not as follows from this. */
+  readonly home?: TaskEnd;
 };
 
 export const spanOf = (task: TaskSummaryRow): Span => ({
@@ -46,6 +55,7 @@ export const spanOf = (task: TaskSummaryRow): Span => ({
   taskId: task.task_id,
   callerAgentId: task.caller_agent_id,
   contractId: task.contract_id,
+  echo: isGuest(task),
 });
 
 /** Ends a task, once: false when it is no longer held or has ended already, and then nothing was written. */
@@ -56,7 +66,7 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
     state: end.state,
     output: end.output === undefined ? null : sealJson(app, orgId, taskId, "output", end.output),
     error: end.fault ? sealFault(app, orgId, taskId, end.fault) : null,
-    used: usedBy(ending),
+    used: end.used ?? usedBy(ending),
     endMs: end.endMs,
   });
   if (!ended) return false;
@@ -65,15 +75,32 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
   if (ending) await finishAttempt(tx, app, ending, end.attempt?.fault);
   const abandoned =
     !ending && ended.attempts > 0 && end.fault && (await abandonAttempt(tx, app, task, ended.attempts, end.fault));
-  const changed = await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
+  const changed = isAway(task) ? [] : await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
+  // Its budgets before these, as when it came in.
+  const home = await endAtHome(tx, task, end);
+  if (home) await concludeTask(tx, app, home.held, home.end);
   const budgeted = ended.budgeted ? await settleBudgets(tx, app, task, end.endMs) : [];
+  await endUnderGrant(tx, task, end);
   await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed, ...budgeted));
-  await emitEnd(tx, app, task, end);
-  if (end.state === TaskState.FAILED && end.fault)
+  // Events and dead letters are for those who asked.
+  if (!isGuest(task)) await emitEnd(tx, app, task, end);
+  if (end.state === TaskState.FAILED && end.fault && !isGuest(task))
     await writeDeadLetter(tx, app, task, ended.target_agent_id, end.fault.reason, end.endMs);
   const counted = ending ?? abandoned;
   if (counted) await countAttempt(tx, counted);
   return true;
+}
+
+/**
+ * As {@link concludeTask}, from the side of those who asked, for a task that another organisation's agents may have: the work ends first, as `there`, and this side with
+ * it. The work is locked before this side.
+ */
+export async function concludeAcross(tx: Tx, app: App, held: HeldTask, end: TaskEnd, there: TaskEnd): Promise<boolean> {
+  const { target_org_id: orgId, task_id: taskId } = held.task;
+  const guest = isAway(held.task) ? await lockTask(tx, orgId, taskId) : undefined;
+  if (!guest || isTerminal(guest.state)) return concludeTask(tx, app, held, end);
+  const hold = { orgId, taskId, token: guest.lease_token };
+  return concludeTask(tx, app, { hold, task: guest }, { ...there, home: end });
 }
 
 /** What nobody has decided when the task ends needs no decision any more. */

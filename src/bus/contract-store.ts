@@ -108,6 +108,29 @@ export function listContracts(
     select ${columns} from contract where org_id = ${orgId} ${ofNamespace} ${ofContract} ${ofCapability} ${from} order by contract_id, create_ms, version limit ${limit}`);
 }
 
+/** What a list of contracts is narrowed to: a contract in all its versions, those that ask for a capability, those of a namespace. */
+export type ContractSubject = { readonly kind: "capability" | "contractId" | "namespace"; readonly subject: string };
+
+/**
+ * Versions that are not deprecated, by id, then oldest first; along the index that the subject has. A capability to sift by is written as an expression, so that the engine
+ * does not walk along it.
+ */
+export function usableContracts(
+  db: Queryable,
+  orgId: string,
+  { kind, subject }: ContractSubject,
+  capability: string,
+  after: Position | undefined,
+  limit: number,
+): Promise<ContractRow[]> {
+  const from = after ? sql`and (contract_id, create_ms, version) > (${after[0]!}, ${after[1]!}, ${after[2]!})` : sql``;
+  const walked = { capability: sql`capability`, contractId: sql`contract_id`, namespace: sql`namespace` }[kind];
+  const sifted = capability ? sql`and capability || '' = ${capability}` : sql``;
+  return db.all<ContractRow>(sql`
+    select ${columns} from contract where org_id = ${orgId} and ${walked} = ${subject} ${sifted} and deprecate_ms is null ${from}
+    order by contract_id, create_ms, version limit ${limit}`);
+}
+
 export const toContract = (row: ContractRow): MessageInitShape<typeof ContractSchema> => ({
   orgId: row.org_id,
   contractId: row.contract_id,

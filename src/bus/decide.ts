@@ -11,6 +11,7 @@ import { type Fallback, usableFallback } from "./fallback.ts";
 import { jsonBytes, jsonFault } from "./payload.ts";
 import { type Permit, permit, policyStep } from "./permit.ts";
 import type { Decided, Origin } from "./policy/decide-task.ts";
+import type { AgentFacts } from "./policy/entity.ts";
 import { resolveContract } from "./resolve.ts";
 import { type Route, type Ruling, route } from "./route.ts";
 import type { Violation } from "./schema/schema.ts";
@@ -27,6 +28,8 @@ export type Wish = {
   readonly callerAgentId: string;
   readonly origin: Origin;
   readonly grantId: string;
+  /** Where it comes from, if that is another organisation, and the agent there as this one sees it; see `callerAgentId`. */
+  readonly from?: { readonly orgId: string; readonly caller: AgentFacts | undefined };
 };
 
 /** The decision on a wish: the steps taken to it, and either the contract and first agent, or the refusal. */
@@ -101,7 +104,10 @@ export const refusedStep = ({ reason, message, metadata }: Fault, timeMs: number
   details: { reason, message, ...metadata },
 });
 
-function checkSize({ wish, add }: Deciding): void {
+const checkSize = ({ wish, add }: Deciding): void => checkInputSize(wish, add);
+
+/** Notes what is asked for; PAYLOAD_TOO_LARGE when its input is beyond the limits of all inputs. */
+export function checkInputSize(wish: Pick<Wish, "contract" | "input">, add: Deciding["add"]): void {
   const { contractId, version } = wish.contract;
   const fault = jsonFault(wish.input);
   const details = {
@@ -226,10 +232,11 @@ async function askPolicies(
   { capability }: ContractRow,
   choice: Choice,
 ): Promise<Permit> {
-  const { orgId, callerAgentId, origin, grantId } = wish;
-  const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
-  if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
-  const asking = { orgId, caller, contract: choice.contract, origin, grantId, now };
+  const { orgId, callerAgentId, origin, grantId, from } = wish;
+  const own = callerAgentId && !from ? await findAgent(db, orgId, callerAgentId) : undefined;
+  if (callerAgentId && !from && !own) throw notFound("agent", callerAgentId);
+  const caller = from ? from.caller : own;
+  const asking = { orgId, caller, from: from?.orgId, contract: choice.contract, origin, grantId, now };
   const permitted = await permit(app, db, asking, choice.candidates);
   const agent = permitted.refusal ? undefined : permitted.agent;
   const routed = routedStep(choice, { permitted: agent, refusedBy: permitted.refusedBy });

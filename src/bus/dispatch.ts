@@ -3,7 +3,10 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { openSlots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
+import { crossOver } from "../federation/gateway/cross-over.ts";
+import { isAway } from "../federation/gateway/sides.ts";
 import { LetGo } from "./attempt.ts";
+import { cancelTopic } from "./cancel-topic.ts";
 import type { HeldTask } from "./conclude.ts";
 import { newMeter } from "./pieces.ts";
 import { type Hands, type Resume, tryContracts } from "./pursue.ts";
@@ -11,9 +14,6 @@ import { settleFailed } from "./settle.ts";
 import type { Accepted } from "./submit.ts";
 import { isHeld, openJson, type TaskFault, type TaskRow } from "./task-store.ts";
 import { createTurns, type Turns } from "./turns.ts";
-
-/** Rung when a task is canceled, wherever it runs. */
-export const cancelTopic = (taskId: string): string => `cancel:${taskId}`;
 
 /** How many tasks one server works on at once. */
 const maxRunning = 10_000;
@@ -68,18 +68,20 @@ export function createDispatcher(app: App): Dispatcher {
     { name: "moltwire_running_bytes_limit", help: "The most bytes of inputs", read: () => maxRunningBytes },
   ])
     app.metrics.gauge({ name, help, read });
-  return {
+  const turns = createTurns();
+  const dispatcher: Dispatcher = {
     start(job) {
       const { taskId } = job.hold;
       const bytes = job.task.input.byteLength;
       runningBytes += bytes;
-      const run = runTask({ app, slots }, job).finally(() => {
+      const work = isAway(job.task) ? goAcross(app, dispatcher, job) : runTask({ app, slots }, job);
+      const run = work.finally(() => {
         runningBytes -= bytes;
         if (running.get(taskId) === run) running.delete(taskId);
       });
       running.set(taskId, run);
     },
-    turns: createTurns(),
+    turns,
     hasRoom: () => running.size < maxRunning && runningBytes < maxRunningBytes,
     runs: (taskId) => running.has(taskId),
     async drain(graceMs) {
@@ -90,6 +92,25 @@ export function createDispatcher(app: App): Dispatcher {
       timer.cancel();
     },
   };
+  return dispatcher;
+}
+
+/** A task for another organisation that waited for an approval of its own: it goes there, and the work on it begins. */
+async function goAcross(app: App, dispatcher: Dispatcher, job: Job): Promise<void> {
+  const { task, hold } = job;
+  try {
+    const input = openJson(app, hold.orgId, hold.taskId, "input", task.input);
+    const turn = dispatcher.turns.take(task.target_org_id, task.contract_id);
+    const work = await crossOver(app, job, input, turn);
+    if (work) startAccepted(dispatcher, work);
+  } catch (error) {
+    if (app.ending.aborted) return;
+    app.log.error(
+      { err: error, task_id: task.task_id, trace_id: task.trace_id },
+      "a task could not go to another organisation",
+    );
+    await failByOwnFault(app, job);
+  }
 }
 
 async function runTask(hands: Hands, job: Job): Promise<void> {

@@ -7,6 +7,7 @@ import type { AgentRow } from "./agent-store.ts";
 import type { Demand } from "./approval/gate.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { type Decided, decideInvoke, decideTools, type Origin, policyDenied } from "./policy/decide-task.ts";
+import type { AgentFacts } from "./policy/entity.ts";
 
 /** Of how many of the agents that policies refuse for one task the decisions are written into the decision log. Asked is about each that routing found. */
 const maxRefusalsKept = 50;
@@ -15,7 +16,9 @@ const maxRefusalsKept = 50;
 export type Asking = {
   readonly orgId: string;
   /** Undefined: an administrator, for no agent. */
-  readonly caller: AgentRow | undefined;
+  readonly caller: AgentFacts | undefined;
+  /** The organisation of the caller, if it is another. */
+  readonly from?: string | undefined;
   readonly contract: ContractRow;
   readonly origin: Origin;
   readonly grantId: string;
@@ -48,7 +51,7 @@ export async function permit(
 
 /** What policies say to one agent. */
 export async function permitAgent(app: App, db: Queryable, asking: Asking, agent: AgentRow): Promise<Permit> {
-  const { orgId, caller, contract, origin, grantId, now } = asking;
+  const { orgId, caller, from, contract, origin, grantId, now } = asking;
   const tokens = contract.estimated_tokens || contract.max_tokens;
   const asked = { orgId, contract, tokens, origin, now };
   const invoke = await decideInvoke(app, db, {
@@ -56,6 +59,7 @@ export async function permitAgent(app: App, db: Queryable, asking: Asking, agent
     caller,
     targetAgentId: agent.agent_id,
     ...(grantId && { grantId }),
+    ...(from && ({ from, direction: "in" } as const)),
   });
   if (invoke.answer.verdict === "DENY") return { refusal: policyDenied(invoke), decisions: [invoke] };
   const tools = await decideTools(app, db, { ...asked, agent });
@@ -71,8 +75,15 @@ function toolDenied(agent: AgentRow, { tool, decided }: { readonly tool: string;
   return new Fault("POLICY_DENIED", `${agent.name} may not use the tool ${tool}: ${denied.message}`, metadata);
 }
 
+/** What policies said, of a permit or of a decision that is none. */
+type Said = {
+  readonly decisions: readonly Decided[];
+  readonly refusal?: Fault | undefined;
+  readonly demand?: Demand | undefined;
+};
+
 /** What the trace says of what policies said. */
-export function policyStep(permit: Permit): { readonly message: string; readonly details: JsonObject } {
+export function policyStep(permit: Said): { readonly message: string; readonly details: JsonObject } {
   const answers = permit.decisions.map(({ answer }) => answer);
   const asked = permit.refusal ? undefined : permit.demand?.policyIds;
   const verdict = permit.refusal ? "DENY" : asked?.length ? "REQUIRE_APPROVAL" : "ALLOW";
@@ -86,7 +97,11 @@ export function policyStep(permit: Permit): { readonly message: string; readonly
 
 const maxTold = 20;
 
-function demandOf(contract: ContractRow, decisions: readonly Decided[]): Demand | undefined {
+/** Who asks for an approval: the contract, or policies. */
+export function demandOf(
+  contract: Pick<ContractRow, "contract_id" | "approval_required">,
+  decisions: readonly Decided[],
+): Demand | undefined {
   const byContract = contract.approval_required !== 0;
   const asking = decisions
     .filter(({ answer }) => answer.verdict === "REQUIRE_APPROVAL")

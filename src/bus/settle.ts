@@ -4,6 +4,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { tellPieces } from "../federation/gateway/echo.ts";
 import { type Answer, type AttemptFault, noUsage, type Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import type { AttemptOutcome } from "./attempt-end.ts";
@@ -50,6 +51,7 @@ export const settlePieces = (
     if (!(await lockHeld(tx, hold))) return false;
     const span = spanOf(task);
     await recordPieces(tx, app, span, agent.agent_id, pieces);
+    await tellPieces(tx, app, task, pieces);
     if (cutAtBytes === undefined) return true;
     const message = `${agent.name} has streamed ${cutAtBytes} bytes; further pieces are left out`;
     await recordSteps(tx, app, span, [

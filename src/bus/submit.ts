@@ -100,7 +100,8 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
     throw asRefused(decision.refusal, trace);
   }
   const { demand, contract, targetAgentId } = decision;
-  const draft = newTask(app, order, command, contract.version);
+  const as = { orgId, keyId: command.caller.keyId, now };
+  const draft = newTask(app, order, as, contract.version);
   const probe = await reserveProbe(tx, decision.toProbe, draft.task_id, now);
   if (probe instanceof Fault) {
     await log("");
@@ -138,7 +139,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
  * The task as it waits for its approval, which holds for this agent only. Whoever asked is answered at once, so that the deadline of the call
  * binds nothing any more.
  */
-const awaiting = (app: App, task: TaskRow, targetAgentId: string): TaskRow => ({
+export const awaiting = (app: App, task: TaskRow, targetAgentId: string): TaskRow => ({
   ...task,
   state: TaskState.AWAITING_APPROVAL,
   approval_id: app.ids.next("apr"),
@@ -155,9 +156,16 @@ export const approvalStep = (timeMs: number, demand: Demand, targetAgentId: stri
   targetAgentId,
 });
 
-function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, version: string): TaskRow {
+/** A task as it is accepted, in the hands of this server. Across organisations its id is given, and whose agents do the work. */
+export function newTask(
+  app: App,
+  order: TaskOrder,
+  { orgId, keyId, now }: { readonly orgId: string; readonly keyId: string; readonly now: number },
+  version: string,
+  taskId: string = app.ids.next("tsk"),
+  targetOrgId: string = orgId,
+): TaskRow {
   const { wish, trace } = order;
-  const taskId = app.ids.next("tsk");
   return {
     org_id: orgId,
     task_id: taskId,
@@ -166,8 +174,8 @@ function newTask(app: App, order: TaskOrder, { caller, orgId, now }: Command, ve
     contract_id: wish.contract.contractId,
     contract_version: version,
     caller_agent_id: wish.callerAgentId,
-    caller_key_id: caller.keyId,
-    target_org_id: orgId,
+    caller_key_id: keyId,
+    target_org_id: targetOrgId,
     target_agent_id: "",
     wanted_agent_id: wish.wantedAgentId,
     input: sealJson(app, orgId, taskId, "input", wish.input),
@@ -216,7 +224,8 @@ export const budgetWish = (
   createMs: of.create_ms,
 });
 
-const asRefused = (fault: Fault, { traceId }: TraceContext): Refused =>
+/** The refusal as it is answered, naming the trace that keeps it. */
+export const asRefused = (fault: Fault, { traceId }: TraceContext): Refused =>
   new Refused(
     fault.reason,
     fault.message,

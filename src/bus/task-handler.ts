@@ -13,6 +13,7 @@ import type { App } from "../app.ts";
 import type { Queryable, Tx } from "../db/db.ts";
 import type { LogPosition } from "../db/log.ts";
 import { Fault, notFound } from "../errors.ts";
+import { isAway } from "../federation/gateway/sides.ts";
 import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";
 import { command, runCommand } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
@@ -21,13 +22,16 @@ import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
 import { checkBudgets } from "./budget/reserve-budgets.ts";
-import { concludeTask, stateName } from "./conclude.ts";
+import { cancelTopic } from "./cancel-topic.ts";
+import { concludeAcross, stateName } from "./conclude.ts";
 import { decide } from "./decide.ts";
-import { cancelTopic, checkRoom, type Dispatcher, startAccepted } from "./dispatch.ts";
+import { checkRoom, type Dispatcher, startAccepted } from "./dispatch.ts";
+import { deadlineOf, ended } from "./ended.ts";
 import { fromPieceRow } from "./piece-store.ts";
 import { type Accepted, acceptTask, actingAgent, approvalStep, budgetWish, orderOf, wishOf } from "./submit.ts";
 import {
   findTask,
+  findTaskSummary,
   isTerminal,
   listTasks,
   lockTask,
@@ -38,9 +42,6 @@ import {
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
 import { firstPieceKind, fromEventRow, hasStepAfter, readTaskSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
-
-/** A task's caller is woken by a bell, and after a lost connection all bells ring; this guards against what nobody thought of. */
-const waitPollMs = 5_000;
 
 type SubmitReply = MessageInitShape<typeof SubmitTaskResponseSchema>;
 type Built = "submitTask" | "getTask" | "listTasks" | "cancelTask" | "watchTask";
@@ -93,7 +94,17 @@ export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<
       targetAgentId: task.target_agent_id,
       durationMs: now - task.create_ms,
     };
-    await concludeTask(tx, app, { hold, task }, { state: TaskState.CANCELED, endMs: now, fault, steps: [step] });
+    const end = { state: TaskState.CANCELED, endMs: now };
+    // What its caller writes about it is for its own organisation.
+    const there = { reason: fault.reason, message: "canceled by the organisation that asked", metadata: {} };
+    const stepThere = { ...step, message: there.message, details: { note: "" } };
+    await concludeAcross(
+      tx,
+      app,
+      { hold, task },
+      { ...end, fault, steps: [step] },
+      { ...end, fault: there, steps: [stepThere] },
+    );
     tx.ring(cancelTopic(task.task_id));
     return { task: toTask(app, (await findTask(tx, orgId, task.task_id))!) };
   }),
@@ -155,8 +166,7 @@ async function submit(
   context: HandlerContext,
 ): Promise<SubmitReply> {
   checkRoom(dispatcher);
-  const timeoutMs = req.returnImmediately ? undefined : context.timeoutMs();
-  const deadlineMs = timeoutMs === undefined ? null : app.clock.now() + timeoutMs - answerMs(timeoutMs);
+  const deadlineMs = deadlineOf(app.clock.now(), req.returnImmediately ? undefined : context.timeoutMs());
   let accepted: Accepted | undefined;
   let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
@@ -168,27 +178,6 @@ async function submit(
   if (accepted?.task.task_id === taskId) startAccepted(dispatcher, accepted);
   if (req.returnImmediately) return reply;
   return { task: toTask(app, await ended(app, orgId, taskId, context.signal)) };
-}
-
-/** A task's deadline is this much before its caller's, so that the caller still hears how the task ended. */
-const answerMs = (timeoutMs: number): number => Math.min(250, Math.ceil(timeoutMs / 5));
-
-/** Waits until a task is terminal or waits for somebody's approval, wherever it runs. The signal ends the waiting, not the task. */
-async function ended(app: App, orgId: string, taskId: string, signal: AbortSignal): Promise<TaskRow> {
-  const over = new AbortController();
-  const waiting = AbortSignal.any([signal, over.signal, app.ending]);
-  try {
-    const bell = app.db.listen(taskTopic(taskId), waiting);
-    for (;;) {
-      const state = await taskState(app.db.query, orgId, taskId);
-      if (state === undefined) throw notFound("task", taskId);
-      if (isTerminal(state) || state === TaskState.AWAITING_APPROVAL)
-        return (await findTask(app.db.query, orgId, taskId))!;
-      await bell.wait(waitPollMs, waiting);
-    }
-  } finally {
-    over.abort();
-  }
 }
 
 /** The decision without the deed: what would be written is answered instead. */
@@ -234,6 +223,9 @@ async function visibleTask(db: Queryable, caller: Caller, orgId: string, taskId:
 
 /** The task, locked, if the caller asked for it; else NOT_FOUND. */
 async function cancelable(tx: Tx, caller: Caller, orgId: string, taskId: string): Promise<TaskRow> {
+  const seen = await findTaskSummary(tx, orgId, taskId);
+  // Work that is another organisation's is locked before the side that asked.
+  if (seen && isAway(seen)) await lockTask(tx, seen.target_org_id, taskId);
   const task = await lockTask(tx, orgId, taskId);
   if (!task || !(seesWholeOrg(caller) || task.caller_agent_id === caller.agentId)) throw notFound("task", taskId);
   return task;

@@ -95,6 +95,10 @@ export const insertTask = (tx: Tx, row: TaskRow): Promise<number> =>
 export const findTask = (db: Queryable, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
   db.one<TaskRow>(sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId}`);
 
+/** Without its payloads. */
+export const findTaskSummary = (db: Queryable, orgId: string, taskId: string): Promise<TaskSummaryRow | undefined> =>
+  db.one<TaskSummaryRow>(sql`select ${summaryColumns} from task where org_id = ${orgId} and task_id = ${taskId}`);
+
 export const lockTask = (tx: Tx, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
   tx.one<TaskRow>(
     sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId} ${tx.dialect.forUpdate}`,
@@ -204,6 +208,10 @@ export const resumeTask = async (tx: Tx, row: TaskSummaryRow, owner: string): Pr
     update task set state = ${TaskState.SUBMITTED}, lease_owner = ${owner}, lease_token = lease_token + 1
     where org_id = ${row.org_id} and task_id = ${row.task_id} and state = ${TaskState.AWAITING_APPROVAL} returning lease_token`))!
     .lease_token;
+
+/** A task whose work is another organisation's has gone on from where it was: its agents have it, or somebody there has approved it. 0 when it had not. */
+export const advanceTask = (tx: Tx, orgId: string, taskId: string, from: TaskState, to: TaskState): Promise<number> =>
+  tx.run(sql`update task set state = ${to} where org_id = ${orgId} and task_id = ${taskId} and state = ${from}`);
 
 /** Tasks that should be worked on and whose server is gone; by the partial index on open tasks, which leaves out those that agents pull. */
 export const orphanedTasks = (db: Queryable, now: number, limit: number): Promise<TaskSummaryRow[]> =>
@@ -321,5 +329,7 @@ export function toTask(
     approvalId: row.approval_id,
     costMicros: BigInt(row.cost_micros),
     retryOfDeadLetterId: row.retry_of_dead_letter_id,
+    targetOrgId: row.target_org_id === orgId ? "" : row.target_org_id,
+    grantId: row.grant_id,
   };
 }

@@ -1,7 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { create, fromBinary, type JsonObject, toBinary } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { type TraceEventKind, TraceEventSchema, type TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
+import { TraceEventKind, TraceEventSchema, type TraceSchema } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { committedAfter, type LogPosition, settled, settledAfter } from "../db/log.ts";
@@ -19,7 +19,19 @@ export type Span = {
   /** Empty when an administrator asked. */
   readonly callerAgentId: string;
   readonly contractId: string;
+  /** The side of a task across organisations that does the work: whoever counts tasks hears of acceptance, refusal and end from the side that asked. */
+  readonly echo?: boolean;
 };
+
+/** The steps that both sides of a task have. */
+const countedOnce: ReadonlySet<TraceEventKind> = new Set([
+  TraceEventKind.ACCEPTED,
+  TraceEventKind.REFUSED,
+  TraceEventKind.COMPLETED,
+  TraceEventKind.FAILED,
+  TraceEventKind.CANCELED,
+  TraceEventKind.REJECTED,
+]);
 
 /** One step of a task, before it is written. */
 export type Step = {
@@ -79,7 +91,8 @@ export async function recordSteps(
     insert into trace_event (org_id, xid, trace_id, task_id, kind, caller_agent_id, target_agent_id, contract_id, event_id, body) values ${join(rows)}`);
   tx.ring(tracesTopic(span.orgId));
   if (span.taskId) tx.ring(taskTopic(span.taskId));
-  tx.afterCommit(() => app.stepsCommitted(span, steps));
+  const told = span.echo ? steps.filter(({ kind }) => !countedOnce.has(kind)) : steps;
+  tx.afterCommit(() => app.stepsCommitted(span, told));
 }
 
 /** The step as clients read it, without its place in the log. */

@@ -44,6 +44,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   event_types: ["*"],
   since_time: { seconds: 0n },
   grantee_org_id: `org_${"0".repeat(32)}`,
+  target_org_id: `org_${"0".repeat(32)}`,
   "CreateGrantRequest.subject": { case: "capability", value: "none" },
   "UpdateGrantRequest.update_mask": { paths: ["purpose"] },
   amount_micros: 1n,

@@ -5,6 +5,7 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault, notFound, Refused } from "../../errors.ts";
+import { tellApproved } from "../../federation/gateway/echo.ts";
 import { firstKey } from "../../federation/key-lineage.ts";
 import type { Command } from "../../rpc/command.ts";
 import { seesWholeOrg } from "../../rpc/scope.ts";
@@ -103,6 +104,7 @@ async function resume(tx: Tx, app: App, approval: ApprovalRow, task: TaskRow): P
     targetAgentId: task.target_agent_id,
   };
   await recordSteps(tx, app, spanOf(task), [step]);
+  await tellApproved(tx, app, task, step.timeMs);
   return { task, token };
 }
 

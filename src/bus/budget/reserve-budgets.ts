@@ -28,6 +28,8 @@ export type BudgetWish = TaskSubjects & {
   readonly contractId: string;
   readonly tokens: number;
   readonly createMs: number;
+  /** What it costs, where that follows another organisation's rates. */
+  readonly micros?: number;
 };
 
 /** The answer: the steps to write down, and either whether the task's end has something to settle, or why it is refused. */
@@ -110,6 +112,7 @@ export async function stillWithinBudgets(
 async function amountOf(db: Queryable, wish: BudgetWish, { model }: Budgets): Promise<Amount> {
   const { orgId, targetAgentId, tokens, createMs } = wish;
   if (tokens === 0) return nothing;
+  if (wish.micros !== undefined) return { tokens, micros: wish.micros };
   const rate = await rateFor(db, orgId, targetAgentId, model, createMs);
   return { tokens, micros: costMicros(unknownUsage(tokens, model, rate), rate) };
 }

@@ -32,8 +32,11 @@ type Settlement = ReserveRow & { readonly used: Amount; readonly isNew: boolean 
 export async function settleBudgets(tx: Tx, app: App, task: TaskSummaryRow, endMs: number): Promise<Step[]> {
   const { org_id: orgId, task_id: taskId } = task;
   const reserves = await takeReserves(tx, orgId, taskId);
-  const byModel = await usedByModel(tx, orgId, taskId);
-  const total = sum(byModel);
+  const { target_org_id: workOrgId } = task;
+  const worked = await usedByModel(tx, workOrgId, taskId);
+  const total = sum(worked);
+  // With which models another organisation works is its own business.
+  const byModel = workOrgId === orgId ? worked : [{ ...total, model: "" }];
   const settlements: Settlement[] = [
     ...reserves.map((row) => ({ ...row, used: usedIn(row, byModel, total), isNew: false })),
     ...(await unreserved(tx, task, reserves, byModel)),

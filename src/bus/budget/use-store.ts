@@ -157,3 +157,16 @@ export async function usedByModel(
     from task_attempt where org_id = ${orgId} and task_id = ${taskId} group by model`);
   return rows.map(({ model, tokens, micros }) => ({ model, tokens: counted(tokens), micros: counted(micros) }));
 }
+
+/** What the attempts of a task used, all of them. */
+export async function usedInAll(
+  db: Queryable,
+  orgId: string,
+  taskId: string,
+): Promise<{ readonly inputTokens: number; readonly outputTokens: number; readonly costMicros: number }> {
+  const row = (await db.one<{ read: number | bigint; written: number | bigint; micros: number | bigint }>(sql`
+    select cast(coalesce(sum(input_tokens), 0) as bigint) as read, cast(coalesce(sum(output_tokens), 0) as bigint) as written,
+      cast(coalesce(sum(cost_micros), 0) as bigint) as micros
+    from task_attempt where org_id = ${orgId} and task_id = ${taskId}`))!;
+  return { inputTokens: counted(row.read), outputTokens: counted(row.written), costMicros: counted(row.micros) };
+}

@@ -10,6 +10,8 @@ import type {
 import type { App } from "../../app.ts";
 import type { Queryable } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
+import { acceptAcross } from "../../federation/gateway/accept.ts";
+import { isAway } from "../../federation/gateway/sides.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { command, runCommand } from "../../rpc/command.ts";
 import { readPage } from "../../rpc/page.ts";
@@ -90,11 +92,18 @@ async function retry(
     // Locked, so that of those who retry it at once each sees what the one before it began.
     const row = visible(caller, await lockDeadLetter(tx, orgId, request.deadLetterId), request.deadLetterId);
     checkRetries(await retriesOf(tx, orgId, [row.dead_letter_id]));
-    const order = await retryOrder(app, given, request, (await findTask(tx, orgId, row.task_id))!);
-    turn ??= dispatcher.turns.take(orgId, row.contract_id); // once, though the body may run again
-    accepted = await acceptTask(app, order, given, turn);
+    const failed = (await findTask(tx, orgId, row.task_id))!;
+    const { target_org_id: targetOrgId } = failed;
+    const order = await retryOrder(app, given, request, failed);
+    turn ??= dispatcher.turns.take(targetOrgId, row.contract_id); // once, though the body may run again
+    // Across organisations under whatever grant fits now; the work is what begins, if it need not be approved first.
+    const across = isAway(failed)
+      ? await acceptAcross(app, { ...order, wish: { ...order.wish, grantId: "" }, targetOrgId }, given, turn)
+      : undefined;
+    accepted = across ? across.work : await acceptTask(app, order, given, turn);
+    const task = across?.task ?? accepted!.task;
     await markRetried(tx, row);
-    return { deadLetter: await wholeNow(app, tx, row), taskId: accepted.task.task_id, spanId: accepted.task.span_id };
+    return { deadLetter: await wholeNow(app, tx, row), taskId: task.task_id, spanId: task.span_id };
   });
   if (accepted && accepted.task.task_id === reply.taskId) startAccepted(dispatcher, accepted);
   return reply;

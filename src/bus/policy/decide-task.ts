@@ -30,6 +30,10 @@ export type InvokeAsked = TaskAsked & {
   readonly targetAgentId: string;
   /** Across organisations. */
   readonly grantId?: string;
+  /** The organisation of the caller, if it is another. */
+  readonly from?: string;
+  /** Across organisations: "out" where the caller's decides, "in" where the other does. */
+  readonly direction?: "in" | "out";
 };
 
 /** Whether the caller may ask for work under the contract. The principal is the caller, or the organisation itself. */
@@ -38,9 +42,9 @@ export async function decideInvoke(
   db: Queryable,
   asked: InvokeAsked,
 ): Promise<Decided> {
-  const { orgId, caller, contract, targetAgentId, tokens, origin, now, grantId } = asked;
+  const { orgId, caller, from = orgId, contract, targetAgentId, tokens, origin, now, grantId, direction } = asked;
   const question: Question = {
-    principal: caller ? agentEntity(caller) : orgEntity(orgId),
+    principal: caller ? agentEntity(caller) : orgEntity(from),
     action: "invoke",
     resource: contractEntity(contract, orgId),
     context: {
@@ -50,6 +54,7 @@ export async function decideInvoke(
       contract_version: contract.version,
       ...(targetAgentId && { target_agent_id: targetAgentId }),
       ...(grantId && { grant_id: grantId }),
+      ...(direction && { direction }),
     },
   };
   return { question, answer: await policies.decide(db, orgId, question) };

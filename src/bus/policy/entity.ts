@@ -49,6 +49,17 @@ export type AgentFacts = Pick<
   "org_id" | "agent_id" | "name" | "trust_tier" | "capabilities" | "allowed_tools" | "disabled"
 >;
 
+/** An agent as another organisation sees it: an EXTERNAL_PARTNER of whose name, tools and capabilities it knows nothing. */
+export const asForeigner = ({ org_id, agent_id }: AgentFacts): AgentFacts => ({
+  org_id,
+  agent_id,
+  name: agent_id,
+  trust_tier: TrustTier.EXTERNAL_PARTNER,
+  capabilities: "[]",
+  allowed_tools: "[]",
+  disabled: 0,
+});
+
 export const agentEntity = (row: AgentFacts): Entity => {
   const uid = { type: "Agent", id: row.agent_id };
   return {

@@ -3,10 +3,11 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import type { Sql, Tx } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
+import { tellBegun } from "../../federation/gateway/echo.ts";
 import { AttemptFault } from "../adapter.ts";
 import { type AgentRow, findAgent, pulls } from "../agent-store.ts";
 import { openAttempt } from "../attempt-store.ts";
-import { askAgain } from "../begin.ts";
+import { askAgain, ungranted } from "../begin.ts";
 import { admission } from "../circuit/circuit.ts";
 import { findCircuit } from "../circuit/circuit-store.ts";
 import { CircuitOpen, enterCircuit } from "../circuit/conduct.ts";
@@ -91,12 +92,12 @@ async function deliver(
     return undefined;
   }
   const before = await findTask(tx, orgId, taskId);
-  if (before?.approval_id) {
-    const input = openJson(app, orgId, taskId, "input", before.input);
-    const held = { task: before, hold: { orgId, taskId, token: before.lease_token } };
+  const held = before && { task: before, hold: { orgId, taskId, token: before.lease_token } };
+  if (held?.task.approval_id) {
+    const input = openJson(app, orgId, taskId, "input", held.task.input);
     const again = await askAgain(tx, app, held, input, agent, contract);
     if (!again || "refused" in again || "rejected" in again) return undefined;
-  }
+  } else if (held && (await ungranted(tx, app, held, contract))) return undefined;
   const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
   const task = await beginDelivery(tx, orgId, taskId, agentId, inFlight);
   if (!task) throw new Error(`task ${taskId} waits to be pulled and has ended`);
@@ -140,6 +141,7 @@ async function deliver(
     targetAgentId: agentId,
   };
   await recordSteps(tx, app, spanOf(task), [...changed, step]);
+  await tellBegun(tx, app, task, row.attempt, now);
   return { task, row, contract };
 }
 

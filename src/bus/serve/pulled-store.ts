@@ -1,4 +1,4 @@
-/** The tasks of agents that pull: each open task whose `lease_owner` is {@link pullOwner} has one row here. Whoever changes both locks the task first. */
+/** The tasks of agents that pull: each open task whose `lease_owner` is {@link pullOwner} has one row here, but for those whose work is another organisation's. Whoever changes both locks the task first. */
 import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import { type Queryable, sql, type Tx } from "../../db/db.ts";
 import type { Tried } from "../retry.ts";

@@ -11,6 +11,7 @@ import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
+import { tellPieces } from "../../federation/gateway/echo.ts";
 import { callerOf } from "../../rpc/caller.ts";
 import { type Command, command, runCommand } from "../../rpc/command.ts";
 import { watched } from "../../rpc/feed.ts";
@@ -81,7 +82,9 @@ async function tellProgress(tx: Tx, app: App, hold: Hold, progress: Progress, no
   const told = await noteTold(tx, hold, now, leastBetweenMs);
   const task = told && (await findTask(tx, hold.orgId, hold.taskId));
   if (!task) return;
-  await recordPieces(tx, app, spanOf(task), told.agent_id, [{ case: "progress", value: progress }]);
+  const pieces = [{ case: "progress", value: progress }] as const;
+  await recordPieces(tx, app, spanOf(task), told.agent_id, pieces);
+  await tellPieces(tx, app, task, pieces);
 }
 
 async function* serve(app: App, dispatcher: Dispatcher, req: ServeRequest, context: HandlerContext) {

@@ -4,6 +4,7 @@ import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { emit } from "../../ops/outbox.ts";
+import { markUnsettled } from "../gateway/crossing-store.ts";
 import { quotaExceeded } from "../quota.ts";
 import { type Act, outcomeOf, wasAccepted } from "./rule.ts";
 import { type GrantRow, insertRevision, updateGrant } from "./store.ts";
@@ -42,6 +43,7 @@ export async function changeGrant(tx: Tx, app: App, before: GrantRow, deed: Deed
   const row = { ...before, ...deed.terms, state: outcome.to, revision: before.revision + 1, update_ms: now };
   await updateGrant(tx, row);
   await recordRevision(tx, row, deed);
+  if (before.state === GrantState.ACTIVE && row.state !== GrantState.ACTIVE) await markUnsettled(tx, row);
   if (wasAccepted(before.state) && !wasAccepted(row.state)) await tellBoth(tx, app, row, deed);
   return row;
 }

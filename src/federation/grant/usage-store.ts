@@ -65,6 +65,10 @@ export const settleGrant = (
 export const denyUnderGrant = (tx: Tx, key: UsageKey): Promise<number> =>
   tx.run(sql`${insert(key, 0, 1, 0)} set denials = federation_grant_usage.denials + 1`);
 
+/** What is used on one day, or undefined while that is nothing. */
+export const findDay = (db: Queryable, key: UsageKey): Promise<UsageRow | undefined> =>
+  db.one<UsageRow>(sql`select ${columns} from federation_grant_usage where ${keyed(key)}`);
+
 /** The days of a window, latest first, backwards along the key. */
 export function listUsage(
   db: Queryable,

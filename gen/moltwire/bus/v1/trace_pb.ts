@@ -403,7 +403,8 @@ export const TraceEventKind = {
   ROUTED: 3,
 
   /**
-   * Policies decided. details: verdict, policy_ids, reasons: of each the first 20.
+   * Policies decided. details: verdict, policy_ids, reasons: of each the first 20; across organisations also grant_id, grant_revision and direction ("out" or "in"), and a
+   * step of its own for the other organisation's decision, of which there is the verdict and org_id alone.
    *
    * @generated from enum value: TRACE_EVENT_KIND_POLICY_DECIDED = 4;
    */

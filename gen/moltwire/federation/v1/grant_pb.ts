@@ -38,7 +38,7 @@ export type GrantTerms = Message<"moltwire.federation.v1.GrantTerms"> & {
   requestsPerDay?: bigint | undefined;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */
@@ -52,7 +52,7 @@ export type GrantTerms = Message<"moltwire.federation.v1.GrantTerms"> & {
   expireTime?: Timestamp | undefined;
 
   /**
-   * How far the grantee's agents that ask must be trusted by it: any of these tiers. Empty: any tier.
+   * How far the grantee's agents that ask must be trusted by it: any of these tiers. An administrator that acts for no agent counts as INTERNAL_TRUSTED. Empty: any tier.
    *
    * @generated from field: repeated moltwire.bus.v1.TrustTier allowed_tiers = 5;
    */
@@ -94,7 +94,7 @@ export type GrantTermsJson = {
   requestsPerDay?: string;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */
@@ -108,7 +108,7 @@ export type GrantTermsJson = {
   expireTime?: TimestampJson;
 
   /**
-   * How far the grantee's agents that ask must be trusted by it: any of these tiers. Empty: any tier.
+   * How far the grantee's agents that ask must be trusted by it: any of these tiers. An administrator that acts for no agent counts as INTERNAL_TRUSTED. Empty: any tier.
    *
    * @generated from field: repeated moltwire.bus.v1.TrustTier allowed_tiers = 5;
    */
@@ -137,8 +137,7 @@ export const GrantTermsSchema: GenMessage<GrantTerms, {jsonType: GrantTermsJson}
   messageDesc(file_moltwire_federation_v1_grant, 0);
 
 /**
- * Grant is an agreement by which one organisation, the grantor, lets agents of another, the grantee, ask for work of its own. Both see all of it.
- * It is a record so far: no method asks for work of another organisation yet.
+ * Grant is an agreement by which one organisation, the grantor, lets agents of another, the grantee, ask for work of its own through GatewayService. Both see all of it.
  *
  * @generated from message moltwire.federation.v1.Grant
  */
@@ -232,8 +231,7 @@ export type Grant = Message<"moltwire.federation.v1.Grant"> & {
 };
 
 /**
- * Grant is an agreement by which one organisation, the grantor, lets agents of another, the grantee, ask for work of its own. Both see all of it.
- * It is a record so far: no method asks for work of another organisation yet.
+ * Grant is an agreement by which one organisation, the grantor, lets agents of another, the grantee, ask for work of its own through GatewayService. Both see all of it.
  *
  * @generated from message moltwire.federation.v1.Grant
  */

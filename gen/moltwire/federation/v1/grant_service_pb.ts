@@ -1242,6 +1242,8 @@ export const GetGrantUsageResponseSchema: GenMessage<GetGrantUsageResponse, {jso
  * Every change is a new revision, kept for good. A change that finds the grant in the state that it would bring changes nothing and is answered as it stands; of
  * changes that race, each sees what the one before left. A grant that has ended is never changed again.
  *
+ * What a grant opens is asked for through GatewayService. One that leaves ACTIVE binds the next request at once, and ends the tasks that are open under it within a second.
+ *
  * @generated from service moltwire.federation.v1.GrantService
  */
 export const GrantService: GenService<{
@@ -1320,7 +1322,7 @@ export const GrantService: GenService<{
     output: typeof UpdateGrantResponseSchema;
   },
   /**
-   * SuspendGrant holds a grant that is in force: nothing is done under it until it is resumed. For the grantor.
+   * SuspendGrant holds a grant that is in force: nothing is done under it until it is resumed; open tasks end. For the grantor.
    *
    * Errors: NOT_FOUND, GRANT_PARTY_REQUIRED, FAILED_PRECONDITION (it is in another state, or not at `if_revision`).
    *

@@ -1,0 +1,209 @@
+/** A request across organisations, from the side that asks: decided by both, and accepted or refused, in one transaction. */
+import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
+import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { App } from "../../app.ts";
+import { findAgent } from "../../bus/agent-store.ts";
+import { requestApproval } from "../../bus/approval/gate.ts";
+import { checkBudgets, reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
+import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
+import { reserveTokens } from "../../bus/cost/price-attempt.ts";
+import { checkInputSize, refusedStep } from "../../bus/decide.ts";
+import { recordDecisions } from "../../bus/policy/decision-store.ts";
+import { pullOwner } from "../../bus/serve/pulled-store.ts";
+import {
+  type Accepted,
+  approvalStep,
+  asRefused,
+  awaiting,
+  budgetWish,
+  newTask,
+  type TaskOrder,
+} from "../../bus/submit.ts";
+import { insertTask, type TaskRow } from "../../bus/task-store.ts";
+import { openTrace, recordSteps, type Span, type Step } from "../../bus/trace-store.ts";
+import type { Queryable } from "../../db/db.ts";
+import { Fault, notFound } from "../../errors.ts";
+import type { Command } from "../../rpc/command.ts";
+import type { GrantRow } from "../grant/store.ts";
+import { putCrossing } from "./crossing-store.ts";
+import { crossingOf, enter } from "./enter.ts";
+import { findOpening, holdGrant } from "./opening.ts";
+import { decideOutward, type Outward } from "./outward.ts";
+import { checkQuota, type Quota } from "./quota.ts";
+import { toldAcross } from "./told.ts";
+import { foreignStep, outwardStep } from "./trace.ts";
+import { type Entry, type Weighed, weigh } from "./weigh.ts";
+
+/** A task to have done by another organisation. An empty grant in its wish: any that fits. */
+export type AcrossOrder = TaskOrder & { readonly targetOrgId: string };
+
+/** The task of the organisation that asks, and the work that is to begin, unless it waits for an approval on the asking side. */
+export type AcceptedAcross = {
+  readonly task: TaskRow;
+  readonly grant: GrantRow;
+  readonly work?: Accepted;
+  readonly quota?: Quota;
+};
+
+/** What was found out so far: only read. */
+type Looked = { readonly steps: readonly Step[] } & (
+  | { readonly refusal: Fault; readonly entry?: Entry; readonly outward?: Outward; readonly weighed?: Weighed }
+  | { readonly refusal?: undefined; readonly entry: Entry; readonly outward: Outward; readonly weighed: Weighed }
+);
+
+/** The openings, the own decision and the other's, in this order: what is refused by the one before is not asked of the next. */
+async function look(
+  app: App,
+  db: Queryable,
+  order: AcrossOrder,
+  { taskId, now, turn }: { readonly taskId: string; readonly now: number; readonly turn: number },
+): Promise<Looked> {
+  const { wish, targetOrgId, trace } = order;
+  const { orgId, callerAgentId, input, wantedAgentId } = wish;
+  const steps: Step[] = [];
+  try {
+    checkInputSize(wish, (kind, message, details) => steps.push({ kind, timeMs: now, message, details }));
+    const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
+    if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
+    const sought = { callerOrgId: orgId, targetOrgId, contract: wish.contract, grantId: wish.grantId };
+    const { grant, contract } = await findOpening(db, sought, now);
+    const outward = await decideOutward(app, db, { orgId, caller, contract, grant, wantedAgentId, now });
+    steps.push(outwardStep(outward, grant, now));
+    const entry: Entry = {
+      ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, turn },
+      callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
+      deadlineMs: order.deadlineMs,
+      trace: { traceId: trace.traceId, spanId: app.ids.span(), parentSpanId: trace.spanId },
+    };
+    if (outward.refusal) return { steps, refusal: outward.refusal, outward };
+    const weighed = await weigh(app, db, entry, now);
+    steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
+    const found = { steps, entry, outward, weighed };
+    return weighed.refusal ? { ...found, refusal: toldAcross(weighed.refusal, targetOrgId) } : found;
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    return { steps, refusal: error };
+  }
+}
+
+/**
+ * Accepts the task on both sides, or refuses it, which is kept by those who decided, and thrown as `Refused`. Where the own organisation asks for an approval first,
+ * nothing has come to the other yet.
+ */
+export async function acceptAcross(
+  app: App,
+  order: AcrossOrder,
+  command: Pick<Command, "tx" | "orgId" | "now"> & { readonly caller: { readonly keyId: string } },
+  turn: number,
+): Promise<AcceptedAcross> {
+  const { tx, orgId, now, caller } = command;
+  const { wish, trace, targetOrgId } = order;
+  const taskId = app.ids.next("tsk");
+  const looked = await look(app, tx, order, { taskId, now, turn });
+  const span: Span = {
+    orgId,
+    ...trace,
+    taskId: "",
+    callerAgentId: wish.callerAgentId,
+    contractId: wish.contract.contractId,
+  };
+  await openTrace(tx, span, now);
+  const { outward, entry, weighed } = looked;
+  const log = (of: string) =>
+    outward && recordDecisions(tx, app, { orgId, traceId: trace.traceId, taskId: of, now }, [outward.decided]);
+  const refuse = async (fault: Fault, more: readonly Step[] = [refusedStep(fault, now)]): Promise<never> => {
+    await log("");
+    await recordSteps(tx, app, span, [...looked.steps, ...more]);
+    throw asRefused(fault, trace);
+  };
+  if (looked.refusal || !entry || !weighed || !outward) {
+    if (entry && weighed) await enter(tx, app, entry, weighed, now); // keeps the other's refusal
+    return refuse(looked.refusal!);
+  }
+  const { grant, contract } = entry;
+  const under = { ...order, wish: { ...wish, grantId: grant.grant_id } };
+  const draft = newTask(app, under, { orgId, keyId: caller.keyId, now }, contract.version, taskId, targetOrgId);
+  const spending = { ...budgetWish(draft, { contract, targetAgentId: "" }), micros: weighed.micros };
+  const budget = await reserveBudgets(tx, app, taskId, spending);
+  if (budget.refusal) return refuse(budget.refusal, budget.steps);
+  const fresh: TaskRow = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
+  const { demand } = outward;
+  let task: TaskRow;
+  let work: (Accepted & { readonly quota: Quota }) | undefined;
+  const release = () => (budget.budgeted ? settleBudgets(tx, app, fresh, now) : []); // gives it back: nothing was used
+  if (demand) {
+    const held = await holdGrant(tx, grant, now);
+    if (held instanceof Fault) {
+      await release();
+      return refuse(held);
+    }
+    task = awaiting(app, fresh, "");
+    await putCrossing(tx, { ...crossingOf(entry, undefined, now), is_open: 1 });
+  } else {
+    const entered = await enter(tx, app, entry, weighed, now);
+    if (entered instanceof Fault) {
+      await release();
+      return refuse(toldAcross(entered, targetOrgId));
+    }
+    work = entered;
+    task = followed(fresh, entered.task);
+  }
+  await insertTask(tx, task);
+  await log(taskId);
+  const { grant_id, revision: grant_revision } = grant;
+  const again = order.retryOfDeadLetterId && `, to try ${order.retryOfDeadLetterId} again`;
+  const accepted: Step = {
+    kind: TraceEventKind.ACCEPTED,
+    timeMs: now,
+    message: `accepted as ${taskId}${again}`,
+    details: { contract_version: contract.version, org_id: targetOrgId, grant_id, grant_revision },
+  };
+  const steps = [...looked.steps, ...budget.steps, accepted];
+  if (demand) {
+    await requestApproval(tx, app, task, wish.input, demand, budget.reserved);
+    steps.push(approvalStep(now, demand, "", task.approval_id));
+  } else if (task.state === TaskState.AWAITING_APPROVAL) steps.push(awaitedThere(targetOrgId, now));
+  await recordSteps(tx, app, { ...span, taskId }, steps);
+  return { task, grant, ...(work && { work, quota: work.quota }) };
+}
+
+/** The task of the side that asks, once the work is the other's: no server has it, and it waits when the work waits. */
+export const followed = (task: TaskRow, work: TaskRow): TaskRow => ({
+  ...task,
+  state: work.state,
+  deadline_ms: work.deadline_ms,
+  lease_owner: pullOwner,
+});
+
+/** The step of a task that waits for somebody of the other organisation. */
+export const awaitedThere = (orgId: string, timeMs: number): Step => ({
+  kind: TraceEventKind.AWAITING_APPROVAL,
+  timeMs,
+  message: `somebody of the organisation ${orgId} has to approve first`,
+  details: { approval_id: "", org_id: orgId },
+});
+
+/** What {@link acceptAcross} would come to now on the side that asks; changes nothing. */
+export async function dryRunAcross(
+  app: App,
+  db: Queryable,
+  order: AcrossOrder,
+  { keyId, now, turn }: { readonly keyId: string; readonly now: number; readonly turn: number },
+): Promise<{ readonly steps: readonly Step[]; readonly grant?: GrantRow }> {
+  const looked = await look(app, db, order, { taskId: "", now, turn });
+  const { steps, entry, weighed, outward } = looked;
+  if (looked.refusal || !entry || !weighed) return { steps: [...steps, refusedStep(looked.refusal!, now)] };
+  const { grant, contract } = entry;
+  const lacks = await checkQuota(db, grant, reserveTokens(contract), now);
+  if (lacks) return { steps: [...steps, refusedStep(lacks, now)], grant };
+  const { wish, trace } = order;
+  const subject = {
+    ...{ org_id: wish.orgId, trace_id: trace.traceId, caller_agent_id: wish.callerAgentId, caller_key_id: keyId },
+    ...{ grant_id: grant.grant_id, contract_id: contract.contract_id, create_ms: now },
+  };
+  const spending = { ...budgetWish(subject, { contract, targetAgentId: "" }), micros: weighed.micros };
+  const budget = await checkBudgets(db, spending);
+  const waits = outward?.demand && !budget.refusal ? [approvalStep(now, outward.demand, "")] : [];
+  return { steps: [...steps, ...budget.steps, ...waits], grant };
+}

@@ -1,0 +1,103 @@
+/** A task that its own organisation has approved goes to the other: everything is asked again, as it is now. */
+import type { JsonValue } from "@bufbuild/protobuf";
+import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
+import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { App } from "../../app.ts";
+import { findAgent } from "../../bus/agent-store.ts";
+import { withdrawal } from "../../bus/authority.ts";
+import { concludeTask, type HeldTask, rejectedStep, spanOf } from "../../bus/conclude.ts";
+import { persist } from "../../bus/persist.ts";
+import { recordDecisions } from "../../bus/policy/decision-store.ts";
+import { leaveToPull } from "../../bus/serve/pulled-store.ts";
+import type { Accepted } from "../../bus/submit.ts";
+import { advanceTask, lockHeld, type TaskFault, type TaskRow } from "../../bus/task-store.ts";
+import { recordSteps, type Step } from "../../bus/trace-store.ts";
+import type { Tx } from "../../db/db.ts";
+import { Fault } from "../../errors.ts";
+import { awaitedThere } from "./accept.ts";
+import { enter } from "./enter.ts";
+import { findOpening } from "./opening.ts";
+import { decideOutward } from "./outward.ts";
+import { asTaskFault } from "./still-granted.ts";
+import { toldAcross } from "./told.ts";
+import { foreignStep, outwardStep } from "./trace.ts";
+import { type Entry, weigh } from "./weigh.ts";
+
+type Home = HeldTask & { readonly task: TaskRow };
+
+/** Brings the task over and gives the work to begin; or rejects it, or finds that it is held no more, and gives nothing. */
+export const crossOver = (app: App, held: Home, input: JsonValue, turn: number): Promise<Accepted | undefined> =>
+  persist(app, async (tx) => {
+    const { task, hold } = held;
+    const now = app.clock.now();
+    if (!(await lockHeld(tx, hold))) return undefined;
+    const steps: Step[] = [];
+    const came = await bring(tx, app, task, input, turn, now, steps);
+    if (!("task" in came)) {
+      const end = {
+        state: TaskState.REJECTED,
+        endMs: now,
+        fault: came,
+        steps: [...steps, rejectedStep(task, came, now)],
+      };
+      await concludeTask(tx, app, held, end);
+      return undefined;
+    }
+    await leaveToPull(tx, hold);
+    const { task_id: taskId, target_org_id: targetOrgId, grant_id } = task;
+    const waits = came.task.state === TaskState.AWAITING_APPROVAL;
+    if (waits) await advanceTask(tx, task.org_id, taskId, TaskState.SUBMITTED, TaskState.AWAITING_APPROVAL);
+    const gone: Step = {
+      kind: TraceEventKind.DISPATCHED,
+      timeMs: now,
+      message: `goes to the organisation ${targetOrgId}`,
+      details: { org_id: targetOrgId, grant_id },
+    };
+    await recordSteps(tx, app, spanOf(task), [...steps, gone, ...(waits ? [awaitedThere(targetOrgId, now)] : [])]);
+    return came;
+  });
+
+/** The work as it came in; or why the task may not go, or not come in. */
+async function bring(
+  tx: Tx,
+  app: App,
+  task: TaskRow,
+  input: JsonValue,
+  turn: number,
+  now: number,
+  steps: Step[],
+): Promise<Accepted | TaskFault> {
+  const withdrawn = task.approval_id ? await withdrawal(tx, app, task, input, "") : undefined;
+  if (withdrawn) return withdrawn;
+  const { org_id: orgId, caller_agent_id: callerAgentId, target_org_id: targetOrgId } = task;
+  const caller = callerAgentId ? await findAgent(tx, orgId, callerAgentId) : undefined;
+  if (callerAgentId && !caller) {
+    const metadata = { action: "invoke", agent_id: callerAgentId };
+    return { reason: "POLICY_DENIED", message: "the agent that asked for the task is gone", metadata };
+  }
+  const ref = { contractId: task.contract_id, version: task.contract_version };
+  const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId: task.grant_id };
+  const opening = await findOpening(tx, sought, now).catch((error: unknown) => {
+    if (error instanceof Fault) return error;
+    throw error;
+  });
+  if (opening instanceof Fault) return asTaskFault(opening);
+  const { grant, contract } = opening;
+  const out = { orgId, caller, contract, grant, wantedAgentId: task.wanted_agent_id, now };
+  const outward = await decideOutward(app, tx, out);
+  steps.push(outwardStep(outward, grant, now));
+  await recordDecisions(tx, app, { orgId, traceId: task.trace_id, taskId: task.task_id, now }, [outward.decided]);
+  if (outward.refusal) return asTaskFault(outward.refusal);
+  const entry: Entry = {
+    ...{ taskId: task.task_id, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, turn },
+    callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
+    wantedAgentId: task.wanted_agent_id,
+    deadlineMs: task.deadline_ms,
+    trace: { traceId: task.trace_id, spanId: app.ids.span(), parentSpanId: task.span_id },
+  };
+  const weighed = await weigh(app, tx, entry, now);
+  steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
+  const entered = await enter(tx, app, entry, weighed, now);
+  return entered instanceof Fault ? asTaskFault(toldAcross(entered, targetOrgId)) : entered;
+}

@@ -1,0 +1,37 @@
+/** What the traces of both sides say of the two decisions. */
+import type { JsonObject } from "@bufbuild/protobuf";
+import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
+import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import { policyStep } from "../../bus/permit.ts";
+import type { Step } from "../../bus/trace-store.ts";
+import type { GrantRow } from "../grant/store.ts";
+import type { Outward } from "./outward.ts";
+
+const kind = TraceEventKind.POLICY_DECIDED;
+
+/** The grant that a decision is about, at its revision. */
+const underGrant = ({ grant_id, revision }: GrantRow): JsonObject => ({ grant_id, grant_revision: revision });
+
+/** The own decision of the organisation that asks. */
+export function outwardStep({ decided, refusal, demand }: Outward, grant: GrantRow, timeMs: number): Step {
+  const { message, details } = policyStep({ decisions: [decided], refusal, demand });
+  return { kind, timeMs, message, details: { ...details, ...underGrant(grant), direction: "out" } };
+}
+
+/** The verdict of the other organisation, in the trace of either; undefined when its policies have not been asked. */
+export function foreignStep(
+  orgId: string,
+  verdict: PolicyVerdict,
+  grant: GrantRow,
+  direction: "in" | "out",
+  timeMs: number,
+): Step[] {
+  if (verdict === PolicyVerdict.UNSPECIFIED) return [];
+  const name = verdictName(verdict);
+  const message = `the organisation ${orgId} decided: ${name}`;
+  return [{ kind, timeMs, message, details: { verdict: name, org_id: orgId, ...underGrant(grant), direction } }];
+}
+
+const verdictName = (verdict: PolicyVerdict): string =>
+  Object.keys(PolicyVerdict).find((name) => PolicyVerdict[name as keyof typeof PolicyVerdict] === verdict) ??
+  String(verdict);

@@ -1,0 +1,94 @@
+/** The decision of the organisation that is asked: may this come in, and who does it? It only reads. */
+import type { JsonValue } from "@bufbuild/protobuf";
+import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
+import type { App } from "../../app.ts";
+import type { AgentRow } from "../../bus/agent-store.ts";
+import type { ContractRow } from "../../bus/contract-store.ts";
+import { lastModel } from "../../bus/cost/cost-store.ts";
+import { costMicros, unknownUsage } from "../../bus/cost/price.ts";
+import { reserveTokens } from "../../bus/cost/price-attempt.ts";
+import { rateFor } from "../../bus/cost/rate-store.ts";
+import { type Decision, decide, refusedStep, type Wish } from "../../bus/decide.ts";
+import { asForeigner } from "../../bus/policy/entity.ts";
+import type { Queryable } from "../../db/db.ts";
+import type { Fault } from "../../errors.ts";
+import type { TraceContext } from "../../rpc/trace-context.ts";
+import type { GrantRow } from "../grant/store.ts";
+import { beyondCap, beyondTerms, tierOf } from "./terms.ts";
+
+/** A request as it comes to the organisation that is to do the work, which is the contract's and the grant's. */
+export type Entry = {
+  readonly taskId: string;
+  readonly callerOrgId: string;
+  readonly callerAgentId: string;
+  /** Undefined: an administrator, for no agent. */
+  readonly caller: AgentRow | undefined;
+  /** What policies of the caller's organisation said. */
+  readonly callerVerdict: PolicyVerdict;
+  readonly grant: GrantRow;
+  readonly contract: ContractRow;
+  readonly input: JsonValue;
+  readonly wantedAgentId: string;
+  readonly deadlineMs: number | null;
+  /** The span of the work, below that of the task. */
+  readonly trace: TraceContext;
+  /** Whose turn it is among the agents. */
+  readonly turn: number;
+};
+
+export type Weighed = {
+  readonly decision: Decision;
+  readonly verdict: PolicyVerdict;
+  readonly refusal?: Fault;
+  /** What it is expected to cost by the rates of the organisation. */
+  readonly micros: number;
+};
+
+/** The wish as the organisation has it that is asked. */
+export const wishOf = (entry: Entry): Wish => ({
+  orgId: entry.grant.org_id,
+  contract: { contractId: entry.contract.contract_id, version: entry.contract.version },
+  input: entry.input,
+  wantedAgentId: entry.wantedAgentId,
+  callerAgentId: entry.callerAgentId,
+  origin: "gateway",
+  grantId: entry.grant.grant_id,
+  from: { orgId: entry.callerOrgId, caller: entry.caller && asForeigner(entry.caller) },
+});
+
+/** The terms of the grant first, then the pipeline of its organisation, then the price. */
+export async function weigh(app: App, db: Queryable, entry: Entry, now: number): Promise<Weighed> {
+  const { grant, contract, caller, turn } = entry;
+  const beyond = beyondTerms(grant, tierOf(caller), contract);
+  if (beyond) return refusedBy(beyond, { steps: [], decisions: [], refusal: beyond }, PolicyVerdict.UNSPECIFIED, now);
+  const decision = await decide(app, db, wishOf(entry), now, turn);
+  const verdict = verdictOf(decision);
+  if (decision.refusal) return { decision, verdict, refusal: decision.refusal, micros: 0 };
+  const micros = await priceOf(db, contract, decision.targetAgentId, now);
+  const dear = beyondCap(grant, micros);
+  return dear ? refusedBy(dear, decision, verdict, now) : { decision, verdict, micros };
+}
+
+const refusedBy = (refusal: Fault, decision: Decision, verdict: PolicyVerdict, now: number): Weighed => ({
+  decision: { ...decision, steps: [...decision.steps, refusedStep(refusal, now)] },
+  verdict,
+  refusal,
+  micros: 0,
+});
+
+/** A refusal before policies are asked leaves none. */
+function verdictOf({ refusal, decisions, ...rest }: Decision): PolicyVerdict {
+  if (decisions.length === 0) return PolicyVerdict.UNSPECIFIED;
+  if (refusal) return PolicyVerdict.DENY;
+  return "demand" in rest && rest.demand ? PolicyVerdict.REQUIRE_APPROVAL : PolicyVerdict.ALLOW;
+}
+
+/** What the tokens that are set aside cost by the rate of the agent's work with the model it reported last, all being of the dearer kind. */
+async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
+  const tokens = reserveTokens(contract);
+  if (tokens === 0) return 0;
+  const { org_id: orgId } = contract;
+  const model = await lastModel(db, orgId, agentId);
+  const rate = await rateFor(db, orgId, agentId, model, now);
+  return costMicros(unknownUsage(tokens, model, rate), rate);
+}

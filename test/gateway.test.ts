@@ -1,0 +1,765 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
+import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
+import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
+import type { GrantDayUsage } from "../gen/moltwire/federation/v1/grant_pb.ts";
+import type { Adapter, Assignment } from "../src/server.ts";
+import {
+  contract,
+  echoEndpoint,
+  eventsOf,
+  httpEndpoint,
+  json,
+  kindsOf,
+  reasonOf,
+  stateOf,
+  value,
+  whenEnded,
+} from "./bus-fixtures/bus.ts";
+import { deadUrl, httpAgent } from "./bus-fixtures/http-agent.ts";
+import { pullEndpoint, respond, serving } from "./bus-fixtures/instance.ts";
+import { asTold } from "./bus-fixtures/metered.ts";
+import { told } from "./bus-fixtures/watch.ts";
+import { type Across, across, granted } from "./federation-fixtures/across.ts";
+import { dialects, eventually, type Org, refusal, start, unique, type World } from "./harness.ts";
+
+const { ALLOW, DENY, REQUIRE_APPROVAL, UNSPECIFIED } = PolicyVerdict;
+const soon = { returnImmediately: true } as const;
+const scripted = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
+
+/** Another id of the same form. */
+const randomOrg = () => `org_${"0123456789abcdef".repeat(2)}`;
+
+describe.each(dialects)("%s", (dialect) => {
+  let world: World;
+  /** What the custom adapter does with the next attempts. */
+  let work: (assignment: Assignment, signal: AbortSignal) => ReturnType<Adapter>;
+  beforeAll(async () => {
+    world = await start(dialect, {
+      adapters: { scripted: (_endpoint, assignment, signal) => work(assignment, signal) },
+    });
+  });
+  afterAll(() => world[Symbol.asyncDispose]());
+
+  const usageOf = async ({ doing, grantId }: Across): Promise<Partial<GrantDayUsage>> =>
+    (await doing.admin.grants.getGrantUsage({ grantId })).days[0] ?? {};
+  const statusOf = async (org: Org, traceId: string) => (await org.admin.gateway.getStatus({ traceId })).statuses[0]!;
+  const decisionsOf = async (org: Org, traceId: string) =>
+    (await org.admin.policies.listDecisions({ traceId })).decisions;
+  const policy = (org: Org, cedarText: string, policyId = "own") =>
+    org.admin.policies.putPolicy({ policyId, cedarText });
+  const answerOf = async (call: Promise<unknown>) => {
+    const { code, reason, metadata, error } = await refusal(call);
+    const { trace_id: _, ...rest } = metadata;
+    return { code, reason, message: error.rawMessage, metadata: rest };
+  };
+
+  /** Again while the machine is too busy to take it: so many at once can wait too long for a connection to the database. */
+  async function insisting<T>(call: () => Promise<T>): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await call();
+      } catch (error) {
+        if (tries === 20 || (await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
+      }
+    }
+  }
+
+  describe("a task for another organisation", () => {
+    test("is done by its agent and is the caller's own: answered, read, listed, watched and told by its event", async () => {
+      const at = await across(world);
+      const task = await at.go({ input: { say: "hello" }, labels: { mine: "yes" } });
+      expect(stateOf(task)).toBe("COMPLETED");
+      expect(json(task.output)).toEqual({ say: "hello" });
+      expect(task).toMatchObject({
+        ...{ orgId: at.asking.orgId, callerAgentId: at.asker.agentId, targetOrgId: at.doing.orgId, targetAgentId: "" },
+        ...{ grantId: at.grantId, contractId: at.contractId, contractVersion: "1.0.0", labels: { mine: "yes" } },
+      });
+      const { taskId } = task;
+      expect((await at.asker.as.bus.getTask({ taskId })).task).toEqual(task);
+      expect((await at.asker.as.bus.listTasks({})).tasks.map((one) => one.taskId)).toEqual([taskId]);
+      expect(await whenEnded(at.asker.as, taskId)).toEqual(task);
+      await world.settled();
+      const events = (await at.asking.admin.events.listEvents({})).events.filter(({ type }) =>
+        type.startsWith("task."),
+      );
+      expect(events.map(({ type, agentId }) => [type, agentId])).toEqual([["task.completed", at.asker.agentId]]);
+      const theirs = (await at.doing.admin.events.listEvents({})).events;
+      expect(theirs.filter(({ type }) => type.startsWith("task."))).toEqual([]);
+    });
+
+    test("has one trace id, and each organisation's trace has its own side with both verdicts and the grant's revision", async () => {
+      const at = await across(world);
+      const { traceId, taskId } = await at.go();
+      const [mine, theirs] = [await eventsOf(at.asking.admin, traceId), await eventsOf(at.doing.admin, traceId)];
+      expect(kindsOf(mine)).toEqual([
+        ...["SUBMITTED", "POLICY_DECIDED", "POLICY_DECIDED", "ACCEPTED", "DISPATCHED", "COMPLETED"],
+      ]);
+      expect(kindsOf(theirs)).toEqual([
+        ...["SUBMITTED", "INPUT_CHECKED", "ROUTED", "POLICY_DECIDED", "POLICY_DECIDED", "ACCEPTED", "DISPATCHED"],
+        ...["ANSWERED", "OUTPUT_CHECKED", "COMPLETED"],
+      ]);
+      const verdicts = (events: typeof mine) => events.flatMap(({ details }) => (details?.verdict ? [details] : []));
+      const under = { grant_id: at.grantId, grant_revision: 2 };
+      expect(verdicts(mine)).toEqual([
+        {
+          verdict: "ALLOW",
+          policy_ids: ["builtin/granted-out"],
+          reasons: [expect.any(String)],
+          ...under,
+          direction: "out",
+        },
+        { verdict: "ALLOW", org_id: at.doing.orgId, ...under, direction: "in" },
+      ]);
+      expect(verdicts(theirs)).toEqual([
+        { verdict: "ALLOW", policy_ids: ["builtin/granted-in"], reasons: [expect.any(String)] },
+        { verdict: "ALLOW", org_id: at.asking.orgId, ...under, direction: "out" },
+      ]);
+      for (const org of [at.asking, at.doing])
+        expect(await statusOf(org, traceId)).toMatchObject({
+          ...{ taskId, traceId, state: TaskState.COMPLETED, callerOrgId: at.asking.orgId, targetOrgId: at.doing.orgId },
+          ...{ grantId: at.grantId, grantRevision: 2n, callerVerdict: ALLOW, targetVerdict: ALLOW },
+        });
+    });
+
+    test("is decided in both logs: each organisation reads its own question and reasons, and nothing of the other's", async () => {
+      const at = await across(world);
+      const { traceId } = await at.go();
+      const [mine] = await decisionsOf(at.asking, traceId);
+      const [theirs] = await decisionsOf(at.doing, traceId);
+      expect(mine).toMatchObject({
+        orgId: at.asking.orgId,
+        question: {
+          principal: { type: "Agent", id: at.asker.agentId, orgId: at.asking.orgId },
+          resource: { type: "Contract", id: at.contractId, orgId: at.doing.orgId },
+          context: { origin: "gateway", direction: "out", grant_id: at.grantId },
+        },
+        answer: { determiningPolicies: [{ policyId: "builtin/granted-out" }] },
+      });
+      expect(theirs).toMatchObject({
+        orgId: at.doing.orgId,
+        question: {
+          principal: { type: "Agent", id: at.asker.agentId, orgId: at.asking.orgId },
+          context: { origin: "gateway", direction: "in", grant_id: at.grantId, target_agent_id: at.worker.agentId },
+        },
+        answer: { determiningPolicies: [{ policyId: "builtin/granted-in" }] },
+      });
+      expect(await decisionsOf(at.asking, traceId)).toHaveLength(1);
+      expect(await decisionsOf(at.doing, traceId)).toHaveLength(1);
+    });
+
+    test("streams what its agent streams, to whoever watches it on the asking side", async () => {
+      work = async ({ progress, chunk }) => {
+        await progress(0.5, "half");
+        await chunk("Hello");
+        return { output: "done", usage: { inputTokens: 3, outputTokens: 4, model: "their-model" } };
+      };
+      const at = await across(world, { agent: { endpoint: scripted } });
+      const { taskId, traceId } = await at.go(soon);
+      const seen = [];
+      for await (const message of at.asker.as.bus.watchTask({ taskId })) seen.push(told(message));
+      expect(seen.filter((one) => !one.startsWith("checkpoint")).slice(-5)).toEqual([
+        ...["step DISPATCHED", "progress 0.5 half", "chunk Hello", "step COMPLETED", "task COMPLETED"],
+      ]);
+      expect((await statusOf(at.asking, traceId)).usage).toMatchObject({
+        inputTokens: 3n,
+        outputTokens: 4n,
+        model: "",
+      });
+      expect((await statusOf(at.doing, traceId)).usage).toMatchObject({ model: "their-model" });
+    });
+
+    test("ends with the work, and the work with it: a cancel by the caller stops the agent", async () => {
+      await using agent = await httpAgent(() => undefined);
+      const at = await across(world, { agent: { endpoint: httpEndpoint(agent.url) } });
+      const { taskId, traceId } = await at.go(soon);
+      const call = await agent.call(0);
+      const { task } = await at.asker.as.bus.cancelTask({ taskId, note: "my secret reason" });
+      expect([stateOf(task), reasonOf(task), task!.error!.message]).toEqual([
+        "CANCELED",
+        "TASK_CANCELED",
+        "my secret reason",
+      ]);
+      await call.hungUp;
+      const there = (await at.doing.admin.bus.getTask({ taskId })).task!;
+      expect([stateOf(there), there.error!.message]).toEqual(["CANCELED", "canceled by the organisation that asked"]);
+      expect(
+        JSON.stringify(await eventsOf(at.doing.admin, traceId), (_key, of) =>
+          typeof of === "bigint" ? String(of) : of,
+        ),
+      ).not.toContain("secret");
+    });
+
+    test("that fails is told in general words, is the caller's dead letter alone, and can be tried again", async () => {
+      const at = await across(world, { agent: { name: unique("hidden"), endpoint: httpEndpoint(await deadUrl()) } });
+      const task = await at.go();
+      expect([stateOf(task), reasonOf(task)]).toEqual(["FAILED", "AGENT_UNREACHABLE"]);
+      expect(task.error!.message).toBe(
+        `the organisation ${at.doing.orgId} did not do it: its agent could not be reached`,
+      );
+      expect(task.error!.metadata).toEqual({ org_id: at.doing.orgId });
+      const there = (await at.doing.admin.bus.getTask({ taskId: task.taskId })).task!;
+      expect(there.error!.metadata.agent_id).toBe(at.worker.agentId);
+      expect((await at.doing.admin.deadLetters.listDeadLetters({})).deadLetters).toEqual([]);
+      const [letter] = (await at.asking.admin.deadLetters.listDeadLetters({})).deadLetters;
+      await at.doing.admin.agents.updateAgent({
+        agentId: at.worker.agentId,
+        change: { endpoint: echoEndpoint },
+        updateMask: { paths: ["endpoint"] },
+      });
+      const { taskId } = await at.asking.admin.deadLetters.retryDeadLetter({ deadLetterId: letter!.deadLetterId });
+      expect(stateOf(await whenEnded(at.asking.admin, taskId))).toBe("COMPLETED");
+    });
+
+    test("sent again under its idempotency key is one task on both sides", async () => {
+      const at = await across(world);
+      const headers = { "idempotency-key": unique("key") };
+      const [first, second] = [await at.go({}, { headers }), await at.go({}, { headers })];
+      expect(second.taskId).toBe(first.taskId);
+      expect((await at.doing.admin.bus.listTasks({})).tasks).toHaveLength(1);
+      expect(await usageOf(at)).toMatchObject({ requests: 1n });
+    });
+
+    test("that is only validated is decided and changes nothing", async () => {
+      const at = await across(world, { grant: { terms: { requestsPerDay: 1n } } });
+      const dry = () =>
+        at.asker.as.gateway.submitTask({ targetOrgId: at.doing.orgId, contractId: at.contractId, validateOnly: true });
+      expect(await dry()).toMatchObject({ grantId: at.grantId, grantRevision: 2n });
+      expect(kindsOf((await dry()).decisionPath)).toEqual(["SUBMITTED", "POLICY_DECIDED", "POLICY_DECIDED"]);
+      expect(await usageOf(at)).toEqual({});
+      await at.go();
+      const refused = (await dry()).decisionPath.at(-1)!;
+      expect(refused.details).toMatchObject({ reason: "GRANT_QUOTA_EXCEEDED", unit: "requests" });
+    });
+  });
+
+  describe("without a fitting grant in force", () => {
+    const end = {
+      suspended: (at: Across) => at.doing.admin.grants.suspendGrant({ grantId: at.grantId }),
+      "revoked by the grantor": (at: Across) => at.doing.admin.grants.revokeGrant({ grantId: at.grantId }),
+      "revoked by the grantee": (at: Across) => at.asking.admin.grants.revokeGrant({ grantId: at.grantId }),
+      expired: async (at: Across) => {
+        const change = { expireTime: timestampFromMs(Date.now() + 300) };
+        await at.doing.admin.grants.updateGrant({
+          grantId: at.grantId,
+          change,
+          updateMask: { paths: ["expire_time"] },
+        });
+        await new Promise((resolve) => setTimeout(resolve, 310));
+      },
+    };
+
+    const notThere = async (at: Across, wish: Parameters<Across["go"]>[0] = {}) => {
+      const headers = { traceparent: `00-${"a".repeat(32)}-${"b".repeat(16)}-00` };
+      const answers = [
+        await answerOf(at.go(wish, { headers })),
+        await answerOf(at.go({ ...wish, targetOrgId: randomOrg() }, { headers })),
+      ];
+      expect(answers[0]).toEqual(answers[1]);
+      expect(answers[0]).toMatchObject({ code: "NotFound", reason: "NOT_FOUND" });
+      expect((await at.asker.as.gateway.listContracts({})).contracts).toEqual([]);
+    };
+
+    test.each(Object.keys(end) as (keyof typeof end)[])("a contract whose grant is %s is not there", async (how) => {
+      const at = await across(world);
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+      await end[how](at);
+      await notThere(at);
+      await notThere(at, { grantId: at.grantId });
+    });
+
+    test("a contract is not there with no grant, one that is only proposed, of another capability, or of another organisation", async () => {
+      const [doing, asking] = [await world.org(), await world.org()];
+      const contractId = await contract(doing);
+      await doing.agent({ capabilities: [contractId], endpoint: echoEndpoint });
+      const asker = await asking.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      const go: Across["go"] = async ({ input = {}, by = asker.as, ...wish } = {}, options) =>
+        (await by.gateway.submitTask({ targetOrgId: doing.orgId, contractId, input: value(input), ...wish }, options))
+          .task!;
+      const at = { asking, asker, doing, contractId, go } as Across;
+      await notThere(at);
+      await doing.admin.grants.createGrant({
+        granteeOrgId: asking.orgId,
+        subject: { case: "contractId", value: contractId },
+      });
+      await notThere(at);
+      const other = await across(world);
+      await granted(other.doing, asking, other.contractId, { subject: { case: "capability", value: contractId } });
+      await notThere(at, {});
+      await granted(doing, asking, contractId, { subject: { case: "capability", value: "else" } });
+      await notThere(at);
+      await granted(doing, asking, contractId, { subject: { case: "capability", value: contractId } });
+      expect(stateOf(await go())).toBe("COMPLETED");
+      // A contract of the own organisation is the bus's.
+      const own = await contract(asking);
+      expect(await answerOf(go({ targetOrgId: asking.orgId, contractId: own }))).toMatchObject({ reason: "NOT_FOUND" });
+    });
+
+    test("a refused request leaves nothing with the other organisation", async () => {
+      const at = await across(world);
+      await at.doing.admin.grants.revokeGrant({ grantId: at.grantId });
+      const { metadata } = await refusal(at.go());
+      const { trace_id: traceId = "" } = metadata;
+      expect(kindsOf(await eventsOf(at.asking.admin, traceId))).toEqual(["SUBMITTED", "REFUSED"]);
+      expect(await answerOf(at.doing.admin.traces.getTrace({ traceId }))).toMatchObject({ reason: "NOT_FOUND" });
+      expect(await answerOf(at.doing.admin.gateway.getStatus({ traceId }))).toMatchObject({ reason: "NOT_FOUND" });
+    });
+
+    test("the contracts of the bus stay closed, whatever the grants", async () => {
+      const at = await across(world);
+      const { asker, contractId, worker } = at;
+      expect(await answerOf(asker.as.bus.submitTask({ contractId }))).toMatchObject({ reason: "CONTRACT_NOT_FOUND" });
+      expect(await answerOf(asker.as.agents.getAgent({ agentId: worker.agentId }))).toMatchObject({
+        reason: "NOT_FOUND",
+      });
+    });
+  });
+
+  describe("policies of both", () => {
+    const forbid = (of: string) =>
+      `forbid (principal, action == Action::"invoke", resource) when { context has direction && context.direction == "${of}" };`;
+
+    test("the caller's organisation forbids it from going out, and the other hears nothing of it", async () => {
+      const at = await across(world);
+      await policy(at.asking, forbid("out"), "stay");
+      const { reason, metadata } = await refusal(at.go());
+      expect([reason, metadata.policy_ids]).toEqual(["POLICY_DENIED", "stay"]);
+      const { trace_id: traceId = "" } = metadata;
+      expect((await decisionsOf(at.asking, traceId))[0]?.answer?.verdict).toBe(DENY);
+      expect(await decisionsOf(at.doing, traceId)).toEqual([]);
+      expect(await usageOf(at)).toEqual({});
+    });
+
+    test("the other organisation forbids it from coming in: the caller reads the verdict and not whose policy it was", async () => {
+      const at = await across(world);
+      await policy(at.doing, forbid("in"), "keep-out");
+      const { reason, metadata, error } = await refusal(at.go());
+      const { trace_id: traceId = "" } = metadata;
+      expect([reason, metadata]).toEqual(["POLICY_DENIED", { org_id: at.doing.orgId, trace_id: traceId }]);
+      expect(error.rawMessage).not.toContain("keep-out");
+      const [mine, theirs] = [await statusOf(at.asking, traceId), await statusOf(at.doing, traceId)];
+      for (const status of [mine, theirs])
+        expect(status).toMatchObject({
+          ...{ taskId: "", state: TaskState.UNSPECIFIED, reason: ErrorReason.POLICY_DENIED },
+          ...{ callerVerdict: ALLOW, targetVerdict: DENY },
+        });
+      const texts = await Promise.all(
+        [at.asking, at.doing].map(async (org) =>
+          JSON.stringify((await eventsOf(org.admin, traceId)).map(({ message, details }) => [message, details])),
+        ),
+      );
+      expect(texts[0]).not.toContain("keep-out");
+      expect(texts[1]).toContain("keep-out");
+      expect((await decisionsOf(at.doing, traceId))[0]?.answer?.determiningPolicies[0]?.policyId).toBe("keep-out");
+      expect(await usageOf(at)).toMatchObject({ requests: 0n, denials: 1n });
+    });
+
+    test("agents of the internal tiers go out, others where a policy of their organisation lets them", async () => {
+      const at = await across(world, { asker: { trustTier: TrustTier.EXTERNAL_PARTNER } });
+      expect(await answerOf(at.go())).toMatchObject({ reason: "POLICY_DENIED" });
+      expect(stateOf(await at.go({ by: at.asking.admin }))).toBe("COMPLETED");
+      await policy(
+        at.asking,
+        `permit (principal == Agent::"${at.asker.agentId}", action == Action::"invoke", resource == Contract::"${at.doing.orgId}/${at.contractId}");`,
+      );
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+    });
+
+    test("to the other organisation a foreign agent is an external partner, however far its own trusts it", async () => {
+      const at = await across(world, { asker: { trustTier: TrustTier.INTERNAL_TRUSTED } });
+      await policy(
+        at.doing,
+        'forbid (principal is Agent, action == Action::"invoke", resource) when { principal.tier == Tier::"EXTERNAL_PARTNER" };',
+      );
+      expect(await answerOf(at.go())).toMatchObject({ reason: "POLICY_DENIED", metadata: { org_id: at.doing.orgId } });
+    });
+
+    test.each(["asking", "doing"] as const)(
+      "the %s organisation asks for an approval first; both hear that it waits, and it goes on once it is approved",
+      async (side) => {
+        const at = await across(world);
+        await policy(
+          at[side],
+          `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`,
+          "look",
+        );
+        const task = await at.go();
+        expect(stateOf(task)).toBe("AWAITING_APPROVAL");
+        const [mine, theirs] = side === "asking" ? [REQUIRE_APPROVAL, UNSPECIFIED] : [ALLOW, REQUIRE_APPROVAL];
+        expect(await statusOf(at.asking, task.traceId)).toMatchObject({ callerVerdict: mine, targetVerdict: theirs });
+        if (side === "asking")
+          expect(await answerOf(statusOf(at.doing, task.traceId))).toMatchObject({ reason: "NOT_FOUND" });
+        const { approvals } = await at[side].admin.approvals.listApprovals({});
+        expect(approvals).toMatchObject([{ taskId: task.taskId, callerAgentId: at.asker.agentId }]);
+        const other = side === "asking" ? at.doing : at.asking;
+        expect((await other.admin.approvals.listApprovals({})).approvals).toEqual([]);
+        await at[side].admin.approvals.approve({ approvalId: approvals[0]!.approvalId });
+        const ended = await whenEnded(at.asker.as, task.taskId);
+        expect([stateOf(ended), reasonOf(ended)]).toEqual(["COMPLETED", "undefined"]);
+        expect(await statusOf(at.doing, task.traceId)).toMatchObject({
+          callerVerdict: side === "asking" ? REQUIRE_APPROVAL : ALLOW,
+          state: TaskState.COMPLETED,
+        });
+        expect(await usageOf(at)).toMatchObject({ requests: 1n });
+      },
+    );
+
+    test("an approval that is denied ends it on both sides", async () => {
+      const at = await across(world, { contract: { approvalRequired: true } });
+      const { taskId } = await at.go();
+      const { approvals } = await at.doing.admin.approvals.listApprovals({});
+      await at.doing.admin.approvals.deny({ approvalId: approvals[0]!.approvalId, note: "not for you" });
+      const task = await whenEnded(at.asker.as, taskId);
+      expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "APPROVAL_DENIED"]);
+      expect(task.error!.message).not.toContain("not for you");
+      expect(await usageOf(at)).toMatchObject({ requests: 1n, reservedTokens: 0n, tokens: 0n });
+    });
+  });
+
+  describe("the terms of a grant", () => {
+    test("allowed tiers are those of the asker in its own organisation", async () => {
+      const at = await across(world, { grant: { terms: { allowedTiers: [TrustTier.INTERNAL_TRUSTED] } } });
+      expect(await answerOf(at.go())).toMatchObject({
+        reason: "GRANT_TERMS_EXCEEDED",
+        metadata: { grant_id: at.grantId, term: "allowed_tiers", actual: "INTERNAL_RESTRICTED" },
+      });
+      expect(stateOf(await at.go({ by: at.asking.admin }))).toBe("COMPLETED");
+      expect(await usageOf(at)).toMatchObject({ requests: 1n, denials: 1n });
+    });
+
+    test("allowed tools hold for what the work needs", async () => {
+      const at = await across(world, {
+        ...{ contract: { requiredTools: ["web", "shell"] }, agent: { allowedTools: ["web", "shell"] } },
+        grant: { terms: { allowedTools: ["web"] } },
+      });
+      expect(await answerOf(at.go())).toMatchObject({ metadata: { term: "allowed_tools", actual: "shell" } });
+      const change = { allowedTools: ["web", "shell"] };
+      await at.doing.admin.grants.updateGrant({
+        grantId: at.grantId,
+        change,
+        updateMask: { paths: ["allowed_tools"] },
+      });
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+    });
+
+    test("the price cap is held against the estimate by the rates of the organisation that does the work", async () => {
+      const at = await across(world, {
+        contract: { estimatedTokens: 1_000n },
+        grant: { terms: { priceCapMicros: 1_000n } },
+      });
+      const rate = (inputMicros: bigint) =>
+        at.doing.admin.costs.setRates({
+          rates: [{ inputPer1000TokensMicros: inputMicros, outputPer1000TokensMicros: 1n }],
+        });
+      await rate(1_001n);
+      expect(await answerOf(at.go())).toMatchObject({ metadata: { term: "price_cap_micros", actual: "1001" } });
+      const [shown] = (await at.asker.as.gateway.listContracts({})).contracts;
+      expect([shown!.estimatedTokens, shown!.estimatedCostMicros]).toEqual([1_000n, 1_001n]);
+    });
+  });
+
+  describe("the quota of a grant", () => {
+    test("of four hundred requests at once a hundred are let in, exactly, and the others are told the figures", async () => {
+      const at = await across(world, { grant: { terms: { requestsPerDay: 100n } } });
+      const results = await Promise.allSettled(Array.from({ length: 400 }, () => insisting(() => at.go())));
+      const refused = results.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+      expect(refused).toHaveLength(300);
+      expect([...new Set(refused.map((error) => (error as Error).message.replaceAll(/\d+/g, "N")))]).toEqual([
+        expect.stringContaining("allows N requests a day"),
+      ]);
+      expect(await usageOf(at)).toMatchObject({ requests: 100n, denials: 300n });
+      expect((await at.doing.admin.bus.listTasks({ pageSize: 250 })).tasks).toHaveLength(100);
+      const { code, metadata, error } = await refusal(at.go());
+      expect([code, metadata]).toMatchObject([
+        "ResourceExhausted",
+        { grant_id: at.grantId, unit: "requests", limit: "100", used: "100" },
+      ]);
+      expect(Date.parse(metadata.reset_time!)).toBeGreaterThan(Date.now());
+      expect(error.metadata.get("retry-after")).toMatch(/^\d+$/);
+    }, 60_000);
+
+    test("tokens are set aside when a request comes in, and settled with what it used; the rest is free again", async () => {
+      await using agent = await httpAgent(asTold);
+      const at = await across(world, {
+        contract: { estimatedTokens: 400n },
+        agent: { endpoint: httpEndpoint(agent.url) },
+        grant: { terms: { tokensPerDay: 1_000n } },
+      });
+      await at.doing.admin.costs.setRates({
+        rates: [{ inputPer1000TokensMicros: 1_000n, outputPer1000TokensMicros: 2_000n }],
+      });
+      const task = await at.go({ input: { usage: { inputTokens: 100, outputTokens: 50 } } });
+      expect(task).toMatchObject({ costMicros: 200n, usage: { inputTokens: 100n, outputTokens: 50n } });
+      expect(await usageOf(at)).toMatchObject({ tokens: 150n, reservedTokens: 0n, costMicros: 200n, requests: 1n });
+      agent.handle = () => undefined;
+      const open = [await at.go(soon), await at.go(soon)];
+      expect(await usageOf(at)).toMatchObject({ tokens: 150n, reservedTokens: 800n });
+      expect(await answerOf(at.go())).toMatchObject({
+        reason: "GRANT_QUOTA_EXCEEDED",
+        metadata: { unit: "tokens", limit: "1000", used: "150", reserved: "800", wanted: "400" },
+      });
+      await agent.call(2);
+      for (const { taskId } of open) await at.asker.as.bus.cancelTask({ taskId });
+      // Nobody knows what these used: all that was set aside counts.
+      expect(await usageOf(at)).toMatchObject({ tokens: 950n, reservedTokens: 0n });
+      const { totals } = await at.doing.admin.costs.getAgentCosts({ agentId: at.worker.agentId });
+      expect(totals).toMatchObject({ tasks: 3n, inputTokens: 100n });
+    });
+
+    test("what it leaves is in the headers of the answer", async () => {
+      const at = await across(world, {
+        contract: { estimatedTokens: 10n },
+        grant: { terms: { requestsPerDay: 5n, tokensPerDay: 100n } },
+      });
+      let header: Headers | undefined;
+      await at.go({}, { onHeader: (given) => void (header = given) });
+      expect(
+        ["requests-limit", "requests-remaining", "tokens-limit", "tokens-remaining"].map((name) =>
+          header?.get(`grant-${name}`),
+        ),
+      ).toEqual(["5", "4", "100", "90"]);
+    });
+
+    test("budgets of either organisation refuse, and nothing is left set aside by what was refused", async () => {
+      const at = await across(world, {
+        contract: { estimatedTokens: 60n },
+        grant: { terms: { tokensPerDay: 1_000n } },
+      });
+      const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      const reserved = async (org: Org) => Number((await org.admin.budgets.getBudget(total)).budget!.tokens!.reserved);
+      await at.asking.admin.budgets.setBudget({ ...total, limitTokens: 100n });
+      await at.doing.admin.budgets.setBudget({ ...total, limitTokens: 50n });
+      expect(await answerOf(at.go())).toMatchObject({
+        reason: "BUDGET_EXCEEDED",
+        metadata: { org_id: at.doing.orgId },
+      });
+      expect(await Promise.all([reserved(at.asking), reserved(at.doing)])).toEqual([0, 0]);
+      expect(await usageOf(at)).toMatchObject({ requests: 0n, denials: 1n, reservedTokens: 0n });
+      await at.doing.admin.budgets.setBudget({ ...total, limitTokens: 100n });
+      await at.asking.admin.budgets.setBudget({ ...total, limitTokens: 50n });
+      expect(await answerOf(at.go())).toMatchObject({ reason: "BUDGET_EXCEEDED", metadata: { limit: "50" } });
+      expect(await Promise.all([reserved(at.asking), reserved(at.doing)])).toEqual([0, 0]);
+      await at.asking.admin.budgets.setBudget({ ...total, limitTokens: 100n });
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+      expect(await Promise.all([reserved(at.asking), reserved(at.doing)])).toEqual([0, 0]);
+    });
+  });
+
+  describe("a grant that leaves its force ends what is under way within a second", () => {
+    const endings = {
+      suspended: (at: Across) => at.doing.admin.grants.suspendGrant({ grantId: at.grantId }),
+      revoked: (at: Across) => at.doing.admin.grants.revokeGrant({ grantId: at.grantId }),
+      expired: (at: Across) => {
+        const change = { expireTime: timestampFromMs(Date.now() + 300) };
+        return at.doing.admin.grants.updateGrant({
+          grantId: at.grantId,
+          change,
+          updateMask: { paths: ["expire_time"] },
+        });
+      },
+    };
+    const hows = Object.keys(endings) as (keyof typeof endings)[];
+
+    /** Ends the grant and gives the task as it ended, which must be at once. */
+    async function endsWith(at: Across, taskId: string, how: keyof typeof endings) {
+      const begun = Date.now();
+      await endings[how](at);
+      const task = await whenEnded(at.asker.as, taskId);
+      // Half a second until the next look at grants and what ending it takes; the time of the calls comes on top, and, where it expires, that until then.
+      expect(Date.now() - begun).toBeLessThan(2_000);
+      expect([stateOf(task), reasonOf(task), task.error!.metadata]).toEqual([
+        "REJECTED",
+        "GRANT_NOT_ACTIVE",
+        { grant_id: at.grantId, state: how.toUpperCase() },
+      ]);
+      expect((await usageOf(at)).reservedTokens ?? 0n).toBe(0n);
+    }
+
+    test.each(hows)(
+      "with an agent that streams, when it is %s: the agent is hung up on, the stream of the watcher ends",
+      async (how) => {
+        const aborted = Promise.withResolvers<void>();
+        work = async ({ chunk }, signal) => {
+          await chunk("begun");
+          await new Promise((_resolve, reject) =>
+            signal.addEventListener("abort", () => {
+              aborted.resolve();
+              reject(signal.reason as Error);
+            }),
+          );
+          throw new Error("never");
+        };
+        const at = await across(world, { contract: { estimatedTokens: 70n }, agent: { endpoint: scripted } });
+        const { taskId } = await at.go(soon);
+        const watching = (async () => {
+          const seen = [];
+          for await (const message of at.asker.as.bus.watchTask({ taskId })) seen.push(told(message));
+          return seen;
+        })();
+        await eventually(
+          async () =>
+            (await eventsOf(at.asking.admin, (await at.asker.as.bus.getTask({ taskId })).task!.traceId)).length > 4,
+        );
+        await endsWith(at, taskId, how);
+        await aborted.promise;
+        expect((await watching).at(-1)).toBe("task REJECTED");
+        // Nobody knows what it used.
+        expect(await usageOf(at)).toMatchObject({ tokens: 70n });
+      },
+    );
+
+    test.each(hows)("waiting for an agent that pulls, when it is %s", async (how) => {
+      const at = await across(world, { contract: { estimatedTokens: 70n }, agent: { endpoint: pullEndpoint } });
+      const { taskId } = await at.go(soon);
+      await endsWith(at, taskId, how);
+      expect(await usageOf(at)).toMatchObject({ tokens: 0n });
+      await using instance = serving(at.worker.as);
+      const other = await granted(at.doing, at.asking, at.contractId);
+      const next = await at.go({ ...soon, grantId: other });
+      expect((await instance.delivery(0)).task?.taskId).toBe(next.taskId);
+    });
+
+    test.each(hows)(
+      "leased to an agent that pulls, when it is %s: the instance is told, and its answer comes too late",
+      async (how) => {
+        const at = await across(world, { agent: { endpoint: pullEndpoint } });
+        await using instance = serving(at.worker.as);
+        const { taskId } = await at.go(soon);
+        const delivery = await instance.delivery(0);
+        await endsWith(at, taskId, how);
+        await eventually(() => instance.revoked.includes(taskId));
+        expect(await answerOf(respond(at.worker.as, delivery))).toMatchObject({ reason: "LEASE_LOST" });
+      },
+    );
+
+    test.each(["asking", "doing"] as const)("waiting for an approval of the %s organisation", async (side) => {
+      const at = await across(world);
+      await policy(
+        at[side],
+        `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`,
+        "look",
+      );
+      const { taskId } = await at.go();
+      const [approval] = (await at[side].admin.approvals.listApprovals({})).approvals;
+      await endsWith(at, taskId, "revoked");
+      expect(await answerOf(at[side].admin.approvals.approve({ approvalId: approval!.approvalId }))).toMatchObject({
+        reason: "FAILED_PRECONDITION",
+      });
+    });
+
+    test("between the acceptance and an attempt, with no sweep: the next attempt does not begin", async () => {
+      await using agent = await httpAgent(() => undefined);
+      const at = await across(world, {
+        contract: { retries: 1, backoffMs: 60_000, repeatable: true, timeoutMs: 300 },
+        agent: { endpoint: httpEndpoint(agent.url) },
+      });
+      agent.handle = ({ answer }) => answer({ code: "unavailable", message: "later" }, 503);
+      const { taskId } = await at.go(soon);
+      await agent.call(0);
+      await endsWith(at, taskId, "revoked");
+      expect(agent.calls).toHaveLength(1);
+    });
+  });
+
+  describe("the contracts that are open to an organisation", () => {
+    test("are those of its grants in force, with what is needed to ask and nothing of how it is done", async () => {
+      const [doing, asking] = [await world.org(), await world.org()];
+      const description = "finds things";
+      const inputSchema = { type: "object" };
+      const first = await contract(doing, {
+        capability: "search",
+        description,
+        inputSchema,
+        requiredTools: ["secret-tool"],
+      });
+      const second = await contract(doing, { capability: "search" });
+      const third = await contract(doing, { capability: "other" });
+      const onSearch = await granted(doing, asking, first, { subject: { case: "capability", value: "search" } });
+      const onThird = await granted(doing, asking, third);
+      const list = async (filter = {}) => (await asking.admin.gateway.listContracts(filter)).contracts;
+      const found = [[onThird, third], ...[first, second].toSorted().map((id) => [onSearch, id])];
+      expect((await list()).map(({ grantId, contractId }) => [grantId, contractId])).toEqual(found);
+      expect(await list({ capability: "other" })).toHaveLength(1);
+      expect(await list({ grantId: onSearch })).toHaveLength(2);
+      expect(await list({ targetOrgId: doing.orgId })).toHaveLength(3);
+      expect(await list({ targetOrgId: asking.orgId })).toEqual([]);
+      const shown = (await list()).find(({ contractId }) => contractId === first)!;
+      expect(shown).toMatchObject({
+        orgId: doing.orgId,
+        capability: "search",
+        description,
+        inputSchema,
+        version: "1.0.0",
+      });
+      expect(shown.orgName).toMatch(/^org-/);
+      expect(JSON.stringify(shown, (_key, of) => (typeof of === "bigint" ? String(of) : of))).not.toContain(
+        "secret-tool",
+      );
+      const paged: string[] = [];
+      for (let pageToken = ""; ; ) {
+        const page = await asking.admin.gateway.listContracts({ pageSize: 1, pageToken });
+        paged.push(...page.contracts.map(({ contractId }) => contractId));
+        pageToken = page.nextPageToken;
+        if (!pageToken) break;
+      }
+      expect(paged).toEqual(found.map(([, id]) => id));
+      expect((await doing.admin.gateway.listContracts({})).contracts).toEqual([]);
+      await doing.admin.contracts.deprecateContract({ contractId: third, version: "1.0.0" });
+      expect(await list({ grantId: onThird })).toEqual([]);
+    });
+  });
+
+  test("what an organisation keeps to itself is in no byte that the other reads", async () => {
+    const canary = unique("canary");
+    await using agent = await httpAgent(({ answer }) => answer({ code: "internal", message: `${canary} broke` }, 500));
+    const doing = await world.org(`${canary}-ok`.slice(0, 60));
+    const at = await across(world, {
+      doing,
+      contract: { requiredTools: [`${canary}-tool`] },
+      agent: {
+        name: `${canary}-name`,
+        description: canary,
+        endpoint: httpEndpoint(`${agent.url}/${canary}`),
+        allowedTools: [`${canary}-tool`],
+      },
+      asker: { name: `${canary}-asker`, description: canary },
+    });
+    const cedarText = "permit (principal, action, resource);";
+    for (const org of [at.asking, at.doing])
+      await org.admin.policies.putPolicy({ policyId: `${canary}-policy`, cedarText, description: canary });
+    const asked = [await at.go({ labels: { [canary]: canary } })];
+    await at.doing.admin.policies.putPolicy({
+      policyId: `${canary}-stop`,
+      cedarText: 'forbid (principal, action, resource) when { context.origin == "gateway" };',
+    });
+    const { metadata } = await refusal(at.go());
+    const read = async (org: Org, traceId: string, taskId = "") =>
+      JSON.stringify(
+        [
+          await eventsOf(org.admin, traceId),
+          await org.admin.gateway.getStatus({ traceId }),
+          await org.admin.traces.getTrace({ traceId }),
+          await org.admin.costs.getTraceCosts({ traceId }),
+          ...(taskId ? [await org.admin.bus.getTask({ taskId })] : []),
+          await org.admin.bus.listTasks({}),
+          (await org.admin.deadLetters.listDeadLetters({})).deadLetters,
+        ],
+        (_key, of) => (typeof of === "bigint" ? String(of) : of),
+      );
+    const hidden = ["-tool", "-name", "-policy", "-stop", "-asker", " broke", `/${canary}`].map((part) =>
+      part.startsWith("/") ? part : canary + part,
+    );
+    for (const traceId of [asked[0]!.traceId, metadata.trace_id!]) {
+      const task = traceId === asked[0]!.traceId ? asked[0]!.taskId : "";
+      const [mine, theirs] = [await read(at.asking, traceId, task), await read(at.doing, traceId, task)];
+      // Each knows its own names, and these are the other's.
+      for (const part of hidden.filter((one) => !one.endsWith("-asker") && !one.endsWith("-policy")))
+        expect(mine).not.toContain(part);
+      for (const part of [`${canary}-asker`, `"${canary}":"${canary}"`]) expect(theirs).not.toContain(part);
+    }
+    expect(await read(at.doing, asked[0]!.traceId)).toContain(`${canary}-tool`.slice(0, 12));
+  });
+});

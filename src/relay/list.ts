@@ -3,15 +3,13 @@ import type { Message, MessageFilter } from "../../gen/moltwire/relay/v1/message
 import { MessageOrder } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
-import { defaultPageSize } from "../rpc/page.ts";
+import { defaultPageSize, maxPageBytes } from "../rpc/page.ts";
 import { limits } from "./limits.ts";
 import { emptyHead, findHead } from "./log-store.ts";
 import { hasExpired, type Log, toMessage, type WholeRow } from "./message.ts";
 import { listMessages } from "./message-store.ts";
 import { checkAfter, fitting } from "./subscribe.ts";
 
-/** What a page holds at most, whatever was asked for. */
-const maxPageBytes = 4_194_304;
 /** How often a page reads on for messages that fit. */
 const maxReads = 32;
 

@@ -108,7 +108,9 @@ async function party(world: World, mark: string): Promise<Party> {
     ...{ partnerAgentId: worker.agentId, taskType: `${mark} type`, outcome: Outcome.SUCCESS, rating: 5 },
     evidence: { case: "taskId", value: task!.taskId },
   });
+  const { invite } = await org.admin.directory.createInvite({});
   const belongings = {
+    invite_id: invite!.inviteId,
     grant_id: grant!.grantId,
     counterparty_org_id: names.granteeOrgId,
     webhook_id: webhookId,
@@ -123,6 +125,7 @@ async function party(world: World, mark: string): Promise<Party> {
     org_id: org.orgId,
     agent_id: caller.agentId,
     target_agent_id: worker.agentId,
+    to_agent_id: worker.agentId,
     partner_agent_id: worker.agentId,
     caller_agent_id: caller.agentId,
     key_id: apiKeys[0]!.keyId,
@@ -238,6 +241,8 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetMessage message_id",
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
+      "RelayService/Send to_agent_id",
+      "DirectoryService/RevokeInvite invite_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",
@@ -261,6 +266,7 @@ describe.each(dialects)("%s", (dialect) => {
       "org_id",
       "agent_id",
       "target_agent_id",
+      "to_agent_id",
       "partner_agent_id",
       "caller_agent_id",
       "member_agent_id",

@@ -4,6 +4,7 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { type AdapterKey, parseAdapterKeys } from "./bus/adapter-keys.ts";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
+import { type Mail, parseMailAddress, parseSmtpUrl } from "./ops/mail-settings.ts";
 import { parseProxies } from "./rpc/client-address.ts";
 import { parseOrigins } from "./rpc/cors.ts";
 import { parseEndpoint, parseHeaders } from "./telemetry/settings.ts";
@@ -59,6 +60,8 @@ export type Config = {
   readonly relayFullInbox: FullInbox;
   /** Days for which deliveries to webhooks are kept after their last attempt, and for which they wait for a disabled one. */
   readonly webhookRetentionDays: number;
+  /** The mail server and the addresses for what the contact form takes; none: it is only kept. Has a secret. */
+  readonly mail: Mail | undefined;
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -300,6 +303,27 @@ export const settings = {
     // Longer than the longest wait between two attempts.
     parse: integer(1, 3_650),
   },
+  MOLTWIRE_SMTP_URL: {
+    flag: "smtp-url",
+    form: "URL",
+    help: "mail server that sends you what /contact takes: smtp://user:password@host:587 (better as a variable: flags show in `ps`)",
+    fallback: undefined,
+    parse: parseSmtpUrl,
+  },
+  MOLTWIRE_CONTACT_TO: {
+    flag: "contact-to",
+    form: "ADDRESS",
+    help: "the mail address it is sent to",
+    fallback: undefined,
+    parse: parseMailAddress,
+  },
+  MOLTWIRE_CONTACT_FROM: {
+    flag: "contact-from",
+    form: "ADDRESS",
+    help: "the mail address it is sent from; none: that it is sent to",
+    fallback: undefined,
+    parse: parseMailAddress,
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -347,6 +371,13 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
   const otlpHeaders = value("MOLTWIRE_OTLP_HEADERS");
   if (otlpHeaders && !otlpEndpoint)
     throw new ConfigError("MOLTWIRE_OTLP_HEADERS (--otlp-headers): means nothing without MOLTWIRE_OTLP_ENDPOINT.");
+  const smtp = value("MOLTWIRE_SMTP_URL");
+  const contactTo = value("MOLTWIRE_CONTACT_TO");
+  const contactFrom = value("MOLTWIRE_CONTACT_FROM");
+  if (smtp && !contactTo)
+    throw new ConfigError("MOLTWIRE_SMTP_URL (--smtp-url): needs MOLTWIRE_CONTACT_TO, the address to mail to.");
+  if (!smtp && (contactTo || contactFrom))
+    throw new ConfigError("MOLTWIRE_CONTACT_TO and MOLTWIRE_CONTACT_FROM: mean nothing without MOLTWIRE_SMTP_URL.");
   return {
     host: value("MOLTWIRE_HOST")!,
     port: value("MOLTWIRE_PORT")!,
@@ -380,6 +411,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     relayRetentionDays: value("MOLTWIRE_RELAY_RETENTION_DAYS")!,
     relayFullInbox: value("MOLTWIRE_RELAY_FULL_INBOX")!,
     webhookRetentionDays: value("MOLTWIRE_WEBHOOK_RETENTION_DAYS")!,
+    mail: smtp && contactTo ? { server: smtp, to: contactTo, from: contactFrom ?? contactTo } : undefined,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},

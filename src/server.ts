@@ -53,6 +53,7 @@ import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { removeDropped } from "./memory/drop.ts";
 import { expireEntries, logWalk } from "./memory/sweep.ts";
+import { createContactCourier } from "./ops/contact-courier.ts";
 import { serveContactPage } from "./ops/contact-page.ts";
 import { sweepContacts } from "./ops/contact-store.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
@@ -65,7 +66,7 @@ import { every } from "./periodic.ts";
 import { scheduleMetrics } from "./queue/schedule/metrics.ts";
 import { forgetOldRuns, tick, tickMs } from "./queue/schedule/tick.ts";
 import { sweepOldJobs, sweepQueues, sweepQueuesMs } from "./queue/sweep.ts";
-import { removeDroppedLogs } from "./relay/drop.ts";
+import { removeDroppedGroups, removeDroppedLogs } from "./relay/drop.ts";
 import { relayCounts } from "./relay/metrics.ts";
 import { sweepPresence } from "./relay/presence.ts";
 import { retentionWalk, sweepRelay } from "./relay/sweep.ts";
@@ -240,6 +241,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const life = await beginLife(app, leaseMs);
   const dispatcher = createDispatcher(app);
   const courier = createCourier(app);
+  const contactCourier = createContactCourier(app, resolve);
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
   const served = routes(app, dispatcher);
@@ -326,6 +328,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, expiryMs, "messages", () => sweepRelay(app)),
     every(app, relayLogMs, "message logs", async () => void (await walkRelayLogs())),
     every(app, relayLogMs, "dropped messages", async () => void (await removeDroppedLogs(app))),
+    every(app, relayLogMs, "dropped groups", () => removeDroppedGroups(app)),
     every(app, relayLogMs, "presence", async () => void (await sweepPresence(app))),
     every(app, memoryLogMs, "dropped webhooks", () => removeDroppedWebhooks(app)),
     every(app, sweepMs, "old deliveries", courier.sweep),
@@ -342,6 +345,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ending.abort(new Fault("SHUTTING_DOWN", "the server has stopped; the task goes on when it is back"));
     await closed;
     await courier.ended();
+    await contactCourier.ended();
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
     await app.activity.flush();
@@ -360,6 +364,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       // Not before: a start that fails for its port must not have begun anybody's work.
       await recoverTasks(app, dispatcher);
       await courier.begin();
+      contactCourier.begin();
       await check().catch((error: unknown) => log.error({ err: error }, "the first self-check failed"));
       warmValidation(services);
       // Fastify does not know what its port speaks.

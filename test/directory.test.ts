@@ -110,6 +110,37 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(agent.as.directory.createInvite({}))).reason).toBe("ROLE_REQUIRED");
     });
 
+    test("by an invite that is taken back is refused; invites are listed, with how often they were used, without secrets", async () => {
+      const [org, other] = [await world.org(), await world.org()];
+      const make = async (more = {}) => await org.admin.directory.createInvite({ maxUses: 2, ...more });
+      const [one, two, short] = [await make(), await make(), await make({ ttl: { seconds: 60n } })];
+      await register(world, "first", one.secret);
+      const list = async (more = {}) => await org.admin.directory.listInvites(more);
+      const page = await list({ pageSize: 2 });
+      const rest = await list({ pageSize: 2, pageToken: page.nextPageToken });
+      const all = [...page.invites, ...rest.invites];
+      expect(all.map(({ inviteId, uses }) => [inviteId, uses])).toEqual([
+        [short.invite!.inviteId, 0],
+        [two.invite!.inviteId, 0],
+        [one.invite!.inviteId, 1],
+      ]);
+      expect(all[2]).toEqual({ ...one.invite, uses: 1 });
+      expect(JSON.stringify(all.map(({ inviteId, orgId }) => [inviteId, orgId]))).not.toContain("mwi_");
+      const { inviteId } = one.invite!;
+      expect((await other.admin.directory.listInvites({})).invites).toEqual([]);
+      expect((await refusal(other.admin.directory.revokeInvite({ inviteId }))).reason).toBe("NOT_FOUND");
+      await register(world, "second", two.secret);
+      await org.admin.directory.revokeInvite({ inviteId });
+      expect((await refusal(register(world, "third", one.secret))).reason).toBe("NOT_FOUND");
+      expect((await refusal(org.admin.directory.revokeInvite({ inviteId }))).reason).toBe("NOT_FOUND");
+      expect((await org.admin.agents.listAgents({})).agents).toHaveLength(2);
+      clock.advance(60_000);
+      expect((await list()).invites.map(({ inviteId: id }) => id)).toEqual([two.invite!.inviteId]);
+      const { agentId } = await register(world, "fourth", two.secret);
+      const { secret: key } = await org.admin.keys.createApiKey({ agentId });
+      expect((await refusal(world.as(key).directory.listInvites({}))).reason).toBe("ROLE_REQUIRED");
+    });
+
     test("shows secrets once: a repeat under the same idempotency key makes nothing and names no key", async () => {
       const org = await world.org();
       const { secret } = await org.admin.directory.createInvite({ maxUses: 5 });

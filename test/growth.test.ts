@@ -22,7 +22,7 @@ import {
 } from "../src/bus/trace-store.ts";
 import { type Queryable, type Sql, sql, type Tx } from "../src/db/db.ts";
 import { listCollaborations } from "../src/directory/collaboration-store.ts";
-import { countLiveInvites } from "../src/directory/invite-store.ts";
+import { countLiveInvites, listInvites } from "../src/directory/invite-store.ts";
 import { agentsInNeed, recentWork } from "../src/directory/match-store.ts";
 import { findPublicProfile } from "../src/directory/profile-store.ts";
 import { type Filter, noFilter, searchProfiles } from "../src/directory/search-store.ts";
@@ -53,7 +53,7 @@ import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
 import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
-import { listContacts } from "../src/ops/contact-store.ts";
+import { dueMail, listContacts } from "../src/ops/contact-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
 import { readChecks } from "../src/ops/self-check.ts";
@@ -702,11 +702,16 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   ["the latest tasks of agents", (db) => recentWork(db, [1, 2]), /task_target \(org_id=\? AND target_agent_id=\?\)/],
   ["a public profile", (db) => findPublicProfile(db, "agt_a"), /directory_public \(agent_id=\?\)/],
+  [
+    "a page of invites",
+    (db) => listInvites(db, org, 1, ["inv_z"], 51),
+    /invite USING INDEX invite_id \(org_id=\? AND invite_id<\?\)/,
+  ],
   ["how many invites there are", (db) => countLiveInvites(db, org, 1, 10), /invite_org \(org_id=\? AND expire_ms>\?\)/],
   [
     "the statistics of an agent",
     (db) => readStats(db, org, "agt_a"),
-    /memory_agent \(org_id=\? AND agent_id=\? AND namespace>\?\)[\s\S]*s USING PRIMARY KEY \(org_id=\? AND memory_id=\?\)[\s\S]*task_caller \(org_id=\? AND caller_agent_id=\?\)[\s\S]*task_target \(org_id=\?/,
+    /memory_agent \(org_id=\? AND agent_id=\? AND namespace>\?\)[\s\S]*s USING PRIMARY KEY \(org_id=\? AND memory_id=\?\)[\s\S]*task_caller \(org_id=\? AND caller_agent_id=\?\)[\s\S]*task_target \(org_id=\?[\s\S]*webhook_agent \(org_id=\? AND agent_id=\?\)[\s\S]*queue_schedule_agent \(org_id=\? AND agent_id=\?\)/,
   ],
   [
     "the checks of a span of time",
@@ -717,6 +722,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "a page of contacts",
     (db) => listContacts(db, org, ["con_z"], 51),
     /contact USING PRIMARY KEY \(org_id=\? AND contact_id<\?\)/,
+  ],
+  [
+    "what is to be mailed",
+    (db) => dueMail(db, org, 1),
+    /contact USING INDEX contact_mail \(org_id=\? AND mail_due_ms<\?\)/,
   ],
   [
     "a page of collaborations",

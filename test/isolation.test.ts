@@ -118,7 +118,9 @@ async function party(world: World, mark: string): Promise<Party> {
     amountMicros: 1n,
     reference: `${mark}reference`,
   });
+  const { invite } = await org.admin.directory.createInvite({});
   const belongings = {
+    invite_id: invite!.inviteId,
     account_id: caller.agentId,
     from_agent_id: caller.agentId,
     to_agent_id: worker.agentId,
@@ -271,6 +273,8 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/Subscribe channel",
       "BillingService/GetBalance account_id",
       "BillingService/TransferCredits from_agent_id",
+      "RelayService/Send to_agent_id",
+      "DirectoryService/RevokeInvite invite_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",
@@ -294,8 +298,8 @@ describe.each(dialects)("%s", (dialect) => {
       "org_id",
       "agent_id",
       "target_agent_id",
-      "partner_agent_id",
       "to_agent_id",
+      "partner_agent_id",
       "caller_agent_id",
       "member_agent_id",
       "contract_id",

@@ -2,6 +2,8 @@ import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { GroupMessage } from "../gen/moltwire/relay/v1/channel_pb.ts";
 import { type Sql, sql } from "../src/db/db.ts";
+import { removeDroppedGroups } from "../src/relay/drop.ts";
+import { dropGroup } from "../src/relay/group-store.ts";
 import { sweepRelay } from "../src/relay/sweep.ts";
 import {
   dialects,
@@ -233,6 +235,144 @@ describe.each(dialects)("consumer groups on %s", (dialect) => {
     for (let n = 1; n <= total; n++) await tell(ann.as, toChannel(channel), n);
     await working;
     expect((got as number[]).toSorted((a, b) => a - b)).toEqual(Array.from({ length: total }, (_, n) => n + 1));
+  });
+
+  /** The channel's log, and numbers from 1 to n as rows. */
+  const placeOf = async (channel: string) =>
+    (await world.server.app.db.query.one<{ org_id: string; log_id: string }>(
+      sql`select org_id, log_id from relay_channel where name = ${channel}`,
+    ))!;
+  const numbers = (n: number): Sql =>
+    dialect === "sqlite"
+      ? sql`(with recursive many(n) as (select 1 union all select n + 1 from many where n < ${n}) select n from many) many`
+      : sql`generate_series(1::bigint, ${n}::bigint) as many(n)`;
+  const addDead = async (channel: string, count: number) => {
+    const { org_id, log_id } = await placeOf(channel);
+    await world.server.app.db.tx((tx) =>
+      tx.run(sql`
+        insert into relay_dead (org_id, log_id, group_name, sequence, deliveries, agent_id, dead_ms, redriven, body)
+        select ${org_id}, ${log_id}, ${group}, -n, 1, '', ${clock.now()}, 0, ${new Uint8Array([1, 0, 0])} from ${numbers(count)}`),
+    );
+  };
+  const addFlights = async (channel: string, count: number) => {
+    const { org_id, log_id } = await placeOf(channel);
+    await world.server.app.db.tx(async (tx) => {
+      await tx.run(sql`
+        insert into relay_flight (org_id, log_id, group_name, sequence, deliveries, token, agent_id, due_ms, last)
+        select ${org_id}, ${log_id}, ${group}, -n, 1, 't', '', ${clock.now() + 1_000_000}, 0 from ${numbers(count)}`);
+      await tx.run(sql`
+        update relay_group set outstanding = outstanding + ${count} where org_id = ${org_id} and log_id = ${log_id} and name = ${group}`);
+    });
+  };
+  const shown = async (channel: string) => (await ann.as.relay.listConsumerGroups({ channel })).groups[0]!;
+
+  test("as many messages as may be are outstanding: no next one is handed out then, and who pulls or redrives is told why", async () => {
+    const channel = await channelOf(5, { maxDeliveries: 1 });
+    await nack(ann, channel, await pull(ann, channel, 1));
+    await addFlights(channel, 9_998);
+    const last = await pull(ann, channel);
+    expect(said(last)).toEqual([2, 3]);
+    expect((await shown(channel)).outstanding).toBe(10_000);
+    const full = { reason: "QUOTA_EXCEEDED", metadata: { resource: "group_outstanding", limit: "10000" } };
+    for (const call of [
+      () => pull(bob, channel),
+      () => pull(bob, channel, 1, { wait: ms(20_000) }),
+      () => ann.as.relay.redriveMessages({ channel, group }),
+    ])
+      expect(await refusal(call())).toMatchObject(full);
+    await ack(ann, channel, [last[0]!]);
+    expect(said(await pull(bob, channel))).toEqual([4]);
+    await ack(ann, channel, [last[1]!]);
+    expect(await ann.as.relay.redriveMessages({ channel, group })).toMatchObject({ redriven: 1, more: true });
+    expect(said(await pull(bob, channel))).toEqual([1]);
+    expect((await shown(channel)).outstanding).toBe(10_000);
+  });
+
+  test("who pulls from a group that is full and has had all is told nothing but that there is nothing", async () => {
+    const channel = await channelOf(0);
+    await addFlights(channel, 10_000);
+    expect(await pull(ann, channel)).toEqual([]);
+  });
+
+  test("what is outstanding is counted as it is, whatever was done", async () => {
+    const channel = await channelOf(60, { maxDeliveries: 2 });
+    for (let round = 0; round < 12; round++) {
+      const got = await pull(round % 2 ? ann : bob, channel, 7);
+      const [some, others] = [got.slice(0, round % 4), got.slice(round % 4, (round % 4) + 2)];
+      if (some.length > 0) await ack(ann, channel, some);
+      if (others.length > 0) await nack(ann, channel, others, { delay: ms(round * 500) });
+      if (round % 3 === 2) {
+        clock.advance(10_000);
+        await sweepRelay(world.server.app);
+      }
+      if (round % 5 === 4) await ann.as.relay.redriveMessages({ channel, group });
+      expect((await shown(channel)).outstanding).toBe(await rows(sql`relay_flight`, channel));
+    }
+    expect((await ann.as.relay.listDeadMessages({ channel })).deadMessages.length).toBeGreaterThan(0);
+  });
+
+  test("dead letters beyond 10,000 go, those of the oldest messages first, and the group tells how many", async () => {
+    const channel = await channelOf(3, { maxDeliveries: 1 });
+    await addDead(channel, 9_999);
+    await nack(ann, channel, await pull(ann, channel, 1));
+    expect([await rows(sql`relay_dead`, channel), (await shown(channel)).deadLost]).toEqual([10_000, 0n]);
+    await nack(ann, channel, await pull(ann, channel, 2));
+    expect([await rows(sql`relay_dead`, channel), (await shown(channel)).deadLost]).toEqual([10_000, 2n]);
+    const { org_id, log_id } = await placeOf(channel);
+    const lowest = await world.server.app.db.query.one<{ n: number }>(
+      sql`select min(sequence) as n from relay_dead where org_id = ${org_id} and log_id = ${log_id}`,
+    );
+    expect(lowest!.n).toBe(-9_997);
+  });
+
+  test("a page of dead letters is bounded in bytes, and all of them are met", async () => {
+    const channel = await channelOf(0, { maxDeliveries: 1 });
+    // Short to write, and long to keep.
+    const long = Array.from({ length: 32_000 }, () => 1);
+    for (let n = 0; n < 16; n++) await tell(ann.as, toChannel(channel), [n, ...long]);
+    for (let left = 16; left > 0; ) {
+      const got = await pull(ann, channel, 16);
+      await nack(ann, channel, got);
+      left -= got.length;
+    }
+    const pages: bigint[][] = [];
+    for (let pageToken = ""; ; ) {
+      const page = await ann.as.relay.listDeadMessages({ channel, pageSize: 250, pageToken });
+      pages.push(page.deadMessages.map(({ message }) => message!.sequence));
+      const bytes = page.deadMessages.reduce((sum, { message }) => sum + Number(message!.sizeBytes), 0);
+      expect(bytes).toBeLessThan(4_194_304);
+      pageToken = page.nextPageToken;
+      if (!pageToken) break;
+    }
+    expect(pages.length).toBeGreaterThan(1);
+    expect(pages.flat()).toEqual(Array.from({ length: 16 }, (_, n) => BigInt(n + 1)));
+  });
+
+  test("a group is deleted with all it has, some rows at a time, and its name is free", async () => {
+    const channel = await channelOf(2);
+    await pull(ann, channel, 1);
+    await addFlights(channel, 1_200);
+    await addDead(channel, 700);
+    await ann.as.relay.deleteConsumerGroup({ channel, group });
+    expect([await rows(sql`relay_flight`, channel), await rows(sql`relay_dead`, channel)]).toEqual([0, 0]);
+    expect((await ann.as.relay.listConsumerGroups({ channel })).groups).toEqual([]);
+    await ann.as.relay.createConsumerGroup({ channel, name: group, afterSequence: 0n });
+    expect(said(await pull(ann, channel))).toEqual([1, 2]);
+  });
+
+  test("a deletion that the server did not end is as good as done for everybody, and is ended by the sweep", async () => {
+    const channel = await channelOf(1);
+    await addDead(channel, 700);
+    const { org_id, log_id } = await placeOf(channel);
+    await world.server.app.db.tx((tx) => dropGroup(tx, { orgId: org_id, logId: log_id, group }));
+    expect((await ann.as.relay.listConsumerGroups({ channel })).groups).toEqual([]);
+    expect((await refusal(pull(ann, channel))).reason).toBe("NOT_FOUND");
+    expect((await refusal(ann.as.relay.deleteConsumerGroup({ channel, group }))).reason).toBe("NOT_FOUND");
+    const again = () => ann.as.relay.createConsumerGroup({ channel, name: group });
+    expect(await refusal(again())).toMatchObject({ reason: "FAILED_PRECONDITION", metadata: { state: "DELETING" } });
+    await removeDroppedGroups(world.server.app);
+    expect(await rows(sql`relay_dead`, channel)).toBe(0);
+    await again();
   });
 
   test("a pull of large messages is bounded in bytes", async () => {

@@ -325,6 +325,7 @@ describe.each(dialects)("%s", (dialect) => {
       const given = await admin.grants.createGrant({ granteeOrgId: other.orgId, subject: onX });
       const { grantId } = given.grant!;
       await other.admin.grants.acceptGrant({ grantId });
+      const { inviteId } = (await admin.directory.createInvite({})).invite!;
       const offered = async () =>
         (await other.admin.grants.createGrant({ granteeOrgId: orgId, subject: onX })).grant!.grantId;
       const { webhookId } = (await admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.*"] }))
@@ -379,6 +380,8 @@ describe.each(dialects)("%s", (dialect) => {
           admin.directory.createInvite({}, { headers }),
         "moltwire.exchange.v1.BillingService/TransferCredits": (headers) =>
           admin.billing.transferCredits({ toAgentId: caller.agentId, amountMicros: 1n }, { headers }),
+        "moltwire.directory.v1.DirectoryService/RevokeInvite": async (headers) =>
+          admin.directory.revokeInvite({ inviteId }, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
           const jobId = (await admin.queues.submitJob({ job: {} })).job!.jobId;
           const leaseToken = (await admin.queues.claimJobs({})).jobs[0]!.leaseToken;

@@ -47,11 +47,17 @@ describe.each(dialects)("%s", (dialect) => {
       await agent.as.sharedMemory.publishSharedEntry({ write: { namespace: unique("ns"), key: "a", value: data } });
       await agent.as.queues.submitJobs({ jobs: [{}, {}, {}] });
       const { task } = await agent.as.bus.submitTask({ contractId, contractVersion: "1.0.0", input: value({}) });
+      const payload = { kind: { case: "data", value: Buffer.from("hi") } } as const;
+      for (const to of [agent, worker, worker])
+        await agent.as.relay.send({ to: { case: "toAgentId", value: to.agentId }, payload });
+      await agent.as.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.failed"] });
+      for (const cron of ["@daily", "@hourly"])
+        await agent.as.schedules.createSchedule({ settings: { timing: { cron } } });
       const log = { partnerAgentId: worker.agentId, outcome: Outcome.SUCCESS, rating: 4 };
       await agent.as.directory.logCollaboration({ ...log, evidence: { case: "taskId", value: task!.taskId } });
       const own = await agent.as.status.getStats({});
       expect(own).toMatchObject({
-        ...{ agentId: agent.agentId, requests: 7n, memoryKeys: 2n, sharedMemoryKeys: 1n, jobsSubmitted: 3n },
+        ...{ agentId: agent.agentId, requests: 13n, memoryKeys: 2n, sharedMemoryKeys: 1n, jobsSubmitted: 3n },
         ...{
           tasksSubmitted: 1n,
           tasksReceived: 0n,
@@ -59,17 +65,24 @@ describe.each(dialects)("%s", (dialect) => {
           collaborationsReceived: 0n,
           reputation: 0,
         },
+        ...{ messagesSent: 3n, messagesReceived: 1n, webhooks: 1n, schedules: 2n },
       });
       await world.server.app.activity.flush();
       const { agentId } = agent;
       const written = await org.admin.status.getStats({ agentId });
-      expect(written).toMatchObject({ requests: 7n, jobsSubmitted: 3n });
+      expect(written).toMatchObject({ requests: 13n, jobsSubmitted: 3n, messagesSent: 3n });
       expect(written.lastSeenTime).toBeDefined();
-      expect((await agent.as.status.getStats({})).requests).toBe(8n);
+      expect((await agent.as.status.getStats({})).requests).toBe(14n);
       await world.server.app.activity.flush();
-      expect((await agent.as.status.getStats({})).requests).toBe(9n);
+      expect((await agent.as.status.getStats({})).requests).toBe(15n);
       const other = await worker.as.status.getStats({});
-      expect(other).toMatchObject({ tasksReceived: 1n, collaborationsReceived: 1n, reputation: 4.3 });
+      expect(other).toMatchObject({
+        messagesSent: 0n,
+        messagesReceived: 2n,
+        tasksReceived: 1n,
+        collaborationsReceived: 1n,
+        reputation: 4.3,
+      });
     });
 
     test("are its own and its administrators' to see", async () => {

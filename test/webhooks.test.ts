@@ -69,6 +69,28 @@ describe.each(dialects)("%s", (dialect) => {
     );
   });
 
+  test("a page of deliveries with many attempts is bounded in bytes, and all of them are met", async () => {
+    const agent = await org.agent();
+    const { webhookId } = await hook(agent.as, nowhere, { eventTypes: ["task.*"] });
+    const ids = Array.from({ length: 40 }, (_, n) => `evt_${String(n).padStart(32, "0")}`);
+    await world.server.app.db.tx(async (tx) => {
+      for (const [n, id] of ids.entries())
+        await tx.run(sql`
+          insert into webhook_delivery (org_id, webhook_id, event_id, type, agent_id, event_ms, trace_id, state, attempts, failures, next_ms, lease_token,
+            attempt_ms, end_ms, touch_ms, payload)
+          values (${org.orgId}, ${webhookId}, ${id}, 'task.completed', '', ${n}, '', 2, 50, 0, 0, '', 0, 0, ${clock.now()}, ${new Uint8Array([1, 0, 0])})`);
+    });
+    const pages: string[][] = [];
+    for (let pageToken = ""; ; ) {
+      const page = await agent.as.webhooks.listDeliveries({ webhookId, pageSize: 250, pageToken });
+      pages.push(page.deliveries.map(({ eventId }) => eventId));
+      pageToken = page.nextPageToken;
+      if (!pageToken) break;
+    }
+    expect(pages.flat()).toEqual(ids.toReversed());
+    expect(pages.map(({ length }) => length)).toEqual([18, 18, 4]);
+  });
+
   test("500, 500, 200: one id, three timestamps, each signature right, and every attempt listed", async () => {
     await using at = await receiver((response, _received, nth) =>
       nth < 3 ? response.writeHead(500).end(`no ${nth}`) : response.writeHead(200).end("yes"),

@@ -43,7 +43,8 @@ export type AgentRow = {
 };
 
 const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision, weight, breaker, namespace`;
-const qualified = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision, a.weight, a.breaker, a.namespace`;
+/** The columns of an {@link AgentRow}, of `agent a`. */
+export const agentColumns = sql`a.org_id, a.agent_id, a.name, a.description, a.trust_tier, a.capabilities, a.allowed_tools, a.endpoint, a.metadata, a.disabled, a.create_ms, a.update_ms, a.revision, a.weight, a.breaker, a.namespace`;
 
 /** Adds an agent; 0 when its name is taken. */
 export async function insertAgent(tx: Tx, row: AgentRow): Promise<number> {
@@ -147,7 +148,7 @@ export function agentsWithCapability(
   const only = wanted.onlyAgentId ? sql`and c.agent_id = ${wanted.onlyAgentId}` : sql``;
   const takesTasks = sql`(a.disabled = 0 and a.endpoint is not null and a.trust_tier <= ${wanted.tier})`;
   return db.all<CandidateRow>(sql`
-    select ${qualified}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms,
+    select ${agentColumns}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms,
       case when a.endpoint = ${pullEndpoint} then (
         select max(l.until_ms) from lease l
         where l.name > 'serving:' || a.org_id || ':' || a.agent_id || ':' and l.name < 'serving:' || a.org_id || ':' || a.agent_id || ';') end as serving_until_ms
@@ -181,7 +182,7 @@ export const findShownAgent = (
   asAgentId === undefined
     ? findAgent(db, orgId, agentId)
     : db.one<AgentRow>(
-        sql`select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id = ${agentId} and ${showsTo(asAgentId)}`,
+        sql`select ${agentColumns} from agent a where a.org_id = ${orgId} and a.agent_id = ${agentId} and ${showsTo(asAgentId)}`,
       );
 
 /** Oldest first: ids sort by time. With a capability the walk is along its index, else with a namespace along that one's. */
@@ -199,12 +200,12 @@ export function listAgents(
     // An expression, so that the engine does not walk along the namespace.
     const inNamespace = filter.namespace ? sql`and a.namespace || '' = ${filter.namespace}` : sql``;
     return db.all<AgentRow>(sql`
-      select ${qualified} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
+      select ${agentColumns} from agent_capability c join agent a on a.org_id = c.org_id and a.agent_id = c.agent_id
       where c.org_id = ${orgId} and c.capability = ${filter.capability} and c.agent_id > ${afterId} ${named} ${inNamespace} order by c.agent_id limit ${limit}`);
   }
   const inNamespace = filter.namespace ? sql`and a.namespace = ${filter.namespace}` : sql``;
   return db.all<AgentRow>(sql`
-    select ${qualified} from agent a where a.org_id = ${orgId} and a.agent_id > ${afterId} ${named} ${inNamespace} order by a.agent_id limit ${limit}`);
+    select ${agentColumns} from agent a where a.org_id = ${orgId} and a.agent_id > ${afterId} ${named} ${inNamespace} order by a.agent_id limit ${limit}`);
 }
 
 export const endpointText = (endpoint: Endpoint | undefined): string | null =>

@@ -3,19 +3,28 @@ import type { Logger } from "pino";
 import { type Db, sql, type Tx } from "../db/db.ts";
 
 /** What was counted of an agent. */
-export type Counts = { readonly requests: number; readonly jobs: number };
+export type Counts = { readonly requests: number; readonly jobs: number; readonly messages: number };
 
 export type Activity = {
   /** The agent called with a key of its own. */
   seen(orgId: string, agentId: string, nowMs: number): void;
   /** The agent submitted jobs, and that is committed. */
   submittedJobs(orgId: string, agentId: string, jobs: number): void;
+  /** A message was sent in the agent's name, and that is committed. */
+  sentMessage(orgId: string, agentId: string): void;
   /** What this process has counted and not written yet. */
   pending(orgId: string, agentId: string): Counts;
   flush(): Promise<void>;
 };
 
-type Noted = { readonly orgId: string; readonly agentId: string; requests: number; jobs: number; seenMs: number };
+type Noted = {
+  readonly orgId: string;
+  readonly agentId: string;
+  requests: number;
+  jobs: number;
+  messages: number;
+  seenMs: number;
+};
 
 const maxRemembered = 100_000;
 /** Agents in one transaction; see key-use.ts. */
@@ -32,7 +41,7 @@ export function activity(db: Db, log: Logger): Activity {
     const key = keyOf(orgId, agentId);
     const found = noted.get(key);
     if (found || noted.size >= maxRemembered) return found;
-    const fresh = { orgId, agentId, requests: 0, jobs: 0, seenMs: 0 };
+    const fresh = { orgId, agentId, requests: 0, jobs: 0, messages: 0, seenMs: 0 };
     noted.set(key, fresh);
     return fresh;
   }
@@ -47,9 +56,14 @@ export function activity(db: Db, log: Logger): Activity {
       const found = note(orgId, agentId);
       if (found) found.jobs += jobs;
     },
+    sentMessage(orgId, agentId) {
+      const found = note(orgId, agentId);
+      if (found) found.messages++;
+    },
     pending(orgId, agentId) {
       const [one, two] = [noted, writing].map((map) => map.get(keyOf(orgId, agentId)));
-      return { requests: (one?.requests ?? 0) + (two?.requests ?? 0), jobs: (one?.jobs ?? 0) + (two?.jobs ?? 0) };
+      const both = (count: keyof Counts): number => (one?.[count] ?? 0) + (two?.[count] ?? 0);
+      return { requests: both("requests"), jobs: both("jobs"), messages: both("messages") };
     },
     async flush() {
       if (noted.size === 0) return;
@@ -72,11 +86,13 @@ export function activity(db: Db, log: Logger): Activity {
 }
 
 /** Of an agent that is deleted meanwhile nothing is written. */
-async function write(tx: Tx, { orgId, agentId, requests, jobs, seenMs }: Noted): Promise<void> {
+async function write(tx: Tx, { orgId, agentId, requests, jobs, messages, seenMs }: Noted): Promise<void> {
   await tx.run(sql`
-    insert into agent_activity (org_id, agent_id, requests, jobs)
-    select org_id, agent_id, cast(${requests} as bigint), cast(${jobs} as bigint) from agent where org_id = ${orgId} and agent_id = ${agentId}
-    on conflict (org_id, agent_id) do update set requests = agent_activity.requests + excluded.requests, jobs = agent_activity.jobs + excluded.jobs`);
+    insert into agent_activity (org_id, agent_id, requests, jobs, messages)
+    select org_id, agent_id, cast(${requests} as bigint), cast(${jobs} as bigint), cast(${messages} as bigint)
+    from agent where org_id = ${orgId} and agent_id = ${agentId}
+    on conflict (org_id, agent_id) do update set requests = agent_activity.requests + excluded.requests, jobs = agent_activity.jobs + excluded.jobs,
+      messages = agent_activity.messages + excluded.messages`);
   await tx.run(sql`
     update directory_profile set last_seen_ms = ${seenMs} where org_id = ${orgId} and agent_id = ${agentId} and last_seen_ms <= ${seenMs - seenEveryMs}`);
 }

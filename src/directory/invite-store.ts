@@ -1,6 +1,11 @@
 import { createHash } from "node:crypto";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import type { InviteSchema } from "../../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 import type { Ids } from "../ids.ts";
+import type { Position } from "../rpc/cursor.ts";
 
 export type NewInvite = {
   readonly orgId: string;
@@ -36,6 +41,43 @@ export const useInvite = (
   tx.one(sql`
     update invite set uses = uses + 1 where secret_sha256 = ${inviteDigest(text)} and uses < max_uses and expire_ms > ${now}
     returning org_id, trust_tier`);
+
+/** An invite as it is stored, without its secret. */
+export type InviteRow = {
+  readonly invite_id: string;
+  readonly org_id: string;
+  readonly trust_tier: number;
+  readonly max_uses: number;
+  readonly uses: number;
+  readonly create_ms: number;
+  readonly expire_ms: number;
+};
+
+/** Newest first, backwards along the index on ids: those that are not past their time, used up or not. */
+export const listInvites = (
+  db: Queryable,
+  orgId: string,
+  now: number,
+  after: Position | undefined,
+  limit: number,
+): Promise<InviteRow[]> =>
+  db.all<InviteRow>(sql`
+    select invite_id, org_id, trust_tier, max_uses, uses, create_ms, expire_ms from invite
+    where org_id = ${orgId} ${after ? sql`and invite_id < ${after[0]!}` : sql``} and expire_ms + 0 > ${now} order by invite_id desc limit ${limit}`);
+
+/** Takes an invite back; 0 when there is none, or it is past its time. Who joined by it stays. */
+export const deleteInvite = (tx: Tx, orgId: string, inviteId: string, now: number): Promise<number> =>
+  tx.run(sql`delete from invite where org_id = ${orgId} and invite_id = ${inviteId} and expire_ms + 0 > ${now}`);
+
+export const toInvite = (row: InviteRow): MessageInitShape<typeof InviteSchema> => ({
+  inviteId: row.invite_id,
+  orgId: row.org_id,
+  maxUses: row.max_uses,
+  uses: row.uses,
+  trustTier: row.trust_tier as TrustTier,
+  createTime: timestampFromMs(row.create_ms),
+  expireTime: timestampFromMs(row.expire_ms),
+});
 
 /** How many invites of an organisation can still be used, counted up to a bound; by their index. */
 export async function countLiveInvites(db: Queryable, orgId: string, now: number, bound: number): Promise<number> {

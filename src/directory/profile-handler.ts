@@ -22,7 +22,7 @@ import {
   updateProfile,
 } from "./profile-store.ts";
 
-const profileFields = ["description", "capabilities", "visibility"] as const;
+const profileFields = ["description", "capabilities", "visibility", "accept_public_messages"] as const;
 const statusFields = ["availability", "busy_until_time", "looking_for"] as const;
 const maxBusyMs = 366 * 86_400_000;
 
@@ -50,6 +50,7 @@ export const profiles = (
       ...(mask.has("description") && { description: change.description }),
       ...(mask.has("capabilities") && { capabilities: JSON.stringify(change.capabilities) }),
       ...(mask.has("visibility") && { visibility: change.visibility }),
+      ...(mask.has("accept_public_messages") && { accept_public_messages: change.acceptPublicMessages ? 1 : 0 }),
       revision: row.revision + 1,
     };
     await updateProfile(tx, next);

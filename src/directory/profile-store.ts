@@ -15,6 +15,7 @@ export type ProfileRow = {
   readonly description: string;
   readonly capabilities: string;
   readonly visibility: number;
+  readonly accept_public_messages: number;
   readonly availability: number;
   readonly busy_until_ms: number | null;
   readonly looking_for: string;
@@ -30,7 +31,7 @@ export type ProfileRow = {
 };
 
 /** Of `p` and its agent `a`. */
-export const profileColumns = sql`p.seq, p.org_id, p.agent_id, p.description, p.capabilities, p.visibility, p.availability, p.busy_until_ms, p.looking_for,
+export const profileColumns = sql`p.seq, p.org_id, p.agent_id, p.description, p.capabilities, p.visibility, p.accept_public_messages, p.availability, p.busy_until_ms, p.looking_for,
   p.last_seen_ms, p.reputation_milli, p.ratings, p.revision, a.name, a.trust_tier, a.disabled, a.capabilities as granted, a.create_ms`;
 export const profileAndAgent = sql`directory_profile p join agent a on a.org_id = p.org_id and a.agent_id = p.agent_id`;
 
@@ -69,6 +70,7 @@ export const lockProfile = async (tx: Tx, orgId: string, agentId: string): Promi
 export const updateProfile = (tx: Tx, row: ProfileRow): Promise<number> =>
   tx.run(sql`
     update directory_profile set description = ${row.description}, capabilities = ${row.capabilities}, visibility = ${row.visibility},
+      accept_public_messages = ${row.accept_public_messages},
       availability = ${row.availability}, busy_until_ms = ${row.busy_until_ms}, looking_for = ${row.looking_for}, revision = ${row.revision}
     where org_id = ${row.org_id} and agent_id = ${row.agent_id}`);
 
@@ -102,6 +104,7 @@ export function toProfile(row: ProfileRow, now: number, foreign: boolean): Messa
     capabilities: JSON.parse(row.capabilities) as string[],
     grantedCapabilities: foreign ? [] : (JSON.parse(row.granted) as string[]),
     visibility: row.visibility as Visibility,
+    acceptPublicMessages: row.accept_public_messages !== 0,
     availability,
     ...(busyUntilMs !== undefined && { busyUntilTime: timestampFromMs(busyUntilMs) }),
     lookingFor: JSON.parse(row.looking_for) as string[],

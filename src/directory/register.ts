@@ -13,14 +13,27 @@ import { findOrganization, findOrganizationNamed, insertOrganization } from "../
 import { writeAudit } from "../ops/audit-store.ts";
 import { command } from "../rpc/command.ts";
 import { requestDigest } from "../rpc/idempotency.ts";
-import { countLiveInvites, deleteOldInvites, insertInvite, newInviteText, useInvite } from "./invite-store.ts";
+import { readPage } from "../rpc/page.ts";
+import { query } from "../rpc/query.ts";
+import {
+  countLiveInvites,
+  deleteInvite,
+  deleteOldInvites,
+  insertInvite,
+  listInvites,
+  newInviteText,
+  toInvite,
+  useInvite,
+} from "./invite-store.ts";
 
 const defaultTtlMs = 7 * 86_400_000;
 const maxLiveInvites = 1_000;
 const sweepBatch = 1_000;
 const suffixLength = 12;
 
-export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService>, "register" | "createInvite"> => ({
+type Handled = "register" | "createInvite" | "listInvites" | "revokeInvite";
+
+export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService>, Handled> => ({
   register: command(app, async (req, { tx, caller, now, trace }) => {
     const { orgId, tier, isOwn } = await placeFor(tx, app, req.invite, req.name, now);
     await checkAgentQuota(tx, orgId);
@@ -55,6 +68,22 @@ export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService
     const { inviteId, maxUses, tier, expireMs } = invite;
     const [createTime, expireTime] = [timestampFromMs(now), timestampFromMs(expireMs)];
     return { invite: { inviteId, orgId, maxUses, trustTier: tier as TrustTier, createTime, expireTime }, secret: text };
+  }),
+
+  listInvites: query(app, async (req, { db, orgId, now }) => {
+    const page = await readPage(
+      app.cursors,
+      ["ListInvites", orgId],
+      req,
+      (after, limit) => listInvites(db, orgId, now, after, limit),
+      (row) => [row.invite_id],
+    );
+    return { invites: page.rows.map(toInvite), nextPageToken: page.nextPageToken };
+  }),
+
+  revokeInvite: command(app, async (req, { tx, orgId, now }) => {
+    if ((await deleteInvite(tx, orgId, req.inviteId, now)) === 0) throw notFound("invite", req.inviteId);
+    return {};
   }),
 });
 

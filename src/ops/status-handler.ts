@@ -67,6 +67,10 @@ const statusAndStats = (
       collaborationsGiven: BigInt(row.given),
       collaborationsReceived: BigInt(row.ratings),
       reputation: row.reputation_milli / 1_000,
+      messagesSent: BigInt(row.messages_sent + pending.messages),
+      messagesReceived: BigInt(row.messages_received),
+      webhooks: BigInt(row.webhooks),
+      schedules: BigInt(row.schedules),
     };
   }),
 });

@@ -1,4 +1,4 @@
-/** Who may write to whom, and read what: the policies decide, on the agent whose inbox it is, or on the channel. */
+/** Who may write to whom, and read what: the policies decide, on the agent whose inbox it is, or on the channel. Across organisations: see across.ts. */
 import type { App } from "../app.ts";
 import { type AgentRow, findAgent } from "../bus/agent-store.ts";
 import type { Decided } from "../bus/policy/decide-task.ts";
@@ -8,6 +8,7 @@ import type { Queryable, Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
+import { reach, type Sending } from "./across.ts";
 import { type ChannelRow, findChannel, isMember } from "./channel-store.ts";
 
 export type Action = "send_message" | "read_messages";
@@ -15,22 +16,20 @@ export type Action = "send_message" | "read_messages";
 /** Who asks: the organisation, and the agent, empty for an administrator's own. */
 export type Asking = { readonly orgId: string; readonly agentId: string; readonly now: number };
 
+/** Whom a message goes to; `sender`, if that is of another organisation. */
+export type Recipient = { readonly recipient: AgentRow; readonly sender?: AgentRow };
+
 /**
- * The agent that a message may be sent to: here alone it is decided who can be reached. So far these are the agents of the sender's own organisation, if the
- * policies permit it; whatever else is named is NOT_FOUND, whether there is such an agent in another organisation or not. Throws POLICY_DENIED. The decision is
- * kept, here and in what follows.
+ * The agent that a message may be sent to: here alone it is decided who can be reached. These are the agents of the sender's own organisation, if the policies
+ * permit it, and those of others that {@link reach} lets be written to; whatever else is named is NOT_FOUND, whether there is such an agent or not. Throws
+ * POLICY_DENIED. The decision is kept, here and in what follows.
  */
-export async function recipientOf(
-  tx: Tx,
-  app: App,
-  asking: Asking & { readonly traceId: string },
-  toAgentId: string,
-): Promise<AgentRow> {
-  const recipient = await findAgent(tx, asking.orgId, toAgentId);
-  if (!recipient) throw notFound("agent", toAgentId);
-  const decided = await decide(tx, app, asking, "send_message", { resource: agentEntity(recipient), related: [] });
-  await settle(keepInTx(tx, app, asking), decided);
-  return recipient;
+export async function recipientOf(tx: Tx, app: App, sending: Sending, toAgentId: string): Promise<Recipient> {
+  const recipient = await findAgent(tx, sending.orgId, toAgentId);
+  if (!recipient) return reach(tx, app, sending, toAgentId);
+  const decided = await decide(tx, app, sending, "send_message", { resource: agentEntity(recipient), related: [] });
+  await settle(keepInTx(tx, app, sending), decided);
+  return { recipient };
 }
 
 /** The channel, to write to. Throws POLICY_DENIED. See {@link channelOf}. */

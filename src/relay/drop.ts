@@ -1,7 +1,8 @@
-/** What becomes of logs that are gone: an agent's inbox with its agent, a channel's messages with the channel. */
+/** What becomes of logs that are gone: an agent's inbox with its agent, a channel's messages with the channel; and of consumer groups that are. */
 import type { App } from "../app.ts";
 import { type Sql, sql, type Tx } from "../db/db.ts";
 import { leaveAll } from "./channel-store.ts";
+import { anyDroppedGroup, deleteGroup, type GroupRef, lockDroppedGroup } from "./group-store.ts";
 import { type LogRef, logTopic } from "./message.ts";
 
 /** Rows of each kind in one transaction. */
@@ -59,6 +60,30 @@ async function removeSome(tx: Tx, { orgId, logId }: LogRef): Promise<number> {
   if (!held) return 0;
   for (const [table, key] of tables) if ((await removeRows(tx, table, key, { orgId, logId })) === batch) return 0;
   return tx.run(sql`delete from relay_drop where org_id = ${orgId} and log_id = ${logId}`);
+}
+
+/** Removes what a group that is being deleted has left, and then the group, a bounded number of rows in a transaction. */
+export async function removeDroppedGroup(app: App, ref: GroupRef): Promise<void> {
+  while (!app.stopping.aborted && !(await app.db.tx((tx) => removeSomeOfGroup(tx, ref))));
+}
+
+/** The same of all groups whose deletion nobody ended. */
+export async function removeDroppedGroups(app: App): Promise<void> {
+  for (;;) {
+    const ref = app.stopping.aborted ? undefined : await anyDroppedGroup(app.db.query);
+    if (!ref) return;
+    await removeDroppedGroup(app, ref);
+  }
+}
+
+/** Whether that was all. One server at a time, as above. */
+async function removeSomeOfGroup(tx: Tx, ref: GroupRef): Promise<boolean> {
+  if (!(await lockDroppedGroup(tx, ref))) return true;
+  const rest = sql`and group_name = ${ref.group}`;
+  for (const table of [sql`relay_flight`, sql`relay_dead`])
+    if ((await removeRows(tx, table, sql`group_name, sequence`, ref, rest)) === batch) return false;
+  await deleteGroup(tx, ref);
+  return true;
 }
 
 /** By the primary key. */

@@ -1,42 +1,51 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { PullMessagesRequest, RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import type {
+  DeleteConsumerGroupRequest,
+  PullMessagesRequest,
+  RelayService,
+} from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import { asked, type Keeping, keepApart, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
-import { sql, type Tx } from "../db/db.ts";
+import type { Queryable, Tx } from "../db/db.ts";
 import { badField, Fault, notFound, Refused } from "../errors.ts";
 import { bellMs } from "../queue/wait.ts";
 import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";
 import { type Command, command, runCommand } from "../rpc/command.ts";
 import { endWithKey } from "../rpc/feed.ts";
-import { readPage } from "../rpc/page.ts";
+import { readBoundedPage, readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf } from "../rpc/scope.ts";
 import { channelToRead } from "./access.ts";
 import { full } from "./channel-handler.ts";
 import { type ChannelRow, lockChannel, logOf } from "./channel-store.ts";
-import { removeRows } from "./drop.ts";
+import { removeDroppedGroup } from "./drop.ts";
 import {
   countGroups,
-  deleteGroup,
+  type DeadHead,
+  type DeadPosition,
+  dropGroup,
   endFlights,
   findGroup,
+  type GroupRef,
   type GroupRow,
   groupTopic,
   insertGroup,
   listDead,
   listGroups,
+  lockDroppedGroup,
   lockGroup,
   nextDue,
   putFlight,
+  readDead,
   takeDead,
   toGroup,
 } from "./group-store.ts";
 import { defaults, limits } from "./limits.ts";
 import { findHead } from "./log-store.ts";
 import { logTopic } from "./message.ts";
-import { deliveriesOf, giveBack, type Pulled, type Pulling, pull } from "./pull.ts";
+import { deliveriesOf, giveBack, groupFull, type Pulled, type Pulling, pull } from "./pull.ts";
 import { checkAfter } from "./subscribe.ts";
 
 type Built =
@@ -68,13 +77,16 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
       max_deliveries: req.maxDeliveries || defaults.maxDeliveries,
       owner_agent_id: agentId,
       create_ms: now,
+      ...{ outstanding: 0, dead_lost: 0 },
     };
-    if ((await insertGroup(tx, log, row)) === 0)
+    if ((await insertGroup(tx, log, row)) === 0) {
+      if (await lockDroppedGroup(tx, { ...log, group: req.name })) throw stillDeleted();
       throw new Fault("ALREADY_EXISTS", "the channel has a group of this name", {
         resource: "consumer_group",
         id: req.name,
       });
-    return { group: toGroup(channel.name, { ...row, outstanding: 0 }) };
+    }
+    return { group: toGroup(channel.name, row) };
   }),
 
   listConsumerGroups: query(app, async (req, given) => {
@@ -89,19 +101,23 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
     return { groups: page.rows.map((row) => toGroup(channel.name, row)), nextPageToken: page.nextPageToken };
   }),
 
-  deleteConsumerGroup: command(app, async (req, given) => {
-    const { tx } = given;
-    const { channel, agentId } = await readable(app, keepingOf(app, given), given, req);
-    const { ref, group } = await held(tx, channel, req.group);
-    const mayDelete = agentId === "" || agentId === group.owner_agent_id || agentId === channel.owner_agent_id;
-    if (!mayDelete) throw notFound("consumer_group", req.group);
-    await deleteGroup(tx, ref);
-    const rest = sql`and group_name = ${req.group}`;
-    for (const table of [sql`relay_flight`, sql`relay_dead`])
-      while ((await removeRows(tx, table, sql`group_name, sequence`, ref, rest)) > 0);
-    tx.ring(groupTopic(ref));
-    return {};
-  }),
+  deleteConsumerGroup: async (request, context) => {
+    let dropped: GroupRef | undefined;
+    const { reply } = await runCommand(app, request, context, async (req: DeleteConsumerGroupRequest, given) => {
+      const { tx } = given;
+      const { channel, agentId } = await readable(app, keepingOf(app, given), given, req);
+      const { ref, group } = await held(tx, channel, req.group);
+      const mayDelete = agentId === "" || agentId === group.owner_agent_id || agentId === channel.owner_agent_id;
+      if (!mayDelete) throw notFound("consumer_group", req.group);
+      await dropGroup(tx, ref);
+      tx.ring(groupTopic(ref));
+      dropped = ref;
+      return {};
+    });
+    // What this leaves, because the server stops, is removed by the sweep.
+    if (dropped) await removeDroppedGroup(app, dropped);
+    return reply;
+  },
 
   pullMessages: (req, context) => pullOrWait(app, req, context),
 
@@ -128,34 +144,42 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
 
   listDeadMessages: query(app, async (req, given) => {
     const { channel } = await readable(app, readKeepingOf(app, given), given, req);
-    const page = await readPage(
+    const log = logOf(channel);
+    const page = await readBoundedPage(
       app.cursors,
       ["ListDeadMessages", channel.org_id, channel.log_id, req.group],
-      // Copies are large: a page of 250 would be too much at once.
-      { pageToken: req.pageToken, pageSize: Math.min(req.pageSize || maxDead, maxDead) },
-      (after, limit) =>
-        listDead(given.db, app, logOf(channel), req.group, after as readonly [string, number] | undefined, limit),
-      (dead) => [dead.group, Number(dead.message!.sequence)],
+      req,
+      (after, limit) => listDead(given.db, log, req.group, after as DeadPosition | undefined, limit),
+      positionOf,
+      ({ bytes }) => bytes,
     );
-    return { deadMessages: [...page.rows], nextPageToken: page.nextPageToken };
+    const [after, last] = [page.after as DeadPosition | undefined, page.rows.at(-1)];
+    const deadMessages = last ? await readDead(given.db, app, log, req.group, after, positionOf(last)) : [];
+    return { deadMessages, nextPageToken: page.nextPageToken };
   }),
 
   redriveMessages: command(app, async (req, given) => {
     const { tx, now } = given;
     const { channel } = await readable(app, keepingOf(app, given), given, req);
-    const { ref } = await held(tx, channel, req.group);
-    const taken = await takeDead(tx, ref, req.sequences, limits.redrive);
+    const { ref, group } = await held(tx, channel, req.group);
+    const most = Math.min(limits.redrive, limits.outstanding - group.outstanding);
+    if (most <= 0) throw groupFull();
+    const taken = await takeDead(tx, ref, req.sequences, most);
     for (const sequence of taken) {
       const flight = { sequence, deliveries: 0, token: "", agent_id: "", due_ms: now };
       await putFlight(tx, ref, flight, false);
     }
     tx.ring(groupTopic(ref));
-    return { redriven: taken.length, more: taken.length === limits.redrive };
+    return { redriven: taken.length, more: taken.length === most };
   }),
 });
 
-/** With the largest messages these are about 4 MB. */
-const maxDead = 50;
+const positionOf = ({ group_name, sequence }: DeadHead): DeadPosition => [group_name, sequence];
+
+const stillDeleted = (): Fault =>
+  new Fault("FAILED_PRECONDITION", "a group of this name is still being deleted: try again in a while", {
+    state: "DELETING",
+  });
 
 type Naming = { readonly channel: string; readonly agentId: string };
 type By = { readonly caller: Caller; readonly orgId: string; readonly now: number };

@@ -4,7 +4,7 @@ import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { ConsumerGroupSchema } from "../../gen/moltwire/relay/v1/channel_pb.ts";
 import { type DeadMessage, DeadMessageSchema } from "../../gen/moltwire/relay/v1/channel_pb.ts";
 import type { App } from "../app.ts";
-import { join, type Queryable, sql, type Tx } from "../db/db.ts";
+import { join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import { type LogRef, messageColumns, type WholeRow } from "./message.ts";
 
 export type GroupRow = {
@@ -14,6 +14,10 @@ export type GroupRow = {
   readonly max_deliveries: number;
   readonly owner_agent_id: string;
   readonly create_ms: number;
+  /** How many messages are with readers or wait to be handed out again: as many rows as it has in `relay_flight`. */
+  readonly outstanding: number;
+  /** How many dead letters went because there were too many. */
+  readonly dead_lost: number;
 };
 
 /** A group: its log and its name. */
@@ -28,7 +32,7 @@ export type FlightRow = {
   readonly due_ms: number;
 };
 
-const columns = sql`g.name, g.position, g.ack_timeout_ms, g.max_deliveries, g.owner_agent_id, g.create_ms`;
+const columns = sql`g.name, g.position, g.ack_timeout_ms, g.max_deliveries, g.owner_agent_id, g.create_ms, g.outstanding, g.dead_lost`;
 const flightColumns = sql`f.sequence, f.deliveries, f.token, f.agent_id, f.due_ms`;
 const ofGroup = ({ orgId, logId, group }: GroupRef) =>
   sql`org_id = ${orgId} and log_id = ${logId} and group_name = ${group}`;
@@ -39,34 +43,63 @@ export const groupTopic = ({ logId, group }: GroupRef): string => `relay:${logId
 /** Makes a group; 0 when the name is taken. */
 export const insertGroup = (tx: Tx, { orgId, logId }: LogRef, row: GroupRow): Promise<number> =>
   tx.run(sql`
-    insert into relay_group (org_id, log_id, name, position, ack_timeout_ms, max_deliveries, owner_agent_id, create_ms)
-    values (${orgId}, ${logId}, ${row.name}, ${row.position}, ${row.ack_timeout_ms}, ${row.max_deliveries}, ${row.owner_agent_id}, ${row.create_ms})
+    insert into relay_group (org_id, log_id, name, position, ack_timeout_ms, max_deliveries, owner_agent_id, create_ms, outstanding, dead_lost, dropped)
+    values (${orgId}, ${logId}, ${row.name}, ${row.position}, ${row.ack_timeout_ms}, ${row.max_deliveries}, ${row.owner_agent_id}, ${row.create_ms},
+      ${row.outstanding}, ${row.dead_lost}, 0)
     on conflict do nothing`);
 
+/** A group, unless it is being deleted. */
 export const findGroup = (db: Queryable, { orgId, logId, group }: GroupRef): Promise<GroupRow | undefined> =>
   db.one<GroupRow>(
-    sql`select ${columns} from relay_group g where g.org_id = ${orgId} and g.log_id = ${logId} and g.name = ${group}`,
+    sql`select ${columns} from relay_group g where g.org_id = ${orgId} and g.log_id = ${logId} and g.name = ${group} and g.dropped = 0`,
   );
 
 /** Holds the group until the transaction ends: whatever changes its messages does so. */
 export const lockGroup = (tx: Tx, { orgId, logId, group }: GroupRef): Promise<GroupRow | undefined> =>
   tx.one<GroupRow>(
-    sql`select ${columns} from relay_group g where g.org_id = ${orgId} and g.log_id = ${logId} and g.name = ${group} ${tx.dialect.forUpdate}`,
+    sql`select ${columns} from relay_group g where g.org_id = ${orgId} and g.log_id = ${logId} and g.name = ${group} and g.dropped = 0 ${tx.dialect.forUpdate}`,
   );
 
-export const setPosition = (tx: Tx, { orgId, logId, group }: GroupRef, position: number): Promise<number> =>
+/** Moves a group that is held on, with so many messages that it handed out for the first time. */
+export const moveOn = (
+  tx: Tx,
+  { orgId, logId, group }: GroupRef,
+  position: number,
+  handedOut: number,
+): Promise<number> =>
   tx.run(sql`
-    update relay_group set position = ${position} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+    update relay_group set position = ${position}, outstanding = outstanding + ${handedOut} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+
+const countOutstanding = (tx: Tx, { orgId, logId, group }: GroupRef, by: number): Promise<number> =>
+  tx.run(sql`
+    update relay_group set outstanding = outstanding + ${by} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+
+/** Lets go of a group: nobody sees it from the commit on. See removeDroppedGroup. */
+export const dropGroup = (tx: Tx, { orgId, logId, group }: GroupRef): Promise<number> =>
+  tx.run(sql`update relay_group set dropped = 1 where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+
+/** Holds a group that is being deleted; false when it is gone. */
+export const lockDroppedGroup = async (tx: Tx, { orgId, logId, group }: GroupRef): Promise<boolean> =>
+  (await tx.one(sql`
+    select 1 as found from relay_group where org_id = ${orgId} and log_id = ${logId} and name = ${group} and dropped = 1 ${tx.dialect.forUpdate}`)) !==
+  undefined;
+
+/** One that is being deleted, of all organisations; by the partial index on them. */
+export const anyDroppedGroup = async (db: Queryable): Promise<GroupRef | undefined> => {
+  const row = await db.one<{ org_id: string; log_id: string; name: string }>(
+    sql`select org_id, log_id, name from relay_group where dropped = 1 order by org_id, log_id, name limit 1`,
+  );
+  return row && { orgId: row.org_id, logId: row.log_id, group: row.name };
+};
 
 export const deleteGroup = (tx: Tx, { orgId, logId, group }: GroupRef): Promise<number> =>
   tx.run(sql`delete from relay_group where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
 
-/** The groups of a channel after a name, by name, with how many messages are outstanding. */
+/** The groups of a channel after a name, by name. */
 export const listGroups = (db: Queryable, { orgId, logId }: LogRef, after: string, limit: number) =>
-  db.all<GroupRow & { readonly outstanding: number }>(sql`
-    select ${columns}, (
-        select count(*) from relay_flight f where f.org_id = g.org_id and f.log_id = g.log_id and f.group_name = g.name) as outstanding
-    from relay_group g where g.org_id = ${orgId} and g.log_id = ${logId} and g.name > ${after} order by g.name limit ${limit}`);
+  db.all<GroupRow>(sql`
+    select ${columns} from relay_group g
+    where g.org_id = ${orgId} and g.log_id = ${logId} and g.name > ${after} and g.dropped = 0 order by g.name limit ${limit}`);
 
 export const countGroups = async (db: Queryable, { orgId, logId }: LogRef): Promise<number> =>
   (await db.one<{ n: number }>(
@@ -92,7 +125,7 @@ export const flightsOf = (db: Queryable, group: GroupRef, sequences: readonly nu
     sql`select ${flightColumns} from relay_flight f where ${ofGroup(group)} and sequence in (${join([...sequences])})`,
   );
 
-/** Writes what has become of a message of a group. */
+/** Writes what has become of a message of a group; who makes a new row of it counts it in the group's. */
 export const putFlight = (tx: Tx, { orgId, logId, group }: GroupRef, row: FlightRow, last: boolean): Promise<number> =>
   tx.run(sql`
     insert into relay_flight (org_id, log_id, group_name, sequence, deliveries, token, agent_id, due_ms, last)
@@ -102,7 +135,10 @@ export const putFlight = (tx: Tx, { orgId, logId, group }: GroupRef, row: Flight
 
 /** Ends what a group has with messages, and the copies of those that were dead once. */
 export async function endFlights(tx: Tx, group: GroupRef, sequences: readonly number[]): Promise<void> {
-  await tx.run(sql`delete from relay_flight where ${ofGroup(group)} and sequence in (${join([...sequences])})`);
+  const ended = await tx.run(
+    sql`delete from relay_flight where ${ofGroup(group)} and sequence in (${join([...sequences])})`,
+  );
+  if (ended > 0) await countOutstanding(tx, group, -ended);
   await tx.run(
     sql`delete from relay_dead where ${ofGroup(group)} and sequence in (${join([...sequences])}) and redriven = 1`,
   );
@@ -160,24 +196,55 @@ export async function redrivenAt(
   return rows.map((row) => openDead(app, group, row));
 }
 
+/** Where a list of dead letters is: a group and a sequence. */
+export type DeadPosition = readonly [string, number];
+/** A dead letter without its body, of which it tells the bytes. */
+export type DeadHead = Omit<DeadRow, "body"> & { readonly bytes: number };
+
+const deadOf = ({ orgId, logId }: LogRef, only: string, after: DeadPosition | undefined): Sql => sql`
+  org_id = ${orgId} and log_id = ${logId} ${only ? sql`and group_name = ${only}` : sql``} and redriven = 0
+  ${after ? sql`and (group_name, sequence) > (${after[0]}, ${after[1]})` : sql``}`;
+
 /** The dead letters of a channel, or of one of its groups, after one of them; by their index. */
-export async function listDead(
+export const listDead = (
+  db: Queryable,
+  log: LogRef,
+  only: string,
+  after: DeadPosition | undefined,
+  limit: number,
+): Promise<DeadHead[]> =>
+  db.all<DeadHead>(sql`
+    select group_name, sequence, length(body) as bytes from relay_dead where ${deadOf(log, only, after)} order by group_name, sequence limit ${limit}`);
+
+/** The same up to one of them, whole. */
+export async function readDead(
   db: Queryable,
   app: Pick<App, "vault">,
   log: LogRef,
   only: string,
-  after: readonly [string, number] | undefined,
-  limit: number,
+  after: DeadPosition | undefined,
+  through: DeadPosition,
 ): Promise<DeadMessage[]> {
-  const from = after ? sql`and (group_name, sequence) > (${after[0]}, ${after[1]})` : sql``;
   const rows = await db.all<DeadRow>(sql`
     select group_name, sequence, body from relay_dead
-    where org_id = ${log.orgId} and log_id = ${log.logId} ${only ? sql`and group_name = ${only}` : sql``} and redriven = 0 ${from}
-    order by group_name, sequence limit ${limit}`);
+    where ${deadOf(log, only, after)} and (group_name, sequence) <= (${through[0]}, ${through[1]}) order by group_name, sequence`);
   return rows.map((row) => openDead(app, log, row));
 }
 
-/** Takes dead letters of a group back, the oldest first or those of these sequences; gives their sequences. */
+/** Removes the dead letters of the oldest messages beyond a number of them, and counts them in the group's row, which is held; gives how many. By their index. */
+export async function removeSurplusDead(tx: Tx, group: GroupRef, kept: number): Promise<number> {
+  const last = await tx.one<{ sequence: number }>(sql`
+    select sequence from relay_dead where ${ofGroup(group)} and redriven = 0 order by sequence desc limit 1 offset ${kept}`);
+  if (!last) return 0;
+  const gone = await tx.run(
+    sql`delete from relay_dead where ${ofGroup(group)} and redriven = 0 and sequence <= ${last.sequence}`,
+  );
+  await tx.run(sql`
+    update relay_group set dead_lost = dead_lost + ${gone} where org_id = ${group.orgId} and log_id = ${group.logId} and name = ${group.group}`);
+  return gone;
+}
+
+/** Takes dead letters of a group that is held back, the oldest first or those of these sequences, and counts them as outstanding; gives their sequences. */
 export const takeDead = async (
   tx: Tx,
   group: GroupRef,
@@ -188,21 +255,20 @@ export const takeDead = async (
   const rows = await tx.all<{ sequence: number }>(sql`
     select sequence from relay_dead where ${ofGroup(group)} and redriven = 0 ${wanted} order by sequence limit ${limit}`);
   const taken = rows.map(({ sequence }) => sequence);
-  if (taken.length > 0)
-    await tx.run(sql`update relay_dead set redriven = 1 where ${ofGroup(group)} and sequence in (${join(taken)})`);
+  if (taken.length === 0) return taken;
+  await tx.run(sql`update relay_dead set redriven = 1 where ${ofGroup(group)} and sequence in (${join(taken)})`);
+  await countOutstanding(tx, group, taken.length);
   return taken;
 };
 
-export const toGroup = (
-  channel: string,
-  row: GroupRow & { readonly outstanding: number },
-): MessageInitShape<typeof ConsumerGroupSchema> => ({
+export const toGroup = (channel: string, row: GroupRow): MessageInitShape<typeof ConsumerGroupSchema> => ({
   channel,
   name: row.name,
   position: BigInt(row.position),
   ackTimeout: durationFromMs(row.ack_timeout_ms),
   maxDeliveries: row.max_deliveries,
   outstanding: row.outstanding,
+  deadLost: BigInt(row.dead_lost),
   ownerAgentId: row.owner_agent_id,
   createTime: timestampFromMs(row.create_ms),
 });

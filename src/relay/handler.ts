@@ -1,4 +1,5 @@
 import type { ServiceImpl } from "@connectrpc/connect";
+import type { Message } from "../../gen/moltwire/relay/v1/message_pb.ts";
 import type { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import { keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
@@ -15,8 +16,8 @@ import { converse } from "./converse.ts";
 import { groupHandler } from "./group-handler.ts";
 import { pageOfMessages } from "./list.ts";
 import { marked } from "./mark.ts";
-import { hasExpired, inboxOf, type Log, toMessage } from "./message.ts";
-import { findMessage, listSent, type PlacedRow } from "./message-store.ts";
+import { asSent, hasExpired, inboxOf, type Log, toMessage } from "./message.ts";
+import { findMessage, findSentAbroad, listSent, type PlacedRow } from "./message-store.ts";
 import { presencesOf } from "./presence.ts";
 import { receiptsOf } from "./receipts.ts";
 import { send } from "./send.ts";
@@ -33,8 +34,9 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
 
     getMessage: query(app, async (req, given) => {
       const row = await findMessage(given.db, given.orgId, req.messageId);
-      const log = row && !hasExpired(row, given.now) ? await readableLog(app, row, given) : undefined;
-      if (!row || !log) throw notFound("message", req.messageId);
+      if (!row) return { message: await sentAbroad(app, req.messageId, given) };
+      const log = hasExpired(row, given.now) ? undefined : await readableLog(app, row, given);
+      if (!log) throw notFound("message", req.messageId);
       return { message: toMessage(app, log, row, row.body) };
     }),
 
@@ -49,7 +51,9 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
         (row) => [row.message_id],
       );
       const kept = page.rows.filter((row) => !hasExpired(row, now) && (row.channel !== null || !isOfChannel(row)));
-      const messages = kept.map((row) => toMessage(app, { orgId, logId: row.log_id, channel: row.channel ?? "" }, row));
+      const messages = kept.map((row) =>
+        asSent(toMessage(app, { orgId: row.org_id, logId: row.log_id, channel: row.channel ?? "" }, row), orgId),
+      );
       return { messages, nextPageToken: page.nextPageToken };
     }),
 
@@ -93,6 +97,13 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
 
 /** Whether a message is in a channel's log; the channel may be gone, and the message not yet removed. */
 const isOfChannel = ({ log_id }: PlacedRow): boolean => log_id.startsWith("chn_");
+
+/** The message that the caller's agent has sent into another organisation. NOT_FOUND for any other. */
+async function sentAbroad(app: App, messageId: string, { db, caller, orgId, now }: Query): Promise<Message> {
+  const row = caller.agentId ? await findSentAbroad(db, orgId, caller.agentId, messageId) : undefined;
+  if (!row || hasExpired(row, now)) throw notFound("message", messageId);
+  return asSent(toMessage(app, inboxOf(row.org_id, row.log_id), row, row.body), orgId);
+}
 
 /** The log a message is in, if the caller may read the message: its sender, and whoever reads the inbox or channel. */
 async function readableLog(app: App, row: PlacedRow, given: Query): Promise<Log | undefined> {

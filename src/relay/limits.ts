@@ -14,6 +14,9 @@ export const limits = {
   memberships: 1_000,
   groups: 100,
   redrive: 1_000,
+  /** Messages of a group that are with readers or wait to be handed out again, and its dead letters. */
+  outstanding: 10_000,
+  deadLetters: 10_000,
 } as const;
 
 export const defaults = { label: "direct", ackTimeoutMs: 30_000, maxDeliveries: 5 } as const;

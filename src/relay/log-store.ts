@@ -50,8 +50,8 @@ export async function insertMessage(
   unread: boolean,
 ): Promise<void> {
   await tx.run(sql`
-    insert into relay_message (org_id, log_id, sequence, message_id, sender_agent_id, label, thread_id, size_bytes, create_ms, expire_ms, delivered_ms, read_ms, unread)
-    values (${orgId}, ${logId}, ${row.sequence}, ${row.message_id}, ${row.sender_agent_id}, ${row.label}, ${row.thread_id}, ${row.size_bytes}, ${row.create_ms},
+    insert into relay_message (org_id, log_id, sequence, message_id, sender_agent_id, sender_org_id, label, thread_id, size_bytes, create_ms, expire_ms, delivered_ms, read_ms, unread)
+    values (${orgId}, ${logId}, ${row.sequence}, ${row.message_id}, ${row.sender_agent_id}, ${row.sender_org_id}, ${row.label}, ${row.thread_id}, ${row.size_bytes}, ${row.create_ms},
       ${row.expire_ms}, ${null}, ${null}, ${unread ? 1 : 0})`);
   await tx.run(sql`
     insert into relay_body (org_id, log_id, sequence, body) values (${orgId}, ${logId}, ${row.sequence}, ${row.body})`);

@@ -54,13 +54,33 @@ export const findMessage = (
     from relay_message m join relay_body b on b.org_id = m.org_id and b.log_id = m.log_id and b.sequence = m.sequence
     where m.org_id = ${orgId} and m.message_id = ${messageId}`);
 
-/** What an agent has sent, the newest first; by the index on senders. With the name of the channel, or null. */
-export const listSent = (db: Queryable, orgId: string, agentId: string, before: string | undefined, limit: number) =>
-  db.all<PlacedRow & { readonly channel: string | null }>(sql`
-    select m.org_id, m.log_id, ${messageColumns}, c.name as channel
-    from relay_message m left join relay_channel c on c.org_id = m.org_id and c.log_id = m.log_id
-    where m.org_id = ${orgId} and m.sender_agent_id = ${agentId} and m.sender_agent_id <> '' ${before === undefined ? sql`` : sql`and m.message_id < ${before}`}
-    order by m.message_id desc limit ${limit}`);
+/** A message that an agent has sent into the inbox of another organisation's; by the index on those. */
+export const findSentAbroad = (
+  db: Queryable,
+  orgId: string,
+  agentId: string,
+  messageId: string,
+): Promise<(PlacedRow & { readonly body: Uint8Array }) | undefined> =>
+  db.one(sql`
+    select m.org_id, m.log_id, ${messageColumns}, b.body
+    from relay_message m join relay_body b on b.org_id = m.org_id and b.log_id = m.log_id and b.sequence = m.sequence
+    where m.sender_org_id = ${orgId} and m.sender_org_id <> '' and m.sender_agent_id = ${agentId} and m.message_id = ${messageId}`);
+
+/** What an agent has sent, the newest first, with the name of the channel, or null: inside its organisation by the index on senders, elsewhere by that on those. */
+export const listSent = (db: Queryable, orgId: string, agentId: string, before: string | undefined, limit: number) => {
+  const older = before === undefined ? sql`` : sql`and m.message_id < ${before}`;
+  const newest = sql`${older} order by m.message_id desc limit ${limit}`;
+  return db.all<PlacedRow & { readonly channel: string | null }>(sql`
+    select either.*, c.name as channel from (
+        select * from (
+          select m.org_id, m.log_id, ${messageColumns} from relay_message m
+          where m.org_id = ${orgId} and m.sender_agent_id = ${agentId} and m.sender_agent_id <> '' ${newest}) near
+        union all select * from (
+          select m.org_id, m.log_id, ${messageColumns} from relay_message m
+          where m.sender_org_id = ${orgId} and m.sender_org_id <> '' and m.sender_agent_id = ${agentId} ${newest}) near) either
+      left join relay_channel c on c.org_id = either.org_id and c.log_id = either.log_id
+    order by either.message_id desc limit ${limit}`);
+};
 
 /** The first message of an inbox that is not read; undefined: there is none. */
 export const firstUnread = async (db: Queryable, { orgId, logId }: LogRef): Promise<number | undefined> =>

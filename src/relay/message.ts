@@ -19,6 +19,8 @@ export type MessageRow = {
   readonly sequence: number;
   readonly message_id: string;
   readonly sender_agent_id: string;
+  /** Empty: that of the log. */
+  readonly sender_org_id: string;
   readonly label: string;
   readonly thread_id: string;
   readonly size_bytes: number;
@@ -32,7 +34,7 @@ export type MessageRow = {
 export type WholeRow = MessageRow & { readonly body: Uint8Array };
 
 /** What a body holds. */
-export type Body = Pick<Message, "payload" | "headers" | "replyTo" | "traceId">;
+export type Body = Pick<Message, "payload" | "headers" | "replyTo" | "traceId" | "senderName">;
 
 type Sealing = Pick<App, "vault">;
 
@@ -42,7 +44,7 @@ export const inboxOf = (orgId: string, agentId: string): Log => ({ orgId, logId:
 export const logTopic = (logId: string): string => `relay:${logId}`;
 
 /** The columns of `relay_message m`. */
-export const messageColumns: Sql = sql`m.sequence, m.message_id, m.sender_agent_id, m.label, m.thread_id, m.size_bytes, m.create_ms, m.expire_ms, m.delivered_ms, m.read_ms`;
+export const messageColumns: Sql = sql`m.sequence, m.message_id, m.sender_agent_id, m.sender_org_id, m.label, m.thread_id, m.size_bytes, m.create_ms, m.expire_ms, m.delivered_ms, m.read_ms`;
 
 export const hasExpired = ({ expire_ms }: Pick<MessageRow, "expire_ms">, now: number): boolean =>
   expire_ms !== null && expire_ms <= now;
@@ -71,6 +73,7 @@ export function toMessage({ vault }: Sealing, log: Log, row: MessageRow, body?: 
   message.channel = log.channel;
   message.recipientAgentId = log.channel ? "" : log.logId;
   message.senderAgentId = row.sender_agent_id;
+  message.senderOrgId = row.sender_org_id || log.orgId;
   message.label = row.label;
   message.threadId = row.thread_id;
   message.state = stateOf(row);
@@ -81,6 +84,10 @@ export function toMessage({ vault }: Sealing, log: Log, row: MessageRow, body?: 
   message.sizeBytes = BigInt(row.size_bytes);
   return message;
 }
+
+/** A message as the agent of another organisation reads it that sent it: its place among what others sent is not told. */
+export const asSent = (message: Message, senderOrgId: string): Message =>
+  message.orgId === senderOrgId ? message : Object.assign(message, { sequence: 0n });
 
 function stateOf({ delivered_ms, read_ms }: MessageRow): MessageState {
   if (read_ms !== null) return MessageState.READ;

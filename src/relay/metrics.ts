@@ -5,8 +5,8 @@ export type RelayCounts = {
   accepted(by: "inbox" | "channel"): void;
   /** Messages that were handed to a reader. */
   delivered(by: "stream" | "list" | "group", messages: number): void;
-  /** Messages that logs let go of because they were full or old, or whose own time was over. */
-  removed(why: "retention" | "expired", messages: number): void;
+  /** Messages that logs let go of because they were full or old, or whose own time was over; and dead letters that were too many. */
+  removed(why: "retention" | "expired" | "dead_letters", messages: number): void;
   dead(messages: number): void;
   /** Readers that stream; call what is given when one leaves. */
   subscribed(): () => void;
@@ -20,7 +20,7 @@ export function relayCounts(metrics: Metrics): RelayCounts {
   // From the start: a rate does not see the first of a series that was not there.
   for (const to of ["inbox", "channel"]) accepted.inc({ to }, 0);
   for (const by of ["stream", "list", "group"]) delivered.inc({ by }, 0);
-  for (const why of ["retention", "expired"]) removed.inc({ why }, 0);
+  for (const why of ["retention", "expired", "dead_letters"]) removed.inc({ why }, 0);
   let subscribers = 0;
   metrics.gauge({
     name: "moltwire_relay_subscribers",

@@ -5,6 +5,7 @@ import { type GroupMessage, GroupMessageSchema } from "../../gen/moltwire/relay/
 import type { Message } from "../../gen/moltwire/relay/v1/message_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { Refused } from "../errors.ts";
 import {
   deadMessage,
   dueFlights,
@@ -15,13 +16,14 @@ import {
   type GroupRow,
   groupTopic,
   messagesAt,
+  moveOn,
   putDead,
   putFlight,
   redrivenAt,
-  setPosition,
+  removeSurplusDead,
 } from "./group-store.ts";
 import { limits } from "./limits.ts";
-import { readStretch } from "./log-store.ts";
+import { findHead, readStretch } from "./log-store.ts";
 import { hasExpired, type Log, toMessage } from "./message.ts";
 
 const tokenBytes = 12;
@@ -34,7 +36,10 @@ export type Pulling = { readonly log: Log; readonly ref: GroupRef; readonly grou
 /** What a pull has found. */
 export type Pulled = { readonly messages: GroupMessage[]; readonly missed: bigint };
 
-/** Hands out messages of a group that is held: first what waits to be handed out again, then what is new. */
+/**
+ * Hands out messages of a group that is held: first what waits to be handed out again, then what is new. Throws QUOTA_EXCEEDED where there is something new and
+ * the group has as much outstanding as it may, and nothing of that is due.
+ */
 export async function pull(
   tx: Tx,
   app: App,
@@ -45,6 +50,7 @@ export async function pull(
 ): Promise<Pulled> {
   const found: { message: Message; deliveries: number }[] = [];
   let bytes = 0;
+  let { outstanding } = group;
   const hasRoom = () => found.length < maxMessages && bytes < limits.pullBytes;
   const take = (message: Message, deliveries: number) => {
     found.push({ message, deliveries });
@@ -58,6 +64,7 @@ export async function pull(
     const messages = await keptMessages(tx, app, log, ref, due, now);
     const gone = due.filter(({ sequence }) => !messages.has(sequence)).map(({ sequence }) => sequence);
     if (gone.length > 0) await endFlights(tx, ref, gone);
+    outstanding -= gone.length;
     for (const { sequence, deliveries } of due) {
       const message = messages.get(sequence);
       if (message && hasRoom()) take(message, deliveries);
@@ -68,8 +75,13 @@ export async function pull(
 
   let { position } = group;
   let missed = 0;
-  for (let passed = 0; hasRoom() && passed < maxPassed; ) {
-    const wanted = { messages: maxMessages - found.length, bytes: Math.max(1, limits.pullBytes - bytes) };
+  const again = found.length;
+  const mayTake = () => limits.outstanding - outstanding - (found.length - again);
+  for (let passed = 0; hasRoom() && mayTake() > 0 && passed < maxPassed; ) {
+    const wanted = {
+      messages: Math.min(maxMessages - found.length, mayTake()),
+      bytes: Math.max(1, limits.pullBytes - bytes),
+    };
     const stretch = await readStretch(tx, log, position, wanted);
     if (!stretch) break;
     if (position < stretch.floor) {
@@ -86,7 +98,9 @@ export async function pull(
       break;
     }
   }
-  if (position !== group.position) await setPosition(tx, ref, position);
+  const fresh = found.length - again;
+  if (position !== group.position || fresh > 0) await moveOn(tx, ref, position, fresh);
+  if (found.length === 0 && mayTake() <= 0 && ((await findHead(tx, log))?.head ?? 0) > position) throw groupFull();
 
   const token = Buffer.from(app.ids.bytes(tokenBytes)).toString("base64url");
   const dueMs = now + group.ack_timeout_ms;
@@ -182,6 +196,17 @@ export async function giveBack(
     const dead = { group: ref.group, message, deliveries, cause, agentId, deadTime: timestampFromMs(now) };
     await putDead(tx, app, ref, deadMessage(dead), now);
   }
-  tx.afterCommit(() => app.relayCounts.dead(messages.size));
+  const surplus = await removeSurplusDead(tx, ref, limits.deadLetters);
+  tx.afterCommit(() => {
+    app.relayCounts.dead(messages.size);
+    app.relayCounts.removed("dead_letters", surplus);
+  });
   return messages.size;
+}
+
+/** QUOTA_EXCEEDED: the group has as much outstanding as it may. What a pull passed over stays so. */
+export function groupFull(): Refused {
+  const { outstanding } = limits;
+  const message = `${outstanding} messages of the group are with readers or wait to be handed out again: acknowledge some`;
+  return new Refused("QUOTA_EXCEEDED", message, { resource: "group_outstanding", limit: String(outstanding) });
 }

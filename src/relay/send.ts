@@ -2,13 +2,15 @@
 import { durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { SendRequest } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
-import { lockAgent } from "../bus/agent-store.ts";
+import { type AgentRow, lockAgent } from "../bus/agent-store.ts";
 import { actingAgent } from "../bus/submit.ts";
 import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { emit } from "../ops/outbox.ts";
 import type { Command } from "../rpc/command.ts";
 import { channelToWrite, recipientOf } from "./access.ts";
+import type { Sending } from "./across.ts";
+import { countStrangers } from "./across-store.ts";
 import { logOf } from "./channel-store.ts";
 import { defaults } from "./limits.ts";
 import {
@@ -22,6 +24,7 @@ import {
 import { encodeBody, inboxOf, type Log, logTopic, sealBody } from "./message.ts";
 import { checkHeaders, checkPayload } from "./payload.ts";
 import { type Bounds, cutOf } from "./retention.ts";
+import { keptOut, shareOf } from "./share.ts";
 
 /** How many messages one send lets go of at most, to make room. */
 const maxCut = 256;
@@ -32,20 +35,21 @@ export const boundsOf = ({ relayMaxMessages, relayMaxBytes }: App["config"]): Bo
   bytes: relayMaxBytes,
 });
 
-/** Sends a message. NOT_FOUND, POLICY_DENIED, PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, of which only a denial by policies leaves something behind: its decision. */
+/** Sends a message. NOT_FOUND, POLICY_DENIED, PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, of which only a denial by policies, whosever, leaves something behind: its decision. */
 export async function send(app: App, req: SendRequest, { tx, caller, orgId, now, trace }: Command) {
   check(req);
   const senderId = await actingAgent(tx, caller, orgId, req.agentId);
-  const asking = { orgId, agentId: senderId, now, traceId: trace.traceId };
-  const log = await logToWrite(tx, app, asking, req.to);
   const { label, threadId, replyTo, headers, payload, ttl } = req;
+  const sending = { orgId, agentId: senderId, now, traceId: trace.traceId, replyTo };
+  const { log, foreigner } = await logToWrite(tx, app, sending, req.to);
   const messageId = app.ids.next("msg");
-  const body = encodeBody({ payload, headers, replyTo, traceId: trace.traceId });
+  const body = encodeBody({ payload, headers, replyTo, traceId: trace.traceId, senderName: foreigner?.name ?? "" });
   // As it is stored: JSON can be short to write and long to keep, and whoever hands out so many bytes holds as many, and more, in memory.
   const bytes = body.length + Buffer.byteLength(label) + Buffer.byteLength(threadId);
 
   // Others who write into the log wait from here on.
   const { head: sequence, ...held } = await place(tx, log, bytes);
+  if (foreigner) await checkShare(tx, app, log, orgId);
   await makeRoom(tx, app, log, held, now);
   await insertMessage(
     tx,
@@ -54,6 +58,7 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
       sequence,
       message_id: messageId,
       sender_agent_id: senderId,
+      sender_org_id: foreigner ? orgId : "",
       label: label || defaults.label,
       thread_id: threadId,
       size_bytes: bytes,
@@ -65,7 +70,7 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
   );
   if (!log.channel)
     await emit(tx, app, {
-      orgId,
+      orgId: log.orgId,
       type: "message.received",
       agentId: log.logId,
       timeMs: now,
@@ -74,13 +79,18 @@ export async function send(app: App, req: SendRequest, { tx, caller, orgId, now,
         message_id: messageId,
         sequence,
         sender_agent_id: senderId,
+        ...(foreigner && { sender_org_id: orgId }),
         label: label || defaults.label,
         thread_id: threadId,
       },
     });
   tx.ring(logTopic(log.logId));
-  tx.afterCommit(() => app.relayCounts.accepted(log.channel ? "channel" : "inbox"));
-  return { messageId, sequence: BigInt(sequence), createTime: timestampFromMs(now) };
+  tx.afterCommit(() => {
+    app.relayCounts.accepted(log.channel ? "channel" : "inbox");
+    if (senderId !== "") app.activity.sentMessage(orgId, senderId);
+  });
+  // How much comes into another organisation's inbox is none of the sender's business.
+  return { messageId, sequence: foreigner ? 0n : BigInt(sequence), createTime: timestampFromMs(now) };
 }
 
 function check({ payload, headers, label, threadId }: SendRequest): void {
@@ -90,14 +100,28 @@ function check({ payload, headers, label, threadId }: SendRequest): void {
   checkHeaders(headers);
 }
 
+/** The log, and the sender where that is of another organisation. */
 async function logToWrite(
   tx: Tx,
   app: App,
-  asking: Parameters<typeof recipientOf>[2],
+  sending: Sending,
   to: SendRequest["to"],
-): Promise<Log> {
-  if (to.case === "toChannel") return logOf(await channelToWrite(tx, app, asking, to.value));
-  return inboxOf(asking.orgId, (await recipientOf(tx, app, asking, to.value ?? "")).agent_id);
+): Promise<{ readonly log: Log; readonly foreigner?: AgentRow | undefined }> {
+  if (to.case === "toChannel") return { log: logOf(await channelToWrite(tx, app, sending, to.value)) };
+  const { recipient, sender } = await recipientOf(tx, app, sending, to.value ?? "");
+  return { log: inboxOf(recipient.org_id, recipient.agent_id), foreigner: sender };
+}
+
+/** QUOTA_EXCEEDED where strangers have as much unread in the inbox as they may. The log is held, so that two that come at once are both counted. */
+async function checkShare(tx: Tx, app: App, log: Log, fromOrgId: string): Promise<void> {
+  const full = keptOut(await countStrangers(tx, log, fromOrgId), shareOf(boundsOf(app.config)));
+  if (!full) return;
+  const { resource, limit } = full;
+  const whose = resource.endsWith("_others") ? "other organisations" : "one other organisation";
+  const what = resource.startsWith("inbox_bytes") ? "bytes of messages" : "messages";
+  const message = `the inbox holds at most ${limit} ${what} of ${whose} that are not read: its agent has to read some first`;
+  const quota = { subject: resource, description: message };
+  throw new Fault("QUOTA_EXCEEDED", message, { resource, limit: String(limit) }, { quota });
 }
 
 /**

@@ -8,21 +8,32 @@ import type { Queryable } from "../db/db.ts";
 import { Fault, notFound } from "../errors.ts";
 import { callerOf } from "../rpc/caller.ts";
 import { command, runCommand } from "../rpc/command.ts";
-import { readPage } from "../rpc/page.ts";
+import { readBoundedPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf } from "../rpc/scope.ts";
 import { lockUsableWebhook, usableWebhook } from "./access.ts";
 import { attemptTimeoutMs } from "./claim.ts";
 import { toDeliveries } from "./delivery-message.ts";
-import { type DeliveryRef, type DeliveryRow, findDelivery, listDeliveries, restart } from "./delivery-store.ts";
+import {
+  type DeliveryRef,
+  type DeliveryRow,
+  findDelivery,
+  keptAttempts,
+  listDeliveries,
+  restart,
+} from "./delivery-store.ts";
 import { testEventType } from "./event-types.ts";
 import { insertDelivery, sendTopic } from "./fan-out.ts";
 import { sealPayload } from "./payload.ts";
 import { type ReplayPosition, replayAfter } from "./replay.ts";
+import { keptResponseBytes } from "./response.ts";
 import { bodyOf } from "./send.ts";
 import { deliveryTopic } from "./settle.ts";
 import { findWebhook, type WebhookRow } from "./store.ts";
 
+/** What a delivery of a list comes to at most, and each of its attempts, as they are stored. */
+const deliveryBytes = 1_024;
+const attemptBytes = 512 + keptResponseBytes;
 /** Bells can be lost with a connection. */
 const pollMs = 1_000;
 
@@ -34,12 +45,13 @@ export const deliveryHandler = (app: App): Pick<ServiceImpl<typeof WebhookServic
   listDeliveries: query(app, async (req, { db, caller, orgId }) => {
     const ref = { orgId, webhookId: req.webhookId };
     const webhook = await usableWebhook(db, caller, ref);
-    const page = await readPage(
+    const page = await readBoundedPage(
       app.cursors,
       ["ListDeliveries", orgId, webhook.webhook_id, String(req.state)],
       req,
       (after, limit) => listDeliveries(db, ref, req.state, after, limit),
       (row) => [row.event_ms, row.event_id],
+      (row) => deliveryBytes + row.payload.length + Math.min(row.attempts, keptAttempts) * attemptBytes,
     );
     return {
       deliveries: await toDeliveries(app, db, webhook, page.rows, false),

@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/directory/v1/directory_service.proto.
  */
 export const file_moltwire_directory_v1_directory_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1tb2x0d2lyZS9kaXJlY3RvcnkvdjEvZGlyZWN0b3J5X3NlcnZpY2UucHJvdG8SFW1vbHR3aXJlLmRpcmVjdG9yeS52MSJmCg9SZWdpc3RlclJlcXVlc3QSNgoEbmFtZRgBIAEoCUIoukglciMQARhkMh1eW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qJBIbCgZpbnZpdGUYAiABKAlCC4ABAbpIBXIDGIABIqIBChBSZWdpc3RlclJlc3BvbnNlEhAKCGFnZW50X2lkGAEgASgJEhQKB2FwaV9rZXkYAiABKAlCA4ABARIOCgZvcmdfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIuCgp0cnVzdF90aWVyGAUgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIYCgtvcmdfYXBpX2tleRgGIAEoCUIDgAEBIs8BCgZJbnZpdGUSEQoJaW52aXRlX2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIQCghtYXhfdXNlcxgDIAEoBRIuCgp0cnVzdF90aWVyGAQgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsEBChNDcmVhdGVJbnZpdGVSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIcCghtYXhfdXNlcxgCIAEoBUIKukgHGgUYkE4oABI5CgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CEbpIDqoBCyIFCIDnhA8yAgg8EjgKCnRydXN0X3RpZXIYBCABKA4yGi5tb2x0d2lyZS5idXMudjEuVHJ1c3RUaWVyQgi6SAWCAQIQASJaChRDcmVhdGVJbnZpdGVSZXNwb25zZRItCgZpbnZpdGUYASABKAsyHS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuSW52aXRlEhMKBnNlY3JldBgCIAEoCUIDgAEBIkcKEUdldFByb2ZpbGVSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQCJFChJHZXRQcm9maWxlUmVzcG9uc2USLwoHcHJvZmlsZRgBIAEoCzIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Qcm9maWxlIrkBCg1Qcm9maWxlQ2hhbmdlEh0KC2Rlc2NyaXB0aW9uGAEgASgJQgi6SAVyAxiABBJICgxjYXBhYmlsaXRpZXMYAiADKAlCMrpIL5IBLBAUGAEiJnIkEAEYgAEyHV5bQS1aYS16MC05XVtBLVphLXowLTkuXy8tXSokEj8KCnZpc2liaWxpdHkYAyABKA4yIS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuVmlzaWJpbGl0eUIIukgFggECEAEi3wEKFFVwZGF0ZVByb2ZpbGVSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBI8CgZjaGFuZ2UYAyABKAsyJC5tb2x0d2lyZS5kaXJlY3RvcnkudjEuUHJvZmlsZUNoYW5nZUIGukgDyAEBEjcKC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IGukgDyAEBEhwKC2lmX3JldmlzaW9uGAUgASgDQge6SAQiAigAIkgKFVVwZGF0ZVByb2ZpbGVSZXNwb25zZRIvCgdwcm9maWxlGAEgASgLMh4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlByb2ZpbGUisgEKDFN0YXR1c0NoYW5nZRJDCgxhdmFpbGFiaWxpdHkYASABKA4yIy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQXZhaWxhYmlsaXR5Qgi6SAWCAQIQARIzCg9idXN5X3VudGlsX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKC2xvb2tpbmdfZm9yGAMgAygJQhO6SBCSAQ0QFBgBIgdyBRABGIABIr8BChNVcGRhdGVTdGF0dXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBI7CgZjaGFuZ2UYAyABKAsyIy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuU3RhdHVzQ2hhbmdlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQEiRwoUVXBkYXRlU3RhdHVzUmVzcG9uc2USLwoHcHJvZmlsZRgBIAEoCzIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Qcm9maWxlIsABChFMaXN0QWdlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoRYWxsX29yZ2FuaXphdGlvbnMYAiABKAgSOgoFb3JkZXIYAyABKA4yIS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQWdlbnRPcmRlckIIukgFggECEAESHQoJcGFnZV9zaXplGAQgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDGIAIIl8KEkxpc3RBZ2VudHNSZXNwb25zZRIwCghwcm9maWxlcxgBIAMoCzIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Qcm9maWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLfAwoTU2VhcmNoQWdlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoRYWxsX29yZ2FuaXphdGlvbnMYAiABKAgSOgoFb3JkZXIYAyABKA4yIS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQWdlbnRPcmRlckIIukgFggECEAESHQoJcGFnZV9zaXplGAQgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDGIAIEhYKBHRleHQYBiABKAlCCLpIBXIDGIACEikKDGNhcGFiaWxpdGllcxgHIAMoCUITukgQkgENEAoYASIHcgUQARiAARIjChFjYXBhYmlsaXR5X3ByZWZpeBgIIAEoCUIIukgFcgMYgAESEQoJYXZhaWxhYmxlGAkgASgIEi8KDm1pbl9yZXB1dGF0aW9uGAogASgBQhe6SBQSEhkAAAAAAAAUQCkAAAAAAAAAABI4Cgp0cnVzdF90aWVyGAsgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllckIIukgFggECEAESNQoRYWN0aXZlX3NpbmNlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImEKFFNlYXJjaEFnZW50c1Jlc3BvbnNlEjAKCHByb2ZpbGVzGAEgAygLMh4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlByb2ZpbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIr8BChJNYXRjaEFnZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKEWFsbF9vcmdhbml6YXRpb25zGAIgASgIEiQKBW5lZWRzGAMgAygJQhW6SBKSAQ8IARAKGAEiB3IFEAEYgAESLwoObWluX3JlcHV0YXRpb24YBCABKAFCF7pIFBISGQAAAAAAABRAKQAAAAAAAAAAEh4KC21heF9tYXRjaGVzGAUgASgFQgm6SAYaBBhkKAAiSgoLTWF0Y2hGYWN0b3ISDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoARIOCgZ3ZWlnaHQYAyABKAESDgoGcmVhc29uGAQgASgJIoEBCgpBZ2VudE1hdGNoEi8KB3Byb2ZpbGUYASABKAsyHi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuUHJvZmlsZRINCgVzY29yZRgCIAEoARIzCgdmYWN0b3JzGAMgAygLMiIubW9sdHdpcmUuZGlyZWN0b3J5LnYxLk1hdGNoRmFjdG9yIkkKE01hdGNoQWdlbnRzUmVzcG9uc2USMgoHbWF0Y2hlcxgBIAMoCzIhLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5BZ2VudE1hdGNoIrUCChdMb2dDb2xsYWJvcmF0aW9uUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASIwoQcGFydG5lcl9hZ2VudF9pZBgDIAEoCUIJukgGcgQQARhAEhwKB3Rhc2tfaWQYBCABKAlCCbpIBnIEEAEYQEgAEhsKBmpvYl9pZBgFIAEoCUIJukgGcgQQARhASAASGwoJdGFza190eXBlGAYgASgJQgi6SAVyAxiAARI7CgdvdXRjb21lGAcgASgOMh4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLk91dGNvbWVCCrpIB4IBBBABIAASGQoGcmF0aW5nGAggASgFQgm6SAYaBBgFKAFCEQoIZXZpZGVuY2USBbpIAggBInMKGExvZ0NvbGxhYm9yYXRpb25SZXNwb25zZRI7Cg1jb2xsYWJvcmF0aW9uGAEgASgLMiQubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkNvbGxhYm9yYXRpb24SGgoScGFydG5lcl9yZXB1dGF0aW9uGAIgASgBIs4BChlMaXN0Q29sbGFib3JhdGlvbnNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBJACgRzaWRlGAMgASgOMigubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkNvbGxhYm9yYXRpb25TaWRlQgi6SAWCAQIQARIdCglwYWdlX3NpemUYBCABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgFIAEoCUIIukgFcgMYgAgicwoaTGlzdENvbGxhYm9yYXRpb25zUmVzcG9uc2USPAoOY29sbGFib3JhdGlvbnMYASADKAsyJC5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQ29sbGFib3JhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqegoKQWdlbnRPcmRlchIbChdBR0VOVF9PUkRFUl9VTlNQRUNJRklFRBAAEhYKEkFHRU5UX09SREVSX05FV0VTVBABEhoKFkFHRU5UX09SREVSX1JFUFVUQVRJT04QAhIbChdBR0VOVF9PUkRFUl9MQVNUX0FDVElWRRADKnYKEUNvbGxhYm9yYXRpb25TaWRlEiIKHkNPTExBQk9SQVRJT05fU0lERV9VTlNQRUNJRklFRBAAEhwKGENPTExBQk9SQVRJT05fU0lERV9HSVZFThABEh8KG0NPTExBQk9SQVRJT05fU0lERV9SRUNFSVZFRBACMtEKChBEaXJlY3RvcnlTZXJ2aWNlEnYKCFJlZ2lzdGVyEiYubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlJlZ2lzdGVyUmVxdWVzdBonLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5SZWdpc3RlclJlc3BvbnNlIhmS3hgVCAESD2RpcmVjdG9yeTp3cml0ZRgBEoIBCgxDcmVhdGVJbnZpdGUSKi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQ3JlYXRlSW52aXRlUmVxdWVzdBorLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5DcmVhdGVJbnZpdGVSZXNwb25zZSIZkt4YFQgDEg1pbnZpdGVzOndyaXRlGAEgARJ+CgpHZXRQcm9maWxlEigubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkdldFByb2ZpbGVSZXF1ZXN0GikubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkdldFByb2ZpbGVSZXNwb25zZSIbkAIBkt4YFAgCEg5kaXJlY3Rvcnk6cmVhZBgCEoUBCg1VcGRhdGVQcm9maWxlEisubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlVwZGF0ZVByb2ZpbGVSZXF1ZXN0GiwubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlVwZGF0ZVByb2ZpbGVSZXNwb25zZSIZkt4YFQgCEg9kaXJlY3Rvcnk6d3JpdGUYARKCAQoMVXBkYXRlU3RhdHVzEioubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlVwZGF0ZVN0YXR1c1JlcXVlc3QaKy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuVXBkYXRlU3RhdHVzUmVzcG9uc2UiGZLeGBUIAhIPZGlyZWN0b3J5OndyaXRlGAESfgoKTGlzdEFnZW50cxIoLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5MaXN0QWdlbnRzUmVxdWVzdBopLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5MaXN0QWdlbnRzUmVzcG9uc2UiG5ACAZLeGBQIARIOZGlyZWN0b3J5OnJlYWQYAhKEAQoMU2VhcmNoQWdlbnRzEioubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlNlYXJjaEFnZW50c1JlcXVlc3QaKy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuU2VhcmNoQWdlbnRzUmVzcG9uc2UiG5ACAZLeGBQIARIOZGlyZWN0b3J5OnJlYWQYAhKBAQoLTWF0Y2hBZ2VudHMSKS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuTWF0Y2hBZ2VudHNSZXF1ZXN0GioubW9sdHdpcmUuZGlyZWN0b3J5LnYxLk1hdGNoQWdlbnRzUmVzcG9uc2UiG5ACAZLeGBQIAhIOZGlyZWN0b3J5OnJlYWQYAhKOAQoQTG9nQ29sbGFib3JhdGlvbhIuLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Mb2dDb2xsYWJvcmF0aW9uUmVxdWVzdBovLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Mb2dDb2xsYWJvcmF0aW9uUmVzcG9uc2UiGZLeGBUIAhIPZGlyZWN0b3J5OndyaXRlGAESlgEKEkxpc3RDb2xsYWJvcmF0aW9ucxIwLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5MaXN0Q29sbGFib3JhdGlvbnNSZXF1ZXN0GjEubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxpc3RDb2xsYWJvcmF0aW9uc1Jlc3BvbnNlIhuQAgGS3hgUCAISDmRpcmVjdG9yeTpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent, file_moltwire_directory_v1_collaboration, file_moltwire_directory_v1_profile]);
+  fileDesc("Ci1tb2x0d2lyZS9kaXJlY3RvcnkvdjEvZGlyZWN0b3J5X3NlcnZpY2UucHJvdG8SFW1vbHR3aXJlLmRpcmVjdG9yeS52MSJmCg9SZWdpc3RlclJlcXVlc3QSNgoEbmFtZRgBIAEoCUIoukglciMQARhkMh1eW0EtWmEtejAtOV1bQS1aYS16MC05Ll8vLV0qJBIbCgZpbnZpdGUYAiABKAlCC4ABAbpIBXIDGIABIqIBChBSZWdpc3RlclJlc3BvbnNlEhAKCGFnZW50X2lkGAEgASgJEhQKB2FwaV9rZXkYAiABKAlCA4ABARIOCgZvcmdfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIuCgp0cnVzdF90aWVyGAUgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIYCgtvcmdfYXBpX2tleRgGIAEoCUIDgAEBIt0BCgZJbnZpdGUSEQoJaW52aXRlX2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIQCghtYXhfdXNlcxgDIAEoBRIuCgp0cnVzdF90aWVyGAQgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHVzZXMYByABKAUiwQEKE0NyZWF0ZUludml0ZVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhwKCG1heF91c2VzGAIgASgFQgq6SAcaBRiQTigAEjkKA3R0bBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIRukgOqgELIgUIgOeEDzICCDwSOAoKdHJ1c3RfdGllchgEIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXJCCLpIBYIBAhABIloKFENyZWF0ZUludml0ZVJlc3BvbnNlEi0KBmludml0ZRgBIAEoCzIdLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5JbnZpdGUSEwoGc2VjcmV0GAIgASgJQgOAAQEiagoSTGlzdEludml0ZXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiXgoTTGlzdEludml0ZXNSZXNwb25zZRIuCgdpbnZpdGVzGAEgAygLMh0ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkludml0ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiTAoTUmV2b2tlSW52aXRlUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHAoJaW52aXRlX2lkGAIgASgJQgm6SAZyBBABGEAiFgoUUmV2b2tlSW52aXRlUmVzcG9uc2UiRwoRR2V0UHJvZmlsZVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKCGFnZW50X2lkGAIgASgJQge6SARyAhhAIkUKEkdldFByb2ZpbGVSZXNwb25zZRIvCgdwcm9maWxlGAEgASgLMh4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlByb2ZpbGUi2QEKDVByb2ZpbGVDaGFuZ2USHQoLZGVzY3JpcHRpb24YASABKAlCCLpIBXIDGIAEEkgKDGNhcGFiaWxpdGllcxgCIAMoCUIyukgvkgEsEBQYASImciQQARiAATIdXltBLVphLXowLTldW0EtWmEtejAtOS5fLy1dKiQSPwoKdmlzaWJpbGl0eRgDIAEoDjIhLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5WaXNpYmlsaXR5Qgi6SAWCAQIQARIeChZhY2NlcHRfcHVibGljX21lc3NhZ2VzGAQgASgIIt8BChRVcGRhdGVQcm9maWxlUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASPAoGY2hhbmdlGAMgASgLMiQubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlByb2ZpbGVDaGFuZ2VCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIcCgtpZl9yZXZpc2lvbhgFIAEoA0IHukgEIgIoACJIChVVcGRhdGVQcm9maWxlUmVzcG9uc2USLwoHcHJvZmlsZRgBIAEoCzIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Qcm9maWxlIrIBCgxTdGF0dXNDaGFuZ2USQwoMYXZhaWxhYmlsaXR5GAEgASgOMiMubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkF2YWlsYWJpbGl0eUIIukgFggECEAESMwoPYnVzeV91bnRpbF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgtsb29raW5nX2ZvchgDIAMoCUITukgQkgENEBQYASIHcgUQARiAASK/AQoTVXBkYXRlU3RhdHVzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASOwoGY2hhbmdlGAMgASgLMiMubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlN0YXR1c0NoYW5nZUIGukgDyAEBEjcKC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IGukgDyAEBIkcKFFVwZGF0ZVN0YXR1c1Jlc3BvbnNlEi8KB3Byb2ZpbGUYASABKAsyHi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuUHJvZmlsZSLAAQoRTGlzdEFnZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKEWFsbF9vcmdhbml6YXRpb25zGAIgASgIEjoKBW9yZGVyGAMgASgOMiEubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkFnZW50T3JkZXJCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgEIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAUgASgJQgi6SAVyAxiACCJfChJMaXN0QWdlbnRzUmVzcG9uc2USMAoIcHJvZmlsZXMYASADKAsyHi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuUHJvZmlsZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki3wMKE1NlYXJjaEFnZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKEWFsbF9vcmdhbml6YXRpb25zGAIgASgIEjoKBW9yZGVyGAMgASgOMiEubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkFnZW50T3JkZXJCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgEIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAUgASgJQgi6SAVyAxiACBIWCgR0ZXh0GAYgASgJQgi6SAVyAxiAAhIpCgxjYXBhYmlsaXRpZXMYByADKAlCE7pIEJIBDRAKGAEiB3IFEAEYgAESIwoRY2FwYWJpbGl0eV9wcmVmaXgYCCABKAlCCLpIBXIDGIABEhEKCWF2YWlsYWJsZRgJIAEoCBIvCg5taW5fcmVwdXRhdGlvbhgKIAEoAUIXukgUEhIZAAAAAAAAFEApAAAAAAAAAAASOAoKdHJ1c3RfdGllchgLIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXJCCLpIBYIBAhABEjUKEWFjdGl2ZV9zaW5jZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChRTZWFyY2hBZ2VudHNSZXNwb25zZRIwCghwcm9maWxlcxgBIAMoCzIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Qcm9maWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK/AQoSTWF0Y2hBZ2VudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZChFhbGxfb3JnYW5pemF0aW9ucxgCIAEoCBIkCgVuZWVkcxgDIAMoCUIVukgSkgEPCAEQChgBIgdyBRABGIABEi8KDm1pbl9yZXB1dGF0aW9uGAQgASgBQhe6SBQSEhkAAAAAAAAUQCkAAAAAAAAAABIeCgttYXhfbWF0Y2hlcxgFIAEoBUIJukgGGgQYZCgAIkoKC01hdGNoRmFjdG9yEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAESDgoGd2VpZ2h0GAMgASgBEg4KBnJlYXNvbhgEIAEoCSKBAQoKQWdlbnRNYXRjaBIvCgdwcm9maWxlGAEgASgLMh4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlByb2ZpbGUSDQoFc2NvcmUYAiABKAESMwoHZmFjdG9ycxgDIAMoCzIiLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5NYXRjaEZhY3RvciJJChNNYXRjaEFnZW50c1Jlc3BvbnNlEjIKB21hdGNoZXMYASADKAsyIS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQWdlbnRNYXRjaCK1AgoXTG9nQ29sbGFib3JhdGlvblJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKCGFnZW50X2lkGAIgASgJQge6SARyAhhAEiMKEHBhcnRuZXJfYWdlbnRfaWQYAyABKAlCCbpIBnIEEAEYQBIcCgd0YXNrX2lkGAQgASgJQgm6SAZyBBABGEBIABIbCgZqb2JfaWQYBSABKAlCCbpIBnIEEAEYQEgAEhsKCXRhc2tfdHlwZRgGIAEoCUIIukgFcgMYgAESOwoHb3V0Y29tZRgHIAEoDjIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5PdXRjb21lQgq6SAeCAQQQASAAEhkKBnJhdGluZxgIIAEoBUIJukgGGgQYBSgBQhEKCGV2aWRlbmNlEgW6SAIIASJzChhMb2dDb2xsYWJvcmF0aW9uUmVzcG9uc2USOwoNY29sbGFib3JhdGlvbhgBIAEoCzIkLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Db2xsYWJvcmF0aW9uEhoKEnBhcnRuZXJfcmVwdXRhdGlvbhgCIAEoASLOAQoZTGlzdENvbGxhYm9yYXRpb25zUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEASQAoEc2lkZRgDIAEoDjIoLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5Db2xsYWJvcmF0aW9uU2lkZUIIukgFggECEAESHQoJcGFnZV9zaXplGAQgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDGIAIInMKGkxpc3RDb2xsYWJvcmF0aW9uc1Jlc3BvbnNlEjwKDmNvbGxhYm9yYXRpb25zGAEgAygLMiQubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkNvbGxhYm9yYXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKnoKCkFnZW50T3JkZXISGwoXQUdFTlRfT1JERVJfVU5TUEVDSUZJRUQQABIWChJBR0VOVF9PUkRFUl9ORVdFU1QQARIaChZBR0VOVF9PUkRFUl9SRVBVVEFUSU9OEAISGwoXQUdFTlRfT1JERVJfTEFTVF9BQ1RJVkUQAyp2ChFDb2xsYWJvcmF0aW9uU2lkZRIiCh5DT0xMQUJPUkFUSU9OX1NJREVfVU5TUEVDSUZJRUQQABIcChhDT0xMQUJPUkFUSU9OX1NJREVfR0lWRU4QARIfChtDT0xMQUJPUkFUSU9OX1NJREVfUkVDRUlWRUQQAjLXDAoQRGlyZWN0b3J5U2VydmljZRJ2CghSZWdpc3RlchImLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5SZWdpc3RlclJlcXVlc3QaJy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuUmVnaXN0ZXJSZXNwb25zZSIZkt4YFQgBEg9kaXJlY3Rvcnk6d3JpdGUYARKCAQoMQ3JlYXRlSW52aXRlEioubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkNyZWF0ZUludml0ZVJlcXVlc3QaKy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuQ3JlYXRlSW52aXRlUmVzcG9uc2UiGZLeGBUIAxINaW52aXRlczp3cml0ZRgBIAESfwoLTGlzdEludml0ZXMSKS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuTGlzdEludml0ZXNSZXF1ZXN0GioubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxpc3RJbnZpdGVzUmVzcG9uc2UiGZACAZLeGBIIAxIMaW52aXRlczpyZWFkGAISggEKDFJldm9rZUludml0ZRIqLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5SZXZva2VJbnZpdGVSZXF1ZXN0GisubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlJldm9rZUludml0ZVJlc3BvbnNlIhmS3hgVCAMSDWludml0ZXM6d3JpdGUYASABEn4KCkdldFByb2ZpbGUSKC5tb2x0d2lyZS5kaXJlY3RvcnkudjEuR2V0UHJvZmlsZVJlcXVlc3QaKS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuR2V0UHJvZmlsZVJlc3BvbnNlIhuQAgGS3hgUCAISDmRpcmVjdG9yeTpyZWFkGAIShQEKDVVwZGF0ZVByb2ZpbGUSKy5tb2x0d2lyZS5kaXJlY3RvcnkudjEuVXBkYXRlUHJvZmlsZVJlcXVlc3QaLC5tb2x0d2lyZS5kaXJlY3RvcnkudjEuVXBkYXRlUHJvZmlsZVJlc3BvbnNlIhmS3hgVCAISD2RpcmVjdG9yeTp3cml0ZRgBEoIBCgxVcGRhdGVTdGF0dXMSKi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuVXBkYXRlU3RhdHVzUmVxdWVzdBorLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5VcGRhdGVTdGF0dXNSZXNwb25zZSIZkt4YFQgCEg9kaXJlY3Rvcnk6d3JpdGUYARJ+CgpMaXN0QWdlbnRzEigubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxpc3RBZ2VudHNSZXF1ZXN0GikubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxpc3RBZ2VudHNSZXNwb25zZSIbkAIBkt4YFAgBEg5kaXJlY3Rvcnk6cmVhZBgCEoQBCgxTZWFyY2hBZ2VudHMSKi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuU2VhcmNoQWdlbnRzUmVxdWVzdBorLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5TZWFyY2hBZ2VudHNSZXNwb25zZSIbkAIBkt4YFAgBEg5kaXJlY3Rvcnk6cmVhZBgCEoEBCgtNYXRjaEFnZW50cxIpLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5NYXRjaEFnZW50c1JlcXVlc3QaKi5tb2x0d2lyZS5kaXJlY3RvcnkudjEuTWF0Y2hBZ2VudHNSZXNwb25zZSIbkAIBkt4YFAgCEg5kaXJlY3Rvcnk6cmVhZBgCEo4BChBMb2dDb2xsYWJvcmF0aW9uEi4ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxvZ0NvbGxhYm9yYXRpb25SZXF1ZXN0Gi8ubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxvZ0NvbGxhYm9yYXRpb25SZXNwb25zZSIZkt4YFQgCEg9kaXJlY3Rvcnk6d3JpdGUYARKWAQoSTGlzdENvbGxhYm9yYXRpb25zEjAubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkxpc3RDb2xsYWJvcmF0aW9uc1JlcXVlc3QaMS5tb2x0d2lyZS5kaXJlY3RvcnkudjEuTGlzdENvbGxhYm9yYXRpb25zUmVzcG9uc2UiG5ACAZLeGBQIAhIOZGlyZWN0b3J5OnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent, file_moltwire_directory_v1_collaboration, file_moltwire_directory_v1_profile]);
 
 /**
  * RegisterRequest is the request of Register.
@@ -223,6 +223,13 @@ export type Invite = Message<"moltwire.directory.v1.Invite"> & {
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * How many agents have been registered with it.
+   *
+   * @generated from field: int32 uses = 7;
+   */
+  uses: number;
 };
 
 /**
@@ -272,6 +279,13 @@ export type InviteJson = {
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
   expireTime?: TimestampJson;
+
+  /**
+   * How many agents have been registered with it.
+   *
+   * @generated from field: int32 uses = 7;
+   */
+  uses?: number;
 };
 
 /**
@@ -408,6 +422,190 @@ export const CreateInviteResponseSchema: GenMessage<CreateInviteResponse, {jsonT
   messageDesc(file_moltwire_directory_v1_directory_service, 4);
 
 /**
+ * ListInvitesRequest is the request of ListInvites.
+ *
+ * @generated from message moltwire.directory.v1.ListInvitesRequest
+ */
+export type ListInvitesRequest = Message<"moltwire.directory.v1.ListInvitesRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * How many to answer at most. Default 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * ListInvitesRequest is the request of ListInvites.
+ *
+ * @generated from message moltwire.directory.v1.ListInvitesRequest
+ */
+export type ListInvitesRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * How many to answer at most. Default 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize?: number;
+
+  /**
+   * Where to go on: `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken?: string;
+};
+
+/**
+ * Describes the message moltwire.directory.v1.ListInvitesRequest.
+ * Use `create(ListInvitesRequestSchema)` to create a new message.
+ */
+export const ListInvitesRequestSchema: GenMessage<ListInvitesRequest, {jsonType: ListInvitesRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_directory_v1_directory_service, 5);
+
+/**
+ * ListInvitesResponse is the response of ListInvites.
+ *
+ * @generated from message moltwire.directory.v1.ListInvitesResponse
+ */
+export type ListInvitesResponse = Message<"moltwire.directory.v1.ListInvitesResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated moltwire.directory.v1.Invite invites = 1;
+   */
+  invites: Invite[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * ListInvitesResponse is the response of ListInvites.
+ *
+ * @generated from message moltwire.directory.v1.ListInvitesResponse
+ */
+export type ListInvitesResponseJson = {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated moltwire.directory.v1.Invite invites = 1;
+   */
+  invites?: InviteJson[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken?: string;
+};
+
+/**
+ * Describes the message moltwire.directory.v1.ListInvitesResponse.
+ * Use `create(ListInvitesResponseSchema)` to create a new message.
+ */
+export const ListInvitesResponseSchema: GenMessage<ListInvitesResponse, {jsonType: ListInvitesResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_directory_v1_directory_service, 6);
+
+/**
+ * RevokeInviteRequest is the request of RevokeInvite.
+ *
+ * @generated from message moltwire.directory.v1.RevokeInviteRequest
+ */
+export type RevokeInviteRequest = Message<"moltwire.directory.v1.RevokeInviteRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * The invite.
+   *
+   * @generated from field: string invite_id = 2;
+   */
+  inviteId: string;
+};
+
+/**
+ * RevokeInviteRequest is the request of RevokeInvite.
+ *
+ * @generated from message moltwire.directory.v1.RevokeInviteRequest
+ */
+export type RevokeInviteRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * The invite.
+   *
+   * @generated from field: string invite_id = 2;
+   */
+  inviteId?: string;
+};
+
+/**
+ * Describes the message moltwire.directory.v1.RevokeInviteRequest.
+ * Use `create(RevokeInviteRequestSchema)` to create a new message.
+ */
+export const RevokeInviteRequestSchema: GenMessage<RevokeInviteRequest, {jsonType: RevokeInviteRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_directory_v1_directory_service, 7);
+
+/**
+ * RevokeInviteResponse is the response of RevokeInvite.
+ *
+ * @generated from message moltwire.directory.v1.RevokeInviteResponse
+ */
+export type RevokeInviteResponse = Message<"moltwire.directory.v1.RevokeInviteResponse"> & {
+};
+
+/**
+ * RevokeInviteResponse is the response of RevokeInvite.
+ *
+ * @generated from message moltwire.directory.v1.RevokeInviteResponse
+ */
+export type RevokeInviteResponseJson = {
+};
+
+/**
+ * Describes the message moltwire.directory.v1.RevokeInviteResponse.
+ * Use `create(RevokeInviteResponseSchema)` to create a new message.
+ */
+export const RevokeInviteResponseSchema: GenMessage<RevokeInviteResponse, {jsonType: RevokeInviteResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_directory_v1_directory_service, 8);
+
+/**
  * GetProfileRequest is the request of GetProfile.
  *
  * @generated from message moltwire.directory.v1.GetProfileRequest
@@ -454,7 +652,7 @@ export type GetProfileRequestJson = {
  * Use `create(GetProfileRequestSchema)` to create a new message.
  */
 export const GetProfileRequestSchema: GenMessage<GetProfileRequest, {jsonType: GetProfileRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 5);
+  messageDesc(file_moltwire_directory_v1_directory_service, 9);
 
 /**
  * GetProfileResponse is the response of GetProfile.
@@ -489,7 +687,7 @@ export type GetProfileResponseJson = {
  * Use `create(GetProfileResponseSchema)` to create a new message.
  */
 export const GetProfileResponseSchema: GenMessage<GetProfileResponse, {jsonType: GetProfileResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 6);
+  messageDesc(file_moltwire_directory_v1_directory_service, 10);
 
 /**
  * ProfileChange is what UpdateProfile changes.
@@ -517,6 +715,13 @@ export type ProfileChange = Message<"moltwire.directory.v1.ProfileChange"> & {
    * @generated from field: moltwire.directory.v1.Visibility visibility = 3;
    */
   visibility: Visibility;
+
+  /**
+   * Whether agents of all organisations may write to it.
+   *
+   * @generated from field: bool accept_public_messages = 4;
+   */
+  acceptPublicMessages: boolean;
 };
 
 /**
@@ -545,6 +750,13 @@ export type ProfileChangeJson = {
    * @generated from field: moltwire.directory.v1.Visibility visibility = 3;
    */
   visibility?: VisibilityJson;
+
+  /**
+   * Whether agents of all organisations may write to it.
+   *
+   * @generated from field: bool accept_public_messages = 4;
+   */
+  acceptPublicMessages?: boolean;
 };
 
 /**
@@ -552,7 +764,7 @@ export type ProfileChangeJson = {
  * Use `create(ProfileChangeSchema)` to create a new message.
  */
 export const ProfileChangeSchema: GenMessage<ProfileChange, {jsonType: ProfileChangeJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 7);
+  messageDesc(file_moltwire_directory_v1_directory_service, 11);
 
 /**
  * UpdateProfileRequest is the request of UpdateProfile.
@@ -582,7 +794,7 @@ export type UpdateProfileRequest = Message<"moltwire.directory.v1.UpdateProfileR
   change?: ProfileChange | undefined;
 
   /**
-   * The fields to change: any of `description`, `capabilities`, `visibility`. A field that is named and not given is emptied.
+   * The fields to change: any of `description`, `capabilities`, `visibility`, `accept_public_messages`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -624,7 +836,7 @@ export type UpdateProfileRequestJson = {
   change?: ProfileChangeJson;
 
   /**
-   * The fields to change: any of `description`, `capabilities`, `visibility`. A field that is named and not given is emptied.
+   * The fields to change: any of `description`, `capabilities`, `visibility`, `accept_public_messages`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -643,7 +855,7 @@ export type UpdateProfileRequestJson = {
  * Use `create(UpdateProfileRequestSchema)` to create a new message.
  */
 export const UpdateProfileRequestSchema: GenMessage<UpdateProfileRequest, {jsonType: UpdateProfileRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 8);
+  messageDesc(file_moltwire_directory_v1_directory_service, 12);
 
 /**
  * UpdateProfileResponse is the response of UpdateProfile.
@@ -678,7 +890,7 @@ export type UpdateProfileResponseJson = {
  * Use `create(UpdateProfileResponseSchema)` to create a new message.
  */
 export const UpdateProfileResponseSchema: GenMessage<UpdateProfileResponse, {jsonType: UpdateProfileResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 9);
+  messageDesc(file_moltwire_directory_v1_directory_service, 13);
 
 /**
  * StatusChange is what UpdateStatus changes.
@@ -741,7 +953,7 @@ export type StatusChangeJson = {
  * Use `create(StatusChangeSchema)` to create a new message.
  */
 export const StatusChangeSchema: GenMessage<StatusChange, {jsonType: StatusChangeJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 10);
+  messageDesc(file_moltwire_directory_v1_directory_service, 14);
 
 /**
  * UpdateStatusRequest is the request of UpdateStatus.
@@ -818,7 +1030,7 @@ export type UpdateStatusRequestJson = {
  * Use `create(UpdateStatusRequestSchema)` to create a new message.
  */
 export const UpdateStatusRequestSchema: GenMessage<UpdateStatusRequest, {jsonType: UpdateStatusRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 11);
+  messageDesc(file_moltwire_directory_v1_directory_service, 15);
 
 /**
  * UpdateStatusResponse is the response of UpdateStatus.
@@ -853,7 +1065,7 @@ export type UpdateStatusResponseJson = {
  * Use `create(UpdateStatusResponseSchema)` to create a new message.
  */
 export const UpdateStatusResponseSchema: GenMessage<UpdateStatusResponse, {jsonType: UpdateStatusResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 12);
+  messageDesc(file_moltwire_directory_v1_directory_service, 16);
 
 /**
  * ListAgentsRequest is the request of ListAgents.
@@ -944,7 +1156,7 @@ export type ListAgentsRequestJson = {
  * Use `create(ListAgentsRequestSchema)` to create a new message.
  */
 export const ListAgentsRequestSchema: GenMessage<ListAgentsRequest, {jsonType: ListAgentsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 13);
+  messageDesc(file_moltwire_directory_v1_directory_service, 17);
 
 /**
  * ListAgentsResponse is the response of ListAgents.
@@ -993,7 +1205,7 @@ export type ListAgentsResponseJson = {
  * Use `create(ListAgentsResponseSchema)` to create a new message.
  */
 export const ListAgentsResponseSchema: GenMessage<ListAgentsResponse, {jsonType: ListAgentsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 14);
+  messageDesc(file_moltwire_directory_v1_directory_service, 18);
 
 /**
  * SearchAgentsRequest is the request of SearchAgents. What is not set does not count.
@@ -1184,7 +1396,7 @@ export type SearchAgentsRequestJson = {
  * Use `create(SearchAgentsRequestSchema)` to create a new message.
  */
 export const SearchAgentsRequestSchema: GenMessage<SearchAgentsRequest, {jsonType: SearchAgentsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 15);
+  messageDesc(file_moltwire_directory_v1_directory_service, 19);
 
 /**
  * SearchAgentsResponse is the response of SearchAgents.
@@ -1233,7 +1445,7 @@ export type SearchAgentsResponseJson = {
  * Use `create(SearchAgentsResponseSchema)` to create a new message.
  */
 export const SearchAgentsResponseSchema: GenMessage<SearchAgentsResponse, {jsonType: SearchAgentsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 16);
+  messageDesc(file_moltwire_directory_v1_directory_service, 20);
 
 /**
  * MatchAgentsRequest is the request of MatchAgents.
@@ -1324,7 +1536,7 @@ export type MatchAgentsRequestJson = {
  * Use `create(MatchAgentsRequestSchema)` to create a new message.
  */
 export const MatchAgentsRequestSchema: GenMessage<MatchAgentsRequest, {jsonType: MatchAgentsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 17);
+  messageDesc(file_moltwire_directory_v1_directory_service, 21);
 
 /**
  * MatchFactor is one reason for the score of a match.
@@ -1401,7 +1613,7 @@ export type MatchFactorJson = {
  * Use `create(MatchFactorSchema)` to create a new message.
  */
 export const MatchFactorSchema: GenMessage<MatchFactor, {jsonType: MatchFactorJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 18);
+  messageDesc(file_moltwire_directory_v1_directory_service, 22);
 
 /**
  * AgentMatch is an agent that could do it.
@@ -1464,7 +1676,7 @@ export type AgentMatchJson = {
  * Use `create(AgentMatchSchema)` to create a new message.
  */
 export const AgentMatchSchema: GenMessage<AgentMatch, {jsonType: AgentMatchJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 19);
+  messageDesc(file_moltwire_directory_v1_directory_service, 23);
 
 /**
  * MatchAgentsResponse is the response of MatchAgents.
@@ -1499,7 +1711,7 @@ export type MatchAgentsResponseJson = {
  * Use `create(MatchAgentsResponseSchema)` to create a new message.
  */
 export const MatchAgentsResponseSchema: GenMessage<MatchAgentsResponse, {jsonType: MatchAgentsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 20);
+  messageDesc(file_moltwire_directory_v1_directory_service, 24);
 
 /**
  * LogCollaborationRequest is the request of LogCollaboration.
@@ -1641,7 +1853,7 @@ export type LogCollaborationRequestJson = {
  * Use `create(LogCollaborationRequestSchema)` to create a new message.
  */
 export const LogCollaborationRequestSchema: GenMessage<LogCollaborationRequest, {jsonType: LogCollaborationRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 21);
+  messageDesc(file_moltwire_directory_v1_directory_service, 25);
 
 /**
  * LogCollaborationResponse is the response of LogCollaboration.
@@ -1690,7 +1902,7 @@ export type LogCollaborationResponseJson = {
  * Use `create(LogCollaborationResponseSchema)` to create a new message.
  */
 export const LogCollaborationResponseSchema: GenMessage<LogCollaborationResponse, {jsonType: LogCollaborationResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 22);
+  messageDesc(file_moltwire_directory_v1_directory_service, 26);
 
 /**
  * ListCollaborationsRequest is the request of ListCollaborations.
@@ -1781,7 +1993,7 @@ export type ListCollaborationsRequestJson = {
  * Use `create(ListCollaborationsRequestSchema)` to create a new message.
  */
 export const ListCollaborationsRequestSchema: GenMessage<ListCollaborationsRequest, {jsonType: ListCollaborationsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 23);
+  messageDesc(file_moltwire_directory_v1_directory_service, 27);
 
 /**
  * ListCollaborationsResponse is the response of ListCollaborations.
@@ -1830,7 +2042,7 @@ export type ListCollaborationsResponseJson = {
  * Use `create(ListCollaborationsResponseSchema)` to create a new message.
  */
 export const ListCollaborationsResponseSchema: GenMessage<ListCollaborationsResponse, {jsonType: ListCollaborationsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_directory_v1_directory_service, 24);
+  messageDesc(file_moltwire_directory_v1_directory_service, 28);
 
 /**
  * AgentOrder is in which order agents are listed.
@@ -1971,6 +2183,28 @@ export const DirectoryService: GenService<{
     methodKind: "unary";
     input: typeof CreateInviteRequestSchema;
     output: typeof CreateInviteResponseSchema;
+  },
+  /**
+   * ListInvites lists the invites into the organisation that are not past their time, used up or not, newest first; without their secrets.
+   *
+   * @generated from rpc moltwire.directory.v1.DirectoryService.ListInvites
+   */
+  listInvites: {
+    methodKind: "unary";
+    input: typeof ListInvitesRequestSchema;
+    output: typeof ListInvitesResponseSchema;
+  },
+  /**
+   * RevokeInvite takes an invite back: nobody registers with it from then on. Who has, stays.
+   *
+   * Errors: NOT_FOUND (also when it was revoked or is past its time).
+   *
+   * @generated from rpc moltwire.directory.v1.DirectoryService.RevokeInvite
+   */
+  revokeInvite: {
+    methodKind: "unary";
+    input: typeof RevokeInviteRequestSchema;
+    output: typeof RevokeInviteResponseSchema;
   },
   /**
    * GetProfile answers the profile of the caller, of an agent of its organisation, or of any agent that shows itself to everybody.

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/directory/v1/profile.proto.
  */
 export const file_moltwire_directory_v1_profile: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9kaXJlY3RvcnkvdjEvcHJvZmlsZS5wcm90bxIVbW9sdHdpcmUuZGlyZWN0b3J5LnYxIooECgdQcm9maWxlEg4KBm9yZ19pZBgBIAEoCRIQCghhZ2VudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEhMKC2Rlc2NyaXB0aW9uGAQgASgJEhQKDGNhcGFiaWxpdGllcxgFIAMoCRIcChRncmFudGVkX2NhcGFiaWxpdGllcxgGIAMoCRI1Cgp2aXNpYmlsaXR5GAcgASgOMiEubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlZpc2liaWxpdHkSOQoMYXZhaWxhYmlsaXR5GAggASgOMiMubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkF2YWlsYWJpbGl0eRIzCg9idXN5X3VudGlsX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2xvb2tpbmdfZm9yGAogAygJEjIKDmxhc3Rfc2Vlbl90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpyZXB1dGF0aW9uGAwgASgBEg8KB3JhdGluZ3MYDSABKAMSLgoKdHJ1c3RfdGllchgOIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISLwoLY3JlYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGBAgASgDKmsKClZpc2liaWxpdHkSGgoWVklTSUJJTElUWV9VTlNQRUNJRklFRBAAEhYKElZJU0lCSUxJVFlfUFJJVkFURRABEhIKDlZJU0lCSUxJVFlfT1JHEAISFQoRVklTSUJJTElUWV9QVUJMSUMQAyp2CgxBdmFpbGFiaWxpdHkSHAoYQVZBSUxBQklMSVRZX1VOU1BFQ0lGSUVEEAASGgoWQVZBSUxBQklMSVRZX0FWQUlMQUJMRRABEhUKEUFWQUlMQUJJTElUWV9CVVNZEAISFQoRQVZBSUxBQklMSVRZX0FXQVkQA2IGcHJvdG8z", [file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
+  fileDesc("CiNtb2x0d2lyZS9kaXJlY3RvcnkvdjEvcHJvZmlsZS5wcm90bxIVbW9sdHdpcmUuZGlyZWN0b3J5LnYxIqoECgdQcm9maWxlEg4KBm9yZ19pZBgBIAEoCRIQCghhZ2VudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEhMKC2Rlc2NyaXB0aW9uGAQgASgJEhQKDGNhcGFiaWxpdGllcxgFIAMoCRIcChRncmFudGVkX2NhcGFiaWxpdGllcxgGIAMoCRI1Cgp2aXNpYmlsaXR5GAcgASgOMiEubW9sdHdpcmUuZGlyZWN0b3J5LnYxLlZpc2liaWxpdHkSOQoMYXZhaWxhYmlsaXR5GAggASgOMiMubW9sdHdpcmUuZGlyZWN0b3J5LnYxLkF2YWlsYWJpbGl0eRIzCg9idXN5X3VudGlsX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2xvb2tpbmdfZm9yGAogAygJEjIKDmxhc3Rfc2Vlbl90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpyZXB1dGF0aW9uGAwgASgBEg8KB3JhdGluZ3MYDSABKAMSLgoKdHJ1c3RfdGllchgOIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISLwoLY3JlYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGBAgASgDEh4KFmFjY2VwdF9wdWJsaWNfbWVzc2FnZXMYESABKAgqawoKVmlzaWJpbGl0eRIaChZWSVNJQklMSVRZX1VOU1BFQ0lGSUVEEAASFgoSVklTSUJJTElUWV9QUklWQVRFEAESEgoOVklTSUJJTElUWV9PUkcQAhIVChFWSVNJQklMSVRZX1BVQkxJQxADKnYKDEF2YWlsYWJpbGl0eRIcChhBVkFJTEFCSUxJVFlfVU5TUEVDSUZJRUQQABIaChZBVkFJTEFCSUxJVFlfQVZBSUxBQkxFEAESFQoRQVZBSUxBQklMSVRZX0JVU1kQAhIVChFBVkFJTEFCSUxJVFlfQVdBWRADYgZwcm90bzM", [file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
 
 /**
  * Profile is what others see of an agent. It never tells credits.
@@ -135,6 +135,13 @@ export type Profile = Message<"moltwire.directory.v1.Profile"> & {
    * @generated from field: int64 revision = 16;
    */
   revision: bigint;
+
+  /**
+   * Whether agents of all organisations may write to it, whoever sees the profile; see RelayService. What every agent begins without.
+   *
+   * @generated from field: bool accept_public_messages = 17;
+   */
+  acceptPublicMessages: boolean;
 };
 
 /**
@@ -254,6 +261,13 @@ export type ProfileJson = {
    * @generated from field: int64 revision = 16;
    */
   revision?: string;
+
+  /**
+   * Whether agents of all organisations may write to it, whoever sees the profile; see RelayService. What every agent begins without.
+   *
+   * @generated from field: bool accept_public_messages = 17;
+   */
+  acceptPublicMessages?: boolean;
 };
 
 /**

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/contact_service.proto.
  */
 export const file_moltwire_ops_v1_contact_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVtb2x0d2lyZS9vcHMvdjEvY29udGFjdF9zZXJ2aWNlLnByb3RvEg9tb2x0d2lyZS5vcHMudjEipQEKB0NvbnRhY3QSEgoKY29udGFjdF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEg0KBWVtYWlsGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDwoHbWVzc2FnZRgFIAEoCRIWCg5jbGllbnRfYWRkcmVzcxgGIAEoCRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKFFN1Ym1pdENvbnRhY3RSZXF1ZXN0EhUKBG5hbWUYASABKAlCB7pIBHICGGQSGQoFZW1haWwYAiABKAlCCrpIB3IFGP4BYAESGQoHc3ViamVjdBgDIAEoCUIIukgFcgMYyAESGwoHbWVzc2FnZRgEIAEoCUIKukgHcgUQARiIJyIrChVTdWJtaXRDb250YWN0UmVzcG9uc2USEgoKY29udGFjdF9pZBgBIAEoCSJSChNMaXN0Q29udGFjdHNSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiACCJbChRMaXN0Q29udGFjdHNSZXNwb25zZRIqCghjb250YWN0cxgBIAMoCzIYLm1vbHR3aXJlLm9wcy52MS5Db250YWN0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTKDAgoOQ29udGFjdFNlcnZpY2USeAoNU3VibWl0Q29udGFjdBIlLm1vbHR3aXJlLm9wcy52MS5TdWJtaXRDb250YWN0UmVxdWVzdBomLm1vbHR3aXJlLm9wcy52MS5TdWJtaXRDb250YWN0UmVzcG9uc2UiGJLeGBQIARIOY29udGFjdHM6d3JpdGUYARJ3CgxMaXN0Q29udGFjdHMSJC5tb2x0d2lyZS5vcHMudjEuTGlzdENvbnRhY3RzUmVxdWVzdBolLm1vbHR3aXJlLm9wcy52MS5MaXN0Q29udGFjdHNSZXNwb25zZSIakAIBkt4YEwgEEg1jb250YWN0czpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiVtb2x0d2lyZS9vcHMvdjEvY29udGFjdF9zZXJ2aWNlLnByb3RvEg9tb2x0d2lyZS5vcHMudjEi1AEKB0NvbnRhY3QSEgoKY29udGFjdF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEg0KBWVtYWlsGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDwoHbWVzc2FnZRgFIAEoCRIWCg5jbGllbnRfYWRkcmVzcxgGIAEoCRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJbWFpbF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKAAQoUU3VibWl0Q29udGFjdFJlcXVlc3QSFQoEbmFtZRgBIAEoCUIHukgEcgIYZBIZCgVlbWFpbBgCIAEoCUIKukgHcgUY/gFgARIZCgdzdWJqZWN0GAMgASgJQgi6SAVyAxjIARIbCgdtZXNzYWdlGAQgASgJQgq6SAdyBRABGIgnIisKFVN1Ym1pdENvbnRhY3RSZXNwb25zZRISCgpjb250YWN0X2lkGAEgASgJIlIKE0xpc3RDb250YWN0c1JlcXVlc3QSHQoJcGFnZV9zaXplGAEgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIIlsKFExpc3RDb250YWN0c1Jlc3BvbnNlEioKCGNvbnRhY3RzGAEgAygLMhgubW9sdHdpcmUub3BzLnYxLkNvbnRhY3QSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMoMCCg5Db250YWN0U2VydmljZRJ4Cg1TdWJtaXRDb250YWN0EiUubW9sdHdpcmUub3BzLnYxLlN1Ym1pdENvbnRhY3RSZXF1ZXN0GiYubW9sdHdpcmUub3BzLnYxLlN1Ym1pdENvbnRhY3RSZXNwb25zZSIYkt4YFAgBEg5jb250YWN0czp3cml0ZRgBEncKDExpc3RDb250YWN0cxIkLm1vbHR3aXJlLm9wcy52MS5MaXN0Q29udGFjdHNSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLkxpc3RDb250YWN0c1Jlc3BvbnNlIhqQAgGS3hgTCAQSDWNvbnRhY3RzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * Contact is what somebody sent.
@@ -70,6 +70,13 @@ export type Contact = Message<"moltwire.ops.v1.Contact"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * When it was mailed to the operator. Not set: not yet, or not at all.
+   *
+   * @generated from field: google.protobuf.Timestamp mail_time = 8;
+   */
+  mailTime?: Timestamp | undefined;
 };
 
 /**
@@ -126,6 +133,13 @@ export type ContactJson = {
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
   createTime?: TimestampJson;
+
+  /**
+   * When it was mailed to the operator. Not set: not yet, or not at all.
+   *
+   * @generated from field: google.protobuf.Timestamp mail_time = 8;
+   */
+  mailTime?: TimestampJson;
 };
 
 /**
@@ -352,7 +366,8 @@ export const ListContactsResponseSchema: GenMessage<ListContactsResponse, {jsonT
  */
 export const ContactService: GenService<{
   /**
-   * SubmitContact keeps a message for the operator. The newest 10,000 are kept.
+   * SubmitContact keeps a message for the operator. The newest 10,000 are kept. If the operator has set up mail, it is mailed to the operator afterwards: at least
+   * once, tried eight times in about a day.
    *
    * Limited by the address of the client to a twelfth of the rate of calls (by default 10 in any 60 s), together with DirectoryService.Register.
    *

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAi9gIKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoASIPCg1HZXRTbGFSZXF1ZXN0ItYBCg5HZXRTbGFSZXNwb25zZRIWCg50YXJnZXRfcGVyY2VudBgBIAEoARIuCgpzaW5jZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgNkYXkYAyABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBHdlZWsYBCABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EikKBW1vbnRoGAUgASgLMhoubW9sdHdpcmUub3BzLnYxLlNsYVdpbmRvdyKYAQoJU2xhV2luZG93EhsKDnVwdGltZV9wZXJjZW50GAEgASgBSACIAQESMAoNbWVhbl9yZXNwb25zZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptaW51dGVzX3VwGAMgASgFEhUKDW1pbnV0ZXNfdG90YWwYBCABKAVCEQoPX3VwdGltZV9wZXJjZW50MswCCg1TdGF0dXNTZXJ2aWNlEmwKCUdldFN0YXR1cxIhLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0dXNSZXF1ZXN0GiIubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1Jlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAISaAoIR2V0U3RhdHMSIC5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXF1ZXN0GiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXRzUmVzcG9uc2UiF5ACAZLeGBAIAhIKc3RhdHM6cmVhZBgCEmMKBkdldFNsYRIeLm1vbHR3aXJlLm9wcy52MS5HZXRTbGFSZXF1ZXN0Gh8ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAizQMKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAyIPCg1HZXRTbGFSZXF1ZXN0ItYBCg5HZXRTbGFSZXNwb25zZRIWCg50YXJnZXRfcGVyY2VudBgBIAEoARIuCgpzaW5jZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgNkYXkYAyABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBHdlZWsYBCABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EikKBW1vbnRoGAUgASgLMhoubW9sdHdpcmUub3BzLnYxLlNsYVdpbmRvdyKYAQoJU2xhV2luZG93EhsKDnVwdGltZV9wZXJjZW50GAEgASgBSACIAQESMAoNbWVhbl9yZXNwb25zZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptaW51dGVzX3VwGAMgASgFEhUKDW1pbnV0ZXNfdG90YWwYBCABKAVCEQoPX3VwdGltZV9wZXJjZW50MswCCg1TdGF0dXNTZXJ2aWNlEmwKCUdldFN0YXR1cxIhLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0dXNSZXF1ZXN0GiIubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1Jlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAISaAoIR2V0U3RhdHMSIC5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXF1ZXN0GiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXRzUmVzcG9uc2UiF5ACAZLeGBAIAhIKc3RhdHM6cmVhZBgCEmMKBkdldFNsYRIeLm1vbHR3aXJlLm9wcy52MS5HZXRTbGFSZXF1ZXN0Gh8ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -438,6 +438,34 @@ export type GetStatsResponse = Message<"moltwire.ops.v1.GetStatsResponse"> & {
    * @generated from field: double reputation = 13;
    */
   reputation: number;
+
+  /**
+   * Messages it sent, to agents and channels, also those that are no longer kept.
+   *
+   * @generated from field: int64 messages_sent = 14;
+   */
+  messagesSent: bigint;
+
+  /**
+   * Messages that came into its inbox, likewise.
+   *
+   * @generated from field: int64 messages_received = 15;
+   */
+  messagesReceived: bigint;
+
+  /**
+   * Webhooks of its own. At most 10,000 are counted.
+   *
+   * @generated from field: int64 webhooks = 16;
+   */
+  webhooks: bigint;
+
+  /**
+   * Its schedules. At most 10,000 are counted.
+   *
+   * @generated from field: int64 schedules = 17;
+   */
+  schedules: bigint;
 };
 
 /**
@@ -536,6 +564,34 @@ export type GetStatsResponseJson = {
    * @generated from field: double reputation = 13;
    */
   reputation?: number | "NaN" | "Infinity" | "-Infinity";
+
+  /**
+   * Messages it sent, to agents and channels, also those that are no longer kept.
+   *
+   * @generated from field: int64 messages_sent = 14;
+   */
+  messagesSent?: string;
+
+  /**
+   * Messages that came into its inbox, likewise.
+   *
+   * @generated from field: int64 messages_received = 15;
+   */
+  messagesReceived?: string;
+
+  /**
+   * Webhooks of its own. At most 10,000 are counted.
+   *
+   * @generated from field: int64 webhooks = 16;
+   */
+  webhooks?: string;
+
+  /**
+   * Its schedules. At most 10,000 are counted.
+   *
+   * @generated from field: int64 schedules = 17;
+   */
+  schedules?: string;
 };
 
 /**
@@ -755,8 +811,8 @@ export const StatusService: GenService<{
   /**
    * GetStats answers what an agent has and did. An agent asks about itself, an administrator about any of its organisation's.
    *
-   * Counts are cheap rather than unlimited: those of tasks and of collaborations given end at 10,000. Requests and jobs are counted in memory and written every
-   * 30 s, so that a crash loses at most so much of them, and another replica's are answered so much later.
+   * Counts are cheap rather than unlimited: those of tasks, collaborations given, webhooks and schedules end at 10,000. Requests, jobs and messages sent are counted
+   * in memory and written every 30 s, so that a crash loses at most so much of them, and another replica's are answered so much later.
    *
    * Errors: NOT_FOUND.
    *

@@ -13,7 +13,7 @@ import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/relay/v1/message.proto.
  */
 export const file_moltwire_relay_v1_message: GenFile = /*@__PURE__*/
-  fileDesc("Ch9tb2x0d2lyZS9yZWxheS92MS9tZXNzYWdlLnByb3RvEhFtb2x0d2lyZS5yZWxheS52MSJ8Cg5NZXNzYWdlUGF5bG9hZBImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASGgoEZGF0YRgCIAEoDEIKukgHegUYgIDAAUgAEh4KDGNvbnRlbnRfdHlwZRgDIAEoCUIIukgFcgMYgAFCBgoEa2luZCLyBAoHTWVzc2FnZRIOCgZvcmdfaWQYASABKAkSEgoKbWVzc2FnZV9pZBgCIAEoCRIQCghzZXF1ZW5jZRgDIAEoAxIaChJyZWNpcGllbnRfYWdlbnRfaWQYBCABKAkSDwoHY2hhbm5lbBgFIAEoCRIXCg9zZW5kZXJfYWdlbnRfaWQYBiABKAkSDQoFbGFiZWwYByABKAkSMgoHcGF5bG9hZBgIIAEoCzIhLm1vbHR3aXJlLnJlbGF5LnYxLk1lc3NhZ2VQYXlsb2FkEhAKCHJlcGx5X3RvGAkgASgJEhEKCXRocmVhZF9pZBgKIAEoCRI4CgdoZWFkZXJzGAsgAygLMicubW9sdHdpcmUucmVsYXkudjEuTWVzc2FnZS5IZWFkZXJzRW50cnkSLgoFc3RhdGUYDCABKA4yHy5tb2x0d2lyZS5yZWxheS52MS5NZXNzYWdlU3RhdGUSLwoLY3JlYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5kZWxpdmVyZWRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJcmVhZF90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgh0cmFjZV9pZBgRIAEoCRISCgpzaXplX2J5dGVzGBIgASgDGi4KDEhlYWRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInMKDU1lc3NhZ2VGaWx0ZXISIwoGbGFiZWxzGAEgAygJQhO6SBCSAQ0QEBgBIgdyBRABGIABEiAKD3NlbmRlcl9hZ2VudF9pZBgCIAEoCUIHukgEcgIYQBIbCgl0aHJlYWRfaWQYAyABKAlCCLpIBXIDGIABIn8KCFByZXNlbmNlEhAKCGFnZW50X2lkGAEgASgJEjEKBnN0YXR1cxgCIAEoDjIhLm1vbHR3aXJlLnJlbGF5LnYxLlByZXNlbmNlU3RhdHVzEi4KCnNpbmNlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKn4KDE1lc3NhZ2VTdGF0ZRIdChlNRVNTQUdFX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWTUVTU0FHRV9TVEFURV9BQ0NFUFRFRBABEhsKF01FU1NBR0VfU1RBVEVfREVMSVZFUkVEEAISFgoSTUVTU0FHRV9TVEFURV9SRUFEEAMqngEKDlByZXNlbmNlU3RhdHVzEh8KG1BSRVNFTkNFX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1BSRVNFTkNFX1NUQVRVU19PRkZMSU5FEAESGgoWUFJFU0VOQ0VfU1RBVFVTX09OTElORRACEhgKFFBSRVNFTkNFX1NUQVRVU19CVVNZEAMSGAoUUFJFU0VOQ0VfU1RBVFVTX0FXQVkQBGIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Ch9tb2x0d2lyZS9yZWxheS92MS9tZXNzYWdlLnByb3RvEhFtb2x0d2lyZS5yZWxheS52MSJ8Cg5NZXNzYWdlUGF5bG9hZBImCgRqc29uGAEgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASGgoEZGF0YRgCIAEoDEIKukgHegUYgIDAAUgAEh4KDGNvbnRlbnRfdHlwZRgDIAEoCUIIukgFcgMYgAFCBgoEa2luZCKeBQoHTWVzc2FnZRIOCgZvcmdfaWQYASABKAkSEgoKbWVzc2FnZV9pZBgCIAEoCRIQCghzZXF1ZW5jZRgDIAEoAxIaChJyZWNpcGllbnRfYWdlbnRfaWQYBCABKAkSDwoHY2hhbm5lbBgFIAEoCRIXCg9zZW5kZXJfYWdlbnRfaWQYBiABKAkSDQoFbGFiZWwYByABKAkSMgoHcGF5bG9hZBgIIAEoCzIhLm1vbHR3aXJlLnJlbGF5LnYxLk1lc3NhZ2VQYXlsb2FkEhAKCHJlcGx5X3RvGAkgASgJEhEKCXRocmVhZF9pZBgKIAEoCRI4CgdoZWFkZXJzGAsgAygLMicubW9sdHdpcmUucmVsYXkudjEuTWVzc2FnZS5IZWFkZXJzRW50cnkSLgoFc3RhdGUYDCABKA4yHy5tb2x0d2lyZS5yZWxheS52MS5NZXNzYWdlU3RhdGUSLwoLY3JlYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5kZWxpdmVyZWRfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJcmVhZF90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgh0cmFjZV9pZBgRIAEoCRISCgpzaXplX2J5dGVzGBIgASgDEhUKDXNlbmRlcl9vcmdfaWQYEyABKAkSEwoLc2VuZGVyX25hbWUYFCABKAkaLgoMSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEicwoNTWVzc2FnZUZpbHRlchIjCgZsYWJlbHMYASADKAlCE7pIEJIBDRAQGAEiB3IFEAEYgAESIAoPc2VuZGVyX2FnZW50X2lkGAIgASgJQge6SARyAhhAEhsKCXRocmVhZF9pZBgDIAEoCUIIukgFcgMYgAEifwoIUHJlc2VuY2USEAoIYWdlbnRfaWQYASABKAkSMQoGc3RhdHVzGAIgASgOMiEubW9sdHdpcmUucmVsYXkudjEuUHJlc2VuY2VTdGF0dXMSLgoKc2luY2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqfgoMTWVzc2FnZVN0YXRlEh0KGU1FU1NBR0VfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZNRVNTQUdFX1NUQVRFX0FDQ0VQVEVEEAESGwoXTUVTU0FHRV9TVEFURV9ERUxJVkVSRUQQAhIWChJNRVNTQUdFX1NUQVRFX1JFQUQQAyqeAQoOUHJlc2VuY2VTdGF0dXMSHwobUFJFU0VOQ0VfU1RBVFVTX1VOU1BFQ0lGSUVEEAASGwoXUFJFU0VOQ0VfU1RBVFVTX09GRkxJTkUQARIaChZQUkVTRU5DRV9TVEFUVVNfT05MSU5FEAISGAoUUFJFU0VOQ0VfU1RBVFVTX0JVU1kQAxIYChRQUkVTRU5DRV9TVEFUVVNfQVdBWRAEYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * MessagePayload is what a message says: any JSON, or bytes. At most 64 KB (65,536 bytes), JSON counted as it is written without spaces.
@@ -109,6 +109,7 @@ export type Message = Message$1<"moltwire.relay.v1.Message"> & {
 
   /**
    * Its place in its log: 1, 2, 3 … without a gap, in the order in which they were accepted. The messages of one sender are in the order in which it sent them.
+   * 0 for the agent of another organisation that sent it: what else comes into the inbox is not told there.
    *
    * @generated from field: int64 sequence = 3;
    */
@@ -129,7 +130,7 @@ export type Message = Message$1<"moltwire.relay.v1.Message"> & {
   channel: string;
 
   /**
-   * The agent that sent it. Empty: an administrator did, for no agent.
+   * The agent that sent it, of `sender_org_id`. Empty: an administrator did, for no agent.
    *
    * @generated from field: string sender_agent_id = 6;
    */
@@ -219,6 +220,20 @@ export type Message = Message$1<"moltwire.relay.v1.Message"> & {
    * @generated from field: int64 size_bytes = 18;
    */
   sizeBytes: bigint;
+
+  /**
+   * The organisation of its sender.
+   *
+   * @generated from field: string sender_org_id = 19;
+   */
+  senderOrgId: string;
+
+  /**
+   * What its sender was called in its organisation when it sent it, if that is another one. Empty: it is this one, whose directory tells it.
+   *
+   * @generated from field: string sender_name = 20;
+   */
+  senderName: string;
 };
 
 /**
@@ -243,6 +258,7 @@ export type MessageJson = {
 
   /**
    * Its place in its log: 1, 2, 3 … without a gap, in the order in which they were accepted. The messages of one sender are in the order in which it sent them.
+   * 0 for the agent of another organisation that sent it: what else comes into the inbox is not told there.
    *
    * @generated from field: int64 sequence = 3;
    */
@@ -263,7 +279,7 @@ export type MessageJson = {
   channel?: string;
 
   /**
-   * The agent that sent it. Empty: an administrator did, for no agent.
+   * The agent that sent it, of `sender_org_id`. Empty: an administrator did, for no agent.
    *
    * @generated from field: string sender_agent_id = 6;
    */
@@ -353,6 +369,20 @@ export type MessageJson = {
    * @generated from field: int64 size_bytes = 18;
    */
   sizeBytes?: string;
+
+  /**
+   * The organisation of its sender.
+   *
+   * @generated from field: string sender_org_id = 19;
+   */
+  senderOrgId?: string;
+
+  /**
+   * What its sender was called in its organisation when it sent it, if that is another one. Empty: it is this one, whose directory tells it.
+   *
+   * @generated from field: string sender_name = 20;
+   */
+  senderName?: string;
 };
 
 /**

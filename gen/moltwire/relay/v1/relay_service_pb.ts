@@ -80,7 +80,7 @@ export type SendRequest = Message<"moltwire.relay.v1.SendRequest"> & {
   payload?: MessagePayload | undefined;
 
   /**
-   * The message it answers. It is not looked up.
+   * The message it answers. It is looked up only to an agent of another organisation: see RelayService.
    *
    * @generated from field: string reply_to = 7;
    */
@@ -157,7 +157,7 @@ export type SendRequestJson = {
   payload?: MessagePayloadJson;
 
   /**
-   * The message it answers. It is not looked up.
+   * The message it answers. It is looked up only to an agent of another organisation: see RelayService.
    *
    * @generated from field: string reply_to = 7;
    */
@@ -206,7 +206,7 @@ export type SendResponse = Message<"moltwire.relay.v1.SendResponse"> & {
   messageId: string;
 
   /**
-   * Its place in the inbox or channel.
+   * Its place in the inbox or channel. 0 for an inbox of another organisation.
    *
    * @generated from field: int64 sequence = 2;
    */
@@ -234,7 +234,7 @@ export type SendResponseJson = {
   messageId?: string;
 
   /**
-   * Its place in the inbox or channel.
+   * Its place in the inbox or channel. 0 for an inbox of another organisation.
    *
    * @generated from field: int64 sequence = 2;
    */
@@ -4553,8 +4553,22 @@ export const MessageOrderSchema: GenEnum<MessageOrder, MessageOrderJson> = /*@__
  * without a gap. Reading removes nothing.
  *
  * An agent reads its own inbox, and other agents' if a policy permits `read_messages`; else they get the answer of an agent that does not exist. Whom an agent
- * may write to is `send_message`: by default agents of the two internal tiers write to agents and channels of their own organisation. Other organisations'
- * agents are answered as if they did not exist. Administrators name the agent they act for.
+ * may write to is `send_message`: by default agents of the two internal tiers write to agents and channels of their own organisation. Administrators name the agent
+ * they act for.
+ *
+ * An agent of another organisation can be written to, by an agent, if one of these is so:
+ *  - a grant of its organisation to the sender's is ACTIVE, whose subject it serves (a capability that it was granted, a contract that asks for one of these, the
+ *    namespace that it belongs to) and whose `allowed_tiers` the sender has; the other terms of grants are for work, and limit no messages;
+ *  - the message says by `reply_to` which one it answers: one that the recipient has sent, and that is still in the sender's inbox;
+ *  - its profile says `accept_public_messages`, whoever sees the profile.
+ * Then the policies of both organisations decide on `send_message`: the recipient's let it in unless they forbid it (`context.let_in_by` is "grant", "answer" or
+ * "profile"), and the sender's let agents of the two internal tiers write out. Each organisation keeps its own decision. All other agents of other organisations, and
+ * those that are disabled, are answered as if they did not exist, and so are those whose organisation's policies forbid it. Nobody sees another organisation's
+ * channels or presence.
+ *
+ * The message is in the recipient's inbox, and its organisation's: its limits, its key, its events. What agents of other organisations have sent and is not read takes
+ * at most a tenth of an inbox, 1,000 messages and 64 MiB, and what those of one have sent a fifth of this; beyond, Send is refused. The sender sees the message and
+ * its receipts (GetMessage, ListSent) as it does in its own organisation, but for `sequence`.
  *
  * A log keeps its messages for 30 days, up to 1,000,000 and 2 GiB of them, unless the operator set it otherwise. A full channel lets go of its oldest messages.
  * A full inbox lets go of its oldest messages that are read; while its oldest is not read, Send is refused (or, if the operator chose so, that goes too). What
@@ -4569,7 +4583,8 @@ export const RelayService: GenService<{
    *
    * Errors: NOT_FOUND (no such agent or channel, or none that the caller may know of: one answer for all of these, and nothing is stored), POLICY_DENIED
    * (`send_message`), PAYLOAD_TOO_LARGE (payload over 64 KB or 32 levels, headers over 8 KB), QUOTA_EXCEEDED (the inbox is full of messages that are not read;
-   * metadata: {"resource": "inbox_messages", "limit": "1000000"}).
+   * metadata: {"resource": "inbox_messages", "limit": "1000000"}; or it has as many as it may of other organisations, or of this one:
+   * {"resource": "inbox_messages_of_organization", "limit": "200"}).
    *
    * @generated from rpc moltwire.relay.v1.RelayService.Send
    */
@@ -4672,7 +4687,7 @@ export const RelayService: GenService<{
     output: typeof ConverseResponseSchema;
   },
   /**
-   * ListPresence tells of agents whether they have a conversation open. An agent that does not exist is OFFLINE.
+   * ListPresence tells of agents whether they have a conversation open. An agent that does not exist is OFFLINE, and so is one of another organisation.
    *
    * @generated from rpc moltwire.relay.v1.RelayService.ListPresence
    */
@@ -4802,7 +4817,8 @@ export const RelayService: GenService<{
   /**
    * CreateConsumerGroup makes a group of readers who share a channel's messages. Whoever may read the channel may make one, and pull from it.
    *
-   * Errors: NOT_FOUND, POLICY_DENIED (`read_messages`), ALREADY_EXISTS, CURSOR_EXPIRED (`after_sequence` lies before what is kept), QUOTA_EXCEEDED (100 groups of a channel).
+   * Errors: NOT_FOUND, POLICY_DENIED (`read_messages`), ALREADY_EXISTS, FAILED_PRECONDITION (one of this name is still being deleted), CURSOR_EXPIRED (`after_sequence`
+   * lies before what is kept), QUOTA_EXCEEDED (100 groups of a channel).
    *
    * @generated from rpc moltwire.relay.v1.RelayService.CreateConsumerGroup
    */
@@ -4824,7 +4840,8 @@ export const RelayService: GenService<{
     output: typeof ListConsumerGroupsResponseSchema;
   },
   /**
-   * DeleteConsumerGroup deletes a group with its dead letters, for who made it, the channel's owner and administrators.
+   * DeleteConsumerGroup deletes a group with its dead letters, for who made it, the channel's owner and administrators. Its name is free again when this is
+   * answered; if the server stops before, in a while.
    *
    * Errors: NOT_FOUND.
    *
@@ -4837,9 +4854,11 @@ export const RelayService: GenService<{
   },
   /**
    * PullMessages hands messages to a reader of a group: first those that are to be handed out again, then the next of the channel. Waits for some, if asked to.
-   * Each is with this reader until it acknowledges it, gives it back or its time is over.
+   * Each is with this reader until it acknowledges it, gives it back or its time is over. At most 10,000 messages of a group are with readers or wait to be handed
+   * out again: then the next of the channel stay where they are.
    *
-   * Errors: NOT_FOUND (channel or group), POLICY_DENIED (`read_messages`).
+   * Errors: NOT_FOUND (channel or group), POLICY_DENIED (`read_messages`), QUOTA_EXCEEDED (there is a next one, it has to stay where it is, and nothing is to be
+   * handed out again now; metadata: {"resource": "group_outstanding", "limit": "10000"}).
    *
    * @generated from rpc moltwire.relay.v1.RelayService.PullMessages
    */
@@ -4874,7 +4893,8 @@ export const RelayService: GenService<{
     output: typeof NackMessagesResponseSchema;
   },
   /**
-   * ListDeadMessages lists the dead letters of a channel.
+   * ListDeadMessages lists the dead letters of a channel. Of a group 10,000 are kept; beyond, those of the oldest messages go, which `dead_lost` of the group counts.
+   * A page ends before it comes to more than about 4 MB, so it can be shorter than asked and not the last.
    *
    * Errors: NOT_FOUND, POLICY_DENIED (`read_messages`).
    *
@@ -4888,7 +4908,7 @@ export const RelayService: GenService<{
   /**
    * RedriveMessages hands dead letters of a group out again, their deliveries counted anew: some by their sequences, or all, of which 1,000 at once.
    *
-   * Errors: NOT_FOUND (channel or group), POLICY_DENIED (`read_messages`).
+   * Errors: NOT_FOUND (channel or group), POLICY_DENIED (`read_messages`), QUOTA_EXCEEDED (as many messages of the group are outstanding as may be; see PullMessages).
    *
    * @generated from rpc moltwire.relay.v1.RelayService.RedriveMessages
    */

@@ -1451,7 +1451,8 @@ export const WebhookService: GenService<{
     output: typeof TestWebhookResponseSchema;
   },
   /**
-   * ListDeliveries lists the deliveries of a webhook that are still kept, with every attempt; newest event first.
+   * ListDeliveries lists the deliveries of a webhook that are still kept, with every attempt; newest event first. A page ends before it comes to more than about 4 MB,
+   * so it can be shorter than asked and not the last: the last one has no `next_page_token`.
    *
    * Errors: NOT_FOUND.
    *

@@ -59,25 +59,29 @@ export type Seal = {
   readonly hash: string;
 };
 
-/**
- * Puts rows into the chain; gives how many were not in it yet. In statements of 1, 2, 4, 8… rows: one each would be a round trip each, and each other number of rows
- * another text to prepare.
- */
+/** Puts consecutive rows of the log into the chain; gives how many were not in it yet. */
 export async function putSeals(tx: Tx, orgId: string, seals: readonly Seal[]): Promise<number> {
   let done = 0;
+  if (tx.dialect.name === "sqlite") {
+    // One by one: joined with many rows at once it would read the whole log of the organisation.
+    for (const { xid, seq, number, hash } of seals)
+      done += await tx.run(sql`
+        update audit_event set number = ${number}, hash = ${hash} where org_id = ${orgId} and xid = ${xid} and seq = ${seq} and number is null`);
+    return done;
+  }
+  // In statements of 1, 2, 4, 8… rows: one each would be a round trip each, and each other number of rows another text to prepare.
   for (let from = 0; from < seals.length; ) {
-    const count = 2 ** Math.floor(Math.log2(seals.length - from));
-    const rows = seals
-      .slice(from, from + count)
-      .map(
-        ({ xid, seq, number, hash }) =>
-          sql`(cast(${xid} as bigint), cast(${seq} as bigint), cast(${number} as bigint), cast(${hash} as text))`,
-      );
+    const some = seals.slice(from, from + 2 ** Math.floor(Math.log2(seals.length - from)));
+    const rows = some.map(
+      ({ xid, seq, number, hash }) =>
+        sql`(cast(${xid} as bigint), cast(${seq} as bigint), cast(${number} as bigint), cast(${hash} as text))`,
+    );
     done += await tx.run(sql`
       with seal (xid, seq, number, hash) as (values ${join(rows)})
       update audit_event set number = seal.number, hash = seal.hash from seal
-      where audit_event.org_id = ${orgId} and audit_event.xid = seal.xid and audit_event.seq = seal.seq and audit_event.number is null`);
-    from += count;
+      where audit_event.org_id = ${orgId} and audit_event.xid = seal.xid and audit_event.seq = seal.seq and audit_event.number is null
+        and audit_event.xid between ${some[0]!.xid} and ${some.at(-1)!.xid}`);
+    from += some.length;
   }
   return done;
 }
@@ -117,11 +121,11 @@ export const nextOrganizations = (
   limit: number,
 ): Promise<{ org_id: string; due: number }[]> =>
   db.all(sql`
-    select o.org_id, exists (
-      select 1 from audit_event a where a.org_id = o.org_id and ${settledAfter(db.dialect, seen, inLog)}) as due
-    from (select org_id from organization where org_id > ${after} order by org_id limit ${limit}) o
-      left join audit_head h on h.org_id = o.org_id
-    order by o.org_id`);
+    select one.org_id, exists (
+      select 1 from audit_event a where a.org_id = one.org_id and ${settledAfter(db.dialect, seen, inLog)}) as due
+    from (select org_id from organization where org_id > ${after} order by org_id limit ${limit}) one
+      left join audit_head h on h.org_id = one.org_id
+    order by one.org_id`);
 
 /** When the oldest row was written that no sealer has seen: of each organisation one look into the index. */
 export const oldestUnsealed = async (db: Queryable): Promise<number | undefined> =>

@@ -53,6 +53,7 @@ import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { removeDropped } from "./memory/drop.ts";
 import { expireEntries, logWalk } from "./memory/sweep.ts";
+import { auditMetrics, auditSealer, sealMs } from "./ops/audit-seal.ts";
 import { createContactCourier } from "./ops/contact-courier.ts";
 import { serveContactPage } from "./ops/contact-page.ts";
 import { sweepContacts } from "./ops/contact-store.ts";
@@ -300,6 +301,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, sweepMs, "invites", () => sweepInvites(app)),
     every(app, sweepMs, "contacts", () => sweepContacts(app)),
+    every(app, sealMs, "audit", auditSealer(app, auditMetrics(metrics, app))),
     every(app, checkMs, "self-check", check),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
     every(app, tickMs, "schedules", () => tick(app, scheduling)),

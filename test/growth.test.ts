@@ -52,6 +52,14 @@ import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts"
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
 import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
+import {
+  countUnsealed,
+  findHash,
+  findHead,
+  nextOrganizations,
+  readChain,
+  rowsToSeal,
+} from "../src/ops/audit-chain-store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { dueMail, listContacts } from "../src/ops/contact-store.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
@@ -88,6 +96,7 @@ beforeAll(async () => {
 afterAll(() => world[Symbol.asyncDispose]());
 
 const at = { xid: 0, seq: 400_000 };
+const auditHead = { ...at, org_id: "org_a", number: 400_000, hash: "", seal_ms: 0 };
 const nobody = { state: 0, agentId: "", contractId: "", traceId: "" };
 const noApproval = { state: 0, agentId: "", callerAgentId: "", contractId: "", taskId: "", traceId: "" };
 const anyLetter = {
@@ -155,6 +164,28 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "a page of audit",
     (db) => listAudit(db, org, [0, 400_000], 51),
     /audit_event_log \(org_id=\? AND xid=\? AND seq<\?\)/,
+  ],
+  ["where an audit chain ends", (db) => findHead(db, org), /audit_head USING PRIMARY KEY \(org_id=\?\)/],
+  [
+    "audit rows to chain",
+    (db) => rowsToSeal(db as Tx, auditHead, 256),
+    /audit_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
+  ],
+  [
+    "how many audit rows are to be chained",
+    (db) => countUnsealed(db, auditHead, 10_000),
+    /audit_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
+  ],
+  [
+    "a page of an audit chain",
+    (db) => readChain(db, org, 400_000, 500_000, 250),
+    /audit_event_number \(org_id=\? AND number>\? AND number<\?\)/,
+  ],
+  ["a row of an audit chain", (db) => findHash(db, org, 7), /audit_event_number \(org_id=\? AND number=\?\)/],
+  [
+    "which organisations have audit rows to chain",
+    (db) => nextOrganizations(db, org, 500),
+    /organization USING .*\(org_id>\?\)[\s\S]*audit_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
   ],
   ["a page of tasks", (db) => listTasks(db, org, nobody, ["tsk_z"], 51), /\(org_id=\? AND task_id<\?\)/],
   [

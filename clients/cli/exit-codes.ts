@@ -2,7 +2,7 @@
 export const exitCodes = {
   /** Done. */
   ok: 0,
-  /** The task did not complete, the contract would break, the server is not healthy, or doctor or the demo found a fault. */
+  /** The task did not complete, the contract would break, the server is not healthy, doctor or the demo found a fault, or an audit log is broken. */
   failed: 1,
   /** An argument, an option, a variable or the input is wrong; nothing was sent. */
   usage: 2,
@@ -21,7 +21,7 @@ export const exitCodesHelp = `
 Exit codes:
   0  done
   1  the task did not complete, the contract would break, the server is not healthy,
-     or doctor or the demo found a fault
+     doctor or the demo found a fault, or an audit log is broken
   2  an argument, an option, a variable or the input is wrong; nothing was sent
   3  no Moltwire server answered
   4  the server refused the call

@@ -3,6 +3,7 @@
 import { type Argument, Command, CommanderError } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { agent } from "./agent.ts";
+import { audit } from "./audit.ts";
 import { backup } from "./backup.ts";
 import { billing } from "./billing.ts";
 import { type Noun, withServer } from "./command.ts";
@@ -29,7 +30,7 @@ import { vault } from "./vault.ts";
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
-  "Running it:": [server, demo, status, doctor, vault, ledger, backup, restore],
+  "Running it:": [server, demo, status, doctor, audit, vault, ledger, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

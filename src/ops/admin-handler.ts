@@ -1,28 +1,32 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
-import type { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { AdminService } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
 import type { App } from "../app.ts";
+import { callerOf } from "../rpc/caller.ts";
+import { watched } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { listAudit } from "./audit-store.ts";
+import { orgOf } from "../rpc/scope.ts";
+import { countUnsealed, findHead } from "./audit-chain-store.ts";
+import { exportAudit, toHead } from "./audit-export.ts";
+import { listAudit, toAuditEvent } from "./audit-store.ts";
+
+const mostCounted = 10_000;
 
 export const adminHandler = (app: App): ServiceImpl<typeof AdminService> => ({
   listAuditEvents: query(app, async (req, { db, orgId }) => {
     const read = (after: Parameters<typeof listAudit>[2], limit: number) => listAudit(db, orgId, after, limit);
     const page = await readPage(app.cursors, ["ListAuditEvents", orgId], req, read, (row) => [row.xid, row.seq]);
-    const auditEvents = page.rows.map((row) => ({
-      auditId: row.audit_id,
-      orgId: row.org_id,
-      time: timestampFromMs(row.time_ms),
-      method: row.method,
-      role: row.role as Role,
-      keyId: row.key_id,
-      agentId: row.agent_id,
-      resource: JSON.parse(row.resource) as Record<string, string>,
-      requestSha256: row.request_sha256,
-      traceId: row.trace_id,
-    }));
-    return { auditEvents, nextPageToken: page.nextPageToken };
+    return { auditEvents: page.rows.map(toAuditEvent), nextPageToken: page.nextPageToken };
   }),
+
+  getAuditHead: query(app, async (_req, { db, orgId }) => {
+    const head = await findHead(db, orgId);
+    return { head: toHead(head), unsealed: await countUnsealed(db, head, mostCounted) };
+  }),
+
+  async *exportAuditEvents(req, context) {
+    const db = app.db.query;
+    const orgId = await orgOf(db, callerOf(context), req.orgId);
+    yield* watched(app, context, (signal) => exportAudit(db, orgId, Number(req.afterNumber), signal));
+  },
 });

@@ -216,7 +216,7 @@ export const Kind = {
   CONVERSATION: 4,
 
   /**
-   * A server stream of one whole thing as it was at one instant. It does not resume: begin again.
+   * A server stream of one whole thing as it was at one instant. Unless the method says how to go on after a break: begin again.
    *
    * @generated from enum value: KIND_DOWNLOAD = 5;
    */

@@ -2,23 +2,24 @@
 // @generated from file moltwire/ops/v1/admin_service.proto (package moltwire.ops.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Role, RoleJson } from "../../api/v1/access_pb.ts";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file moltwire/ops/v1/admin_service.proto.
  */
 export const file_moltwire_ops_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIscCCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIm4KFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJlChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIxCgxhdWRpdF9ldmVudHMYASADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyjQEKDEFkbWluU2VydmljZRJ9Cg9MaXN0QXVkaXRFdmVudHMSJy5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBooLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImgKCUF1ZGl0SGVhZBIOCgZvcmdfaWQYASABKAkSDgoGbnVtYmVyGAIgASgDEgwKBGhhc2gYAyABKAkSLQoJc2VhbF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIuChNHZXRBdWRpdEhlYWRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJSChRHZXRBdWRpdEhlYWRSZXNwb25zZRIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIQCgh1bnNlYWxlZBgCIAEoBSJbChhFeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEiYKDGFmdGVyX251bWJlchgCIAEoA0IQukgNIgsY/////////w8oACJ8ChlFeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlEiwKBmV4cG9ydBgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV4cG9ydBIxCgxhdWRpdF9ldmVudHMYAiADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudCJhCgtBdWRpdEV4cG9ydBIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIUCgxhZnRlcl9udW1iZXIYAiABKAMSEgoKYWZ0ZXJfaGFzaBgDIAEoCSJuChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiZQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USMQoMYXVkaXRfZXZlbnRzGAEgAygLMhsubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKlcKCUF1ZGl0S2luZBIaChZBVURJVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVVESVRfS0lORF9DSEFOR0UQARIXChNBVURJVF9LSU5EX0RFQ0lTSU9OEAIyiAMKDEFkbWluU2VydmljZRJ9Cg9MaXN0QXVkaXRFdmVudHMSJy5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBooLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAISdAoMR2V0QXVkaXRIZWFkEiQubW9sdHdpcmUub3BzLnYxLkdldEF1ZGl0SGVhZFJlcXVlc3QaJS5tb2x0d2lyZS5vcHMudjEuR2V0QXVkaXRIZWFkUmVzcG9uc2UiF5ACAZLeGBAIAxIKYXVkaXQ6cmVhZBgCEoIBChFFeHBvcnRBdWRpdEV2ZW50cxIpLm1vbHR3aXJlLm9wcy52MS5FeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QaKi5tb2x0d2lyZS5vcHMudjEuRXhwb3J0QXVkaXRFdmVudHNSZXNwb25zZSIUkt4YEAgDEgphdWRpdDpyZWFkGAUwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
- * AuditEvent is one administrative act.
+ * AuditEvent is one administrative act, or one decision. It can be read as soon as it is done, and is chained to the rows before it soon after, within seconds: then it
+ * gets `number` and `hash`, once.
  *
  * @generated from message moltwire.ops.v1.AuditEvent
  */
@@ -92,10 +93,32 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
    * @generated from field: string trace_id = 10;
    */
   traceId: string;
+
+  /**
+   * Why it was written.
+   *
+   * @generated from field: moltwire.ops.v1.AuditKind kind = 11;
+   */
+  kind: AuditKind;
+
+  /**
+   * Its place in the chain of the organisation, from 1; 0 while it is not chained.
+   *
+   * @generated from field: int64 number = 12;
+   */
+  number: bigint;
+
+  /**
+   * What chains it to all rows before it, see ExportAuditEvents; empty while it is not chained.
+   *
+   * @generated from field: string hash = 13;
+   */
+  hash: string;
 };
 
 /**
- * AuditEvent is one administrative act.
+ * AuditEvent is one administrative act, or one decision. It can be read as soon as it is done, and is chained to the rows before it soon after, within seconds: then it
+ * gets `number` and `hash`, once.
  *
  * @generated from message moltwire.ops.v1.AuditEvent
  */
@@ -169,6 +192,27 @@ export type AuditEventJson = {
    * @generated from field: string trace_id = 10;
    */
   traceId?: string;
+
+  /**
+   * Why it was written.
+   *
+   * @generated from field: moltwire.ops.v1.AuditKind kind = 11;
+   */
+  kind?: AuditKindJson;
+
+  /**
+   * Its place in the chain of the organisation, from 1; 0 while it is not chained.
+   *
+   * @generated from field: int64 number = 12;
+   */
+  number?: string;
+
+  /**
+   * What chains it to all rows before it, see ExportAuditEvents; empty while it is not chained.
+   *
+   * @generated from field: string hash = 13;
+   */
+  hash?: string;
 };
 
 /**
@@ -177,6 +221,330 @@ export type AuditEventJson = {
  */
 export const AuditEventSchema: GenMessage<AuditEvent, {jsonType: AuditEventJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_ops_v1_admin_service, 0);
+
+/**
+ * AuditHead is where the chain of an organisation ends.
+ *
+ * @generated from message moltwire.ops.v1.AuditHead
+ */
+export type AuditHead = Message<"moltwire.ops.v1.AuditHead"> & {
+  /**
+   * The organisation.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * The number of the last row that is chained; 0: none is.
+   *
+   * @generated from field: int64 number = 2;
+   */
+  number: bigint;
+
+  /**
+   * Its hash; 64 times "0" if there is none.
+   *
+   * @generated from field: string hash = 3;
+   */
+  hash: string;
+
+  /**
+   * When it was chained; not set if none is.
+   *
+   * @generated from field: google.protobuf.Timestamp seal_time = 4;
+   */
+  sealTime?: Timestamp | undefined;
+};
+
+/**
+ * AuditHead is where the chain of an organisation ends.
+ *
+ * @generated from message moltwire.ops.v1.AuditHead
+ */
+export type AuditHeadJson = {
+  /**
+   * The organisation.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * The number of the last row that is chained; 0: none is.
+   *
+   * @generated from field: int64 number = 2;
+   */
+  number?: string;
+
+  /**
+   * Its hash; 64 times "0" if there is none.
+   *
+   * @generated from field: string hash = 3;
+   */
+  hash?: string;
+
+  /**
+   * When it was chained; not set if none is.
+   *
+   * @generated from field: google.protobuf.Timestamp seal_time = 4;
+   */
+  sealTime?: TimestampJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.AuditHead.
+ * Use `create(AuditHeadSchema)` to create a new message.
+ */
+export const AuditHeadSchema: GenMessage<AuditHead, {jsonType: AuditHeadJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 1);
+
+/**
+ * GetAuditHeadRequest is the request of GetAuditHead.
+ *
+ * @generated from message moltwire.ops.v1.GetAuditHeadRequest
+ */
+export type GetAuditHeadRequest = Message<"moltwire.ops.v1.GetAuditHeadRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+};
+
+/**
+ * GetAuditHeadRequest is the request of GetAuditHead.
+ *
+ * @generated from message moltwire.ops.v1.GetAuditHeadRequest
+ */
+export type GetAuditHeadRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetAuditHeadRequest.
+ * Use `create(GetAuditHeadRequestSchema)` to create a new message.
+ */
+export const GetAuditHeadRequestSchema: GenMessage<GetAuditHeadRequest, {jsonType: GetAuditHeadRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 2);
+
+/**
+ * GetAuditHeadResponse is the response of GetAuditHead.
+ *
+ * @generated from message moltwire.ops.v1.GetAuditHeadResponse
+ */
+export type GetAuditHeadResponse = Message<"moltwire.ops.v1.GetAuditHeadResponse"> & {
+  /**
+   * Where the chain ends.
+   *
+   * @generated from field: moltwire.ops.v1.AuditHead head = 1;
+   */
+  head?: AuditHead | undefined;
+
+  /**
+   * How many rows are written and not chained yet, counted up to 10,000. They are chained within seconds, oldest first; on PostgreSQL a transaction that stays open holds back
+   * what was written after it began.
+   *
+   * @generated from field: int32 unsealed = 2;
+   */
+  unsealed: number;
+};
+
+/**
+ * GetAuditHeadResponse is the response of GetAuditHead.
+ *
+ * @generated from message moltwire.ops.v1.GetAuditHeadResponse
+ */
+export type GetAuditHeadResponseJson = {
+  /**
+   * Where the chain ends.
+   *
+   * @generated from field: moltwire.ops.v1.AuditHead head = 1;
+   */
+  head?: AuditHeadJson;
+
+  /**
+   * How many rows are written and not chained yet, counted up to 10,000. They are chained within seconds, oldest first; on PostgreSQL a transaction that stays open holds back
+   * what was written after it began.
+   *
+   * @generated from field: int32 unsealed = 2;
+   */
+  unsealed?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetAuditHeadResponse.
+ * Use `create(GetAuditHeadResponseSchema)` to create a new message.
+ */
+export const GetAuditHeadResponseSchema: GenMessage<GetAuditHeadResponse, {jsonType: GetAuditHeadResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 3);
+
+/**
+ * ExportAuditEventsRequest is the request of ExportAuditEvents.
+ *
+ * @generated from message moltwire.ops.v1.ExportAuditEventsRequest
+ */
+export type ExportAuditEventsRequest = Message<"moltwire.ops.v1.ExportAuditEventsRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * Only rows with a higher number: that of the last row that is there already. Default: all.
+   *
+   * @generated from field: int64 after_number = 2;
+   */
+  afterNumber: bigint;
+};
+
+/**
+ * ExportAuditEventsRequest is the request of ExportAuditEvents.
+ *
+ * @generated from message moltwire.ops.v1.ExportAuditEventsRequest
+ */
+export type ExportAuditEventsRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * Only rows with a higher number: that of the last row that is there already. Default: all.
+   *
+   * @generated from field: int64 after_number = 2;
+   */
+  afterNumber?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.ExportAuditEventsRequest.
+ * Use `create(ExportAuditEventsRequestSchema)` to create a new message.
+ */
+export const ExportAuditEventsRequestSchema: GenMessage<ExportAuditEventsRequest, {jsonType: ExportAuditEventsRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 4);
+
+/**
+ * ExportAuditEventsResponse is a message of ExportAuditEvents.
+ *
+ * @generated from message moltwire.ops.v1.ExportAuditEventsResponse
+ */
+export type ExportAuditEventsResponse = Message<"moltwire.ops.v1.ExportAuditEventsResponse"> & {
+  /**
+   * What the export will hold. In the first message only.
+   *
+   * @generated from field: moltwire.ops.v1.AuditExport export = 1;
+   */
+  export?: AuditExport | undefined;
+
+  /**
+   * The next rows, oldest first. None in the first message.
+   *
+   * @generated from field: repeated moltwire.ops.v1.AuditEvent audit_events = 2;
+   */
+  auditEvents: AuditEvent[];
+};
+
+/**
+ * ExportAuditEventsResponse is a message of ExportAuditEvents.
+ *
+ * @generated from message moltwire.ops.v1.ExportAuditEventsResponse
+ */
+export type ExportAuditEventsResponseJson = {
+  /**
+   * What the export will hold. In the first message only.
+   *
+   * @generated from field: moltwire.ops.v1.AuditExport export = 1;
+   */
+  export?: AuditExportJson;
+
+  /**
+   * The next rows, oldest first. None in the first message.
+   *
+   * @generated from field: repeated moltwire.ops.v1.AuditEvent audit_events = 2;
+   */
+  auditEvents?: AuditEventJson[];
+};
+
+/**
+ * Describes the message moltwire.ops.v1.ExportAuditEventsResponse.
+ * Use `create(ExportAuditEventsResponseSchema)` to create a new message.
+ */
+export const ExportAuditEventsResponseSchema: GenMessage<ExportAuditEventsResponse, {jsonType: ExportAuditEventsResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 5);
+
+/**
+ * AuditExport is what an export holds.
+ *
+ * @generated from message moltwire.ops.v1.AuditExport
+ */
+export type AuditExport = Message<"moltwire.ops.v1.AuditExport"> & {
+  /**
+   * Where it ends.
+   *
+   * @generated from field: moltwire.ops.v1.AuditHead head = 1;
+   */
+  head?: AuditHead | undefined;
+
+  /**
+   * After which row it begins; 0: with the first.
+   *
+   * @generated from field: int64 after_number = 2;
+   */
+  afterNumber: bigint;
+
+  /**
+   * The hash of that row; 64 times "0" if there is none.
+   *
+   * @generated from field: string after_hash = 3;
+   */
+  afterHash: string;
+};
+
+/**
+ * AuditExport is what an export holds.
+ *
+ * @generated from message moltwire.ops.v1.AuditExport
+ */
+export type AuditExportJson = {
+  /**
+   * Where it ends.
+   *
+   * @generated from field: moltwire.ops.v1.AuditHead head = 1;
+   */
+  head?: AuditHeadJson;
+
+  /**
+   * After which row it begins; 0: with the first.
+   *
+   * @generated from field: int64 after_number = 2;
+   */
+  afterNumber?: string;
+
+  /**
+   * The hash of that row; 64 times "0" if there is none.
+   *
+   * @generated from field: string after_hash = 3;
+   */
+  afterHash?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.AuditExport.
+ * Use `create(AuditExportSchema)` to create a new message.
+ */
+export const AuditExportSchema: GenMessage<AuditExport, {jsonType: AuditExportJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 6);
 
 /**
  * ListAuditEventsRequest is the request of ListAuditEvents.
@@ -239,7 +607,7 @@ export type ListAuditEventsRequestJson = {
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest, {jsonType: ListAuditEventsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 1);
+  messageDesc(file_moltwire_ops_v1_admin_service, 7);
 
 /**
  * ListAuditEventsResponse is the response of ListAuditEvents.
@@ -288,7 +656,55 @@ export type ListAuditEventsResponseJson = {
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse, {jsonType: ListAuditEventsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 2);
+  messageDesc(file_moltwire_ops_v1_admin_service, 8);
+
+/**
+ * AuditKind is why a row was written.
+ *
+ * @generated from enum moltwire.ops.v1.AuditKind
+ */
+export const AuditKind = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: AUDIT_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * An administrative change that was made.
+   *
+   * @generated from enum value: AUDIT_KIND_CHANGE = 1;
+   */
+  CHANGE: 1,
+
+  /**
+   * A decision on something that would cross from one organisation to another; each of the two has a row of its own.
+   *
+   * @generated from enum value: AUDIT_KIND_DECISION = 2;
+   */
+  DECISION: 2,
+} as const;
+
+/**
+ * AuditKind is why a row was written.
+ *
+ * @generated from enum moltwire.ops.v1.AuditKind
+ */
+export type AuditKind = (typeof AuditKind)[keyof typeof AuditKind] | UnknownEnum;
+
+/**
+ * AuditKind is why a row was written.
+ *
+ * @generated from enum moltwire.ops.v1.AuditKind
+ */
+export type AuditKindJson = "AUDIT_KIND_UNSPECIFIED" | "AUDIT_KIND_CHANGE" | "AUDIT_KIND_DECISION";
+
+/**
+ * Describes the enum moltwire.ops.v1.AuditKind.
+ */
+export const AuditKindSchema: GenEnum<AuditKind, AuditKindJson> = /*@__PURE__*/
+  enumDesc(file_moltwire_ops_v1_admin_service, 0);
 
 /**
  * AdminService is for those who answer for an organisation or the server.
@@ -305,6 +721,53 @@ export const AdminService: GenService<{
     methodKind: "unary";
     input: typeof ListAuditEventsRequestSchema;
     output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * GetAuditHead tells how far the log of an organisation is chained. Note `number` and `hash` where nobody can change them who can change the server's database: an
+   * export that holds them is the log as it was then, and nobody can have changed, removed or added a row up to there.
+   *
+   * @generated from rpc moltwire.ops.v1.AdminService.GetAuditHead
+   */
+  getAuditHead: {
+    methodKind: "unary";
+    input: typeof GetAuditHeadRequestSchema;
+    output: typeof GetAuditHeadResponseSchema;
+  },
+  /**
+   * ExportAuditEvents streams the chained rows of an organisation's log, oldest first and without a gap, up to the head as it is when the stream begins, and ends. Rows are
+   * never changed once they are chained: a stream that broke goes on with `after_number`, and a later export with the last number of the one before.
+   *
+   * The first message tells the head; each other one holds at most 250 rows. With all of that the hashes can be computed again:
+   *
+   * The hash of a row is the SHA-256, in 64 lower-case hexadecimal digits, of its text in UTF-8. The text is canonical JSON (RFC 8785: names sorted, no blanks) of an object
+   * with exactly these members:
+   *
+   *     agent_id        string   as in AuditEvent
+   *     audit_id        string
+   *     format          string   "moltwire-audit/1"
+   *     key_id          string
+   *     kind            number   of AuditKind
+   *     method          string
+   *     number          number   1 for the first row of the organisation, then one more each
+   *     org_id          string
+   *     previous        string   the hash of the row before; of the first row 64 times "0"
+   *     request_sha256  string
+   *     resource        object   of strings, as in AuditEvent
+   *     role            number   of Role
+   *     time_ms         number   milliseconds since 1970
+   *     trace_id        string
+   *
+   * `moltwire audit export` writes such texts into a file, and `moltwire audit verify` checks it without a server. What this proves, and what it does not, stands in
+   * src/ops/AUDIT.md.
+   *
+   * Errors: INVALID_REQUEST (`after_number` lies behind the head), DATA_NOT_AUTHENTIC (somebody removed the row it names from the database), SHUTTING_DOWN.
+   *
+   * @generated from rpc moltwire.ops.v1.AdminService.ExportAuditEvents
+   */
+  exportAuditEvents: {
+    methodKind: "server_streaming";
+    input: typeof ExportAuditEventsRequestSchema;
+    output: typeof ExportAuditEventsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_moltwire_ops_v1_admin_service, 0);

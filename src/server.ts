@@ -368,14 +368,14 @@ type Tls = { readonly files: TlsFiles; readonly current: Credentials };
 
 /** The port, over TLS if there is a certificate, and what keeps that up to date. */
 function openPort(
-  { clock, log }: App,
+  { clock, config, log }: App,
   limits: Partial<ListenLimits> | undefined,
   tls: Tls | undefined,
 ): { port: Port; certificates?: Reloading } {
   if (!tls) return { port: cleartextServer(limits) };
   const onRefused = (error: Error, client: string | undefined) =>
     log.debug({ err: error, client }, "a TLS handshake failed");
-  const clientCertificates = tls.files.clientCa !== undefined;
+  const clientCertificates = tls.files.clientCa !== undefined && config.tlsClientAuth;
   const port = tlsServer({ context: tls.current.context, clientCertificates, onRefused }, limits);
   return { port, certificates: keepCertificates({ ...tls, use: ({ context }) => port.use(context), clock, log }) };
 }

@@ -415,6 +415,8 @@ export const helpText = (): string =>
       ([name, { flag, form, help, fallback }]) =>
         `  --${`${flag} ${form}`.padEnd(22)} ${name.padEnd(24)} ${help}${fallback ? ` (${fallback})` : ""}`,
     ),
+    "",
+    "--json tells where it listens, and at the very first start the operator key, as a line of JSON.",
   ].join("\n");
 
 function readFlags(args: readonly string[]): Record<string, string | undefined> {

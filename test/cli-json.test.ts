@@ -131,27 +131,29 @@ describe("--json", () => {
     ]);
   });
 
-  test("lets a demo tell each step, and at the end what held", async () => {
-    const { code, stdout } = await alone.start(["--json", "demo", "--scenario", "policy"], {}, [main], maxDemoMs).ended;
-    const lines = parseAll(stdout) as Record<string, unknown>[];
-    expect(code).toBe(0);
-    expect(lines.map(({ step }) => step)).toEqual(expect.arrayContaining(["server", "organisation", "2 policy"]));
-    for (const line of lines.slice(0, -1))
-      expect(line).toEqual({
-        step: expect.any(String),
-        state: "ok",
-        tookMs: expect.any(Number),
-        proof: expect.any(String),
-      });
-    expect(lines.at(-1)).toMatchObject(
-      {
+  test(
+    "lets a demo tell each step, and at the end what held",
+    async () => {
+      const { code, stdout } = await alone.start(["--json", "demo", "--scenario", "policy"], {}, [main], maxDemoMs)
+        .ended;
+      const lines = parseAll(stdout) as Record<string, unknown>[];
+      expect(code).toBe(0);
+      expect(lines.map(({ step }) => step)).toEqual(expect.arrayContaining(["server", "organisation", "2 policy"]));
+      for (const line of lines.slice(0, -1))
+        expect(line).toEqual({
+          step: expect.any(String),
+          state: "ok",
+          tookMs: expect.any(Number),
+          proof: expect.any(String),
+        });
+      expect(lines.at(-1)).toMatchObject({
         scenarios: 1,
         failed: 0,
         traceIds: [expect.stringMatching(/^[0-9a-f]{32}$/)],
-      },
-      maxDemoMs,
-    );
-  });
+      });
+    },
+    maxDemoMs,
+  );
 
   test.each([
     ["an option that there is not", ["task", "list", "--nothing"], 2, "USAGE"],

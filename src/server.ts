@@ -2,7 +2,7 @@
 import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { createContextValues } from "@connectrpc/connect";
+import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
@@ -106,6 +106,13 @@ export type ServerOptions = Partial<Config> & {
   readonly resolve?: Resolve;
   /** Limits of the port, for tests. */
   readonly limits?: Partial<ListenLimits>;
+  /**
+   * More services on the same port, behind the same gate, limits and interceptors. A method that declares no `(moltwire.api.v1.access)` is refused to
+   * everybody.
+   */
+  readonly routes?: (router: ConnectRouter) => void;
+  /** The largest message taken, for tests. Default 4 MiB. */
+  readonly readMaxBytes?: number;
   /** How long a server that is gone keeps its tasks from the other replicas; each beats three times as often. Default 15 s. */
   readonly leaseMs?: number;
   /** How long the stop waits for tasks under way. Default 10 s. */
@@ -154,6 +161,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ids = randomIds(),
     limits,
     resolve,
+    routes: moreRoutes,
+    readMaxBytes = 4 * mib,
     drainMs = defaultDrainMs,
     leaseMs = defaultLeaseMs,
     onFatal,
@@ -258,6 +267,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       served.mount(router);
       healthRoutes(health)(router);
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
+      moreRoutes?.(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
     gate: gate(app, served.unbuilt),
@@ -267,7 +277,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       validateInterceptor(),
       itemsInterceptor(app.limiters),
     ],
-    readMaxBytes: 4 * mib,
+    readMaxBytes,
     writeMaxBytes: 16 * mib,
     shutdownSignal: stopping.signal,
     onFailure: ({ error, method }) =>

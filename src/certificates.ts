@@ -29,7 +29,11 @@ const maxSettleMs = 5_000;
 const soonMs = 14 * 86_400_000;
 
 /** The files the settings name, or undefined when the port is to be cleartext. Throws {@link ConfigError} for half a pair. */
-export function tlsFiles({ tlsCert, tlsKey, tlsClientCa }: Config): TlsFiles | undefined {
+export function tlsFiles({ tlsCert, tlsKey, tlsClientCa, tlsClientAuth }: Config): TlsFiles | undefined {
+  if (tlsClientAuth === "request" && tlsClientCa === undefined)
+    throw new ConfigError(
+      "MOLTWIRE_TLS_CLIENT_AUTH (--tls-client-auth): request means nothing without MOLTWIRE_TLS_CLIENT_CA; set the authorities.",
+    );
   if (tlsCert !== undefined && tlsKey !== undefined) return { cert: tlsCert, key: tlsKey, clientCa: tlsClientCa };
   if (tlsCert !== undefined)
     throw new ConfigError(

@@ -38,6 +38,8 @@ export type Config = {
   readonly tlsKey: string | undefined;
   /** PEM file of the authorities one of which clients need a certificate of. */
   readonly tlsClientCa: string | undefined;
+  /** Whether they need one, or are asked for one. */
+  readonly tlsClientAuth: ClientAuth;
   /** Whose scripts may call from a browser. */
   readonly corsOrigins: readonly string[];
   /** Whose `x-forwarded-for` is believed. */
@@ -71,6 +73,11 @@ export type Config = {
 
 /** The message is refused, or the oldest goes. */
 export type FullInbox = "refuse" | "drop-oldest";
+
+const clientAuths = ["require", "request"] as const;
+
+/** Every client needs a certificate; it is asked for one and let in without. */
+export type ClientAuth = (typeof clientAuths)[number];
 
 const registrations = ["closed", "invite", "open", "open-own-org"] as const;
 
@@ -210,6 +217,13 @@ export const settings = {
     help: "PEM authorities: every client needs a certificate of one of them, besides its key",
     fallback: undefined,
     parse: text,
+  },
+  MOLTWIRE_TLS_CLIENT_AUTH: {
+    flag: "tls-client-auth",
+    form: "HOW",
+    help: "require: a connection without such a certificate is closed; request: it is let in, one with another's is not",
+    fallback: "require",
+    parse: oneOf(clientAuths),
   },
   MOLTWIRE_CORS_ORIGINS: {
     flag: "cors-origins",
@@ -398,6 +412,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),
     tlsClientCa: value("MOLTWIRE_TLS_CLIENT_CA"),
+    tlsClientAuth: value("MOLTWIRE_TLS_CLIENT_AUTH")!,
     corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
     trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
     memoryMaxKeys: value("MOLTWIRE_MEMORY_MAX_KEYS")!,
@@ -432,6 +447,8 @@ export const helpText = (): string =>
       ([name, { flag, form, help, fallback }]) =>
         `  --${`${flag} ${form}`.padEnd(22)} ${name.padEnd(24)} ${help}${fallback ? ` (${fallback})` : ""}`,
     ),
+    "",
+    "--json tells where it listens, and at the very first start the operator key, as a line of JSON.",
   ].join("\n");
 
 function readFlags(args: readonly string[]): Record<string, string | undefined> {

@@ -4,21 +4,24 @@ import { ConfigError, helpText, readConfig } from "./config.ts";
 import { welcome } from "./ops/welcome.ts";
 import { createServer } from "./server.ts";
 
+/** Instead of the welcome, a line of JSON. */
+const jsonFlag = "--json";
 const hurry = "stopping; once more to stop at once";
 
 async function main(args: readonly string[]): Promise<void> {
   if (args.includes("--help")) return console.log(helpText());
-  const config = readConfig(args, process.env);
+  const config = readConfig(
+    args.filter((arg) => arg !== jsonFlag),
+    process.env,
+  );
   const server = await createServer(config);
   const url = await server.listen();
+  const { operatorKey, certificate } = server;
+  const { encrypts } = server.app.vault;
   console.log(
-    welcome({
-      url,
-      config,
-      operatorKey: server.operatorKey,
-      encrypts: server.app.vault.encrypts,
-      certificate: server.certificate,
-    }),
+    args.includes(jsonFlag)
+      ? JSON.stringify({ url, encrypts, ...(operatorKey && { operatorKey }) })
+      : welcome({ url, config, operatorKey, encrypts, certificate }),
   );
   console.error(`listening on ${url}`);
   let stopping = false;

@@ -14,14 +14,15 @@ Makes a database of a backup, for a server to start on. Checks the whole file be
 
   --data FOLDER         MOLTWIRE_DATA          folder of the data, without a database yet (./.moltwire)
   --database-url URL    MOLTWIRE_DATABASE_URL  an empty PostgreSQL database instead of SQLite
-  --replace             put a database that is in the folder aside, as moltwire.db.before-TIME`;
+  --replace             put a database that is in the folder aside, as moltwire.db.before-TIME
+  --json                print JSON, for programs`;
 
 /** A wrong argument, file or target; what is wrong with the file or the disk while restoring is not among them. */
 const exitWrong = 2;
 const exitFault = 5;
 
 async function main(args: readonly string[]): Promise<void> {
-  const { file, replace, flags } = readArguments(args);
+  const { file, replace, json, flags } = readArguments(args);
   if (file === undefined) return console.log(usage);
   const config = readConfig(flags, process.env);
   const backup = check(file);
@@ -47,30 +48,44 @@ async function main(args: readonly string[]): Promise<void> {
   } catch (error) {
     throw error instanceof BadBackupError ? named(file, error) : error;
   }
-  const { head, rows } = backup;
-  console.log(
-    `restored  ${rows} rows of ${new Date(head.timeMs).toISOString()}, from ${head.engine}, Moltwire ${head.server}, schema ${head.schema}`,
-  );
-  console.log(`into      ${databaseUrl ? "the PostgreSQL database" : data}`);
-  if (kept) console.log(`kept      the database that was there, as ${join(data, kept)}`);
-  console.log(
+  const into = databaseUrl ? "the PostgreSQL database" : data;
+  const restored: Restored = { backup, into, kept: kept && join(data, kept) };
+  console.log(json ? toJson(restored) : toText(restored));
+}
+
+type Restored = { readonly backup: CheckedBackup; readonly into: string; readonly kept: string | undefined };
+
+function toText({ backup: { head, rows }, into, kept }: Restored): string {
+  const time = new Date(head.timeMs).toISOString();
+  return [
+    `restored  ${rows} rows of ${time}, from ${head.engine}, Moltwire ${head.server}, schema ${head.schema}`,
+    `into      ${into}`,
+    ...(kept ? [`kept      the database that was there, as ${kept}`] : []),
     "Page tokens, cursors and lease tokens of tasks of before are refused from now on; leases of jobs and messages run",
-  );
-  console.log("on until they end. Start the server on it.");
+    "on until they end. Start the server on it.",
+  ].join("\n");
+}
+
+/** With the words of BackupManifest. */
+function toJson({ backup: { head, rows }, into, kept }: Restored): string {
+  const { engine, server: serverVersion, schema: schemaVersion } = head;
+  const time = new Date(head.timeMs).toISOString();
+  return JSON.stringify({ rows, time, engine, serverVersion, schemaVersion, into, kept }, undefined, 2);
 }
 
 function readArguments(args: readonly string[]) {
-  if (args.includes("--help")) return { file: undefined, replace: false, flags: [] };
+  if (args.includes("--help")) return { file: undefined, replace: false, json: false, flags: [] };
   try {
     const string = { type: "string" as const };
-    const options = { data: string, "database-url": string, replace: { type: "boolean" as const, default: false } };
+    const boolean = { type: "boolean" as const, default: false };
+    const options = { data: string, "database-url": string, replace: boolean, json: boolean };
     const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
     const [file] = positionals;
     if (file === undefined || positionals.length > 1) throw new Error("Name one file: moltwire restore FILE");
     const flags = (["data", "database-url"] as const).flatMap((name) =>
       values[name] === undefined ? [] : [`--${name}=${values[name]}`],
     );
-    return { file, replace: values.replace, flags };
+    return { file, replace: values.replace, json: values.json, flags };
   } catch (error) {
     throw new RestoreError(`${(error as Error).message}; see --help`, { cause: error });
   }
@@ -90,6 +105,8 @@ const named = (file: string, error: BadBackupError) =>
 
 main(process.argv.slice(2)).catch((error: unknown) => {
   const isWrong = error instanceof RestoreError || error instanceof ConfigError;
-  console.error(`moltwire: ${error instanceof Error ? error.message : String(error)}`);
+  const message = error instanceof Error ? error.message : String(error);
+  const problem = { error: { reason: isWrong ? "USAGE" : "FAULT", message } };
+  console.error(process.argv.includes("--json") ? JSON.stringify(problem, undefined, 2) : `moltwire: ${message}`);
   process.exitCode = isWrong ? exitWrong : exitFault;
 });

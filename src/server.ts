@@ -2,7 +2,7 @@
 import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { createContextValues } from "@connectrpc/connect";
+import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { type FastifyError, fastify } from "fastify";
 import { type Logger, pino } from "pino";
@@ -112,6 +112,13 @@ export type ServerOptions = Partial<Config> & {
   readonly resolve?: Resolve;
   /** Limits of the port, for tests. */
   readonly limits?: Partial<ListenLimits>;
+  /**
+   * More services on the same port, behind the same gate, limits and interceptors. A method that declares no `(moltwire.api.v1.access)` is refused to
+   * everybody.
+   */
+  readonly routes?: (router: ConnectRouter) => void;
+  /** The largest message taken, for tests. Default 4 MiB. */
+  readonly readMaxBytes?: number;
   /** How long a server that is gone keeps its tasks from the other replicas; each beats three times as often. Default 15 s. */
   readonly leaseMs?: number;
   /** How long the stop waits for tasks under way. Default 10 s. */
@@ -161,6 +168,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ids = randomIds(),
     limits,
     resolve,
+    routes: moreRoutes,
+    readMaxBytes = 4 * mib,
     drainMs = defaultDrainMs,
     leaseMs = defaultLeaseMs,
     onFatal,
@@ -267,6 +276,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       served.mount(router);
       healthRoutes(health)(router);
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
+      moreRoutes?.(router);
     },
     contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
     gate: gate(app, served.unbuilt),
@@ -276,7 +286,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       validateInterceptor(),
       itemsInterceptor(app.limiters),
     ],
-    readMaxBytes: 4 * mib,
+    readMaxBytes,
     writeMaxBytes: largestAnswerBytes,
     shutdownSignal: stopping.signal,
     onFailure: ({ error, method }) =>
@@ -385,14 +395,14 @@ type Tls = { readonly files: TlsFiles; readonly current: Credentials };
 
 /** The port, over TLS if there is a certificate, and what keeps that up to date. */
 function openPort(
-  { clock, log }: App,
+  { clock, config, log }: App,
   limits: Partial<ListenLimits> | undefined,
   tls: Tls | undefined,
 ): { port: Port; certificates?: Reloading } {
   if (!tls) return { port: cleartextServer(limits) };
   const onRefused = (error: Error, client: string | undefined) =>
     log.debug({ err: error, client }, "a TLS handshake failed");
-  const clientCertificates = tls.files.clientCa !== undefined;
+  const clientCertificates = tls.files.clientCa !== undefined && config.tlsClientAuth;
   const port = tlsServer({ context: tls.current.context, clientCertificates, onRefused }, limits);
   return { port, certificates: keepCertificates({ ...tls, use: ({ context }) => port.use(context), clock, log }) };
 }

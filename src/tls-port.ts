@@ -2,6 +2,7 @@
 
 import type { Socket } from "node:net";
 import tls, { type SecureContextOptions, type TlsOptions } from "node:tls";
+import type { ClientAuth } from "./config.ts";
 import { defaultListenLimits, type ListenLimits, openPort, type Port, sniff } from "./listen.ts";
 
 /** A port that speaks TLS only, and can be given other certificates while it is open. */
@@ -13,8 +14,8 @@ export type TlsPort = Port & {
 /** What a TLS port shows, and whom it lets in. */
 export type TlsPortOptions = {
   readonly context: SecureContextOptions;
-  /** Whether a client needs a certificate of the context's `ca`. */
-  readonly clientCertificates: boolean;
+  /** Whether a client needs a certificate of the context's `ca`, or is asked for one and let in without; one of others is refused in both cases. */
+  readonly clientCertificates: ClientAuth | false;
   /** Told why a handshake failed. */
   readonly onRefused?: (error: Error, address: string | undefined) => void;
 };
@@ -29,8 +30,8 @@ export function tlsServer(options: TlsPortOptions, given: Partial<ListenLimits> 
     const server = tls.createServer({
       ...tlsSettings(context),
       ALPNProtocols: ["h2", "http/1.1"],
-      requestCert: options.clientCertificates,
-      rejectUnauthorized: options.clientCertificates,
+      requestCert: options.clientCertificates !== false,
+      rejectUnauthorized: options.clientCertificates === "require",
       handshakeTimeout: limits.firstBytesTimeoutMs,
     });
     servers.add(server);
@@ -41,6 +42,11 @@ export function tlsServer(options: TlsPortOptions, given: Partial<ListenLimits> 
     server.on("secureConnection", (socket) => {
       const connection = handshakes.get(peerOf(socket));
       handshakes.delete(peerOf(socket));
+      if (options.clientCertificates === "request" && !socket.authorized && showsCertificate(socket)) {
+        options.onRefused?.(new Error(`its certificate: ${socket.authorizationError}`), socket.remoteAddress);
+        socket.destroy();
+        return;
+      }
       undecided.add(socket);
       socket.once("close", () => undecided.delete(socket));
       // ALPN has decided; only a client that says nothing is still to be found out.
@@ -73,4 +79,5 @@ export function tlsServer(options: TlsPortOptions, given: Partial<ListenLimits> 
 }
 
 const tlsSettings = (context: SecureContextOptions): TlsOptions => ({ ...context, minVersion: "TLSv1.2" });
+const showsCertificate = (socket: tls.TLSSocket): boolean => Object.keys(socket.getPeerCertificate()).length > 0;
 const peerOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;

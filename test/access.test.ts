@@ -4,7 +4,7 @@ import { connect as connectTcp } from "node:net";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { getOption, hasOption } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency, timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type ConnectRouter, createClient, type Transport } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { Health } from "../gen/grpc/health/v1/health_pb.ts";
@@ -15,6 +15,7 @@ import { newKeyText } from "../src/federation/key-text.ts";
 import { randomIds } from "../src/ids.ts";
 import { roleName } from "../src/rpc/access.ts";
 import { services } from "../src/services.ts";
+import { ConformanceService } from "./conformance/gen/connectrpc/conformance/v1/service_pb.ts";
 import { dialects, fakeClock, type Protocol, start, transport, type World } from "./harness.ts";
 import { minimalRequest } from "./rpc-fixtures/requests.ts";
 
@@ -230,6 +231,15 @@ describe.each(dialects)("%s", (dialect) => {
       }
     },
   );
+
+  test("a service that a program adds to its server is behind the same gate: what declares no access is nobody's", async () => {
+    const routes = (router: ConnectRouter) => void router.service(ConformanceService, { unary: () => ({}) });
+    await using other = await start("sqlite", { routes });
+    const { unary } = ConformanceService.method;
+    const name = `${ConformanceService.typeName}/${unary.name}`;
+    expect(await verdict(transport(other.url, other.operatorKey, "grpc"), name, unary)).toBe("ROLE_REQUIRED");
+    expect(await verdict(transport(other.url, undefined, "grpc"), name, unary)).toBe("KEY_MISSING");
+  });
 
   test("a key is taken from x-api-key too, and authorization goes before it", async () => {
     const list = (headers: Record<string, string>) =>

@@ -84,6 +84,8 @@ describe("moltwire key", () => {
     await world.as(secret).bus.listTasks({});
     const revoked = await moltwire(["key", "revoke", apiKey!.keyId, "--org", orgId]);
     expect(revoked.stdout).toMatch(new RegExp(`^${apiKey!.keyId}  revoked\n`));
+    const got = await moltwire(["key", "get", apiKey!.keyId, "--org", orgId]);
+    expect([got.code, got.stdout]).toEqual([0, revoked.stdout]);
     const { stdout } = await moltwire(["key", "list", "--org", orgId]);
     expect(stdout).toMatch(/^KEY {35}STATE {4}ROLE +AGE +USED +NAME\n/);
     expect(stdout).toMatch(new RegExp(`^${apiKey!.keyId}  revoked  org .* aging$`, "m"));

@@ -20,12 +20,17 @@ export function commandsIn(folder: string, operatorKey: string) {
   const running = new Set<ChildProcess>();
 
   /** A started command with what it has said so far. */
-  function start(args: readonly string[], env: NodeJS.ProcessEnv = {}, program: readonly string[] = [main]) {
+  function start(
+    args: readonly string[],
+    env: NodeJS.ProcessEnv = {},
+    program: readonly string[] = [main],
+    maxMs = program[0] === main ? maxCommandMs : maxServerMs,
+  ) {
     const child = spawn(node, [...program, ...args], {
       cwd: folder,
       env: { ...cleanEnv(), ...env },
       stdio: ["pipe", "pipe", "pipe"],
-      timeout: program[0] === main ? maxCommandMs : maxServerMs,
+      timeout: maxMs,
       killSignal: "SIGKILL",
     });
     running.add(child);

@@ -3,18 +3,24 @@ import { once } from "node:events";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { json } from "node:stream/consumers";
-import { create } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { create, createFileRegistry, type DescService, type MessageInitShape } from "@bufbuild/protobuf";
+import {
+  durationFromMs,
+  FileDescriptorProtoSchema,
+  FileDescriptorSetSchema,
+  timestampFromMs,
+} from "@bufbuild/protobuf/wkt";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { connectClients } from "../clients/cli/connect.ts";
+import { checkDataFolder, checkNode } from "../clients/cli/doctor-local.ts";
 import { waitMs } from "../clients/cli/follow.ts";
-import { renderTree } from "../clients/cli/trace-tree.ts";
+import { growingTree, renderTree } from "../clients/cli/trace-tree.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { AgentService } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
@@ -23,8 +29,9 @@ import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind, TraceEventSchema } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
-import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
+import { type GetStatusResponseSchema, StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { reflectionRoutes } from "../src/rpc/reflection.ts";
+import { services } from "../src/services.ts";
 import { commandsIn, freePort } from "./cli-process.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-test-"));
@@ -411,6 +418,37 @@ describe("trace", () => {
     expect(waitMs(0, 0)).toBe(125);
   });
 
+  test("a tail puts each step as far in as its task lies under others, whatever traces come at once", () => {
+    const event = (trace: string, spanId: string, parentSpanId: string, ms: number, kind: TraceEventKind) =>
+      create(TraceEventSchema, {
+        ...{ traceId: trace.repeat(32), spanId, parentSpanId, kind, contractId: spanId, message: "said" },
+        time: timestampFromMs(ms),
+        ...(kind === TraceEventKind.COMPLETED && { duration: durationFromMs(25) }),
+      });
+    const { SUBMITTED, FAILED, COMPLETED } = TraceEventKind;
+    const draw = growingTree();
+    const events = [
+      event("1", "outer", "the caller's own", 0, SUBMITTED),
+      event("1", "inner", "outer", 5, SUBMITTED),
+      event("2", "other", "", 6, SUBMITTED),
+      event("1", "within", "inner", 7, SUBMITTED),
+      event("1", "within", "inner", 8, FAILED),
+      event("1", "inner", "outer", 30, COMPLETED),
+      event("2", "inner", "outer", 31, COMPLETED),
+      event("1", "outer", "the caller's own", 40, COMPLETED),
+    ];
+    expect(events.map((each) => draw(each, 80))).toEqual([
+      "00:00:00.000  11111111  SUBMITTED             outer  said",
+      "00:00:00.005  11111111  ├─ SUBMITTED          inner  said",
+      "00:00:00.006  22222222  SUBMITTED             other  said",
+      "00:00:00.007  11111111  │  ├─ SUBMITTED       within  said",
+      "00:00:00.008  11111111  │  │  FAILED          within  said",
+      "00:00:00.030  11111111  │  COMPLETED          inner  said (25 ms)",
+      "00:00:00.031  22222222  COMPLETED             inner  said (25 ms)",
+      "00:00:00.040  11111111  COMPLETED             outer  said (25 ms)",
+    ]);
+  });
+
   test("the tree puts tasks under the tasks they came from, and draws every one even of a trace without a beginning", () => {
     const event = (spanId: string, parentSpanId: string, ms: number, kind: TraceEventKind, contractId: string) =>
       create(TraceEventSchema, {
@@ -442,6 +480,80 @@ describe("trace", () => {
 });
 
 describe("doctor", () => {
+  /** A server that says this of itself, and what doctor finds. */
+  async function findingsOf(
+    told: MessageInitShape<typeof GetStatusResponseSchema>,
+    reflected: readonly DescService[] = [],
+  ) {
+    const routes = (router: ConnectRouter) => {
+      router.service(StatusService, { getStatus: () => ({ version: "0.0.1", ...told }) });
+      if (reflected.length > 0) reflectionRoutes(reflected)(router);
+    };
+    const other = createHttp2Server(connectNodeAdapter({ routes })).listen(0, "127.0.0.1");
+    await once(other, "listening");
+    const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`;
+    const { stdout } = await moltwire(["doctor"], { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: "" });
+    other.close();
+    return stdout;
+  }
+
+  test.each([
+    [
+      "that is not healthy",
+      () => ({ healthy: false }),
+      /^✘ server +version 0\.0\.1, not healthy\n +fix: read the server's log/m,
+    ],
+    [
+      "whose clock is ahead",
+      () => ({ healthy: true, time: timestampFromMs(Date.now() + 3_600_000) }),
+      /^! clock +the server's is \d+ min \d+ s ahead\n +fix: set both machines' clocks/m,
+    ],
+    [
+      "whose clock is behind",
+      () => ({ healthy: true, time: timestampFromMs(Date.now() - 3_600_000) }),
+      /^! clock +the server's is \d+ min \d+ s behind\n +fix: set both machines' clocks/m,
+    ],
+    ["without reflection", () => ({ healthy: true }), /^✘ schema +reflection failed: .*\n +fix: update the server/m],
+  ])("finds a server %s, and says what to do", async (_, told, finding) => {
+    expect(await findingsOf(told())).toMatch(finding);
+  });
+
+  test("warns of a server that has more than this client knows", async () => {
+    const message = { name: "Ping" };
+    const method = { name: "Ping", inputType: ".moltwire.new.v1.Ping", outputType: ".moltwire.new.v1.Ping" };
+    const file = create(FileDescriptorProtoSchema, {
+      ...{ name: "moltwire/new/v1/new.proto", package: "moltwire.new.v1", syntax: "proto3" },
+      ...{ messageType: [message], service: [{ name: "NewService", method: [method] }] },
+    });
+    const newer = createFileRegistry(create(FileDescriptorSetSchema, { file: [file] })).getService(
+      "moltwire.new.v1.NewService",
+    )!;
+    expect(await findingsOf({ healthy: true }, [...services, newer])).toMatch(
+      /^! schema +this client lacks moltwire\.new\.v1\..*\n +fix: update this client/m,
+    );
+  });
+
+  test("tells a port that takes connections and never answers from one where nobody listens", async () => {
+    const silent = createTcpServer((socket) => void socket.on("error", () => {})).listen(0, "127.0.0.1");
+    await once(silent, "listening");
+    const url = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+    const { code, stdout } = await moltwire(["doctor"], { MOLTWIRE_URL: url });
+    silent.close();
+    expect(code).toBe(1);
+    for (const way of ["connect", "grpc"])
+      expect(stdout).toMatch(new RegExp(`^✘ ${way} +.* takes connections and did not answer .*\n +fix: \\S`, "m"));
+  });
+
+  test("finds a Node that is too old, and looks at no folder for another machine's server", () => {
+    expect(checkNode("v23.11.1")).toMatchObject({
+      state: "fail",
+      detail: expect.stringContaining("older than 24"),
+      fix: expect.stringContaining("install Node 24"),
+    });
+    expect(checkNode("v24.0.0").state).toBe("ok");
+    expect(checkDataFolder("https://moltwire.example.com", ".").state).toBe("skip");
+  });
+
   test("finds nothing broken with a good server and key, and compares the whole schema", async () => {
     const { code, stdout } = await moltwire(["doctor"]);
     expect(code, stdout).toBe(0);

@@ -261,6 +261,7 @@ describe.each(dialects)("%s", (dialect) => {
       "BusService/GetTask task_id",
       "BusService/WatchTask task_id",
       "TraceService/GetTrace trace_id",
+      "ApiKeyService/GetApiKey key_id",
       "ApiKeyService/RotateApiKey key_id",
       "BusService/SubmitTask target_agent_id",
       "DeadLetterService/GetDeadLetter dead_letter_id",

@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { Misfire } from "../gen/moltwire/queue/v1/schedule_pb.ts";
@@ -196,6 +196,37 @@ describe.each(dialects)("metrics on %s", (dialect) => {
     });
     expect([ended(after, "CANCELED", "TASK_CANCELED"), after.value("moltwire_open_tasks")]).toEqual([1, 0]);
     expect(after.value("moltwire_egress_calls_total", { result: "aborted" })).toBe(1);
+  });
+
+  test("tell how many circuits are not closed, and how many tasks wait for somebody's approval", async () => {
+    const clock = fakeClock();
+    await using world = await start(dialect, { clock });
+    await using agent = await httpAgent(failing("internal"));
+    const [org, other] = [await world.org(), await world.org()];
+    const told = async () => {
+      const { value } = await scrape(world);
+      const circuits = (state: string) => value("moltwire_circuits", { state });
+      return [circuits("OPEN"), circuits("HALF_OPEN"), value("moltwire_pending_approvals")];
+    };
+    expect(await told()).toEqual([0, 0, 0]);
+    const contractId = await contract(org);
+    const breaker = { failureThreshold: 1, window: durationFromMs(60_000), openDuration: durationFromMs(30_000) };
+    await worker(org, contractId, agent, { breaker });
+    await submit(org.admin, contractId);
+    expect(await told()).toEqual([1, 0, 0]);
+    clock.advance(30_001);
+    agent.handle = silent;
+    const { taskId } = await submit(org.admin, contractId, { returnImmediately: true });
+    await agent.call(1);
+    expect(await told()).toEqual([0, 1, 0]);
+    await org.admin.bus.cancelTask({ taskId });
+    await whenEnded(org.admin, taskId);
+    const guarded = await contract(other, { approvalRequired: true });
+    await worker(other, guarded, agent);
+    const { approvalId } = await submit((await other.agent()).as, guarded);
+    expect((await told())[2]).toBe(1);
+    await other.admin.approvals.deny({ approvalId });
+    expect((await told())[2]).toBe(0);
   });
 
   test("tell how far feeds are behind what is committed", async () => {

@@ -399,6 +399,11 @@ describe("a start", () => {
       /^MOLTWIRE_TLS_CERT: .*not valid before 2039/,
     ],
     [
+      "a question for certificates of nobody",
+      (at) => ({ ...place(at, pair), tlsClientAuth: "request" }),
+      /^MOLTWIRE_TLS_CLIENT_AUTH .*MOLTWIRE_TLS_CLIENT_CA/,
+    ],
+    [
       "no client authority",
       (at) => ({ ...place(at, pair), tlsClientCa: put(at, "a", "") }),
       /^MOLTWIRE_TLS_CLIENT_CA: .*has no certificate/,
@@ -416,8 +421,8 @@ describe("client certificates", () => {
   const client = makePair({ name: "client", issuer: authority });
   const stranger = makePair({ name: "stranger" });
 
-  async function mutual(at: string) {
-    return await whole({ ...place(at, pair), tlsClientCa: put(at, "ca.pem", authority.cert) });
+  async function mutual(at: string, given: ServerOptions = {}) {
+    return await whole({ ...place(at, pair), tlsClientCa: put(at, "ca.pem", authority.cert), ...given });
   }
 
   test.each(Object.entries(transports))("are required of %s, and the key with them", async (_name, transport) => {
@@ -431,6 +436,20 @@ describe("client certificates", () => {
     await expect(call(stranger)).rejects.toThrow();
     await eventually(() => logged("a TLS handshake failed"));
   });
+
+  test.each(Object.entries(transports))(
+    "are asked of %s where so set: none is needed, and a stranger's is refused",
+    async (_name, transport) => {
+      using at = folder();
+      const { world, logged } = await mutual(at.path, { tlsClientAuth: "request" });
+      const call = (own: Partial<Pair>) => echo(transport(world.url, { ...trusting, ...own }), world.operatorKey);
+      expect(await call({})).toEqual({ hello: "world" });
+      expect(await call(client)).toEqual({ hello: "world" });
+      expect(logged("a TLS handshake failed")).toBe(false);
+      await expect(call(stranger)).rejects.toThrow();
+      await eventually(() => logged("a TLS handshake failed"));
+    },
+  );
 
   test("of an authority that was replaced are refused from then on", async () => {
     using at = folder();

@@ -10,13 +10,16 @@ export type Noun = (program: Command) => void;
 export const addNoun = (program: Command, name: string, description: string): Command =>
   program.command(name).description(description).enablePositionalOptions().helpCommand(false);
 
+/** The option of every command: nothing on standard output but JSON. */
+export const asJson = (): Option => new Option("--json", "print JSON, for programs");
+
 /** Adds the options that every command with a server has. They may stand before the command's name as well. */
 export function withServer(command: Command): Command {
   const options = [
     new Option("--url <url>", `the server; or MOLTWIRE_URL (default: ${defaultUrl})`),
     new Option("--key-file <path>", "a file with the key; or MOLTWIRE_API_KEY holds it"),
     new Option("--org <id>", "the organisation; for the operator"),
-    new Option("--json", "print JSON, for programs"),
+    asJson(),
   ];
   for (const option of options) command.addOption(option.helpGroup("Options of every command:"));
   return command;

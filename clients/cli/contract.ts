@@ -69,7 +69,10 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const contract: Noun = (program) => {
-  const noun = addNoun(program, "contract", "what may be asked for, and in which form");
+  const noun = addNoun(program, "contract", "what may be asked for, and in which form").addHelpText(
+    "after",
+    "\nA version is never changed or deleted, since tasks were done under it: register the next one, and deprecate it.",
+  );
   addCall(noun, {
     name: "register",
     summary: "add a version of a contract; a version never changes",

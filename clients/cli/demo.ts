@@ -1,5 +1,5 @@
 /** `moltwire demo`: see clients/demo. */
-import { type Noun, run, wholeNumber } from "./command.ts";
+import { asJson, type Noun, run, wholeNumber } from "./command.ts";
 
 /** Adds the command. */
 export const demo: Noun = (program) => {
@@ -10,5 +10,6 @@ export const demo: Noun = (program) => {
     .option("--scenario <which>", "run only this one, by its number or its name")
     .option("--keep", "leave the server up until Ctrl-C, and keep its data")
     .option("--port <number>", "the server's port (default: a free one)", wholeNumber(0, 65_535))
+    .addOption(asJson())
     .action(run(async (options) => (await import("../demo/demo.ts")).demo(options)));
 };

@@ -12,13 +12,16 @@ import { nameIn } from "./names.ts";
 import { note, paint, paintError, plain } from "./output.ts";
 import { age, at, type Column, type Fact, renderFacts } from "./table.ts";
 
-const { createApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
+const { createApiKey, getApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
 
 const which: Field = { name: "keyId", as: "<key>", help: "its id: key_…" };
 
 /** Adds the commands. */
 export const key: Noun = (program) => {
-  const noun = addNoun(program, "key", "keys: who may call, and what they may do");
+  const noun = addNoun(program, "key", "keys: who may call, and what they may do").addHelpText(
+    "after",
+    "\nA key is never changed, and none is deleted, so that it stays known who could do what: revoke it, or rotate it.",
+  );
   addCall(noun, {
     name: "create",
     summary: "make a key; standard output gets its secret, this once, and nothing else",
@@ -59,6 +62,13 @@ export const key: Noun = (program) => {
     columns,
     things: "keys",
     first: "moltwire key create --agent AGENT",
+  });
+  addCall(noun, {
+    name: "get",
+    summary: "show a key, also one that has ended, without its secret",
+    method: getApiKey,
+    fields: [which],
+    show: (response) => describe(response.apiKey!),
   });
   addCall(noun, {
     name: "rotate",

@@ -1,79 +1,13 @@
 #!/usr/bin/env node
 /** The `moltwire` command. It knows a server by the public protocol alone. */
-import { type Argument, Command, CommanderError } from "commander";
-import manifest from "../../package.json" with { type: "json" };
-import { agent } from "./agent.ts";
-import { audit } from "./audit.ts";
-import { backup } from "./backup.ts";
-import { billing } from "./billing.ts";
-import { type Noun, withServer } from "./command.ts";
-import { contract } from "./contract.ts";
-import { demo } from "./demo.ts";
-import { doctor } from "./doctor.ts";
-import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
-import { gateway } from "./gateway.ts";
-import { grant } from "./grant.ts";
-import { key } from "./key.ts";
-import { ledger } from "./ledger.ts";
-import { org } from "./org.ts";
-import { columns, endWithReader } from "./output.ts";
-import { report } from "./problem.ts";
-import { restore } from "./restore.ts";
-import { server } from "./server.ts";
-import { status } from "./status.ts";
-import { submit } from "./submit.ts";
-import { task } from "./task.ts";
-import { trace } from "./trace.ts";
-import { vault } from "./vault.ts";
-
-/** Every command there is, as --help groups them. */
-const groups: Readonly<Record<string, readonly Noun[]>> = {
-  "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
-  "Running it:": [server, demo, status, doctor, audit, vault, ledger, backup, restore],
-};
-
-const argumentTerm = (argument: Argument): string =>
-  argument.required ? `<${argument.name()}>` : `[${argument.name()}${argument.variadic ? "..." : ""}]`;
-
-const program = new Command("moltwire")
-  .description("Contracts, tasks and traces for agents, from the command line.")
-  .version(manifest.version)
-  .enablePositionalOptions()
-  .exitOverride()
-  .configureOutput({
-    outputError: (text) => {
-      const message = text
-        .replace(/^error: /, "")
-        .replace(/\s+/g, " ")
-        .trim();
-      report(
-        { exitCode: exitCodes.usage, reason: "USAGE", message, fix: "see --help" },
-        process.argv.includes("--json"),
-      );
-    },
-  })
-  .configureHelp({
-    helpWidth: Math.min(100, columns()),
-    subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
-  })
-  .addHelpCommand(
-    new Command("help").argument("[command]").description("the help of a command").helpGroup("Running it:"),
-  )
-  .addHelpText(
-    "after",
-    `\nThe key is read from MOLTWIRE_API_KEY or a file: on a command line it would show in \`ps\`.\n${exitCodesHelp}`,
-  );
-withServer(program);
-
-for (const [heading, nouns] of Object.entries(groups)) {
-  program.commandsGroup(heading);
-  for (const noun of nouns) noun(program);
-}
+import { CommanderError } from "commander";
+import { commandLine } from "./commands.ts";
+import { exitCodes } from "./exit-codes.ts";
+import { endWithReader } from "./output.ts";
 
 endWithReader();
 try {
-  await program.parseAsync();
+  await commandLine().parseAsync();
 } catch (error) {
   if (!(error instanceof CommanderError)) throw error;
   // Commander has said what is wrong, or has printed the help or the version.

@@ -1,5 +1,5 @@
 /** `moltwire restore`: makes a database of a backup. The one command that needs no server, and none may run on the data. */
-import { type Noun, run } from "./command.ts";
+import { asJson, type Noun, run } from "./command.ts";
 import { runProgram } from "./program.ts";
 
 /** Adds the command. */
@@ -9,12 +9,13 @@ export const restore: Noun = (program) => {
     .description("make a database of a backup, for a server to start on (moltwire restore --help)")
     .argument("[file]")
     .argument("[flags...]")
+    .addOption(asJson())
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
     .action(
-      run((file: string | undefined, flags: string[]) =>
-        runProgram("restore.ts", file === undefined ? flags : [file, ...flags]),
+      run((file: string | undefined, flags: string[], { json }) =>
+        runProgram("restore.ts", [...(json ? ["--json"] : []), ...(file === undefined ? [] : [file]), ...flags]),
       ),
     );
 };

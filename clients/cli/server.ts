@@ -1,5 +1,5 @@
 /** `moltwire server`: runs the server in a process of its own, as `npm start` does. */
-import { type Noun, run } from "./command.ts";
+import { asJson, type Noun, run } from "./command.ts";
 import { runProgram } from "./program.ts";
 
 /** Adds the command. */
@@ -8,8 +8,9 @@ export const server: Noun = (program) => {
     .command("server")
     .description("run a server; its flags are passed on (moltwire server --help)")
     .argument("[flags...]")
+    .addOption(asJson())
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
-    .action(run((flags: string[]) => runProgram("main.ts", flags)));
+    .action(run((flags: string[], { json }) => runProgram("main.ts", [...(json ? ["--json"] : []), ...flags])));
 };

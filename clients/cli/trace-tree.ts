@@ -52,6 +52,38 @@ export function renderTree(events: readonly TraceEvent[], { width, names = new M
   return lines;
 }
 
+/** Spans that a growing tree remembers; of an older one the tasks under it begin at the margin. */
+const maxSpans = 10_000;
+const branchColumns = 6;
+
+/**
+ * Draws steps as they come, of any number of traces at once: each is a line with its time, its trace's first digits and, as far in as its task lies
+ * under others that were seen, what it is. What a filter leaves out is not seen, so what lay under it begins at the margin.
+ */
+export function growingTree(): (event: TraceEvent, width: number) => string {
+  const depths = new Map<string, number>();
+  return (event, width) => {
+    const key = (spanId: string) => `${event.traceId} ${spanId}`;
+    const above = depths.get(key(event.parentSpanId));
+    const known = depths.get(key(event.spanId));
+    const depth = known ?? (above === undefined ? 0 : above + 1);
+    if (known === undefined) {
+      depths.set(key(event.spanId), depth);
+      if (depths.size > maxSpans) depths.delete(depths.keys().next().value!);
+    }
+    const branch = depth === 0 ? "" : `${"│  ".repeat(depth - 1)}${known === undefined ? "├─ " : "│  "}`;
+    const kind = kindName(event.kind);
+    const filler = " ".repeat(Math.max(0, branchColumns + kindColumns - branch.length - kind.length));
+    const time = new Date(timeMs(event)).toISOString().slice(11, 23);
+    const head = `${time}  ${event.traceId.slice(0, 8)}  ${branch}`;
+    const took = event.duration ? ` (${span(durationMs(event.duration))})` : "";
+    const contract = plain(event.contractId);
+    const room = width - [head, kind, filler, contract, took].join("").length - 4;
+    const message = fit(plain(event.message), Math.max(20, room)) + took;
+    return `${head}${bad.has(event.kind) ? paint("red", kind) : kind}${filler}  ${contract}  ${paint("dim", message)}`.trimEnd();
+  };
+}
+
 /** The spans of the events, each under its parent; one whose parent has no events here stands at the top. */
 function nest(events: readonly TraceEvent[]): Node[] {
   const nodes = new Map<string, Node>();

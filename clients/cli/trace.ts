@@ -25,7 +25,9 @@ export const trace: Noun = (program) => {
   withServer(get).action(run((id: string, options) => traceGet(id, options)));
   const tail = noun
     .command("tail")
-    .description("print steps as they happen, over lost connections, until Ctrl-C")
+    .description(
+      "print steps as they happen, each under the task that its task came from, over lost connections, until Ctrl-C",
+    )
     .option("--trace <id>", "only this trace")
     .option("--agent <agent>", "only what concerns this agent: its name or id")
     .option("--contract <id>", "only this contract")

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { MaintenanceService } from "../../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { type SealedTable, SealedTableState, type VaultStatus } from "../../gen/moltwire/ops/v1/vault_pb.ts";
 import { addCall } from "./call.ts";
-import { addNoun, type Noun, run } from "./command.ts";
+import { addNoun, asJson, type Noun, run } from "./command.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { columns, note, paint, plain, print, printJson } from "./output.ts";
 import type { ConnectionOptions } from "./settings.ts";
@@ -17,7 +17,7 @@ export const vault: Noun = (program) => {
   noun
     .command("generate-key")
     .description("make a master key, here; standard output gets it and nothing else")
-    .option("--json", "print JSON, for programs")
+    .addOption(asJson())
     .addHelpText("after", "\nExample:\n  umask 077; moltwire vault generate-key > master.key")
     .action(run(generateKey));
   addCall(noun, {

@@ -6,14 +6,15 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { stripVTControlCharacters } from "node:util";
 import { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import { connectClients } from "../cli/connect.ts";
 import { exitCodes } from "../cli/exit-codes.ts";
-import { columns, fit, paint, plain, print, span, wrap } from "../cli/output.ts";
+import { columns, fit, note, paint, plain, print, printJson, span, wrap } from "../cli/output.ts";
 import { UsageError } from "../cli/settings.ts";
 import { children } from "./children.ts";
 import { contracts } from "./contracts.ts";
-import { renderKept } from "./kept.ts";
+import { keptJson, renderKept } from "./kept.ts";
 import { chooseScenarios, type Numbered } from "./scenarios/list.ts";
 import type { Outcome, World } from "./scenarios/scenario.ts";
 import { setUp } from "./setup.ts";
@@ -27,6 +28,8 @@ export type DemoOptions = {
   readonly scenario?: string;
   readonly keep?: boolean;
   readonly port?: number;
+  /** A line of JSON for each step, and for the end. */
+  readonly json?: boolean;
 };
 
 const defaultQuestion = "What happens to an accepted task when the server crashes while an agent works on it?";
@@ -58,15 +61,17 @@ export async function demo(options: DemoOptions): Promise<number> {
     const shown = show({ question, chosen, folder, processes, signal: interruption.signal, options });
     const failed = await Promise.race([shown, interrupted.then(() => 0)]);
     if (interruption.signal.aborted) return exitCodes.interrupted;
-    if (failed > 0) printFallen(processes);
+    if (failed > 0) tellFallen(processes, options.json ? note : print);
     return failed > 0 ? exitCodes.failed : exitCodes.ok;
   } catch (error) {
     if (!(error instanceof StepFailed)) throw error;
     if (interruption.signal.aborted) return exitCodes.interrupted;
-    print(`\n${paint("red", `Failed at the step "${error.step}".`)}`);
-    printFallen(processes, error.step);
+    // With --json the step's own line has said so; what more there is to say is none of it.
+    const say = options.json ? note : print;
+    if (!options.json) print(`\n${paint("red", `Failed at the step "${error.step}".`)}`);
+    tellFallen(processes, say, error.step);
     if (error.reason === "INTERNAL") {
-      for (const line of processes.lastLines("server").slice(-2)) print(`  server: ${fit(plain(line), maxLogChars)}`);
+      for (const line of processes.lastLines("server").slice(-2)) say(`  server: ${fit(plain(line), maxLogChars)}`);
     }
     return exitCodes.failed;
   } finally {
@@ -78,8 +83,8 @@ export async function demo(options: DemoOptions): Promise<number> {
 }
 
 /** Says which processes ended by themselves, but for the one that has been spoken of. */
-function printFallen(processes: Processes, but?: string): void {
-  for (const { name, how } of processes.fallen()) if (name !== but) print(`Note: the ${name} ended with ${how}.`);
+function tellFallen(processes: Processes, say: (line: string) => void, but?: string): void {
+  for (const { name, how } of processes.fallen()) if (name !== but) say(`Note: the ${name} ended with ${how}.`);
 }
 
 type Processes = ReturnType<typeof children>;
@@ -98,7 +103,8 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   const width = Math.min(100, columns());
   const began = performance.now();
   let url = "the server";
-  const step = steps(width, () => url, signal);
+  const json = options.json === true;
+  const step = steps({ width, url: () => url, signal, json });
   const up = await startAll(processes, folder, options.port ?? 0, step);
   url = up.url;
   const operator = connectClients({ url, key: up.operatorKey });
@@ -109,20 +115,18 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   );
   const admin = connectClients({ url, key: made.orgKey });
   const planner = connectClients({ url, key: made.plannerKey });
-  print();
+  if (!json) print();
   const outcomes = await runScenarios(chosen, { ...up, admin, planner, made, root, question, width }, step, signal);
-  for (const line of outcomes.flatMap(({ lines = [] }) => lines)) print(line);
-
-  const failed = chosen.length - outcomes.length;
   const { details } = await operator(StatusService).getStatus({});
   const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
-  const held = failed === 0 ? `All ${chosen.length} held` : paint("red", `${failed} of ${chosen.length} failed`);
-  print(`\n${chosen.length === 1 && failed === 0 ? "It held" : held}, in ${span(performance.now() - began)}.`);
-  const note = `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${options.keep ? "kept" : "deleted now"}.`;
-  for (const row of wrap(note, width)) print(row);
+  const end = { chosen, outcomes, tookMs: performance.now() - began, off, kept: options.keep === true };
+  if (json) printJson(endJson(end), 0);
+  else for (const line of renderEnd(end, width)) print(line);
   if (options.keep) {
     const { traceId } = outcomes.findLast(({ lines }) => lines) ?? outcomes.at(-1) ?? {};
-    for (const line of renderKept({ url, folder, operatorKey: up.operatorKey, made, traceId, question })) print(line);
+    const kept = { url, folder, operatorKey: up.operatorKey, made, traceId, question };
+    if (json) printJson(keptJson(kept), 0);
+    else for (const line of renderKept(kept)) print(line);
     await step(
       "up",
       async () => {
@@ -132,8 +136,40 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
       () => "",
     );
   }
-  return failed;
+  return chosen.length - outcomes.length;
 }
+
+type End = {
+  readonly chosen: readonly Numbered[];
+  /** Of those that held. */
+  readonly outcomes: readonly Outcome[];
+  readonly tookMs: number;
+  /** What the demo does without. */
+  readonly off: readonly string[];
+  readonly kept: boolean;
+};
+
+/** What scenarios had to show, and how many held. */
+function renderEnd({ chosen, outcomes, tookMs, off, kept }: End, width: number): string[] {
+  const failed = chosen.length - outcomes.length;
+  const held = failed === 0 ? `All ${chosen.length} held` : paint("red", `${failed} of ${chosen.length} failed`);
+  const without = `Off in this demo: ${off.join(" and ")}. Its keys are its own, and its data is ${kept ? "kept" : "deleted now"}.`;
+  return [
+    ...outcomes.flatMap(({ lines = [] }) => lines),
+    `\n${chosen.length === 1 && failed === 0 ? "It held" : held}, in ${span(tookMs)}.`,
+    ...wrap(without, width),
+  ];
+}
+
+const endJson = ({ chosen, outcomes, tookMs, off, kept }: End) => ({
+  scenarios: chosen.length,
+  failed: chosen.length - outcomes.length,
+  tookMs: Math.round(tookMs),
+  off,
+  kept,
+  traceIds: outcomes.map(({ traceId }) => traceId),
+  shown: outcomes.flatMap(({ lines = [] }) => lines.map(stripVTControlCharacters)),
+});
 
 /** Runs them one after the other, also after one that fails, and answers what came of those that held. */
 async function runScenarios(

@@ -39,5 +39,15 @@ export function renderKept({ url, folder, operatorKey, made, traceId, question }
   ];
 }
 
+/** The same for programs. */
+export const keptJson = ({ url, folder, operatorKey, made, traceId }: Kept) => ({
+  url,
+  folder,
+  plannerKey: made.plannerKey,
+  orgKey: made.orgKey,
+  operatorKey,
+  traceId,
+});
+
 /** A text as one word of a POSIX shell. */
 const quote = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;

@@ -1,8 +1,8 @@
-/** The demo's steps: one line each, with what it proved and its time. */
+/** The demo's steps: one line each, with what it proved and its time; for people, or as JSON. */
 
 import { fixes } from "../cli/fixes.ts";
 import { reasonName } from "../cli/names.ts";
-import { paint, plain, print, span, wrap } from "../cli/output.ts";
+import { paint, plain, print, printJson, span, wrap } from "../cli/output.ts";
 import { explain, type Problem } from "../cli/problem.ts";
 import { TaskFailed } from "./ask.ts";
 
@@ -28,32 +28,57 @@ const timeColumns = 7;
 /** Columns before a step's text. */
 const before = 2 + nameColumns + 2 + timeColumns + 2;
 
-/**
- * Makes steps that are at most `width` columns wide. `url` tells the server's address, once it is known, for messages. After the
- * signal steps fail without a line: the processes are being ended.
- */
-export function steps(width: number, url: () => string, signal: AbortSignal): RunStep {
-  const line = (mark: string, name: string, took: string, text: string) => {
-    const [first, ...more] = wrap(plain(text), width - before);
-    print(`${mark} ${name.padEnd(nameColumns)}  ${paint("dim", took.padStart(timeColumns))}  ${first}`);
-    for (const row of more) print(`${"".padEnd(before)}${row}`);
-  };
+/** How steps are made. */
+export type StepsOptions = {
+  /** The columns there are, at most. */
+  readonly width: number;
+  /** Tells the server's address, once it is known, for messages. */
+  readonly url: () => string;
+  /** After it steps fail without a line: the processes are being ended. */
+  readonly signal: AbortSignal;
+  /** A line of JSON for each: `{step, state, tookMs}` with its `proof`, or with `reason`, `message`, `fix` and `traceId`. */
+  readonly json: boolean;
+};
+
+/** Makes steps. */
+export function steps({ width, url, signal, json }: StepsOptions): RunStep {
+  const tell = json ? (told: Told) => printJson(told, 0) : (told: Told) => printStep(told, width);
   return async (name, work, proof) => {
     const began = performance.now();
-    const took = () => span(performance.now() - began);
+    const tookMs = () => Math.round((performance.now() - began) * 10) / 10;
     try {
       const value = await work();
-      line(paint("green", "✔"), name, took(), proof(value));
+      tell({ step: name, state: "ok", tookMs: tookMs(), proof: proof(value) });
       return value;
     } catch (error) {
       if (signal.aborted) throw new StepFailed(name, "", error);
       const { reason, message, fix, traceId } = problemOf(error, url());
-      line(paint("red", "✘"), name, took(), `${reason}: ${message}`);
-      for (const row of fix ? wrap(`fix: ${fix}`, width - before) : []) print(`${"".padEnd(before)}${row}`);
-      if (traceId) print(`${"".padEnd(before)}trace ${traceId}`);
+      tell({ step: name, state: "failed", tookMs: tookMs(), reason, message, fix, traceId });
       throw new StepFailed(name, reason, error);
     }
   };
+}
+
+/** A step that has ended. */
+type Told = { readonly step: string; readonly tookMs: number } & (
+  | { readonly state: "ok"; readonly proof: string }
+  | ({ readonly state: "failed" } & Pick<Problem, "reason" | "message"> & {
+        readonly fix: string | undefined;
+        readonly traceId: string | undefined;
+      })
+);
+
+function printStep(told: Told, width: number): void {
+  const indented = (text: string) => print(`${"".padEnd(before)}${text}`);
+  const isOk = told.state === "ok";
+  const mark = isOk ? paint("green", "✔") : paint("red", "✘");
+  const [first, ...more] = wrap(plain(isOk ? told.proof : `${told.reason}: ${told.message}`), width - before);
+  const took = span(told.tookMs).padStart(timeColumns);
+  print(`${mark} ${told.step.padEnd(nameColumns)}  ${paint("dim", took)}  ${first}`);
+  for (const row of more) indented(row);
+  if (isOk) return;
+  for (const row of told.fix ? wrap(`fix: ${told.fix}`, width - before) : []) indented(row);
+  if (told.traceId) indented(`trace ${told.traceId}`);
 }
 
 function problemOf(error: unknown, url: string): Pick<Problem, "reason" | "message" | "fix" | "traceId"> {

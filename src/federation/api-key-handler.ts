@@ -43,6 +43,12 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     return { apiKey: toApiKey((await lockKey(tx, orgId, keyId))!), secret: text };
   }),
 
+  getApiKey: query(app, async (req, { db, orgId }) => {
+    const key = await findOrgKey(db, orgId, req.keyId);
+    if (!key) throw notFound("api key", req.keyId);
+    return { apiKey: toApiKey(key) };
+  }),
+
   listApiKeys: query(app, async (req, { db, orgId }) => {
     const scope = ["ListApiKeys", orgId, req.agentId];
     const page = await readPage(

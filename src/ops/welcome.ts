@@ -62,7 +62,10 @@ function tlsFlags(
   if (!certificate) return { curlFlags: "", grpcurlFlags: "-plaintext " };
   const isSelfSigned = certificate.checkIssued(certificate);
   const ca = isSelfSigned && config.tlsCert !== undefined ? `cacert ${quoted(config.tlsCert)} ` : undefined;
-  const own = config.tlsClientCa === undefined ? [] : ["cert YOUR-CERT.pem ", "key YOUR-KEY.pem "];
+  const own =
+    config.tlsClientCa === undefined || config.tlsClientAuth === "request"
+      ? []
+      : ["cert YOUR-CERT.pem ", "key YOUR-KEY.pem "];
   const flags = [...(ca ? [ca] : []), ...own];
   return {
     curlFlags: flags.map((flag) => `--${flag}`).join(""),

@@ -200,7 +200,7 @@ export function cycleCase(moltwire: Pick<Moltwire, "engine" | "process" | "port"
 }
 
 /**
- * SubmitTask to the echo with everything on that governs: asked for by an agent, decided by the policies of the organisation, set aside and settled in budgets of
+ * SubmitTask to the echo with everything on that governs: asked for by an agent, decided by the policies of the organisation, as is the tool that the work needs, set aside and settled in budgets of
  * agent and organisation, priced. See `govern`.
  */
 export const governedCase = (governed: Governed, callers: number): Case => ({

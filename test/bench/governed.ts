@@ -25,10 +25,12 @@ export type Governed = Target & {
 
 const callers = 8;
 const policies = 10;
+/** What the contract needs: the policies are asked for it too. */
+const tool = "ledger";
 /** Never reached: what is measured is that it is counted. */
 const ample = 1_000_000_000_000n;
 
-/** Adds the organisation: policies, some of which do not concern the call; budgets of each agent and of the organisation; rates; a contract with an estimate. */
+/** Adds the organisation: policies, some of which do not concern the call; budgets of each agent and of the organisation; rates; a contract with an estimate and a tool. */
 export async function govern({
   engine,
   process,
@@ -44,9 +46,10 @@ export async function govern({
   await agents.registerAgent({
     name: "echo",
     capabilities: ["governed"],
+    allowedTools: [tool],
     endpoint: { kind: { case: "echo", value: {} } },
   });
-  const contract = { contractId: "governed", version: "1.0.0", estimatedTokens: 100n };
+  const contract = { contractId: "governed", version: "1.0.0", estimatedTokens: 100n, requiredTools: [tool] };
   await createClient(ContractService, admin).registerContract(contract);
   for (let n = 0; n < policies; n++) {
     const cedarText = `forbid (principal, action == Action::"invoke", resource) when { principal == Agent::"nobody-${n}" };`;

@@ -1,12 +1,14 @@
 /**
- * `npm run test:conformance`: the official suite of Connect, gRPC and gRPC-Web against Moltwire's own port. Needs Go, which builds the suite once, at a pinned
+ * `npm run test:conformance`: the official suite of Connect, gRPC and gRPC-Web against whole Moltwire servers. Needs Go, which builds the suite once, at a pinned
  * version, into node_modules/.cache/bin; without Go it says so and skips. Arguments go to the suite: `npm run test:conformance -- --run 'Timeouts/**' --trace`.
- * Exits non-zero unless every case passes that is not in known-failing.txt, and every case there fails.
+ * What the suite said is kept in conformance-result.txt, with the totals on its last line. Exits non-zero unless every case passes that is not in known-failing.txt, and every case there fails.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { serveSuite } from "./server.ts";
 
 const version = "v1.0.5";
 const root = join(import.meta.dirname, "../..");
@@ -32,7 +34,10 @@ async function main(): Promise<number> {
       detached: true,
     });
     const code = await ended(install, installMaxMs);
-    if (code !== 0) return failed(`the suite could not be built (${code})`);
+    if (code !== 0) {
+      console.log(`conformance ${version}: failed: the suite could not be built (${code})`);
+      return 1;
+    }
   }
   return await runSuite();
 }
@@ -41,31 +46,40 @@ async function runSuite(): Promise<number> {
   const here = (name: string) => join(import.meta.dirname, name);
   const files = ["--conf", here("config.yaml"), "--known-failing", `@${here("known-failing.txt")}`];
   const limits = ["--max-servers", "2", "--parallel", "4"];
-  const server = [process.execPath, here("server.ts")];
+  const place = mkdtempSync(join(tmpdir(), "moltwire-conformance-"));
+  const path = join(place, "servers");
+  const servers = await serveSuite(path);
+  const server = [process.execPath, here("relay.ts"), path];
   const startMs = performance.now();
   const run = spawn(suite, ["--mode", "server", ...files, ...limits, ...process.argv.slice(2), "--", ...server], {
     env,
     stdio: ["ignore", "pipe", "inherit"],
     detached: true,
   });
+  const kept = createWriteStream(join(root, "conformance-result.txt"));
   let tail = "";
   run.stdout.on("data", (chunk: Buffer) => {
     process.stdout.write(chunk);
+    kept.write(chunk);
     tail = `${tail}${chunk}`.slice(-2_000);
   });
   const code = await ended(run, runMaxMs);
+  await servers.close();
+  rmSync(place, { recursive: true });
   const seconds = Math.round((performance.now() - startMs) / 1_000);
   const [, cases] = /Total cases: (\d+)/.exec(tail) ?? [];
   const [totals] = /\d+ passed, \d+ failed.*/.exec(tail) ?? [];
-  if (code !== 0) return failed(`${totals ?? "no totals"} (the suite ended with ${code} after ${seconds} s)`);
-  if (cases === undefined || totals === undefined || cases === "0") return failed("the suite ran nothing");
-  console.log(`conformance ${version}: ${cases} cases, ${totals}, in ${seconds} s`);
-  return 0;
-}
-
-function failed(why: string): number {
-  console.error(`conformance ${version}: failed: ${why}`);
-  return 1;
+  const wrong =
+    code !== 0
+      ? `${totals ?? "no totals"} (the suite ended with ${code} after ${seconds} s)`
+      : cases === undefined || totals === undefined || cases === "0"
+        ? "the suite ran nothing"
+        : undefined;
+  const told = `conformance ${version}: ${wrong ? `failed: ${wrong}` : `${cases} cases, ${totals}, in ${seconds} s`}`;
+  kept.end(`${told}\n`);
+  await once(kept, "finish");
+  console.log(told);
+  return wrong ? 1 : 0;
 }
 
 /** The exit code, or why there is none. The process leads a group, which is killed when the time is over or this process goes. */

@@ -1,94 +1,115 @@
 /**
- * A server under test: reads what the suite asks for from standard input, opens Moltwire's port with Moltwire's mount, limits and interceptors, and
- * writes to standard output where it listens. Both are one message behind four bytes with its length, big-endian. Ends on SIGTERM, and
- * in any case after ten minutes. A port with TLS is not among the features asked for.
+ * The servers under test: for each connection to a local socket a whole Moltwire server that serves the suite's service too, behind its own port, gate, limits and
+ * interceptors, in clear or over TLS. A connection brings what the suite asks for and gets where that server listens, both one message behind four bytes
+ * with its length, big-endian; the server goes when the connection does. They are in one process, because the suite waits ten seconds for each, and a busy machine
+ * takes longer to load one.
  */
-import type { AddressInfo } from "node:net";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { ConnectError, type Interceptor } from "@connectrpc/connect";
-import { type FastifyInstance, fastify } from "fastify";
-import { pino } from "pino";
-import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
-import { randomIds } from "../../src/ids.ts";
-import { cleartextServer } from "../../src/listen.ts";
-import { createMetrics } from "../../src/ops/metrics.ts";
-import { traceKey } from "../../src/rpc/caller.ts";
-import { errorsInterceptor } from "../../src/rpc/errors.ts";
-import { mount } from "../../src/rpc/mount.ts";
-import { observeInterceptor } from "../../src/rpc/observe.ts";
-import { answerUnknownPaths } from "../../src/rpc/refuse.ts";
-import { traceContext } from "../../src/rpc/trace-context.ts";
-import { validateInterceptor } from "../../src/rpc/validate.ts";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer as createNetServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, fromBinary, setExtension, toBinary } from "@bufbuild/protobuf";
+import { MethodOptionsSchema } from "@bufbuild/protobuf/wkt";
+import { AccessSchema, access, Kind, Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { createServer, type ServerOptions } from "../../src/server.ts";
 import {
+  type ServerCompatRequest,
   ServerCompatRequestSchema,
   ServerCompatResponseSchema,
 } from "./gen/connectrpc/conformance/v1/server_compat_pb.ts";
+import { ConformanceService } from "./gen/connectrpc/conformance/v1/service_pb.ts";
 import { conformanceRoutes } from "./service.ts";
 
-const mib = 1_048_576;
-const maxLifeMs = 600_000;
-const maxRequestBytes = mib;
+const maxRequestBytes = 1_048_576;
+const drainMs = 1_000;
+const host = "127.0.0.1";
 
-async function main(): Promise<void> {
-  process.on("SIGTERM", () => process.exit(0));
-  setTimeout(() => process.exit(1), maxLifeMs);
-  const { messageReceiveLimit, useTls } = fromBinary(ServerCompatRequestSchema, await readSized(process.stdin));
-  if (useTls) throw new Error("there is no port with TLS");
-  const http = build(messageReceiveLimit || 4 * mib);
-  await http.listen({ host: "127.0.0.1", port: 0 });
-  const { address: host, port } = http.server.address() as AddressInfo;
-  process.stdout.write(sized(toBinary(ServerCompatResponseSchema, create(ServerCompatResponseSchema, { host, port }))));
-}
-
-/**
- * The suite compares error details exactly and knows of none for a passed deadline, where Moltwire says by one of google.rpc that it was the deadline. That
- * one, and no other, is left out here.
- */
-const plainDeadlines: Interceptor = (next) => async (request) => {
-  try {
-    return await next(request);
-  } catch (error) {
-    if (error instanceof ConnectError && error.findDetails(ErrorInfoSchema)[0]?.reason === "DEADLINE_EXCEEDED")
-      error.details = [];
-    throw error;
-  }
-};
-
-/** As the real server is put together, except that its methods declare no role, so nobody is asked for a key. */
-function build(readMaxBytes: number): FastifyInstance {
-  const log = pino({ level: "error" }, pino.destination({ dest: 2, sync: true }));
-  const app = { log, metrics: createMetrics(log), telemetry: undefined };
-  const ids = randomIds();
-  const { serverFactory } = cleartextServer();
-  const http = fastify({ serverFactory, forceCloseConnections: "idle", return503OnClosing: false });
-  answerUnknownPaths(http);
-  mount(http, {
-    routes: conformanceRoutes,
-    gate: ({ requestHeader, responseHeader, values }) => {
-      const trace = traceContext(requestHeader.get("traceparent"), ids);
-      values.set(traceKey, trace);
-      responseHeader.set("x-trace-id", trace.traceId);
-    },
-    interceptors: [plainDeadlines, observeInterceptor(app), errorsInterceptor(app), validateInterceptor()],
-    readMaxBytes,
-    writeMaxBytes: 16 * mib,
-    shutdownSignal: new AbortController().signal,
-    onFailure: ({ error, method }) =>
-      log.error({ err: error, method: method.name }, "a call failed outside its handler"),
+/** Begins to listen at the path; `close` resolves when all servers are gone. */
+export async function serveSuite(path: string): Promise<{ close(): Promise<void> }> {
+  declareOpen();
+  const under = new Set<Promise<void>>();
+  const door = createNetServer((connection) => {
+    const life = live(connection)
+      .catch((error: unknown) => console.error(`conformance: a server failed: ${(error as Error).stack ?? error}`))
+      .finally(() => {
+        connection.destroy();
+        under.delete(life);
+      });
+    under.add(life);
   });
-  return http;
+  door.listen(path);
+  await once(door, "listening");
+  return {
+    async close() {
+      door.close();
+      await Promise.all(under);
+    },
+  };
 }
 
-async function readSized(input: AsyncIterable<Buffer>): Promise<Buffer> {
-  let bytes = Buffer.alloc(0);
-  for await (const chunk of input) {
-    bytes = Buffer.concat([bytes, chunk]);
-    if (bytes.length < 4) continue;
-    const length = bytes.readUInt32BE(0);
-    if (length > maxRequestBytes) throw new Error(`a request of ${length} bytes`);
-    if (bytes.length >= 4 + length) return bytes.subarray(4, 4 + length);
+/** One server, from what is asked for to the end of the connection. */
+async function live(connection: Socket): Promise<void> {
+  const gone = new Promise<void>((resolve) => connection.once("close", () => resolve()));
+  const asked = fromBinary(ServerCompatRequestSchema, await readSized(connection));
+  using files = filesOf(asked);
+  const server = await createServer({
+    ...{ host, port: 0, data: ":memory:", logLevel: "error", drainMs },
+    routes: conformanceRoutes,
+    ...(asked.messageReceiveLimit && { readMaxBytes: asked.messageReceiveLimit }),
+    ...files.options,
+  });
+  try {
+    const port = Number(new URL(await server.listen()).port);
+    const pemCert = asked.useTls ? asked.serverCreds?.cert : undefined;
+    const answer = create(ServerCompatResponseSchema, { host, port, ...(pemCert && { pemCert }) });
+    connection.write(sized(toBinary(ServerCompatResponseSchema, answer)));
+    await gone;
+  } finally {
+    await server.close();
   }
-  throw new Error("standard input ended early");
+}
+
+/** The suite's methods declare no role, and its clients send no key: whoever calls may. */
+function declareOpen(): void {
+  for (const { proto } of ConformanceService.methods) {
+    proto.options ??= create(MethodOptionsSchema);
+    setExtension(proto.options, access, create(AccessSchema, { role: Role.PUBLIC, kind: Kind.QUERY }));
+  }
+}
+
+/** The settings for the certificates that the suite has made, in files for the time of the server. */
+function filesOf({
+  useTls,
+  serverCreds,
+  clientTlsCert,
+}: ServerCompatRequest): Disposable & { options: Partial<ServerOptions> } {
+  if (!useTls) return { options: {}, [Symbol.dispose]: () => {} };
+  if (!serverCreds) throw new Error("there are no credentials for TLS");
+  const folder = mkdtempSync(join(tmpdir(), "moltwire-conformance-"));
+  const put = (name: string, bytes: Uint8Array): string => {
+    writeFileSync(join(folder, name), bytes, { mode: 0o600 });
+    return join(folder, name);
+  };
+  const tlsCert = put("cert.pem", serverCreds.cert);
+  const tlsKey = put("key.pem", serverCreds.key);
+  const options = { tlsCert, tlsKey, ...(clientTlsCert.length > 0 && { tlsClientCa: put("ca.pem", clientTlsCert) }) };
+  return { options, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
+}
+
+/** The first message of a stream, which stays open. */
+function readSized(input: Socket): Promise<Buffer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  let bytes = Buffer.alloc(0);
+  input.on("error", reject).once("end", () => reject(new Error("it ended early")));
+  input.on("data", (chunk: Buffer) => {
+    bytes = Buffer.concat([bytes, chunk]);
+    if (bytes.length < 4) return;
+    const length = bytes.readUInt32BE(0);
+    if (length > maxRequestBytes) reject(new Error(`a request of ${length} bytes`));
+    else if (bytes.length >= 4 + length) resolve(bytes.subarray(4, 4 + length));
+  });
+  return promise;
 }
 
 function sized(message: Uint8Array): Buffer {
@@ -96,5 +117,3 @@ function sized(message: Uint8Array): Buffer {
   length.writeUInt32BE(message.length);
   return Buffer.concat([length, message]);
 }
-
-await main();

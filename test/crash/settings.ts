@@ -5,5 +5,8 @@ export function wholeNumber(name: string, fallback: number): number {
   return value;
 }
 
+/** FULL: as many kills on PostgreSQL as on SQLite. */
+export const full = Boolean(process.env.FULL);
+
 /** Chooses what happens, so that it can be had again: CRASH_SEED, or any. */
 export const seed = wholeNumber("CRASH_SEED", Math.floor(Math.random() * 2 ** 31));

@@ -11,6 +11,8 @@ export type Target = {
   readonly agentId: string;
   /** The key of an administrator, who may register contracts. */
   readonly adminKey: string;
+  /** The operator's, to read metrics with. */
+  readonly operatorKey: string;
   /** Finished tasks, the second of 128 KiB in and 128 KiB out. */
   readonly taskId: string;
   readonly largeTaskId: string;

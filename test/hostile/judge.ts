@@ -9,6 +9,7 @@ export const maxRatio = 2;
 /** The rule in words, for the report. */
 export const rule = [
   "An attack passes if the server lives on, logs no error and answers nothing `internal`; if every attempt ends as its kind says;",
+  "a schema also if the server's event loop stood still for at most 100 ms, by its own metrics, at registering it and at checking a task's input by it, in the best of 5 tries;",
   `if the server's memory stays within +${maxGrowthMib} MiB of the most that valid calls made of it, small ones and ones of 256 KiB, as fast as they are answered; if the neighbour's calls all succeed;`,
   `and if the neighbour's p99 during the attack is at most ${maxRatio} × the greater of its p99 before and its p99 while something harmless kept the`,
   "two processors as busy (valid: as many valid calls to the same server; polite: the attack's own calls by who takes the answers; bare: the same attack on a bare node server). An attack that misses",

@@ -67,5 +67,12 @@ async function setUp(url: string): Promise<Omit<Target, "port" | "isTls">> {
     const input = { kind: { case: "stringValue" as const, value } };
     return (await bus.submitTask({ contractId: "echo", input })).task!.taskId;
   };
-  return { key, agentId, adminKey, taskId: await done("hello"), largeTaskId: await done("x".repeat(128 * 1_024)) };
+  return {
+    key,
+    agentId,
+    adminKey,
+    operatorKey,
+    taskId: await done("hello"),
+    largeTaskId: await done("x".repeat(128 * 1_024)),
+  };
 }

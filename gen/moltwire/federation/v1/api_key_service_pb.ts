@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/api_key_service.proto.
  */
 export const file_moltwire_federation_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSKBAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlwKFENyZWF0ZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRITCgZzZWNyZXQYAiABKAlCA4ABASKFAQoSTGlzdEFwaUtleXNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgSGQoIYWdlbnRfaWQYBCABKAlCB7pIBHICGEAiYAoTTGlzdEFwaUtleXNSZXNwb25zZRIwCghhcGlfa2V5cxgBIAMoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKGAQoTUm90YXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoGa2V5X2lkGAIgASgJQgm6SAZyBBABGEASOwoHb3ZlcmxhcBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgUIgJqeATIAIpUBChRSb3RhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkSEwoGc2VjcmV0GAIgASgJQgOAAQESNwoTb2xkX2tleV9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSQoTUmV2b2tlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoGa2V5X2lkGAIgASgJQgm6SAZyBBABGEAiRwoUUmV2b2tlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5MpsECg1BcGlLZXlTZXJ2aWNlEoEBCgxDcmVhdGVBcGlLZXkSKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QaLC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlIhaS3hgSCAMSCmtleXM6d3JpdGUYASABEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
+  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSKBAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlwKFENyZWF0ZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRITCgZzZWNyZXQYAiABKAlCA4ABASJGChBHZXRBcGlLZXlSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCgZrZXlfaWQYAiABKAlCCbpIBnIEEAEYQCJEChFHZXRBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkihQEKEkxpc3RBcGlLZXlzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAImAKE0xpc3RBcGlLZXlzUmVzcG9uc2USMAoIYXBpX2tleXMYASADKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjsKB292ZXJsYXAYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIFCICangEyACKVAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBEjcKE29sZF9rZXlfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkkKE1Jldm9rZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAIkcKFFJldm9rZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleTKVBQoNQXBpS2V5U2VydmljZRKBAQoMQ3JlYXRlQXBpS2V5EisubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiwubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXNwb25zZSIWkt4YEggDEgprZXlzOndyaXRlGAEgARJ4CglHZXRBcGlLZXkSKC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlcXVlc3QaKS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlc3BvbnNlIhaQAgGS3hgPCAMSCWtleXM6cmVhZBgCEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
 
 /**
  * CreateApiKeyRequest is the request of CreateApiKey.
@@ -174,6 +174,90 @@ export const CreateApiKeyResponseSchema: GenMessage<CreateApiKeyResponse, {jsonT
   messageDesc(file_moltwire_federation_v1_api_key_service, 1);
 
 /**
+ * GetApiKeyRequest is the request of GetApiKey.
+ *
+ * @generated from message moltwire.federation.v1.GetApiKeyRequest
+ */
+export type GetApiKeyRequest = Message<"moltwire.federation.v1.GetApiKeyRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * The key.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+};
+
+/**
+ * GetApiKeyRequest is the request of GetApiKey.
+ *
+ * @generated from message moltwire.federation.v1.GetApiKeyRequest
+ */
+export type GetApiKeyRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * The key.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId?: string;
+};
+
+/**
+ * Describes the message moltwire.federation.v1.GetApiKeyRequest.
+ * Use `create(GetApiKeyRequestSchema)` to create a new message.
+ */
+export const GetApiKeyRequestSchema: GenMessage<GetApiKeyRequest, {jsonType: GetApiKeyRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_federation_v1_api_key_service, 2);
+
+/**
+ * GetApiKeyResponse is the response of GetApiKey.
+ *
+ * @generated from message moltwire.federation.v1.GetApiKeyResponse
+ */
+export type GetApiKeyResponse = Message<"moltwire.federation.v1.GetApiKeyResponse"> & {
+  /**
+   * The key as it is now.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKey | undefined;
+};
+
+/**
+ * GetApiKeyResponse is the response of GetApiKey.
+ *
+ * @generated from message moltwire.federation.v1.GetApiKeyResponse
+ */
+export type GetApiKeyResponseJson = {
+  /**
+   * The key as it is now.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKeyJson;
+};
+
+/**
+ * Describes the message moltwire.federation.v1.GetApiKeyResponse.
+ * Use `create(GetApiKeyResponseSchema)` to create a new message.
+ */
+export const GetApiKeyResponseSchema: GenMessage<GetApiKeyResponse, {jsonType: GetApiKeyResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_federation_v1_api_key_service, 3);
+
+/**
  * ListApiKeysRequest is the request of ListApiKeys.
  *
  * @generated from message moltwire.federation.v1.ListApiKeysRequest
@@ -248,7 +332,7 @@ export type ListApiKeysRequestJson = {
  * Use `create(ListApiKeysRequestSchema)` to create a new message.
  */
 export const ListApiKeysRequestSchema: GenMessage<ListApiKeysRequest, {jsonType: ListApiKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 2);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 4);
 
 /**
  * ListApiKeysResponse is the response of ListApiKeys.
@@ -297,7 +381,7 @@ export type ListApiKeysResponseJson = {
  * Use `create(ListApiKeysResponseSchema)` to create a new message.
  */
 export const ListApiKeysResponseSchema: GenMessage<ListApiKeysResponse, {jsonType: ListApiKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 3);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 5);
 
 /**
  * RotateApiKeyRequest is the request of RotateApiKey.
@@ -360,7 +444,7 @@ export type RotateApiKeyRequestJson = {
  * Use `create(RotateApiKeyRequestSchema)` to create a new message.
  */
 export const RotateApiKeyRequestSchema: GenMessage<RotateApiKeyRequest, {jsonType: RotateApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 4);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 6);
 
 /**
  * RotateApiKeyResponse is the response of RotateApiKey.
@@ -423,7 +507,7 @@ export type RotateApiKeyResponseJson = {
  * Use `create(RotateApiKeyResponseSchema)` to create a new message.
  */
 export const RotateApiKeyResponseSchema: GenMessage<RotateApiKeyResponse, {jsonType: RotateApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 5);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 7);
 
 /**
  * RevokeApiKeyRequest is the request of RevokeApiKey.
@@ -472,7 +556,7 @@ export type RevokeApiKeyRequestJson = {
  * Use `create(RevokeApiKeyRequestSchema)` to create a new message.
  */
 export const RevokeApiKeyRequestSchema: GenMessage<RevokeApiKeyRequest, {jsonType: RevokeApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 6);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 8);
 
 /**
  * RevokeApiKeyResponse is the response of RevokeApiKey.
@@ -507,7 +591,7 @@ export type RevokeApiKeyResponseJson = {
  * Use `create(RevokeApiKeyResponseSchema)` to create a new message.
  */
 export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse, {jsonType: RevokeApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 7);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 9);
 
 /**
  * ApiKeyService makes and ends keys. A key can only make keys that may do no more than itself.
@@ -526,6 +610,18 @@ export const ApiKeyService: GenService<{
     methodKind: "unary";
     input: typeof CreateApiKeyRequestSchema;
     output: typeof CreateApiKeyResponseSchema;
+  },
+  /**
+   * GetApiKey returns one key, also an ended one, without its secret.
+   *
+   * Errors: NOT_FOUND.
+   *
+   * @generated from rpc moltwire.federation.v1.ApiKeyService.GetApiKey
+   */
+  getApiKey: {
+    methodKind: "unary";
+    input: typeof GetApiKeyRequestSchema;
+    output: typeof GetApiKeyResponseSchema;
   },
   /**
    * ListApiKeys lists keys, oldest first, without secrets.

@@ -1,0 +1,201 @@
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { commandLine } from "../clients/cli/commands.ts";
+import { parseMasterKey } from "../src/vault/master-key.ts";
+import { cleanEnv, commandsAt, commandsIn, main, node } from "./cli-process.ts";
+import { start, type World } from "./harness.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-json-"));
+let world: World;
+let commands: ReturnType<typeof commandsAt>;
+const alone = commandsIn(folder, "");
+
+beforeAll(async () => {
+  world = await start("sqlite", { masterKeys: [parseMasterKey(randomBytes(32).toString("base64"))] });
+  commands = commandsAt(world.url, world.operatorKey);
+});
+afterAll(async () => {
+  await Promise.all([commands.stopAll(), alone.stopAll()]);
+  await world[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** Every command that does something, by its words. */
+function commandsUnder(command: Command, words: readonly string[] = []): [string, Command][] {
+  return command.commands.flatMap((each): [string, Command][] => {
+    const path = [...words, each.name()];
+    return each.commands.length > 0 ? commandsUnder(each, path) : [[path.join(" "), each]];
+  });
+}
+const all = commandsUnder(commandLine());
+
+/** A JSON document, or one on each line. */
+function parseAll(text: string): unknown[] {
+  try {
+    return [JSON.parse(text)];
+  } catch {
+    return text
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+  }
+}
+
+/** What earlier commands have made. */
+const made: Record<string, string> = {};
+const keep = (name: string, id: unknown): void => void (made[name] = String(id));
+const file = join(folder, "all.backup");
+
+type Said = Record<string, Record<string, unknown>>;
+/** A command's arguments, in an order in which each finds what it needs; what is kept of its answer; and what it ends with. */
+type Run = readonly [args: () => readonly string[], keeps?: ((first: Said) => void) | undefined, code?: number];
+
+const runs: Readonly<Record<string, Run>> = {
+  "agent register": [() => ["worker", "--capability", "say", "--endpoint", "echo"]],
+  "agent list": [() => []],
+  "agent get": [() => ["worker"]],
+  "agent update": [() => ["worker", "--description", "says"]],
+  "contract register": [() => ["say", "1.0.0", "--approval"]],
+  "contract list": [() => []],
+  "contract get": [() => ["say"]],
+  "contract check": [() => ["say", "--input", "{}"]],
+  submit: [
+    () => ["say", "1", "--no-wait"],
+    ({ task }) => {
+      keep("task", task!.taskId);
+      keep("trace", task!.traceId);
+    },
+  ],
+  "task list": [() => []],
+  "task get": [() => [made.task!]],
+  "task cancel": [() => [made.task!]],
+  "task watch": [() => [made.task!], undefined, 1],
+  "trace list": [() => []],
+  "trace get": [() => [made.trace!]],
+  "trace tail": [() => ["--from-start", "--count", "2"]],
+  "contract deprecate": [() => ["say", "1.0.0"]],
+  "agent delete": [() => ["worker"]],
+  "org create": [() => ["acme"], ({ organization }) => keep("org", organization!.orgId)],
+  "org list": [() => []],
+  "org get": [() => [made.org!]],
+  "org update": [() => [made.org!, "--disable"]],
+  "key create": [() => ["--name", "told"], ({ apiKey }) => keep("key", apiKey!.keyId)],
+  "key list": [() => []],
+  "key get": [() => [made.key!]],
+  "key rotate": [() => [made.key!]],
+  "key revoke": [() => [made.key!]],
+  status: [() => []],
+  doctor: [() => []],
+  "vault generate-key": [() => []],
+  "vault status": [() => []],
+  "vault rotate": [() => []],
+  "vault drop": [() => [made.org!]],
+  backup: [() => [file]],
+  restore: [() => [file, "--data", join(folder, "restored")]],
+};
+/** One goes on until it is stopped, one takes its time. */
+const apart = ["server", "demo"];
+const maxDemoMs = 60_000;
+
+describe("--json", () => {
+  test.each(all)("is an option of `%s`", (_name, command) => {
+    expect(command.options.map(({ long }) => long)).toContain("--json");
+  });
+
+  test("is tried with every command that there is", () => {
+    expect([...Object.keys(runs), ...apart].toSorted()).toEqual(all.map(([name]) => name).toSorted());
+  });
+
+  test.each(Object.entries(runs))("lets `%s` write JSON and nothing else", async (name, [args, keeps, code = 0]) => {
+    const ended = await commands.moltwire([...name.split(" "), ...args(), "--json"]);
+    expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining("error")]);
+    const said = parseAll(ended.stdout);
+    expect(said.length).toBeGreaterThan(0);
+    for (const each of said) expect(each).toBeTypeOf("object");
+    keeps?.(said[0] as Said);
+  });
+
+  test("lets `server` tell where it listens and the operator's key as a line of JSON", async () => {
+    const server = alone.start(["server", "--port", "0", "--data", join(folder, "fresh"), "--json"]);
+    await server.says(/listening on/);
+    server.child.kill("SIGTERM");
+    const { code, stdout } = await server.ended;
+    expect([code, JSON.parse(stdout)]).toEqual([
+      0,
+      { url: expect.stringMatching(/^http:/), encrypts: false, operatorKey: expect.stringMatching(/^mw_/) },
+    ]);
+  });
+
+  test(
+    "lets a demo tell each step, and at the end what held",
+    async () => {
+      const { code, stdout } = await alone.start(["--json", "demo", "--scenario", "policy"], {}, [main], maxDemoMs)
+        .ended;
+      const lines = parseAll(stdout) as Record<string, unknown>[];
+      expect(code).toBe(0);
+      expect(lines.map(({ step }) => step)).toEqual(expect.arrayContaining(["server", "organisation", "2 policy"]));
+      for (const line of lines.slice(0, -1))
+        expect(line).toEqual({
+          step: expect.any(String),
+          state: "ok",
+          tookMs: expect.any(Number),
+          proof: expect.any(String),
+        });
+      expect(lines.at(-1)).toMatchObject({
+        scenarios: 1,
+        failed: 0,
+        traceIds: [expect.stringMatching(/^[0-9a-f]{32}$/)],
+      });
+    },
+    maxDemoMs,
+  );
+
+  test.each([
+    ["an option that there is not", ["task", "list", "--nothing"], 2, "USAGE"],
+    ["a thing that is not there", ["key", "get", "key_nothing"], 4, "NOT_FOUND"],
+    ["a file that is none", ["restore", "nowhere.backup"], 2, "USAGE"],
+    ["a scenario that there is not", ["demo", "--scenario", "nine"], 2, "USAGE"],
+  ])("tells of %s as JSON too, on standard error", async (_what, args, code, reason) => {
+    const ended = await commands.moltwire([...args, "--json"]);
+    expect([ended.code, ended.stdout]).toEqual([code, ""]);
+    expect(JSON.parse(ended.stderr)).toMatchObject({ error: { reason, message: expect.any(String) } });
+  });
+});
+
+describe("colours", () => {
+  /** What a command writes to a terminal, which script(1) makes. */
+  function onTerminal(args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
+    const { NO_COLOR: _no, FORCE_COLOR: _force, CI: _ci, ...rest } = cleanEnv();
+    const line = [node, main, ...args].map((word) => `'${word}'`).join(" ");
+    const options = {
+      env: { ...rest, TERM: "xterm-256color", MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: world.operatorKey, ...env },
+      timeout: 20_000,
+    };
+    const { promise, resolve } = Promise.withResolvers<string>();
+    execFile("script", ["-qec", line, "/dev/null"], options, (_error, stdout) => resolve(stdout));
+    return promise;
+  }
+
+  test.each([
+    ["a table", ["org", "list"]],
+    ["a refusal", ["agent", "get", "nobody"]],
+    ["what is wrong with an argument", ["agent", "got"]],
+  ])("are used for %s on a terminal, and not there when NO_COLOR is set", async (_what, args) => {
+    const plain = await onTerminal(args, { NO_COLOR: "1" });
+    const coloured = await onTerminal(args, {});
+    expect(plain).not.toBe("");
+    expect(plain).not.toContain("\u001b[");
+    expect(coloured).toContain("\u001b[");
+  });
+
+  test("are not used where the output is no terminal", async () => {
+    const { stdout } = await commands.moltwire(["org", "list"]);
+    expect(stdout).toContain("ORGANISATION");
+    expect(stdout).not.toContain("\u001b");
+  });
+});

@@ -268,7 +268,7 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     const named = { orgId: home.orgId, namespace: "long" };
     await publish(owner.as, "long", "a", 0, true);
     const { cursor } = await as.sharedMemory.listSharedEntries(named);
-    for (let n = 0; n < 400; n++) await publish(owner.as, "long", "secret", n);
+    for (let n = 0; n < 120; n++) await publish(owner.as, "long", "secret", n);
     await publish(owner.as, "long", "a", 1, true);
     const expired = await refusal(watch(as, { ...named, afterCursor: cursor }, 1));
     expect(expired).toMatchObject({ code: "OutOfRange", reason: "CURSOR_EXPIRED" });

@@ -24,7 +24,7 @@ import { pullEndpoint, respond, serving } from "./bus-fixtures/instance.ts";
 import { asTold } from "./bus-fixtures/metered.ts";
 import { told } from "./bus-fixtures/watch.ts";
 import { type Across, across, granted } from "./federation-fixtures/across.ts";
-import { dialects, eventually, type Org, refusal, start, unique, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
 
 const { ALLOW, DENY, REQUIRE_APPROVAL, UNSPECIFIED } = PolicyVerdict;
 const soon = { returnImmediately: true } as const;
@@ -650,7 +650,7 @@ describe.each(dialects)("%s", (dialect) => {
       });
     });
 
-    test("between the acceptance and an attempt, with no sweep: the next attempt does not begin", async () => {
+    test("waiting between two attempts: the next one does not begin", async () => {
       await using agent = await httpAgent(() => undefined);
       const at = await across(world, {
         contract: { retries: 1, backoffMs: 60_000, repeatable: true, timeoutMs: 300 },
@@ -662,6 +662,86 @@ describe.each(dialects)("%s", (dialect) => {
       await endsWith(at, taskId, "revoked");
       expect(agent.calls).toHaveLength(1);
     });
+  });
+
+  describe("while no sweep comes, since time stands still", () => {
+    let still: World;
+    beforeAll(async () => {
+      still = await start(dialect, { clock: fakeClock(Date.now()) });
+    });
+    afterAll(() => still[Symbol.asyncDispose]());
+    const revoke = ({ doing, grantId }: Across) => doing.admin.grants.revokeGrant({ grantId });
+    const refusedAtLast = async (at: Across, taskId: string) => {
+      const task = await whenEnded(at.asker.as, taskId);
+      expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
+    };
+
+    test("a task that waits to be pulled is not handed out once its grant is revoked", async () => {
+      const at = await across(still, { agent: { endpoint: pullEndpoint } });
+      const { taskId } = await at.go(soon);
+      await revoke(at);
+      await using instance = serving(at.worker.as);
+      await refusedAtLast(at, taskId);
+      expect(instance.deliveries).toEqual([]);
+    });
+
+    test.each(["asking", "doing"] as const)(
+      "an approval of the %s organisation that comes after the end of the grant brings nothing about",
+      async (side) => {
+        await using agent = await httpAgent();
+        const at = await across(still, { agent: { endpoint: httpEndpoint(agent.url) } });
+        const cedarText = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
+        await policy(at[side], cedarText, "look");
+        const { taskId } = await at.go();
+        const [approval] = (await at[side].admin.approvals.listApprovals({})).approvals;
+        await revoke(at);
+        await at[side].admin.approvals.approve({ approvalId: approval!.approvalId });
+        const task = await whenEnded(at.asker.as, taskId);
+        // What has not come to the other organisation yet finds nothing open there.
+        expect([stateOf(task), reasonOf(task)]).toEqual([
+          "REJECTED",
+          side === "asking" ? "NOT_FOUND" : "GRANT_NOT_ACTIVE",
+        ]);
+        expect(agent.calls).toEqual([]);
+      },
+    );
+
+    test("terms that were narrowed since hold for the next attempt", async () => {
+      const tools = { requiredTools: ["web"] };
+      const at = await across(still, { contract: tools, agent: { endpoint: pullEndpoint, allowedTools: ["web"] } });
+      const { taskId } = await at.go(soon);
+      const change = { allowedTools: ["else"] };
+      await at.doing.admin.grants.updateGrant({
+        grantId: at.grantId,
+        change,
+        updateMask: { paths: ["allowed_tools"] },
+      });
+      await using instance = serving(at.worker.as);
+      const task = await whenEnded(at.asker.as, taskId);
+      expect([stateOf(task), reasonOf(task), instance.deliveries.length]).toEqual([
+        "REJECTED",
+        "GRANT_TERMS_EXCEEDED",
+        0,
+      ]);
+    });
+  });
+
+  test("of requests that race with the end of their grant none is left open", async () => {
+    const at = await across(world, { agent: { endpoint: pullEndpoint } });
+    const asked = Array.from({ length: 40 }, () => insisting(() => at.go(soon)));
+    await Promise.race(asked);
+    const [results] = await Promise.all([
+      Promise.allSettled(asked),
+      at.doing.admin.grants.revokeGrant({ grantId: at.grantId }),
+    ]);
+    const accepted = results.flatMap((one) => (one.status === "fulfilled" ? [one.value.taskId] : []));
+    for (const one of results)
+      if (one.status === "rejected")
+        expect((await refusal(Promise.reject(one.reason))).reason).toMatch(/^(NOT_FOUND|GRANT_NOT_ACTIVE)$/);
+    for (const taskId of accepted) expect(reasonOf(await whenEnded(at.asker.as, taskId))).toBe("GRANT_NOT_ACTIVE");
+    const open = (await at.doing.admin.bus.listTasks({ pageSize: 250 })).tasks.filter(({ endTime }) => !endTime);
+    expect(open).toEqual([]);
+    expect(await usageOf(at)).toMatchObject({ requests: BigInt(accepted.length), reservedTokens: 0n });
   });
 
   describe("the contracts that are open to an organisation", () => {

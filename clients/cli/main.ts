@@ -2,6 +2,7 @@
 /** The `moltwire` command. It knows a server by the public protocol alone. */
 import { type Argument, Command, CommanderError } from "commander";
 import manifest from "../../package.json" with { type: "json" };
+import { admin } from "./admin.ts";
 import { agent } from "./agent.ts";
 import { backup } from "./backup.ts";
 import { type Noun, withServer } from "./command.ts";
@@ -25,7 +26,7 @@ import { vault } from "./vault.ts";
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, key],
-  "Running it:": [server, demo, status, doctor, vault, backup, restore],
+  "Running it:": [server, demo, status, doctor, admin, vault, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

@@ -6,8 +6,11 @@ import type { App } from "../app.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { listAudit } from "./audit-store.ts";
+import { readOverview } from "./overview-store.ts";
 
 export const adminHandler = (app: App): ServiceImpl<typeof AdminService> => ({
+  getOverview: query(app, (_req, { db, orgId, now }) => readOverview(db, orgId, now)),
+
   listAuditEvents: query(app, async (req, { db, orgId }) => {
     const read = (after: Parameters<typeof listAudit>[2], limit: number) => listAudit(db, orgId, after, limit);
     const page = await readPage(app.cursors, ["ListAuditEvents", orgId], req, read, (row) => [row.xid, row.seq]);

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/admin_service.proto.
  */
 export const file_moltwire_ops_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIscCCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIm4KFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJlChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIxCgxhdWRpdF9ldmVudHMYASADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyjQEKDEFkbWluU2VydmljZRJ9Cg9MaXN0QXVkaXRFdmVudHMSJy5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBooLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIscCCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIi0KEkdldE92ZXJ2aWV3UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEAiuQIKE0dldE92ZXJ2aWV3UmVzcG9uc2USDgoGYWdlbnRzGAEgASgDEhUKDW9wZW5fY2lyY3VpdHMYAiABKAMSGQoRY29udHJhY3RfdmVyc2lvbnMYAyABKAMSEgoKb3Blbl90YXNrcxgEIAEoAxIZChFwZW5kaW5nX2FwcHJvdmFscxgFIAEoAxIZChFvcGVuX2RlYWRfbGV0dGVycxgGIAEoAxIUCgxwZW5kaW5nX2pvYnMYByABKAMSEwoLbGVhc2VkX2pvYnMYCCABKAMSEQoJZGVhZF9qb2JzGAkgASgDEiwKBWhvdXJzGAogAygLMh0ubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3SG91chIqCgRkYXlzGAsgAygLMhwubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3RGF5IoUBCgxPdmVydmlld0hvdXISLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdHJhY2VzGAIgASgDEhQKDGZhaWxlZF90YXNrcxgDIAEoAxIPCgdhbGxvd2VkGAQgASgDEg4KBmRlbmllZBgFIAEoAyJACgtPdmVydmlld0RheRIMCgRkYXRlGAEgASgJEg4KBnRva2VucxgCIAEoAxITCgtjb3N0X21pY3JvcxgDIAEoAyJuChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiZQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USMQoMYXVkaXRfZXZlbnRzGAEgAygLMhsubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMoMCCgxBZG1pblNlcnZpY2USdAoLR2V0T3ZlcnZpZXcSIy5tb2x0d2lyZS5vcHMudjEuR2V0T3ZlcnZpZXdSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLkdldE92ZXJ2aWV3UmVzcG9uc2UiGpACAZLeGBMIAxINb3ZlcnZpZXc6cmVhZBgCEn0KD0xpc3RBdWRpdEV2ZW50cxInLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GigubW9sdHdpcmUub3BzLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIheQAgGS3hgQCAMSCmF1ZGl0OnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * AuditEvent is one administrative act.
@@ -179,6 +179,370 @@ export const AuditEventSchema: GenMessage<AuditEvent, {jsonType: AuditEventJson}
   messageDesc(file_moltwire_ops_v1_admin_service, 0);
 
 /**
+ * GetOverviewRequest is the request of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewRequest
+ */
+export type GetOverviewRequest = Message<"moltwire.ops.v1.GetOverviewRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+};
+
+/**
+ * GetOverviewRequest is the request of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewRequest
+ */
+export type GetOverviewRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetOverviewRequest.
+ * Use `create(GetOverviewRequestSchema)` to create a new message.
+ */
+export const GetOverviewRequestSchema: GenMessage<GetOverviewRequest, {jsonType: GetOverviewRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 1);
+
+/**
+ * GetOverviewResponse is the response of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewResponse
+ */
+export type GetOverviewResponse = Message<"moltwire.ops.v1.GetOverviewResponse"> & {
+  /**
+   * Agents that are registered.
+   *
+   * @generated from field: int64 agents = 1;
+   */
+  agents: bigint;
+
+  /**
+   * Agents whose circuit breaker is not closed.
+   *
+   * @generated from field: int64 open_circuits = 2;
+   */
+  openCircuits: bigint;
+
+  /**
+   * Contract versions.
+   *
+   * @generated from field: int64 contract_versions = 3;
+   */
+  contractVersions: bigint;
+
+  /**
+   * Tasks that have not ended.
+   *
+   * @generated from field: int64 open_tasks = 4;
+   */
+  openTasks: bigint;
+
+  /**
+   * Approvals that nobody has decided on.
+   *
+   * @generated from field: int64 pending_approvals = 5;
+   */
+  pendingApprovals: bigint;
+
+  /**
+   * Dead letters about which nothing was done.
+   *
+   * @generated from field: int64 open_dead_letters = 6;
+   */
+  openDeadLetters: bigint;
+
+  /**
+   * Jobs that can be claimed, of all queues.
+   *
+   * @generated from field: int64 pending_jobs = 7;
+   */
+  pendingJobs: bigint;
+
+  /**
+   * Jobs that workers have.
+   *
+   * @generated from field: int64 leased_jobs = 8;
+   */
+  leasedJobs: bigint;
+
+  /**
+   * Dead jobs that are kept.
+   *
+   * @generated from field: int64 dead_jobs = 9;
+   */
+  deadJobs: bigint;
+
+  /**
+   * The last 24 hours, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewHour hours = 10;
+   */
+  hours: OverviewHour[];
+
+  /**
+   * The last 30 days in UTC, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
+   */
+  days: OverviewDay[];
+};
+
+/**
+ * GetOverviewResponse is the response of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewResponse
+ */
+export type GetOverviewResponseJson = {
+  /**
+   * Agents that are registered.
+   *
+   * @generated from field: int64 agents = 1;
+   */
+  agents?: string;
+
+  /**
+   * Agents whose circuit breaker is not closed.
+   *
+   * @generated from field: int64 open_circuits = 2;
+   */
+  openCircuits?: string;
+
+  /**
+   * Contract versions.
+   *
+   * @generated from field: int64 contract_versions = 3;
+   */
+  contractVersions?: string;
+
+  /**
+   * Tasks that have not ended.
+   *
+   * @generated from field: int64 open_tasks = 4;
+   */
+  openTasks?: string;
+
+  /**
+   * Approvals that nobody has decided on.
+   *
+   * @generated from field: int64 pending_approvals = 5;
+   */
+  pendingApprovals?: string;
+
+  /**
+   * Dead letters about which nothing was done.
+   *
+   * @generated from field: int64 open_dead_letters = 6;
+   */
+  openDeadLetters?: string;
+
+  /**
+   * Jobs that can be claimed, of all queues.
+   *
+   * @generated from field: int64 pending_jobs = 7;
+   */
+  pendingJobs?: string;
+
+  /**
+   * Jobs that workers have.
+   *
+   * @generated from field: int64 leased_jobs = 8;
+   */
+  leasedJobs?: string;
+
+  /**
+   * Dead jobs that are kept.
+   *
+   * @generated from field: int64 dead_jobs = 9;
+   */
+  deadJobs?: string;
+
+  /**
+   * The last 24 hours, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewHour hours = 10;
+   */
+  hours?: OverviewHourJson[];
+
+  /**
+   * The last 30 days in UTC, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
+   */
+  days?: OverviewDayJson[];
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetOverviewResponse.
+ * Use `create(GetOverviewResponseSchema)` to create a new message.
+ */
+export const GetOverviewResponseSchema: GenMessage<GetOverviewResponse, {jsonType: GetOverviewResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 2);
+
+/**
+ * OverviewHour is what happened in an hour.
+ *
+ * @generated from message moltwire.ops.v1.OverviewHour
+ */
+export type OverviewHour = Message<"moltwire.ops.v1.OverviewHour"> & {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Traces that were begun.
+   *
+   * @generated from field: int64 traces = 2;
+   */
+  traces: bigint;
+
+  /**
+   * Tasks that failed for good.
+   *
+   * @generated from field: int64 failed_tasks = 3;
+   */
+  failedTasks: bigint;
+
+  /**
+   * Decisions of policies that allowed.
+   *
+   * @generated from field: int64 allowed = 4;
+   */
+  allowed: bigint;
+
+  /**
+   * Decisions of policies that denied.
+   *
+   * @generated from field: int64 denied = 5;
+   */
+  denied: bigint;
+};
+
+/**
+ * OverviewHour is what happened in an hour.
+ *
+ * @generated from message moltwire.ops.v1.OverviewHour
+ */
+export type OverviewHourJson = {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * Traces that were begun.
+   *
+   * @generated from field: int64 traces = 2;
+   */
+  traces?: string;
+
+  /**
+   * Tasks that failed for good.
+   *
+   * @generated from field: int64 failed_tasks = 3;
+   */
+  failedTasks?: string;
+
+  /**
+   * Decisions of policies that allowed.
+   *
+   * @generated from field: int64 allowed = 4;
+   */
+  allowed?: string;
+
+  /**
+   * Decisions of policies that denied.
+   *
+   * @generated from field: int64 denied = 5;
+   */
+  denied?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.OverviewHour.
+ * Use `create(OverviewHourSchema)` to create a new message.
+ */
+export const OverviewHourSchema: GenMessage<OverviewHour, {jsonType: OverviewHourJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 3);
+
+/**
+ * OverviewDay is what was used on a day.
+ *
+ * @generated from message moltwire.ops.v1.OverviewDay
+ */
+export type OverviewDay = Message<"moltwire.ops.v1.OverviewDay"> & {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date: string;
+
+  /**
+   * Tokens, read and written.
+   *
+   * @generated from field: int64 tokens = 2;
+   */
+  tokens: bigint;
+
+  /**
+   * What they cost, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 3;
+   */
+  costMicros: bigint;
+};
+
+/**
+ * OverviewDay is what was used on a day.
+ *
+ * @generated from message moltwire.ops.v1.OverviewDay
+ */
+export type OverviewDayJson = {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date?: string;
+
+  /**
+   * Tokens, read and written.
+   *
+   * @generated from field: int64 tokens = 2;
+   */
+  tokens?: string;
+
+  /**
+   * What they cost, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 3;
+   */
+  costMicros?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.OverviewDay.
+ * Use `create(OverviewDaySchema)` to create a new message.
+ */
+export const OverviewDaySchema: GenMessage<OverviewDay, {jsonType: OverviewDayJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 4);
+
+/**
  * ListAuditEventsRequest is the request of ListAuditEvents.
  *
  * @generated from message moltwire.ops.v1.ListAuditEventsRequest
@@ -239,7 +603,7 @@ export type ListAuditEventsRequestJson = {
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest, {jsonType: ListAuditEventsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 1);
+  messageDesc(file_moltwire_ops_v1_admin_service, 5);
 
 /**
  * ListAuditEventsResponse is the response of ListAuditEvents.
@@ -288,7 +652,7 @@ export type ListAuditEventsResponseJson = {
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse, {jsonType: ListAuditEventsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 2);
+  messageDesc(file_moltwire_ops_v1_admin_service, 6);
 
 /**
  * AdminService is for those who answer for an organisation or the server.
@@ -296,6 +660,17 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse, 
  * @generated from service moltwire.ops.v1.AdminService
  */
 export const AdminService: GenService<{
+  /**
+   * GetOverview counts what an organisation has and did: what a person looks at first. Counts are cheap rather than unlimited: each ends at 10,000, also those of
+   * hours, which are of the newest 10,000 things.
+   *
+   * @generated from rpc moltwire.ops.v1.AdminService.GetOverview
+   */
+  getOverview: {
+    methodKind: "unary";
+    input: typeof GetOverviewRequestSchema;
+    output: typeof GetOverviewResponseSchema;
+  },
   /**
    * ListAuditEvents lists who did what, newest first.
    *

@@ -16,7 +16,77 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/maintenance_service.proto.
  */
 export const file_moltwire_ops_v1_maintenance_service: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIg8KDUJhY2t1cFJlcXVlc3QilAEKDkJhY2t1cFJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFByb2dyZXNzSAASMwoIbWFuaWZlc3QYAiABKAsyHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwTWFuaWZlc3RIABIPCgVjaHVuaxgDIAEoDEgAQgcKBWV2ZW50IhcKFUdldFZhdWx0U3RhdHVzUmVxdWVzdCJGChZHZXRWYXVsdFN0YXR1c1Jlc3BvbnNlEiwKBnN0YXR1cxgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5WYXVsdFN0YXR1cyInChJSb3RhdGVWYXVsdFJlcXVlc3QSEQoJcmVlbmNyeXB0GAEgASgIIiwKE1JvdGF0ZVZhdWx0UmVzcG9uc2USFQoNbWFzdGVyX2tleV9pZBgBIAEoCSI/ChtEcm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QSIAoNdGFyZ2V0X29yZ19pZBgBIAEoCUIJukgGcgQQARhAIjQKHERyb3BPcmdhbml6YXRpb25LZXlzUmVzcG9uc2USFAoMa2V5c19kcm9wcGVkGAEgASgFMpIEChJNYWludGVuYW5jZVNlcnZpY2USgAEKDkdldFZhdWx0U3RhdHVzEiYubW9sdHdpcmUub3BzLnYxLkdldFZhdWx0U3RhdHVzUmVxdWVzdBonLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1Jlc3BvbnNlIh2QAgGS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYAhJ3CgtSb3RhdGVWYXVsdBIjLm1vbHR3aXJlLm9wcy52MS5Sb3RhdGVWYXVsdFJlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESkgEKFERyb3BPcmdhbml6YXRpb25LZXlzEiwubW9sdHdpcmUub3BzLnYxLkRyb3BPcmdhbml6YXRpb25LZXlzUmVxdWVzdBotLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlIh2S3hgZCAQSEW1haW50ZW5hbmNlOndyaXRlGAEgARJrCgZCYWNrdXASHi5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVxdWVzdBofLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBSZXNwb25zZSIekt4YGggEEhJtYWludGVuYW5jZTpiYWNrdXAYBSABMAFiBnByb3RvMw", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_vault]);
+  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIjoKF1NldEFkbWluUGFzc3dvcmRSZXF1ZXN0Eh8KCHBhc3N3b3JkGAEgASgJQg2AAQG6SAdyBRAMGIACIjIKGFNldEFkbWluUGFzc3dvcmRSZXNwb25zZRIWCg5lbmRlZF9zZXNzaW9ucxgBIAEoBSIPCg1CYWNrdXBSZXF1ZXN0IpQBCg5CYWNrdXBSZXNwb25zZRIzCghwcm9ncmVzcxgBIAEoCzIfLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBQcm9ncmVzc0gAEjMKCG1hbmlmZXN0GAIgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cE1hbmlmZXN0SAASDwoFY2h1bmsYAyABKAxIAEIHCgVldmVudCIXChVHZXRWYXVsdFN0YXR1c1JlcXVlc3QiRgoWR2V0VmF1bHRTdGF0dXNSZXNwb25zZRIsCgZzdGF0dXMYASABKAsyHC5tb2x0d2lyZS5vcHMudjEuVmF1bHRTdGF0dXMiJwoSUm90YXRlVmF1bHRSZXF1ZXN0EhEKCXJlZW5jcnlwdBgBIAEoCCIsChNSb3RhdGVWYXVsdFJlc3BvbnNlEhUKDW1hc3Rlcl9rZXlfaWQYASABKAkiPwobRHJvcE9yZ2FuaXphdGlvbktleXNSZXF1ZXN0EiAKDXRhcmdldF9vcmdfaWQYASABKAlCCbpIBnIEEAEYQCI0ChxEcm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlEhQKDGtleXNfZHJvcHBlZBgBIAEoBTKbBQoSTWFpbnRlbmFuY2VTZXJ2aWNlEoABCg5HZXRWYXVsdFN0YXR1cxImLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1JlcXVlc3QaJy5tb2x0d2lyZS5vcHMudjEuR2V0VmF1bHRTdGF0dXNSZXNwb25zZSIdkAIBkt4YFggEEhBtYWludGVuYW5jZTpyZWFkGAISdwoLUm90YXRlVmF1bHQSIy5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLlJvdGF0ZVZhdWx0UmVzcG9uc2UiHZLeGBkIBBIRbWFpbnRlbmFuY2U6d3JpdGUYASABEpIBChREcm9wT3JnYW5pemF0aW9uS2V5cxIsLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QaLS5tb2x0d2lyZS5vcHMudjEuRHJvcE9yZ2FuaXphdGlvbktleXNSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAEShgEKEFNldEFkbWluUGFzc3dvcmQSKC5tb2x0d2lyZS5vcHMudjEuU2V0QWRtaW5QYXNzd29yZFJlcXVlc3QaKS5tb2x0d2lyZS5vcHMudjEuU2V0QWRtaW5QYXNzd29yZFJlc3BvbnNlIh2S3hgZCAQSEW1haW50ZW5hbmNlOndyaXRlGAEgARJrCgZCYWNrdXASHi5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVxdWVzdBofLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBSZXNwb25zZSIekt4YGggEEhJtYWludGVuYW5jZTpiYWNrdXAYBSABMAFiBnByb3RvMw", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_vault]);
+
+/**
+ * SetAdminPasswordRequest is the request of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordRequest
+ */
+export type SetAdminPasswordRequest = Message<"moltwire.ops.v1.SetAdminPasswordRequest"> & {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password: string;
+};
+
+/**
+ * SetAdminPasswordRequest is the request of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordRequest
+ */
+export type SetAdminPasswordRequestJson = {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SetAdminPasswordRequest.
+ * Use `create(SetAdminPasswordRequestSchema)` to create a new message.
+ */
+export const SetAdminPasswordRequestSchema: GenMessage<SetAdminPasswordRequest, {jsonType: SetAdminPasswordRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 0);
+
+/**
+ * SetAdminPasswordResponse is the response of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordResponse
+ */
+export type SetAdminPasswordResponse = Message<"moltwire.ops.v1.SetAdminPasswordResponse"> & {
+  /**
+   * How many sessions ended with the password before.
+   *
+   * @generated from field: int32 ended_sessions = 1;
+   */
+  endedSessions: number;
+};
+
+/**
+ * SetAdminPasswordResponse is the response of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordResponse
+ */
+export type SetAdminPasswordResponseJson = {
+  /**
+   * How many sessions ended with the password before.
+   *
+   * @generated from field: int32 ended_sessions = 1;
+   */
+  endedSessions?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SetAdminPasswordResponse.
+ * Use `create(SetAdminPasswordResponseSchema)` to create a new message.
+ */
+export const SetAdminPasswordResponseSchema: GenMessage<SetAdminPasswordResponse, {jsonType: SetAdminPasswordResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
 
 /**
  * BackupRequest is the request of Backup.
@@ -39,7 +109,7 @@ export type BackupRequestJson = {
  * Use `create(BackupRequestSchema)` to create a new message.
  */
 export const BackupRequestSchema: GenMessage<BackupRequest, {jsonType: BackupRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 0);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
 
 /**
  * BackupResponse is a message of Backup.
@@ -112,7 +182,7 @@ export type BackupResponseJson = {
  * Use `create(BackupResponseSchema)` to create a new message.
  */
 export const BackupResponseSchema: GenMessage<BackupResponse, {jsonType: BackupResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
 
 /**
  * GetVaultStatusRequest is the request of GetVaultStatus.
@@ -135,7 +205,7 @@ export type GetVaultStatusRequestJson = {
  * Use `create(GetVaultStatusRequestSchema)` to create a new message.
  */
 export const GetVaultStatusRequestSchema: GenMessage<GetVaultStatusRequest, {jsonType: GetVaultStatusRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
 
 /**
  * GetVaultStatusResponse is the response of GetVaultStatus.
@@ -170,7 +240,7 @@ export type GetVaultStatusResponseJson = {
  * Use `create(GetVaultStatusResponseSchema)` to create a new message.
  */
 export const GetVaultStatusResponseSchema: GenMessage<GetVaultStatusResponse, {jsonType: GetVaultStatusResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
 
 /**
  * RotateVaultRequest is the request of RotateVault.
@@ -205,7 +275,7 @@ export type RotateVaultRequestJson = {
  * Use `create(RotateVaultRequestSchema)` to create a new message.
  */
 export const RotateVaultRequestSchema: GenMessage<RotateVaultRequest, {jsonType: RotateVaultRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
 
 /**
  * RotateVaultResponse is the response of RotateVault.
@@ -240,7 +310,7 @@ export type RotateVaultResponseJson = {
  * Use `create(RotateVaultResponseSchema)` to create a new message.
  */
 export const RotateVaultResponseSchema: GenMessage<RotateVaultResponse, {jsonType: RotateVaultResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
 
 /**
  * DropOrganizationKeysRequest is the request of DropOrganizationKeys.
@@ -275,7 +345,7 @@ export type DropOrganizationKeysRequestJson = {
  * Use `create(DropOrganizationKeysRequestSchema)` to create a new message.
  */
 export const DropOrganizationKeysRequestSchema: GenMessage<DropOrganizationKeysRequest, {jsonType: DropOrganizationKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 8);
 
 /**
  * DropOrganizationKeysResponse is the response of DropOrganizationKeys.
@@ -310,7 +380,7 @@ export type DropOrganizationKeysResponseJson = {
  * Use `create(DropOrganizationKeysResponseSchema)` to create a new message.
  */
 export const DropOrganizationKeysResponseSchema: GenMessage<DropOrganizationKeysResponse, {jsonType: DropOrganizationKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 9);
 
 /**
  * MaintenanceService is for the operator's work on the server as a whole.
@@ -359,6 +429,20 @@ export const MaintenanceService: GenService<{
     methodKind: "unary";
     input: typeof DropOrganizationKeysRequestSchema;
     output: typeof DropOrganizationKeysResponseSchema;
+  },
+  /**
+   * SetAdminPassword sets or replaces the password with which the operator signs in to the console (see SessionService). All sessions that were made with the one
+   * before end. It is stored as argon2id (19 MiB, 2 passes) of its NFKC form, with a salt; the audit does not hold its digest, so of two calls with one idempotency key
+   * the second changes nothing even if it has another password.
+   *
+   * Errors: OVERLOADED (too many passwords are being tried at once).
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.SetAdminPassword
+   */
+  setAdminPassword: {
+    methodKind: "unary";
+    input: typeof SetAdminPasswordRequestSchema;
+    output: typeof SetAdminPasswordResponseSchema;
   },
   /**
    * Backup copies all data, of all organisations, as it is at one instant, while the server goes on serving.

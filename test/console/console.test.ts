@@ -239,7 +239,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
   test("signing out leads to the way in, and the cookie is worth nothing any more", async () => {
     const [before] = await context.cookies();
     await page.click("button:has-text('operator')");
-    await page.click("text=Sign out");
+    await page.click("button:has-text('Sign out')");
     await page.waitForSelector("text=Sign in");
     const answer = await fetch(`${url}/moltwire.bus.v1.AgentService/ListAgents`, {
       method: "POST",

@@ -1,24 +1,10 @@
-import { useMutation, useQuery } from "@connectrpc/connect-query";
-import {
-  AppShell,
-  Burger,
-  Button,
-  Group,
-  Kbd,
-  Menu,
-  NavLink,
-  ScrollArea,
-  Select,
-  Text,
-  useMantineColorScheme,
-  VisuallyHidden,
-} from "@mantine/core";
+import { useQuery } from "@connectrpc/connect-query";
+import { AppShell, Burger, Button, Group, Kbd, NativeSelect, NavLink, ScrollArea, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useState } from "react";
 import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import { OrganizationService } from "../../../gen/moltwire/federation/v1/organization_service_pb.ts";
-import { SessionService } from "../../../gen/moltwire/ops/v1/session_service_pb.ts";
 import { type Live, openLive } from "./live/store.ts";
 import { LiveContext, useLive } from "./live/use-live.ts";
 import { Palette } from "./palette.tsx";
@@ -27,7 +13,7 @@ import { State } from "./parts/show.tsx";
 import { pages } from "./router.tsx";
 import { useOrg, useSession } from "./session.ts";
 
-const SetPassword = lazy(() => import("./set-password.tsx"));
+const UserModal = lazy(() => import("./user-modal.tsx"));
 
 /** What stands around every page. */
 export function Layout() {
@@ -63,7 +49,7 @@ export function Layout() {
             <Group gap="xs" wrap="nowrap">
               <OrgChoice />
               <Palette />
-              <UserMenu />
+              <User />
             </Group>
           </Group>
         </AppShell.Header>
@@ -123,50 +109,27 @@ function OrgChoice() {
     label: displayName || name,
   }));
   return (
-    <Select
+    <NativeSelect
       aria-label="Organisation"
       size="xs"
-      w={{ base: 110, sm: 180 }}
+      w={{ base: 120, sm: 180 }}
       data={choices.length > 0 ? choices : [{ value: session.orgId, label: session.orgName }]}
       value={chosen || session.orgId}
-      onChange={(orgId) => choose(orgId === session.orgId ? "" : (orgId ?? ""))}
-      searchable
-      allowDeselect={false}
+      onChange={({ currentTarget }) => choose(currentTarget.value === session.orgId ? "" : currentTarget.value)}
     />
   );
 }
 
-function UserMenu() {
-  const { session, passwordSet } = useSession();
-  const { colorScheme, setColorScheme } = useMantineColorScheme();
-  const [asking, { open, close }] = useDisclosure(false);
-  const signOut = useMutation(SessionService.method.signOut, {
-    // A new page: nothing of what was seen stays.
-    onSuccess: () => window.location.reload(),
-  });
-  const isOperator = session.role === Role.OPERATOR;
+/** Who is signed in, and what they can do about it. */
+function User() {
+  const { session } = useSession();
+  const [opened, { open, close }] = useDisclosure(false);
   return (
     <>
-      <Menu position="bottom-end">
-        <Menu.Target>
-          <Button variant="default" size="compact-sm">
-            {isOperator ? "operator" : "admin"}
-            <VisuallyHidden> menu</VisuallyHidden>
-          </Button>
-        </Menu.Target>
-        <Menu.Dropdown>
-          <Menu.Label>{session.orgName}</Menu.Label>
-          {(["light", "dark", "auto"] as const).map((scheme) => (
-            <Menu.Item key={scheme} onClick={() => setColorScheme(scheme)} fw={scheme === colorScheme ? 700 : 400}>
-              {scheme === "auto" ? "As the system" : scheme === "light" ? "Light" : "Dark"}
-            </Menu.Item>
-          ))}
-          <Menu.Divider />
-          {isOperator && <Menu.Item onClick={open}>{passwordSet ? "Change the password" : "Set a password"}</Menu.Item>}
-          <Menu.Item onClick={() => signOut.mutate({})}>Sign out</Menu.Item>
-        </Menu.Dropdown>
-      </Menu>
-      <Suspense>{asking && <SetPassword onClose={close} />}</Suspense>
+      <Button variant="default" size="compact-sm" onClick={open}>
+        {session.role === Role.OPERATOR ? "operator" : "admin"}
+      </Button>
+      <Suspense>{opened && <UserModal onClose={close} />}</Suspense>
     </>
   );
 }

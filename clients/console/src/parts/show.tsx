@@ -29,7 +29,7 @@ export const Raw = <Desc extends DescMessage>({ schema, message }: { schema: Des
 export const Facts = ({ facts }: { facts: readonly (readonly [string, ReactNode])[] }) => (
   <dl className="facts">
     {facts
-      .filter(([, value]) => value !== "" && value !== undefined)
+      .filter(([, value]) => value !== "" && value !== undefined && value !== false)
       .map(([name, value]) => (
         <Fragment key={name}>
           <dt>{name}</dt>

@@ -4,6 +4,7 @@ import type { Interceptor } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { sweepSessions } from "../src/console/session.ts";
+import { insertSession, type SessionRow } from "../src/console/session-store.ts";
 import { sql } from "../src/db/db.ts";
 import { dialects, eventually, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
@@ -289,6 +290,17 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(page.organizations.listOrganizations({}))).reason).toBe("KEY_MISSING");
       await byKey.organizations.listOrganizations({});
       expect(await signIn(world, { password })).toMatchObject({ reason: "KEY_INVALID" });
+    });
+
+    test("makes no session that outlives it, not even one that was being made while it was changed", async () => {
+      await world.operator.maintenance.setAdminPassword({ password });
+      clock.advance(60_000);
+      const { cookie } = await signIn(world, { password });
+      const made = (await sessions()).find((row) => row.token_sha256 === digest(cookie.split("=")[1]!))!;
+      await world.operator.maintenance.setAdminPassword({ password: `${password}!` });
+      // As a sign-in that has checked the old one just before.
+      await world.server.app.db.tx((tx) => insertSession(tx, made as SessionRow));
+      expect((await refusal(inBrowser(world, cookie).organizations.listOrganizations({}))).reason).toBe("KEY_MISSING");
     });
 
     test("of a flood few are tried at once, and the rest is told to come again", async () => {

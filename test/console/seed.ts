@@ -51,7 +51,7 @@ export async function seed(url: string, operatorKey: string): Promise<Clients> {
       error: { code: "bounced", message: hostile },
     });
   await asPlanner.schedules.createSchedule({
-    settings: { name: "nightly", timing: { cron: "0 3 * * *" }, job: { queue: "reports", payload } },
+    settings: { name: "moonrise", timing: { cron: "0 3 * * *" }, job: { queue: "reports", payload } },
   });
   await webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["task.*"], description: hostile });
   const { organization } = await organizations.createOrganization({ name: "acme", displayName: hostile });

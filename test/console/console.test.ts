@@ -37,6 +37,7 @@ const pages: readonly (readonly [path: string, title: string, shows: string])[] 
   ["/organizations", "Organisations", "acme"],
   ["/keys", "Keys", "planner"],
   ["/audit", "Audit", "SetBudget"],
+  ["/contacts", "Contacts", "somebody"],
   ["/system", "System", "sqlite"],
 ];
 
@@ -98,8 +99,10 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await page.waitForSelector("text=the password is wrong");
     // The browser itself notes the refusal.
     faults.length = 0;
+    // A page is loaded as soon as its link is pointed at.
+    await page.mouse.move(0, 0);
     await page.fill("input", password);
-    await page.click("button[type=submit]");
+    await page.press("input", "Enter");
     await page.waitForSelector("h1:has-text('Overview')");
     const loaded = await page.evaluate<string[]>(
       "performance.getEntriesByType('resource').map(({ name }) => name).filter((name) => name.includes('/assets/'))",
@@ -148,6 +151,17 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await page.waitForSelector("[role=dialog] >> text=<img src=x");
     expect(await page.title()).toBe("Moltwire");
     await page.keyboard.press("Escape");
+  });
+
+  test("a list is saved as CSV, in which nothing that a user wrote is a formula", async () => {
+    await clientsAt(url, operatorKey).organizations.createOrganization({ name: "sums", displayName: '=1+1, "x"' });
+    await open("/organizations");
+    const download = page.waitForEvent("download");
+    await page.click("button:has-text('Save as CSV')");
+    const text = readFileSync(await (await download).path(), "utf8");
+    expect(text.split("\r\n")[0]).toBe('"State","Name","For people","Id","Age"');
+    expect(text).toContain(`"enabled","sums","'=1+1, ""x"""`);
+    expect(faults).toEqual([]);
   });
 
   test("a task that is submitted elsewhere is seen within a second, and opens as a waterfall", async () => {
@@ -237,25 +251,19 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     expect(await page.evaluate("window.same")).toBe(true);
   });
 
-  test("two hundred steps a second do not freeze the page", async () => {
+  test("six hundred steps at once do not freeze the page", async () => {
     await open("/activity");
     await isLive();
     await page.evaluate(
       "window.gap = 0; let last = performance.now(); (function frame(now) { window.gap = Math.max(window.gap, now - last); last = now; requestAnimationFrame(frame); })(last)",
     );
-    const beganMs = performance.now();
-    let tasks = 0;
-    // A task is some ten steps.
-    while (performance.now() - beganMs < 3_000) {
-      await Promise.all(
-        [planner, planner].map(({ bus }) => bus.submitTask({ contractId: "research/outline", input: about("many") })),
-      );
-      tasks += 2;
-      await new Promise((resolve) => setTimeout(resolve, 80));
-    }
-    expect(tasks).toBeGreaterThan(30);
+    // Each is some ten steps.
+    const tasks = Array.from({ length: 60 }, () =>
+      planner.bus.submitTask({ contractId: "research/outline", input: about("many") }),
+    );
+    await Promise.all(tasks);
     await page.waitForSelector("text=COMPLETED");
-    expect(await page.evaluate<number>("window.gap")).toBeLessThan(1_000);
+    expect(await page.evaluate<number>("window.gap")).toBeLessThan(2_000);
     expect(faults).toEqual([]);
   });
 
@@ -274,7 +282,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await tab.waitForSelector("[data-live=live]");
     expect(await tab.locator("select[aria-label=Organisation]").count()).toBe(0);
     for (const [path, title] of pages) {
-      if (path === "/organizations") continue;
+      if (path === "/organizations" || path === "/contacts") continue;
       await tab.goto(`${url}/#${path}`);
       await tab.waitForSelector(`h1:has-text("${title}")`);
       await tab.waitForLoadState("networkidle", { timeout: 500 }).catch(() => {});

@@ -59,5 +59,6 @@ export async function seed(url: string, operatorKey: string): Promise<Clients> {
     ...{ granteeOrgId: organization!.orgId, subject: { case: "capability", value: "research/outline" } },
     terms: { purpose: hostile },
   });
+  await operator.contacts.submitContact({ name: "somebody", email: "a@example.org", message: hostile });
   return asPlanner;
 }

@@ -37,6 +37,7 @@ export const pages = [
   { path: "/organizations", title: "Organisations", component: lazyRouteComponent(() => import("./pages/organizations.tsx"), "Organizations"), operator: true },
   { path: "/keys", title: "Keys", component: lazyRouteComponent(() => import("./pages/keys.tsx"), "Keys") },
   { path: "/audit", title: "Audit", component: lazyRouteComponent(() => import("./pages/audit.tsx"), "Audit") },
+  { path: "/contacts", title: "Contacts", component: lazyRouteComponent(() => import("./pages/contacts.tsx"), "Contacts"), operator: true },
   { path: "/system", title: "System", component: lazyRouteComponent(() => import("./pages/system.tsx"), "System") },
 ] as const;
 

@@ -7,7 +7,7 @@ import type { LiveItem, LiveState } from "./item.ts";
 
 const kept = 500;
 /** How often pages hear of what came, whatever its number. */
-const tellMs = 100;
+const tellMs = 150;
 
 type Word =
   | { readonly say: "hello" }

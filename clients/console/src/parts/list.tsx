@@ -1,5 +1,6 @@
-import { Button, Center, Loader, Stack, Table } from "@mantine/core";
+import { Button, Center, Group, Loader, Stack, Table } from "@mantine/core";
 import { type KeyboardEvent, type ReactNode, useEffect, useRef } from "react";
+import { saveTable } from "./export.ts";
 import { Failure } from "./failure.tsx";
 
 /** A column; `wide` ones are left out on small screens. */
@@ -88,11 +89,16 @@ export function List<Row>(props: ListProps<Row>) {
           </Table.Tbody>
         </Table>
       </Table.ScrollContainer>
-      {more && (
-        <Button variant="default" onClick={more} loading={isFetchingMore ?? false} mx="auto">
-          More
+      <Group justify="center" gap="xs">
+        {more && (
+          <Button variant="default" onClick={more} loading={isFetchingMore ?? false}>
+            More
+          </Button>
+        )}
+        <Button variant="default" onClick={() => saveTable(body.current?.closest("table") ?? null, label)}>
+          Save as CSV
         </Button>
-      )}
+      </Group>
     </Stack>
   );
 }

@@ -4,7 +4,7 @@ export default defineConfig({
   test: {
     globalSetup: ["test/postgres-server.ts"],
     include: ["test/**/*.test.ts"],
-    exclude: [...configDefaults.exclude, "test/long/**", "test/crash/**", "test/bench/**"],
+    exclude: [...configDefaults.exclude, "test/long/**", "test/crash/**", "test/bench/**", "test/console/**"],
     // Processes, because better-sqlite3 is native code and some tests watch their own memory and sockets.
     pool: "forks",
     maxWorkers: 2,

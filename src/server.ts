@@ -35,6 +35,9 @@ import {
 } from "./certificates.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { type Config, readConfig } from "./config.ts";
+import { browserKey, browserOf } from "./console/browser.ts";
+import { consolePages } from "./console/pages.ts";
+import { sweepSessions } from "./console/session.ts";
 import type { Db } from "./db/db.ts";
 import { migrate, readMigrations } from "./db/migrate.ts";
 import { openPostgres } from "./db/postgres.ts";
@@ -119,6 +122,8 @@ export type ServerOptions = Partial<Config> & {
   readonly routes?: (router: ConnectRouter) => void;
   /** The largest message taken, for tests. Default 4 MiB. */
   readonly readMaxBytes?: number;
+  /** The folder of the built console. Default: that of this package. */
+  readonly consoleFolder?: string;
   /** How long a server that is gone keeps its tasks from the other replicas; each beats three times as often. Default 15 s. */
   readonly leaseMs?: number;
   /** How long the stop waits for tasks under way. Default 10 s. */
@@ -170,6 +175,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     resolve,
     routes: moreRoutes,
     readMaxBytes = 4 * mib,
+    consoleFolder,
     drainMs = defaultDrainMs,
     leaseMs = defaultLeaseMs,
     onFatal,
@@ -269,7 +275,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   });
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
-  servePages(http, app, services);
+  servePages(http, app, services, consolePages(http, ids, consoleFolder));
   serveContactPage(http, app, app.limiters);
   mount(http, {
     routes: (router) => {
@@ -278,7 +284,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
       moreRoutes?.(router);
     },
-    contextValues: (request) => createContextValues().set(clientAddressKey, clientAddress(request)),
+    contextValues: (request) =>
+      createContextValues().set(clientAddressKey, clientAddress(request)).set(browserKey, browserOf(request)),
     gate: gate(app, served.unbuilt),
     interceptors: [
       observeInterceptor(app),
@@ -312,6 +319,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "invites", () => sweepInvites(app)),
     every(app, sweepMs, "contacts", () => sweepContacts(app)),
     every(app, sealMs, "audit", auditSealer(app, auditMetrics(metrics, app))),
+    every(app, sweepMs, "sessions", () => sweepSessions(app)),
     every(app, checkMs, "self-check", check),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),
     every(app, tickMs, "schedules", () => tick(app, scheduling)),

@@ -23,6 +23,7 @@ import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
+import { SessionService } from "../gen/moltwire/ops/v1/session_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
@@ -41,6 +42,8 @@ import { policyHandler } from "./bus/policy/policy-handler.ts";
 import { serveHandler } from "./bus/serve/serve-handler.ts";
 import { taskHandler } from "./bus/task-handler.ts";
 import { traceHandler } from "./bus/trace-handler.ts";
+import { passwordHandler } from "./console/password-handler.ts";
+import { sessionHandler } from "./console/session-handler.ts";
 import { directoryHandler } from "./directory/handler.ts";
 import { billingHandler } from "./exchange/billing/handler.ts";
 import { verifyHandler } from "./exchange/ledger/verify.ts";
@@ -92,6 +95,7 @@ export const services: readonly DescService[] = [
   StatusService,
   ContactService,
   EventService,
+  SessionService,
   AdminService,
   MaintenanceService,
 ];
@@ -132,8 +136,14 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(ContactService, contactHandler(app));
   serve(EventService, eventHandler(app));
+  serve(SessionService, sessionHandler(app));
   serve(AdminService, adminHandler(app));
-  serve(MaintenanceService, { ...vaultHandler(app, sealedTables), ...backupHandler(app), ...verifyHandler(app) });
+  serve(MaintenanceService, {
+    ...vaultHandler(app, sealedTables),
+    ...backupHandler(app),
+    ...verifyHandler(app),
+    ...passwordHandler(app),
+  });
   const mount: Routes["mount"] = (router) => {
     for (const each of mounts) each(router);
   };

@@ -20,6 +20,7 @@ import {
   readSteps,
   readTaskSteps,
 } from "../src/bus/trace-store.ts";
+import { findSession } from "../src/console/session-store.ts";
 import { type Queryable, type Sql, sql, type Tx } from "../src/db/db.ts";
 import { listCollaborations } from "../src/directory/collaboration-store.ts";
 import { countLiveInvites, listInvites } from "../src/directory/invite-store.ts";
@@ -62,7 +63,15 @@ import {
 } from "../src/ops/audit-chain-store.ts";
 import { listAudit } from "../src/ops/audit-store.ts";
 import { dueMail, listContacts } from "../src/ops/contact-store.ts";
-import { lastEvent, readEvents } from "../src/ops/outbox.ts";
+import { lastEvent, readEvents, readEventsBack } from "../src/ops/outbox.ts";
+import {
+  costsByDay,
+  countsNow,
+  decisionsByHour,
+  failuresByHour,
+  queueLevels,
+  tracesByHour,
+} from "../src/ops/overview-store.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
 import { readChecks } from "../src/ops/self-check.ts";
 import { readStats } from "../src/ops/stats-store.ts";
@@ -159,6 +168,26 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["whether a task has another step", (db) => hasStepAfter(db, org, trace, "tsk_a", at), /trace_event_trace/],
   ["where the steps end", (db) => lastStep(db, org), /trace_event_log \(org_id=\?/],
   ["following events", (db) => readEvents(db, org, at, 256), /outbox_log \(org_id=\? AND xid=\? AND seq>\?\)/],
+  ["events, newest first", (db) => readEventsBack(db, org, at, 256), /outbox_log \(org_id=\? AND xid=\? AND seq<\?\)/],
+  ["a session", (db) => findSession(db, "0".repeat(64)), /console_session USING PRIMARY KEY \(token_sha256=\?\)/],
+  [
+    "an overview: what there is",
+    (db) => db.all(countsNow(org)),
+    /agent_namespace \(org_id=\?\)[\s\S]*agent_circuit_not_closed \(org_id=\?\)[\s\S]*contract_namespace \(org_id=\?\)[\s\S]*task_state \(org_id=\? AND state<\?\)[\s\S]*approval_state \(org_id=\? AND state=\?\)[\s\S]*dead_letter_state \(org_id=\? AND state=\?\)/,
+  ],
+  [
+    "an overview: its queues",
+    (db) => db.all(queueLevels(org)),
+    /queue_level USING PRIMARY KEY \(org_id=\? AND queue>\?\)/,
+  ],
+  ["an overview: traces", (db) => db.all(tracesByHour(org, 1)), /trace_start \(org_id=\? AND start_ms>\?\)/],
+  ["an overview: failures", (db) => db.all(failuresByHour(org, 1)), /dead_letter_time \(org_id=\? AND create_ms>\?\)/],
+  [
+    "an overview: decisions",
+    (db) => db.all(decisionsByHour(org, 2, 1)),
+    /policy_decision_verdict \(org_id=\? AND verdict=\? AND time_ms>\?\)/,
+  ],
+  ["an overview: costs", (db) => db.all(costsByDay(org, 1)), /agent_cost_day \(org_id=\? AND day_ms>\?\)/],
   ["where the events end", (db) => lastEvent(db, org), /outbox_log \(org_id=\?/],
   [
     "a page of audit",

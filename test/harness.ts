@@ -28,6 +28,7 @@ import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { ContactService } from "../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { MaintenanceService } from "../gen/moltwire/ops/v1/maintenance_service_pb.ts";
+import { SessionService } from "../gen/moltwire/ops/v1/session_service_pb.ts";
 import { StatusService } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { ScheduleService } from "../gen/moltwire/queue/v1/schedule_service_pb.ts";
@@ -161,6 +162,7 @@ const clientsOf = (over: Transport) => ({
   events: createClient(EventService, over),
   admin: createClient(AdminService, over),
   maintenance: createClient(MaintenanceService, over),
+  sessions: createClient(SessionService, over),
   status: createClient(StatusService, over),
   text: createClient(TextService, over),
   contacts: createClient(ContactService, over),

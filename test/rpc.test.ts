@@ -412,6 +412,7 @@ describe.each(dialects)("%s", (dialect) => {
     const elsewhere = new Set([
       "moltwire.federation.v1.OrganizationService/CreateOrganization", // below: it is done in the operator's organisation
       "moltwire.bus.v1.BusService/CancelTask", // with the tasks
+      "moltwire.ops.v1.SessionService/SignIn", // with the console
       "moltwire.ops.v1.MaintenanceService/RotateVault", // with the vault, as the next
       "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups

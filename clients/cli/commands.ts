@@ -1,6 +1,7 @@
 /** The whole command line: every command there is, what all have in common, and how it says what is wrong with its arguments. */
 import { type Argument, Command } from "commander";
 import manifest from "../../package.json" with { type: "json" };
+import { admin } from "./admin.ts";
 import { agent } from "./agent.ts";
 import { audit } from "./audit.ts";
 import { backup } from "./backup.ts";
@@ -29,7 +30,7 @@ import { vault } from "./vault.ts";
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
-  "Running it:": [server, demo, status, doctor, audit, vault, ledger, backup, restore],
+  "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
 };
 
 const argumentTerm = (argument: Argument): string =>

@@ -18,7 +18,11 @@ const properties: readonly Field[] = [
 
 /** Adds the commands. */
 export const org: Noun = (program) => {
-  const noun = addNoun(program, "org", "organisations: nothing crosses from one to another but under a grant").addHelpText(
+  const noun = addNoun(
+    program,
+    "org",
+    "organisations: nothing crosses from one to another but under a grant",
+  ).addHelpText(
     "after",
     "\nNone is deleted, so that its name and its traces stay its own: `org update --disable` refuses its keys, and with\nencryption `vault drop` then makes what it has stored unreadable for ever.",
   );

@@ -3,6 +3,7 @@ import type { JsonValue } from "@bufbuild/protobuf";
 import { ApprovalState } from "../../gen/moltwire/bus/v1/approval_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
+import { findPassword, passwordKeyId } from "../console/password.ts";
 import type { Tx } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import { crossingOf, homeOf, isGuest } from "../federation/gateway/sides.ts";
@@ -103,4 +104,8 @@ export async function withdrawal(
 }
 
 const mayStillAsk = async (tx: Tx, app: App, keyId: string): Promise<boolean> =>
-  keyId === configuredKeyId ? app.config.operatorKeyDigest !== undefined : isLive(tx, keyId, app.clock.now());
+  keyId === configuredKeyId
+    ? app.config.operatorKeyDigest !== undefined
+    : keyId === passwordKeyId
+      ? (await findPassword(tx)) !== undefined
+      : isLive(tx, keyId, app.clock.now());

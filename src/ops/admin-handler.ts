@@ -9,10 +9,13 @@ import { orgOf } from "../rpc/scope.ts";
 import { countUnsealed, findHead } from "./audit-chain-store.ts";
 import { exportAudit, toHead } from "./audit-export.ts";
 import { listAudit, toAuditEvent } from "./audit-store.ts";
+import { readOverview } from "./overview-store.ts";
 
 const mostCounted = 10_000;
 
 export const adminHandler = (app: App): ServiceImpl<typeof AdminService> => ({
+  getOverview: query(app, (_req, { db, orgId, now }) => readOverview(db, orgId, now)),
+
   listAuditEvents: query(app, async (req, { db, orgId }) => {
     const read = (after: Parameters<typeof listAudit>[2], limit: number) => listAudit(db, orgId, after, limit);
     const page = await readPage(app.cursors, ["ListAuditEvents", orgId], req, read, (row) => [row.xid, row.seq]);

@@ -10,7 +10,7 @@ import { logCursors, logStart } from "../rpc/log-position.ts";
 import { defaultPageSize } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
-import { type EventRow, eventsTopic, lastEvent, readEvents, toEvent } from "./outbox.ts";
+import { type EventRow, eventsTopic, lastEvent, readEvents, readEventsBack, toEvent } from "./outbox.ts";
 import { concerns } from "./visible.ts";
 
 const log = "events";
@@ -45,13 +45,17 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
   /** Reads a bounded stretch of the log and answers what the filter lets through, so a page can be short and yet not the last. */
   listEvents: query(app, async (req, { db, caller, orgId }) => {
     const cursors = logCursors(app.cursors, log, orgId);
+    // A token of one direction is none of the other.
+    const tokens = req.newestFirst ? logCursors(app.cursors, `${log} backwards`, orgId) : cursors;
     const size = req.pageSize || defaultPageSize;
     const wanted = filter(caller, req.types);
-    let after = req.pageToken ? cursors.decode(req.pageToken, "page_token") : logStart;
+    let after = req.pageToken ? tokens.decode(req.pageToken, "page_token") : undefined;
     const events: EventRow[] = [];
     let more = true;
     for (let reads = 0; more && events.length < size && reads < 8; reads++) {
-      const rows = await readEvents(db, orgId, after, feedPageSize);
+      const rows = req.newestFirst
+        ? await readEventsBack(db, orgId, after, feedPageSize)
+        : await readEvents(db, orgId, after ?? logStart, feedPageSize);
       const fitting = rows.filter(wanted).slice(0, size - events.length);
       events.push(...fitting);
       const full = events.length === size;
@@ -60,7 +64,7 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
     }
     return {
       events: events.map((row) => toEvent(app, row, cursors.encode(row))),
-      nextPageToken: more ? cursors.encode(after) : "",
+      nextPageToken: more && after ? tokens.encode(after) : "",
     };
   }),
 });

@@ -4,7 +4,7 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { EventSchema } from "../../gen/moltwire/ops/v1/event_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
-import { type LogPosition, settled, settledAfter } from "../db/log.ts";
+import { committedBefore, type LogPosition, settled, settledAfter } from "../db/log.ts";
 import { insertDeliveries, insertDeliveriesOf, sendTopic } from "../webhook/fan-out.ts";
 import { deliveryPlace } from "../webhook/payload.ts";
 
@@ -78,6 +78,18 @@ export const readEvents = (db: Queryable, orgId: string, after: LogPosition, lim
   db.all<EventRow>(sql`
     select xid, seq, org_id, event_id, type, agent_id, time_ms, trace_id, payload from outbox
     where org_id = ${orgId} and ${settledAfter(db.dialect, after)} order by xid, seq limit ${limit}`);
+
+/** The settled events before a position, or the last ones, newest first. */
+export const readEventsBack = (
+  db: Queryable,
+  orgId: string,
+  before: LogPosition | undefined,
+  limit: number,
+): Promise<EventRow[]> =>
+  db.all<EventRow>(sql`
+    select xid, seq, org_id, event_id, type, agent_id, time_ms, trace_id, payload from outbox
+    where org_id = ${orgId} and ${settled(db.dialect)} ${before ? sql`and ${committedBefore(db.dialect, before)}` : sql``}
+    order by xid desc, seq desc limit ${limit}`);
 
 /** Where the log of an organisation ends now. */
 export const lastEvent = async (db: Queryable, orgId: string): Promise<LogPosition> =>

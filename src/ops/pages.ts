@@ -1,5 +1,5 @@
 import type { DescService } from "@bufbuild/protobuf";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault, toConnectError } from "../errors.ts";
@@ -9,10 +9,17 @@ import { refuse } from "../rpc/refuse.ts";
 import { traceContext } from "../rpc/trace-context.ts";
 import { version } from "../version.ts";
 
-/** What is served beside RPCs: `/` says what this is, `/metrics` is for Prometheus and needs the operator's key. */
-export function servePages(http: FastifyInstance, app: App, services: readonly DescService[]): void {
+/** What is served beside RPCs: `/` is the console for browsers and says what this is to programs, `/metrics` is for Prometheus and needs the operator's key. */
+export function servePages(
+  http: FastifyInstance,
+  app: App,
+  services: readonly DescService[],
+  consolePage: (request: FastifyRequest, reply: FastifyReply) => FastifyReply,
+): void {
   const methods = services.flatMap((service) => service.methods.map(methodName));
   http.get("/", async (request, reply) => {
+    reply.header("vary", "accept, accept-encoding");
+    if (request.headers.accept?.includes("text/html")) return consolePage(request, reply);
     if (request.headers.accept?.includes("application/json")) return { name: "moltwire", version, methods };
     return reply
       .type("text/plain; charset=utf-8")

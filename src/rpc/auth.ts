@@ -43,7 +43,8 @@ export async function authenticateAgain(app: App, keyId: string): Promise<Caller
   return callerFrom(row, app.clock.now());
 }
 
-function callerFrom(row: AuthRow, now: number): Caller {
+/** Whom a stored key speaks for. Throws KEY_REVOKED or KEY_EXPIRED. */
+export function callerFrom(row: AuthRow, now: number): Caller {
   if (row.revoke_ms !== null) throw new Fault("KEY_REVOKED", "this key was revoked", { key_id: row.key_id });
   if (row.org_disabled)
     throw new Fault("KEY_REVOKED", "the organisation of this key is disabled", { key_id: row.key_id });
@@ -59,7 +60,8 @@ function callerFrom(row: AuthRow, now: number): Caller {
   };
 }
 
-const configuredOperator = (app: App): Caller => ({
+/** Whoever has the key of the configuration. */
+export const configuredOperator = (app: App): Caller => ({
   role: Role.OPERATOR,
   orgId: app.homeOrgId,
   agentId: "",

@@ -13,8 +13,10 @@ export type Caller = {
   readonly keyId: string;
   /** What the key may do; empty: all that its role may. */
   readonly scopes: readonly string[];
-  /** From when the key is refused, in milliseconds; undefined: never. */
+  /** From when the key, or the session, is refused, in milliseconds; undefined: never. */
   readonly expireMs?: number | undefined;
+  /** Of somebody who is signed in to the console: the digest of the session's token. */
+  readonly session?: string;
 };
 
 /** Somebody without a key. */

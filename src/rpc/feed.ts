@@ -1,5 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
+import { callerOfSession, sessionTopic } from "../console/session.ts";
 import type { Bell } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import { authenticateAgain } from "./auth.ts";
@@ -93,10 +94,11 @@ export async function* watched<Message>(
   }
 }
 
-/** Aborts `over` with KEY_REVOKED or KEY_EXPIRED once the caller's key is no longer good; watches until the signal aborts. */
+/** Aborts `over` with KEY_REVOKED or KEY_EXPIRED once the caller's key or session is no longer good; watches until the signal aborts. */
 export function endWithKey(app: App, caller: Caller, over: AbortController, signal: AbortSignal): void {
-  const bell = app.db.listen([keyTopic(caller.keyId), organizationTopic(caller.orgId)], signal);
-  watchKey(app, caller.keyId, bell, signal).catch((fault) => over.abort(fault));
+  const topics = [keyTopic(caller.keyId), organizationTopic(caller.orgId)];
+  const bell = app.db.listen(caller.session ? [...topics, sessionTopic(caller.session)] : topics, signal);
+  watchKey(app, caller, bell, signal).catch((fault) => over.abort(fault));
 }
 
 /** Rung when something about a key changed. */
@@ -182,10 +184,10 @@ async function heard<Message, Position>(
  * Rejects with KEY_REVOKED or KEY_EXPIRED once the key is no longer good. Looks before it waits: the key may have ended after the call was
  * let in and before the bell hung.
  */
-async function watchKey(app: App, keyId: string, bell: Bell, signal: AbortSignal): Promise<void> {
+async function watchKey(app: App, { keyId, session }: Caller, bell: Bell, signal: AbortSignal): Promise<void> {
   const longestMs = 60_000;
   for (;;) {
-    const { expireMs } = await authenticateAgain(app, keyId);
+    const { expireMs } = await (session ? callerOfSession(app, session) : authenticateAgain(app, keyId));
     const untilMs = expireMs === undefined ? longestMs : Math.min(longestMs, Math.max(1, expireMs - app.clock.now()));
     await bell.wait(untilMs, signal);
   }

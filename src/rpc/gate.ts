@@ -1,6 +1,8 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
+import { browserKey } from "../console/browser.ts";
+import { signedIn } from "../console/session.ts";
 import { Fault } from "../errors.ts";
 import { checkAccess, methodName } from "./access.ts";
 import { authenticate, keyInHeaders } from "./auth.ts";
@@ -11,7 +13,7 @@ import { takeRequest } from "./limits.ts";
 import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
-/** What a call passes before its body is read: where it stands in a trace, whose key it has, whether that may call this method now. */
+/** What a call passes before its body is read: where it stands in a trace, whose key or session it has, whether that may call this method now. */
 export const gate =
   (app: App, unbuilt: ReadonlySet<DescMethod>) =>
   async (context: HandlerContext): Promise<void> => {
@@ -25,7 +27,7 @@ export const gate =
         requestHeader.get("authorization") ?? undefined,
         requestHeader.get("x-api-key") ?? undefined,
       );
-      const caller = await authenticate(app, key);
+      const caller = key === undefined ? await signedIn(app, values.get(browserKey)) : await authenticate(app, key);
       values.set(callerKey, caller);
       checkAccess(caller, method);
       if (unbuilt.has(method)) {

@@ -109,14 +109,23 @@ const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", 
 const openDoors: ReadonlySet<string> = new Set(["Register", "SubmitContact"]);
 const openDoorShare = 12;
 
-/** Of agents, of addresses that call without a key, and of addresses at open doors. */
-export type Limiters = { readonly agents: Limiter; readonly addresses: Limiter; readonly doors: Limiter };
+/** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
+const passwordsPerWindow = 10;
+
+/** Of agents, of addresses that call without a key, of addresses at open doors, and of addresses that try passwords. */
+export type Limiters = {
+  readonly agents: Limiter;
+  readonly addresses: Limiter;
+  readonly doors: Limiter;
+  readonly passwords: Limiter;
+};
 
 /** `limit` requests in 60 s for an agent and for an address, and a twelfth of it at open doors. */
 export const createLimiters = (limit: number, clock: Clock): Limiters => ({
   agents: slidingWindow(limit, clock),
   addresses: slidingWindow(limit, clock),
   doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
+  passwords: slidingWindow(passwordsPerWindow, clock),
 });
 
 /** What counts as one address: of IPv6 the network of 64 bits, all of which one client can have. */

@@ -55,6 +55,8 @@ const fillings: Readonly<Record<string, unknown>> = {
   rating: 1,
   evidence: { case: "taskId", value: "none" },
   "LogCollaborationRequest.outcome": 1,
+  "SignInRequest.credential": { case: "password", value: "x" },
+  password: "correct horse battery",
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/admin_service.proto.
  */
 export const file_moltwire_ops_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImgKCUF1ZGl0SGVhZBIOCgZvcmdfaWQYASABKAkSDgoGbnVtYmVyGAIgASgDEgwKBGhhc2gYAyABKAkSLQoJc2VhbF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIuChNHZXRBdWRpdEhlYWRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJSChRHZXRBdWRpdEhlYWRSZXNwb25zZRIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIQCgh1bnNlYWxlZBgCIAEoBSJbChhFeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEiYKDGFmdGVyX251bWJlchgCIAEoA0IQukgNIgsY/////////w8oACJ8ChlFeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlEiwKBmV4cG9ydBgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV4cG9ydBIxCgxhdWRpdF9ldmVudHMYAiADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudCJhCgtBdWRpdEV4cG9ydBIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIUCgxhZnRlcl9udW1iZXIYAiABKAMSEgoKYWZ0ZXJfaGFzaBgDIAEoCSJuChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiZQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USMQoMYXVkaXRfZXZlbnRzGAEgAygLMhsubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKlcKCUF1ZGl0S2luZBIaChZBVURJVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVVESVRfS0lORF9DSEFOR0UQARIXChNBVURJVF9LSU5EX0RFQ0lTSU9OEAIyiAMKDEFkbWluU2VydmljZRJ9Cg9MaXN0QXVkaXRFdmVudHMSJy5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBooLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAISdAoMR2V0QXVkaXRIZWFkEiQubW9sdHdpcmUub3BzLnYxLkdldEF1ZGl0SGVhZFJlcXVlc3QaJS5tb2x0d2lyZS5vcHMudjEuR2V0QXVkaXRIZWFkUmVzcG9uc2UiF5ACAZLeGBAIAxIKYXVkaXQ6cmVhZBgCEoIBChFFeHBvcnRBdWRpdEV2ZW50cxIpLm1vbHR3aXJlLm9wcy52MS5FeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QaKi5tb2x0d2lyZS5vcHMudjEuRXhwb3J0QXVkaXRFdmVudHNSZXNwb25zZSIUkt4YEAgDEgphdWRpdDpyZWFkGAUwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImgKCUF1ZGl0SGVhZBIOCgZvcmdfaWQYASABKAkSDgoGbnVtYmVyGAIgASgDEgwKBGhhc2gYAyABKAkSLQoJc2VhbF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIuChNHZXRBdWRpdEhlYWRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJSChRHZXRBdWRpdEhlYWRSZXNwb25zZRIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIQCgh1bnNlYWxlZBgCIAEoBSJbChhFeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEiYKDGFmdGVyX251bWJlchgCIAEoA0IQukgNIgsY/////////w8oACJ8ChlFeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlEiwKBmV4cG9ydBgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV4cG9ydBIxCgxhdWRpdF9ldmVudHMYAiADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudCJhCgtBdWRpdEV4cG9ydBIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIUCgxhZnRlcl9udW1iZXIYAiABKAMSEgoKYWZ0ZXJfaGFzaBgDIAEoCSItChJHZXRPdmVydmlld1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAIrkCChNHZXRPdmVydmlld1Jlc3BvbnNlEg4KBmFnZW50cxgBIAEoAxIVCg1vcGVuX2NpcmN1aXRzGAIgASgDEhkKEWNvbnRyYWN0X3ZlcnNpb25zGAMgASgDEhIKCm9wZW5fdGFza3MYBCABKAMSGQoRcGVuZGluZ19hcHByb3ZhbHMYBSABKAMSGQoRb3Blbl9kZWFkX2xldHRlcnMYBiABKAMSFAoMcGVuZGluZ19qb2JzGAcgASgDEhMKC2xlYXNlZF9qb2JzGAggASgDEhEKCWRlYWRfam9icxgJIAEoAxIsCgVob3VycxgKIAMoCzIdLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0hvdXISKgoEZGF5cxgLIAMoCzIcLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0RheSKFAQoMT3ZlcnZpZXdIb3VyEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnRyYWNlcxgCIAEoAxIUCgxmYWlsZWRfdGFza3MYAyABKAMSDwoHYWxsb3dlZBgEIAEoAxIOCgZkZW5pZWQYBSABKAMiQAoLT3ZlcnZpZXdEYXkSDAoEZGF0ZRgBIAEoCRIOCgZ0b2tlbnMYAiABKAMSEwoLY29zdF9taWNyb3MYAyABKAMibgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIImUKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEjEKDGF1ZGl0X2V2ZW50cxgBIAMoCzIbLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpXCglBdWRpdEtpbmQSGgoWQVVESVRfS0lORF9VTlNQRUNJRklFRBAAEhUKEUFVRElUX0tJTkRfQ0hBTkdFEAESFwoTQVVESVRfS0lORF9ERUNJU0lPThACMv4DCgxBZG1pblNlcnZpY2USdAoLR2V0T3ZlcnZpZXcSIy5tb2x0d2lyZS5vcHMudjEuR2V0T3ZlcnZpZXdSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLkdldE92ZXJ2aWV3UmVzcG9uc2UiGpACAZLeGBMIAxINb3ZlcnZpZXc6cmVhZBgCEn0KD0xpc3RBdWRpdEV2ZW50cxInLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GigubW9sdHdpcmUub3BzLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIheQAgGS3hgQCAMSCmF1ZGl0OnJlYWQYAhJ0CgxHZXRBdWRpdEhlYWQSJC5tb2x0d2lyZS5vcHMudjEuR2V0QXVkaXRIZWFkUmVxdWVzdBolLm1vbHR3aXJlLm9wcy52MS5HZXRBdWRpdEhlYWRSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAISggEKEUV4cG9ydEF1ZGl0RXZlbnRzEikubW9sdHdpcmUub3BzLnYxLkV4cG9ydEF1ZGl0RXZlbnRzUmVxdWVzdBoqLm1vbHR3aXJlLm9wcy52MS5FeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlIhSS3hgQCAMSCmF1ZGl0OnJlYWQYBTABYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * AuditEvent is one administrative act, or one decision. It can be read as soon as it is done, and is chained to the rows before it soon after, within seconds: then it
@@ -547,6 +547,370 @@ export const AuditExportSchema: GenMessage<AuditExport, {jsonType: AuditExportJs
   messageDesc(file_moltwire_ops_v1_admin_service, 6);
 
 /**
+ * GetOverviewRequest is the request of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewRequest
+ */
+export type GetOverviewRequest = Message<"moltwire.ops.v1.GetOverviewRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+};
+
+/**
+ * GetOverviewRequest is the request of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewRequest
+ */
+export type GetOverviewRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetOverviewRequest.
+ * Use `create(GetOverviewRequestSchema)` to create a new message.
+ */
+export const GetOverviewRequestSchema: GenMessage<GetOverviewRequest, {jsonType: GetOverviewRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 7);
+
+/**
+ * GetOverviewResponse is the response of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewResponse
+ */
+export type GetOverviewResponse = Message<"moltwire.ops.v1.GetOverviewResponse"> & {
+  /**
+   * Agents that are registered.
+   *
+   * @generated from field: int64 agents = 1;
+   */
+  agents: bigint;
+
+  /**
+   * Agents whose circuit breaker is not closed.
+   *
+   * @generated from field: int64 open_circuits = 2;
+   */
+  openCircuits: bigint;
+
+  /**
+   * Contract versions.
+   *
+   * @generated from field: int64 contract_versions = 3;
+   */
+  contractVersions: bigint;
+
+  /**
+   * Tasks that have not ended.
+   *
+   * @generated from field: int64 open_tasks = 4;
+   */
+  openTasks: bigint;
+
+  /**
+   * Approvals that nobody has decided on.
+   *
+   * @generated from field: int64 pending_approvals = 5;
+   */
+  pendingApprovals: bigint;
+
+  /**
+   * Dead letters about which nothing was done.
+   *
+   * @generated from field: int64 open_dead_letters = 6;
+   */
+  openDeadLetters: bigint;
+
+  /**
+   * Jobs that can be claimed, of all queues.
+   *
+   * @generated from field: int64 pending_jobs = 7;
+   */
+  pendingJobs: bigint;
+
+  /**
+   * Jobs that workers have.
+   *
+   * @generated from field: int64 leased_jobs = 8;
+   */
+  leasedJobs: bigint;
+
+  /**
+   * Dead jobs that are kept.
+   *
+   * @generated from field: int64 dead_jobs = 9;
+   */
+  deadJobs: bigint;
+
+  /**
+   * The last 24 hours, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewHour hours = 10;
+   */
+  hours: OverviewHour[];
+
+  /**
+   * The last 30 days in UTC, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
+   */
+  days: OverviewDay[];
+};
+
+/**
+ * GetOverviewResponse is the response of GetOverview.
+ *
+ * @generated from message moltwire.ops.v1.GetOverviewResponse
+ */
+export type GetOverviewResponseJson = {
+  /**
+   * Agents that are registered.
+   *
+   * @generated from field: int64 agents = 1;
+   */
+  agents?: string;
+
+  /**
+   * Agents whose circuit breaker is not closed.
+   *
+   * @generated from field: int64 open_circuits = 2;
+   */
+  openCircuits?: string;
+
+  /**
+   * Contract versions.
+   *
+   * @generated from field: int64 contract_versions = 3;
+   */
+  contractVersions?: string;
+
+  /**
+   * Tasks that have not ended.
+   *
+   * @generated from field: int64 open_tasks = 4;
+   */
+  openTasks?: string;
+
+  /**
+   * Approvals that nobody has decided on.
+   *
+   * @generated from field: int64 pending_approvals = 5;
+   */
+  pendingApprovals?: string;
+
+  /**
+   * Dead letters about which nothing was done.
+   *
+   * @generated from field: int64 open_dead_letters = 6;
+   */
+  openDeadLetters?: string;
+
+  /**
+   * Jobs that can be claimed, of all queues.
+   *
+   * @generated from field: int64 pending_jobs = 7;
+   */
+  pendingJobs?: string;
+
+  /**
+   * Jobs that workers have.
+   *
+   * @generated from field: int64 leased_jobs = 8;
+   */
+  leasedJobs?: string;
+
+  /**
+   * Dead jobs that are kept.
+   *
+   * @generated from field: int64 dead_jobs = 9;
+   */
+  deadJobs?: string;
+
+  /**
+   * The last 24 hours, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewHour hours = 10;
+   */
+  hours?: OverviewHourJson[];
+
+  /**
+   * The last 30 days in UTC, oldest first; the last one is not over.
+   *
+   * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
+   */
+  days?: OverviewDayJson[];
+};
+
+/**
+ * Describes the message moltwire.ops.v1.GetOverviewResponse.
+ * Use `create(GetOverviewResponseSchema)` to create a new message.
+ */
+export const GetOverviewResponseSchema: GenMessage<GetOverviewResponse, {jsonType: GetOverviewResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 8);
+
+/**
+ * OverviewHour is what happened in an hour.
+ *
+ * @generated from message moltwire.ops.v1.OverviewHour
+ */
+export type OverviewHour = Message<"moltwire.ops.v1.OverviewHour"> & {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Traces that were begun.
+   *
+   * @generated from field: int64 traces = 2;
+   */
+  traces: bigint;
+
+  /**
+   * Tasks that failed for good.
+   *
+   * @generated from field: int64 failed_tasks = 3;
+   */
+  failedTasks: bigint;
+
+  /**
+   * Decisions of policies that allowed.
+   *
+   * @generated from field: int64 allowed = 4;
+   */
+  allowed: bigint;
+
+  /**
+   * Decisions of policies that denied.
+   *
+   * @generated from field: int64 denied = 5;
+   */
+  denied: bigint;
+};
+
+/**
+ * OverviewHour is what happened in an hour.
+ *
+ * @generated from message moltwire.ops.v1.OverviewHour
+ */
+export type OverviewHourJson = {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * Traces that were begun.
+   *
+   * @generated from field: int64 traces = 2;
+   */
+  traces?: string;
+
+  /**
+   * Tasks that failed for good.
+   *
+   * @generated from field: int64 failed_tasks = 3;
+   */
+  failedTasks?: string;
+
+  /**
+   * Decisions of policies that allowed.
+   *
+   * @generated from field: int64 allowed = 4;
+   */
+  allowed?: string;
+
+  /**
+   * Decisions of policies that denied.
+   *
+   * @generated from field: int64 denied = 5;
+   */
+  denied?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.OverviewHour.
+ * Use `create(OverviewHourSchema)` to create a new message.
+ */
+export const OverviewHourSchema: GenMessage<OverviewHour, {jsonType: OverviewHourJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 9);
+
+/**
+ * OverviewDay is what was used on a day.
+ *
+ * @generated from message moltwire.ops.v1.OverviewDay
+ */
+export type OverviewDay = Message<"moltwire.ops.v1.OverviewDay"> & {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date: string;
+
+  /**
+   * Tokens, read and written.
+   *
+   * @generated from field: int64 tokens = 2;
+   */
+  tokens: bigint;
+
+  /**
+   * What they cost, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 3;
+   */
+  costMicros: bigint;
+};
+
+/**
+ * OverviewDay is what was used on a day.
+ *
+ * @generated from message moltwire.ops.v1.OverviewDay
+ */
+export type OverviewDayJson = {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date?: string;
+
+  /**
+   * Tokens, read and written.
+   *
+   * @generated from field: int64 tokens = 2;
+   */
+  tokens?: string;
+
+  /**
+   * What they cost, in micro-credits.
+   *
+   * @generated from field: int64 cost_micros = 3;
+   */
+  costMicros?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.OverviewDay.
+ * Use `create(OverviewDaySchema)` to create a new message.
+ */
+export const OverviewDaySchema: GenMessage<OverviewDay, {jsonType: OverviewDayJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 10);
+
+/**
  * ListAuditEventsRequest is the request of ListAuditEvents.
  *
  * @generated from message moltwire.ops.v1.ListAuditEventsRequest
@@ -607,7 +971,7 @@ export type ListAuditEventsRequestJson = {
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest, {jsonType: ListAuditEventsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 7);
+  messageDesc(file_moltwire_ops_v1_admin_service, 11);
 
 /**
  * ListAuditEventsResponse is the response of ListAuditEvents.
@@ -656,7 +1020,7 @@ export type ListAuditEventsResponseJson = {
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse, {jsonType: ListAuditEventsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_admin_service, 8);
+  messageDesc(file_moltwire_ops_v1_admin_service, 12);
 
 /**
  * AuditKind is why a row was written.
@@ -712,6 +1076,17 @@ export const AuditKindSchema: GenEnum<AuditKind, AuditKindJson> = /*@__PURE__*/
  * @generated from service moltwire.ops.v1.AdminService
  */
 export const AdminService: GenService<{
+  /**
+   * GetOverview counts what an organisation has and did: what a person looks at first. Counts are cheap rather than unlimited: each ends at 10,000, also those of
+   * hours, which are of the newest 10,000 things.
+   *
+   * @generated from rpc moltwire.ops.v1.AdminService.GetOverview
+   */
+  getOverview: {
+    methodKind: "unary";
+    input: typeof GetOverviewRequestSchema;
+    output: typeof GetOverviewResponseSchema;
+  },
   /**
    * ListAuditEvents lists who did what, newest first.
    *

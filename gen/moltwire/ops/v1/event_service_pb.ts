@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/event_service.proto.
  */
 export const file_moltwire_ops_v1_event_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvZXZlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIp4BChJXYXRjaEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KDGFmdGVyX2N1cnNvchgCIAEoCUIIukgFcgMYgAgSEgoKZnJvbV9zdGFydBgDIAEoCBI7CgV0eXBlcxgEIAMoCUIsukgpkgEmEDIiInIgGEAyHF4oXCp8W2Etel9dK1wuKFwqfFthLXpfXSspKSQiiAEKE1dhdGNoRXZlbnRzUmVzcG9uc2USDgoGY3Vyc29yGAEgASgJEicKBWV2ZW50GAIgASgLMhYubW9sdHdpcmUub3BzLnYxLkV2ZW50SAASMAoKY2hlY2twb2ludBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAEIGCgRpdGVtIqYBChFMaXN0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEjsKBXR5cGVzGAQgAygJQiy6SCmSASYQMiIiciAYQDIcXihcKnxbYS16X10rXC4oXCp8W2Etel9dKykpJCJVChJMaXN0RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYubW9sdHdpcmUub3BzLnYxLkV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTLyAQoMRXZlbnRTZXJ2aWNlEnEKC1dhdGNoRXZlbnRzEiMubW9sdHdpcmUub3BzLnYxLldhdGNoRXZlbnRzUmVxdWVzdBokLm1vbHR3aXJlLm9wcy52MS5XYXRjaEV2ZW50c1Jlc3BvbnNlIhWS3hgRCAISC2V2ZW50czpyZWFkGAMwARJvCgpMaXN0RXZlbnRzEiIubW9sdHdpcmUub3BzLnYxLkxpc3RFdmVudHNSZXF1ZXN0GiMubW9sdHdpcmUub3BzLnYxLkxpc3RFdmVudHNSZXNwb25zZSIYkAIBkt4YEQgCEgtldmVudHM6cmVhZBgCYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_ops_v1_event]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvZXZlbnRfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIp4BChJXYXRjaEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KDGFmdGVyX2N1cnNvchgCIAEoCUIIukgFcgMYgAgSEgoKZnJvbV9zdGFydBgDIAEoCBI7CgV0eXBlcxgEIAMoCUIsukgpkgEmEDIiInIgGEAyHF4oXCp8W2Etel9dK1wuKFwqfFthLXpfXSspKSQiiAEKE1dhdGNoRXZlbnRzUmVzcG9uc2USDgoGY3Vyc29yGAEgASgJEicKBWV2ZW50GAIgASgLMhYubW9sdHdpcmUub3BzLnYxLkV2ZW50SAASMAoKY2hlY2twb2ludBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAEIGCgRpdGVtIrwBChFMaXN0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEjsKBXR5cGVzGAQgAygJQiy6SCmSASYQMiIiciAYQDIcXihcKnxbYS16X10rXC4oXCp8W2Etel9dKykpJBIUCgxuZXdlc3RfZmlyc3QYBSABKAgiVQoSTGlzdEV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLm1vbHR3aXJlLm9wcy52MS5FdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAky8gEKDEV2ZW50U2VydmljZRJxCgtXYXRjaEV2ZW50cxIjLm1vbHR3aXJlLm9wcy52MS5XYXRjaEV2ZW50c1JlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuV2F0Y2hFdmVudHNSZXNwb25zZSIVkt4YEQgCEgtldmVudHM6cmVhZBgDMAESbwoKTGlzdEV2ZW50cxIiLm1vbHR3aXJlLm9wcy52MS5MaXN0RXZlbnRzUmVxdWVzdBojLm1vbHR3aXJlLm9wcy52MS5MaXN0RXZlbnRzUmVzcG9uc2UiGJACAZLeGBEIAhILZXZlbnRzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_ops_v1_event]);
 
 /**
  * WatchEventsRequest is the request of WatchEvents.
@@ -200,6 +200,13 @@ export type ListEventsRequest = Message<"moltwire.ops.v1.ListEventsRequest"> & {
    * @generated from field: repeated string types = 4;
    */
   types: string[];
+
+  /**
+   * The newest first. Default: the oldest.
+   *
+   * @generated from field: bool newest_first = 5;
+   */
+  newestFirst: boolean;
 };
 
 /**
@@ -235,6 +242,13 @@ export type ListEventsRequestJson = {
    * @generated from field: repeated string types = 4;
    */
   types?: string[];
+
+  /**
+   * The newest first. Default: the oldest.
+   *
+   * @generated from field: bool newest_first = 5;
+   */
+  newestFirst?: boolean;
 };
 
 /**
@@ -251,7 +265,7 @@ export const ListEventsRequestSchema: GenMessage<ListEventsRequest, {jsonType: L
  */
 export type ListEventsResponse = Message<"moltwire.ops.v1.ListEventsResponse"> & {
   /**
-   * The events, oldest first.
+   * The events, in the order that was asked for.
    *
    * @generated from field: repeated moltwire.ops.v1.Event events = 1;
    */
@@ -272,7 +286,7 @@ export type ListEventsResponse = Message<"moltwire.ops.v1.ListEventsResponse"> &
  */
 export type ListEventsResponseJson = {
   /**
-   * The events, oldest first.
+   * The events, in the order that was asked for.
    *
    * @generated from field: repeated moltwire.ops.v1.Event events = 1;
    */
@@ -312,7 +326,7 @@ export const EventService: GenService<{
     output: typeof WatchEventsResponseSchema;
   },
   /**
-   * ListEvents lists events, oldest first.
+   * ListEvents lists events, oldest first, or newest first. A page may be short, or empty, and yet not be the last.
    *
    * @generated from rpc moltwire.ops.v1.EventService.ListEvents
    */

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/maintenance_service.proto.
  */
 export const file_moltwire_ops_v1_maintenance_service: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIhUKE1ZlcmlmeUxlZGdlclJlcXVlc3QigwEKFFZlcmlmeUxlZGdlclJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkxlZGdlclByb2dyZXNzSAASLQoFcHJvb2YYAiABKAsyHC5tb2x0d2lyZS5vcHMudjEuTGVkZ2VyUHJvb2ZIAEIHCgVldmVudCIPCg1CYWNrdXBSZXF1ZXN0IpQBCg5CYWNrdXBSZXNwb25zZRIzCghwcm9ncmVzcxgBIAEoCzIfLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBQcm9ncmVzc0gAEjMKCG1hbmlmZXN0GAIgASgLMh8ubW9sdHdpcmUub3BzLnYxLkJhY2t1cE1hbmlmZXN0SAASDwoFY2h1bmsYAyABKAxIAEIHCgVldmVudCIXChVHZXRWYXVsdFN0YXR1c1JlcXVlc3QiRgoWR2V0VmF1bHRTdGF0dXNSZXNwb25zZRIsCgZzdGF0dXMYASABKAsyHC5tb2x0d2lyZS5vcHMudjEuVmF1bHRTdGF0dXMiJwoSUm90YXRlVmF1bHRSZXF1ZXN0EhEKCXJlZW5jcnlwdBgBIAEoCCIsChNSb3RhdGVWYXVsdFJlc3BvbnNlEhUKDW1hc3Rlcl9rZXlfaWQYASABKAkiPwobRHJvcE9yZ2FuaXphdGlvbktleXNSZXF1ZXN0EiAKDXRhcmdldF9vcmdfaWQYASABKAlCCbpIBnIEEAEYQCI0ChxEcm9wT3JnYW5pemF0aW9uS2V5c1Jlc3BvbnNlEhQKDGtleXNfZHJvcHBlZBgBIAEoBTKNBQoSTWFpbnRlbmFuY2VTZXJ2aWNlEoABCg5HZXRWYXVsdFN0YXR1cxImLm1vbHR3aXJlLm9wcy52MS5HZXRWYXVsdFN0YXR1c1JlcXVlc3QaJy5tb2x0d2lyZS5vcHMudjEuR2V0VmF1bHRTdGF0dXNSZXNwb25zZSIdkAIBkt4YFggEEhBtYWludGVuYW5jZTpyZWFkGAISdwoLUm90YXRlVmF1bHQSIy5tb2x0d2lyZS5vcHMudjEuUm90YXRlVmF1bHRSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLlJvdGF0ZVZhdWx0UmVzcG9uc2UiHZLeGBkIBBIRbWFpbnRlbmFuY2U6d3JpdGUYASABEpIBChREcm9wT3JnYW5pemF0aW9uS2V5cxIsLm1vbHR3aXJlLm9wcy52MS5Ecm9wT3JnYW5pemF0aW9uS2V5c1JlcXVlc3QaLS5tb2x0d2lyZS5vcHMudjEuRHJvcE9yZ2FuaXphdGlvbktleXNSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESawoGQmFja3VwEh4ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVzcG9uc2UiHpLeGBoIBBISbWFpbnRlbmFuY2U6YmFja3VwGAUgATABEnkKDFZlcmlmeUxlZGdlchIkLm1vbHR3aXJlLm9wcy52MS5WZXJpZnlMZWRnZXJSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLlZlcmlmeUxlZGdlclJlc3BvbnNlIhqS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYBTABYgZwcm90bzM", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_ledger, file_moltwire_ops_v1_vault]);
+  fileDesc("Ciltb2x0d2lyZS9vcHMvdjEvbWFpbnRlbmFuY2Vfc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIhUKE1ZlcmlmeUxlZGdlclJlcXVlc3QigwEKFFZlcmlmeUxlZGdlclJlc3BvbnNlEjMKCHByb2dyZXNzGAEgASgLMh8ubW9sdHdpcmUub3BzLnYxLkxlZGdlclByb2dyZXNzSAASLQoFcHJvb2YYAiABKAsyHC5tb2x0d2lyZS5vcHMudjEuTGVkZ2VyUHJvb2ZIAEIHCgVldmVudCI6ChdTZXRBZG1pblBhc3N3b3JkUmVxdWVzdBIfCghwYXNzd29yZBgBIAEoCUINgAEBukgHcgUQDBiAAiIyChhTZXRBZG1pblBhc3N3b3JkUmVzcG9uc2USFgoOZW5kZWRfc2Vzc2lvbnMYASABKAUiDwoNQmFja3VwUmVxdWVzdCKUAQoOQmFja3VwUmVzcG9uc2USMwoIcHJvZ3Jlc3MYASABKAsyHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwUHJvZ3Jlc3NIABIzCghtYW5pZmVzdBgCIAEoCzIfLm1vbHR3aXJlLm9wcy52MS5CYWNrdXBNYW5pZmVzdEgAEg8KBWNodW5rGAMgASgMSABCBwoFZXZlbnQiFwoVR2V0VmF1bHRTdGF0dXNSZXF1ZXN0IkYKFkdldFZhdWx0U3RhdHVzUmVzcG9uc2USLAoGc3RhdHVzGAEgASgLMhwubW9sdHdpcmUub3BzLnYxLlZhdWx0U3RhdHVzIicKElJvdGF0ZVZhdWx0UmVxdWVzdBIRCglyZWVuY3J5cHQYASABKAgiLAoTUm90YXRlVmF1bHRSZXNwb25zZRIVCg1tYXN0ZXJfa2V5X2lkGAEgASgJIj8KG0Ryb3BPcmdhbml6YXRpb25LZXlzUmVxdWVzdBIgCg10YXJnZXRfb3JnX2lkGAEgASgJQgm6SAZyBBABGEAiNAocRHJvcE9yZ2FuaXphdGlvbktleXNSZXNwb25zZRIUCgxrZXlzX2Ryb3BwZWQYASABKAUylgYKEk1haW50ZW5hbmNlU2VydmljZRKAAQoOR2V0VmF1bHRTdGF0dXMSJi5tb2x0d2lyZS5vcHMudjEuR2V0VmF1bHRTdGF0dXNSZXF1ZXN0GicubW9sdHdpcmUub3BzLnYxLkdldFZhdWx0U3RhdHVzUmVzcG9uc2UiHZACAZLeGBYIBBIQbWFpbnRlbmFuY2U6cmVhZBgCEncKC1JvdGF0ZVZhdWx0EiMubW9sdHdpcmUub3BzLnYxLlJvdGF0ZVZhdWx0UmVxdWVzdBokLm1vbHR3aXJlLm9wcy52MS5Sb3RhdGVWYXVsdFJlc3BvbnNlIh2S3hgZCAQSEW1haW50ZW5hbmNlOndyaXRlGAEgARKSAQoURHJvcE9yZ2FuaXphdGlvbktleXMSLC5tb2x0d2lyZS5vcHMudjEuRHJvcE9yZ2FuaXphdGlvbktleXNSZXF1ZXN0Gi0ubW9sdHdpcmUub3BzLnYxLkRyb3BPcmdhbml6YXRpb25LZXlzUmVzcG9uc2UiHZLeGBkIBBIRbWFpbnRlbmFuY2U6d3JpdGUYASABEoYBChBTZXRBZG1pblBhc3N3b3JkEigubW9sdHdpcmUub3BzLnYxLlNldEFkbWluUGFzc3dvcmRSZXF1ZXN0GikubW9sdHdpcmUub3BzLnYxLlNldEFkbWluUGFzc3dvcmRSZXNwb25zZSIdkt4YGQgEEhFtYWludGVuYW5jZTp3cml0ZRgBIAESawoGQmFja3VwEh4ubW9sdHdpcmUub3BzLnYxLkJhY2t1cFJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuQmFja3VwUmVzcG9uc2UiHpLeGBoIBBISbWFpbnRlbmFuY2U6YmFja3VwGAUgATABEnkKDFZlcmlmeUxlZGdlchIkLm1vbHR3aXJlLm9wcy52MS5WZXJpZnlMZWRnZXJSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLlZlcmlmeUxlZGdlclJlc3BvbnNlIhqS3hgWCAQSEG1haW50ZW5hbmNlOnJlYWQYBTABYgZwcm90bzM", [file_buf_validate_validate, file_moltwire_api_v1_access, file_moltwire_ops_v1_backup, file_moltwire_ops_v1_ledger, file_moltwire_ops_v1_vault]);
 
 /**
  * VerifyLedgerRequest is the request of VerifyLedger.
@@ -102,6 +102,76 @@ export const VerifyLedgerResponseSchema: GenMessage<VerifyLedgerResponse, {jsonT
   messageDesc(file_moltwire_ops_v1_maintenance_service, 1);
 
 /**
+ * SetAdminPasswordRequest is the request of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordRequest
+ */
+export type SetAdminPasswordRequest = Message<"moltwire.ops.v1.SetAdminPasswordRequest"> & {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password: string;
+};
+
+/**
+ * SetAdminPasswordRequest is the request of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordRequest
+ */
+export type SetAdminPasswordRequestJson = {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SetAdminPasswordRequest.
+ * Use `create(SetAdminPasswordRequestSchema)` to create a new message.
+ */
+export const SetAdminPasswordRequestSchema: GenMessage<SetAdminPasswordRequest, {jsonType: SetAdminPasswordRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
+
+/**
+ * SetAdminPasswordResponse is the response of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordResponse
+ */
+export type SetAdminPasswordResponse = Message<"moltwire.ops.v1.SetAdminPasswordResponse"> & {
+  /**
+   * How many sessions ended with the password before.
+   *
+   * @generated from field: int32 ended_sessions = 1;
+   */
+  endedSessions: number;
+};
+
+/**
+ * SetAdminPasswordResponse is the response of SetAdminPassword.
+ *
+ * @generated from message moltwire.ops.v1.SetAdminPasswordResponse
+ */
+export type SetAdminPasswordResponseJson = {
+  /**
+   * How many sessions ended with the password before.
+   *
+   * @generated from field: int32 ended_sessions = 1;
+   */
+  endedSessions?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SetAdminPasswordResponse.
+ * Use `create(SetAdminPasswordResponseSchema)` to create a new message.
+ */
+export const SetAdminPasswordResponseSchema: GenMessage<SetAdminPasswordResponse, {jsonType: SetAdminPasswordResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
+
+/**
  * BackupRequest is the request of Backup.
  *
  * @generated from message moltwire.ops.v1.BackupRequest
@@ -122,7 +192,7 @@ export type BackupRequestJson = {
  * Use `create(BackupRequestSchema)` to create a new message.
  */
 export const BackupRequestSchema: GenMessage<BackupRequest, {jsonType: BackupRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 2);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
 
 /**
  * BackupResponse is a message of Backup.
@@ -195,7 +265,7 @@ export type BackupResponseJson = {
  * Use `create(BackupResponseSchema)` to create a new message.
  */
 export const BackupResponseSchema: GenMessage<BackupResponse, {jsonType: BackupResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 3);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
 
 /**
  * GetVaultStatusRequest is the request of GetVaultStatus.
@@ -218,7 +288,7 @@ export type GetVaultStatusRequestJson = {
  * Use `create(GetVaultStatusRequestSchema)` to create a new message.
  */
 export const GetVaultStatusRequestSchema: GenMessage<GetVaultStatusRequest, {jsonType: GetVaultStatusRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 4);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
 
 /**
  * GetVaultStatusResponse is the response of GetVaultStatus.
@@ -253,7 +323,7 @@ export type GetVaultStatusResponseJson = {
  * Use `create(GetVaultStatusResponseSchema)` to create a new message.
  */
 export const GetVaultStatusResponseSchema: GenMessage<GetVaultStatusResponse, {jsonType: GetVaultStatusResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 5);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
 
 /**
  * RotateVaultRequest is the request of RotateVault.
@@ -288,7 +358,7 @@ export type RotateVaultRequestJson = {
  * Use `create(RotateVaultRequestSchema)` to create a new message.
  */
 export const RotateVaultRequestSchema: GenMessage<RotateVaultRequest, {jsonType: RotateVaultRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 6);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 8);
 
 /**
  * RotateVaultResponse is the response of RotateVault.
@@ -323,7 +393,7 @@ export type RotateVaultResponseJson = {
  * Use `create(RotateVaultResponseSchema)` to create a new message.
  */
 export const RotateVaultResponseSchema: GenMessage<RotateVaultResponse, {jsonType: RotateVaultResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 7);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 9);
 
 /**
  * DropOrganizationKeysRequest is the request of DropOrganizationKeys.
@@ -358,7 +428,7 @@ export type DropOrganizationKeysRequestJson = {
  * Use `create(DropOrganizationKeysRequestSchema)` to create a new message.
  */
 export const DropOrganizationKeysRequestSchema: GenMessage<DropOrganizationKeysRequest, {jsonType: DropOrganizationKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 8);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 10);
 
 /**
  * DropOrganizationKeysResponse is the response of DropOrganizationKeys.
@@ -393,7 +463,7 @@ export type DropOrganizationKeysResponseJson = {
  * Use `create(DropOrganizationKeysResponseSchema)` to create a new message.
  */
 export const DropOrganizationKeysResponseSchema: GenMessage<DropOrganizationKeysResponse, {jsonType: DropOrganizationKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_maintenance_service, 9);
+  messageDesc(file_moltwire_ops_v1_maintenance_service, 11);
 
 /**
  * MaintenanceService is for the operator's work on the server as a whole.
@@ -442,6 +512,20 @@ export const MaintenanceService: GenService<{
     methodKind: "unary";
     input: typeof DropOrganizationKeysRequestSchema;
     output: typeof DropOrganizationKeysResponseSchema;
+  },
+  /**
+   * SetAdminPassword sets or replaces the password with which the operator signs in to the console (see SessionService). All sessions that were made with the one
+   * before end. It is stored as argon2id (19 MiB, 2 passes) of its NFKC form, with a salt; the audit does not hold its digest, so of two calls with one idempotency key
+   * the second changes nothing even if it has another password.
+   *
+   * Errors: OVERLOADED (too many passwords are being tried at once).
+   *
+   * @generated from rpc moltwire.ops.v1.MaintenanceService.SetAdminPassword
+   */
+  setAdminPassword: {
+    methodKind: "unary";
+    input: typeof SetAdminPasswordRequestSchema;
+    output: typeof SetAdminPasswordResponseSchema;
   },
   /**
    * Backup copies all data, of all organisations, as it is at one instant, while the server goes on serving.

@@ -1,0 +1,213 @@
+import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-query";
+import { Anchor, Button, Drawer, Group, Select, Stack, Table, Text, Textarea, TextInput, Title } from "@mantine/core";
+import { Link } from "@tanstack/react-router";
+import { useState } from "react";
+import { ErrorReason } from "../../../../gen/moltwire/api/v1/error_reason_pb.ts";
+import { type DeadLetter, DeadLetterState } from "../../../../gen/moltwire/bus/v1/dead_letter_pb.ts";
+import { DeadLetterService } from "../../../../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
+import { useRefresh } from "../live/use-live.ts";
+import { useWord } from "../parts/address.ts";
+import { useReadAgain } from "../parts/again.ts";
+import { AsCommand, callOf } from "../parts/command.tsx";
+import { Failure } from "../parts/failure.tsx";
+import { type Column, List } from "../parts/list.tsx";
+import { useAgentNames } from "../parts/names.ts";
+import { Empty, Facts, Head, State, type Tone } from "../parts/show.tsx";
+import { agoText, enumText, timeText } from "../parts/text.ts";
+import { useOrg } from "../session.ts";
+
+const { listDeadLetters, getDeadLetter, resolveDeadLetter, retryDeadLetter } = DeadLetterService.method;
+
+const tones: Readonly<Record<number, Tone>> = {
+  [DeadLetterState.UNSPECIFIED]: "off",
+  [DeadLetterState.OPEN]: "bad",
+  [DeadLetterState.RESOLVED]: "good",
+  [DeadLetterState.RETRIED]: "wait",
+};
+
+const stateOf = ({ state }: DeadLetter) => (
+  <State tone={tones[state] ?? "off"}>{enumText(DeadLetterState, state)}</State>
+);
+const reasonName = (reason: ErrorReason | undefined): string =>
+  Object.entries(ErrorReason).find(([, value]) => value === reason)?.[0] ?? "";
+
+/** Tasks that failed for good. */
+export function DeadLetters() {
+  const orgId = useOrg();
+  const nameOf = useAgentNames();
+  const [word, setWord] = useWord("state");
+  const [opened, open] = useWord("letter");
+  const state = word === "" ? DeadLetterState.OPEN : (Number(word) as DeadLetterState);
+  const letters = useInfiniteQuery(
+    listDeadLetters,
+    { orgId, state, pageSize: 50, pageToken: "" },
+    { pageParamKey: "pageToken", getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined },
+  );
+  useRefresh(
+    [listDeadLetters, getDeadLetter],
+    ({ type }) => type === "deadletter.created" || type === "COMPLETED" || type === "FAILED",
+  );
+  const columns: readonly Column<DeadLetter>[] = [
+    { name: "State", show: stateOf },
+    { name: "Contract", show: ({ contractId }) => contractId },
+    { name: "Reason", wide: true, show: ({ error }) => reasonName(error?.reason) },
+    { name: "Message", wide: true, show: ({ error }) => <div className="fit">{error?.message}</div> },
+    { name: "Agent", wide: true, show: ({ targetAgentId }) => targetAgentId && nameOf(targetAgentId) },
+    { name: "Age", right: true, show: ({ createTime }) => agoText(createTime) },
+  ];
+  return (
+    <>
+      <Head title="Dead letters" call={callOf(listDeadLetters, { orgId, state })}>
+        <Select
+          size="xs"
+          aria-label="State"
+          data={[
+            { value: String(DeadLetterState.OPEN), label: "Open" },
+            { value: String(DeadLetterState.RETRIED), label: "Retried" },
+            { value: String(DeadLetterState.RESOLVED), label: "Resolved" },
+            { value: "0", label: "All" },
+          ]}
+          value={String(state)}
+          onChange={(value) => setWord(value === String(DeadLetterState.OPEN) ? "" : (value ?? ""))}
+          allowDeselect={false}
+        />
+      </Head>
+      <List
+        label="Dead letters"
+        rows={letters.data?.pages.flatMap((page) => page.deadLetters) ?? []}
+        columns={columns}
+        keyOf={({ deadLetterId }) => deadLetterId}
+        onOpen={({ deadLetterId }) => open(deadLetterId)}
+        isPending={letters.isPending}
+        error={letters.error}
+        more={letters.hasNextPage ? () => void letters.fetchNextPage() : undefined}
+        isFetchingMore={letters.isFetchingNextPage}
+        empty={
+          <Empty title={state === DeadLetterState.OPEN ? "No open dead letters" : "None"}>
+            A task that fails for good is kept here with its input and every attempt, to be understood and tried again.
+          </Empty>
+        }
+      />
+      <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="xl" title="Dead letter">
+        {opened !== "" && <Details key={opened} deadLetterId={opened} />}
+      </Drawer>
+    </>
+  );
+}
+
+/** One dead letter: why, each attempt, and a retry with its input as it was or changed. */
+function Details({ deadLetterId }: { deadLetterId: string }) {
+  const orgId = useOrg();
+  const nameOf = useAgentNames();
+  const readAgain = useReadAgain();
+  const [edited, setEdited] = useState<string>();
+  const [fault, setFault] = useState("");
+  const [note, setNote] = useState("");
+  const { data, error } = useQuery(getDeadLetter, { orgId, deadLetterId });
+  const onSuccess = async () => {
+    await readAgain([listDeadLetters, getDeadLetter]);
+  };
+  const retry = useMutation(retryDeadLetter, { onSuccess });
+  const resolve = useMutation(resolveDeadLetter, { onSuccess });
+  const letter = data?.deadLetter;
+  if (!letter) return error ? <Failure error={error} /> : null;
+  const input = letter.envelope?.input;
+  const text = edited ?? JSON.stringify(input ? toJson(ValueSchema, input) : null, null, 2);
+  const tryAgain = () => {
+    try {
+      setFault("");
+      const changed = edited === undefined ? undefined : fromJson(ValueSchema, JSON.parse(edited) as JsonValue);
+      retry.mutate({ orgId, deadLetterId, ...(changed && { input: changed }) });
+    } catch (wrong) {
+      setFault(wrong instanceof Error ? wrong.message : String(wrong));
+    }
+  };
+  return (
+    <Stack>
+      <Facts
+        facts={[
+          ["State", stateOf(letter)],
+          ["Contract", `${letter.contractId} ${letter.contractVersion}`],
+          ["Reason", reasonName(letter.error?.reason)],
+          ["Message", letter.error?.message],
+          ["Asked by", nameOf(letter.callerAgentId)],
+          ["Failed", timeText(letter.createTime)],
+          ["Resolved by", letter.resolvedBy],
+          ["Note", letter.resolveNote],
+          [
+            "Trace",
+            <Anchor key="trace" component={Link} to={`/traces/${letter.traceId}`} size="sm">
+              {letter.traceId}
+            </Anchor>,
+          ],
+        ]}
+      />
+      <Title order={3} size="h5">
+        Attempts
+      </Title>
+      <Table.ScrollContainer minWidth={280}>
+        <Table aria-label="Attempts">
+          <Table.Thead>
+            <Table.Tr>
+              <Table.Th>No.</Table.Th>
+              <Table.Th>Agent</Table.Th>
+              <Table.Th>Why it failed</Table.Th>
+            </Table.Tr>
+          </Table.Thead>
+          <Table.Tbody>
+            {letter.attempts.map(({ attempt, agentId, error: why }) => (
+              <Table.Tr key={attempt}>
+                <Table.Td>{attempt}</Table.Td>
+                <Table.Td>{nameOf(agentId)}</Table.Td>
+                <Table.Td>
+                  {reasonName(why?.reason)} {why?.message}
+                </Table.Td>
+              </Table.Tr>
+            ))}
+          </Table.Tbody>
+        </Table>
+      </Table.ScrollContainer>
+      <Textarea
+        label="Input"
+        description="As it was, or changed, for the retry"
+        value={text}
+        onChange={(event) => setEdited(event.currentTarget.value)}
+        error={fault}
+        autosize
+        minRows={3}
+        maxRows={16}
+        classNames={{ input: "mono" }}
+      />
+      {(retry.error ?? resolve.error) && <Failure error={retry.error ?? resolve.error} />}
+      {retry.data && (
+        <Text size="sm" role="status">
+          <State tone="good">Tried again as {retry.data.taskId}</State>
+        </Text>
+      )}
+      <Group>
+        <Button onClick={tryAgain} loading={retry.isPending}>
+          Retry
+        </Button>
+        <AsCommand call={callOf(retryDeadLetter, { orgId, deadLetterId })} />
+      </Group>
+      <TextInput
+        label="How it was settled"
+        value={note}
+        onChange={(event) => setNote(event.currentTarget.value)}
+        maxLength={2048}
+      />
+      <Group>
+        <Button
+          variant="default"
+          disabled={note === ""}
+          onClick={() => resolve.mutate({ orgId, deadLetterId, note })}
+          loading={resolve.isPending}
+        >
+          Resolve
+        </Button>
+      </Group>
+    </Stack>
+  );
+}

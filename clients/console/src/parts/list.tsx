@@ -1,0 +1,123 @@
+import { Button, Center, Group, Loader, Stack, Table } from "@mantine/core";
+import { type KeyboardEvent, type ReactNode, useEffect, useRef } from "react";
+import { saveTable } from "./export.ts";
+import { Failure } from "./failure.tsx";
+
+/** A column; `wide` ones are left out on small screens. */
+export type Column<Row> = {
+  readonly name: string;
+  readonly show: (row: Row) => ReactNode;
+  readonly wide?: boolean;
+  readonly right?: boolean;
+};
+
+type ListProps<Row> = {
+  readonly label: string;
+  readonly rows: readonly Row[];
+  readonly columns: readonly Column<Row>[];
+  readonly keyOf: (row: Row) => string;
+  readonly onOpen?: (row: Row) => void;
+  readonly isPending: boolean;
+  readonly error: unknown;
+  readonly empty: ReactNode;
+  readonly more?: (() => void) | undefined;
+  readonly isFetchingMore?: boolean;
+};
+
+/** A table whose rows are reached with j and k, or the arrows, and opened with Enter. */
+export function List<Row>(props: ListProps<Row>) {
+  const { label, rows, columns, keyOf, onOpen, isPending, error, empty, more, isFetchingMore } = props;
+  const body = useRef<HTMLTableSectionElement>(null);
+
+  useEffect(() => {
+    if (!onOpen) return;
+    const onKey = (event: globalThis.KeyboardEvent) => {
+      if (isTyping(event) || (event.key !== "j" && event.key !== "k")) return;
+      event.preventDefault();
+      step(body.current, event.key === "j" ? 1 : -1);
+    };
+    window.addEventListener("keydown", onKey);
+    return () => window.removeEventListener("keydown", onKey);
+  }, [onOpen]);
+
+  if (isPending)
+    return (
+      <Center p="xl">
+        <Loader aria-label="Loading" />
+      </Center>
+    );
+  if (rows.length === 0) return error ? <Failure error={error} /> : empty;
+  const onRowKey = (row: Row) => (event: KeyboardEvent) => {
+    if (event.key === "Enter") onOpen?.(row);
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      step(body.current, event.key === "ArrowDown" ? 1 : -1);
+    }
+  };
+  return (
+    <Stack gap="sm">
+      {Boolean(error) && <Failure error={error} />}
+      <Table.ScrollContainer minWidth={280}>
+        <Table highlightOnHover={onOpen !== undefined} verticalSpacing="xs" aria-label={label}>
+          <Table.Thead>
+            <Table.Tr>
+              {columns.map(({ name, wide, right }) => (
+                <Table.Th key={name} {...(wide && { visibleFrom: "sm" })} ta={right ? "right" : "left"}>
+                  {name}
+                </Table.Th>
+              ))}
+            </Table.Tr>
+          </Table.Thead>
+          <Table.Tbody ref={body}>
+            {rows.map((row) => (
+              <Table.Tr
+                key={keyOf(row)}
+                {...(onOpen && {
+                  className: "row",
+                  tabIndex: 0,
+                  onClick: () => onOpen(row),
+                  onKeyDown: onRowKey(row),
+                })}
+              >
+                {columns.map(({ name, show, wide, right }) => (
+                  <Table.Td key={name} {...(wide && { visibleFrom: "sm" })} ta={right ? "right" : "left"}>
+                    {show(row)}
+                  </Table.Td>
+                ))}
+              </Table.Tr>
+            ))}
+          </Table.Tbody>
+        </Table>
+      </Table.ScrollContainer>
+      <Group justify="center" gap="xs">
+        {more && (
+          <Button variant="default" onClick={more} loading={isFetchingMore ?? false}>
+            More
+          </Button>
+        )}
+        <Button variant="default" onClick={() => saveTable(body.current?.closest("table") ?? null, label)}>
+          Save as CSV
+        </Button>
+      </Group>
+    </Stack>
+  );
+}
+
+/** Whether a key is meant for a field. */
+export function isTyping({ target, metaKey, ctrlKey, altKey }: globalThis.KeyboardEvent): boolean {
+  const element = target as HTMLElement | null;
+  return (
+    metaKey ||
+    ctrlKey ||
+    altKey ||
+    element?.closest("input, textarea, select, [contenteditable], [role=dialog]") !== null
+  );
+}
+
+/** Moves the focus by a row, from nowhere to the first. */
+function step(body: HTMLTableSectionElement | null, by: number): void {
+  const rows = [...(body?.querySelectorAll<HTMLElement>("tr.row") ?? [])];
+  const at = rows.indexOf(document.activeElement as HTMLElement);
+  const next = at === -1 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by));
+  rows[next]?.focus();
+}

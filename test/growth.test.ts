@@ -173,7 +173,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
     "an overview: what there is",
     (db) => db.all(countsNow(org)),
-    /agent_namespace \(org_id=\?\)[\s\S]*agent_circuit_not_closed \(org_id=\?\)[\s\S]*contract_namespace \(org_id=\?\)[\s\S]*task_state \(org_id=\? AND state<\?\)[\s\S]*approval_state \(org_id=\? AND state=\?\)[\s\S]*dead_letter_state \(org_id=\? AND state=\?\)/,
+    /agent_namespace \(org_id=\?\)[\s\S]*agent_circuit_not_closed \(org_id=\?\)[\s\S]*contract_\w+ \(org_id=\?\)[\s\S]*task_state \(org_id=\? AND state<\?\)[\s\S]*approval_state \(org_id=\? AND state=\?\)[\s\S]*dead_letter_state \(org_id=\? AND state=\?\)/,
   ],
   [
     "an overview: its queues",

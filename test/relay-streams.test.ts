@@ -1,9 +1,12 @@
+import { toBinary } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { MessageState, PresenceStatus } from "../gen/moltwire/relay/v1/message_pb.ts";
-import { Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { Start, SubscribeResponseSchema } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { inboxOf } from "../src/relay/message.ts";
+import { createTails } from "../src/relay/tail.ts";
 import {
   dialects,
   eventually,
@@ -15,7 +18,18 @@ import {
   unique,
   type World,
 } from "./harness.ts";
-import { json, listen, messagesOf, says, sendFrame, Talk, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
+import {
+  bytes,
+  json,
+  listen,
+  messagesOf,
+  says,
+  sendFrame,
+  Talk,
+  tell,
+  toAgent,
+  toChannel,
+} from "./relay-fixtures/relay.ts";
 
 const reasonOf = async (over: Promise<unknown>) =>
   ConnectError.from(await over).findDetails(ErrorInfoSchema)[0]?.reason;
@@ -42,6 +56,33 @@ describe.each(dialects)("streams of messages on %s", (dialect) => {
     expect(messagesOf(stream.seen).map(says)).toEqual([2, 3, 4]);
     expect(stream.seen[0]).toMatchObject({ sequence: 1n, event: { case: "checkpoint" } });
     expect(stream.seen.map(({ sequence }) => sequence)).toEqual([1n, 2n, 3n, 4n]);
+  });
+
+  test("a message is the same on every protocol, and is written once for all that stream it in the binary form", async () => {
+    const to = await org.agent();
+    await tell(ann.as, toAgent(to.agentId), { a: [1, null, "ü"] }, { headers: { h: "1" }, threadId: "t" });
+    await ann.as.relay.send({ ...toAgent(to.agentId), payload: bytes(new Uint8Array([0, 255])) });
+    await to.as.relay.listInbox({});
+    await eventually(async () =>
+      (await to.as.relay.listInbox({})).messages.every(({ deliveredTime }) => deliveredTime),
+    );
+    const expected = (await to.as.relay.listInbox({})).messages;
+    for (const protocol of ["connect", "connect-json", "grpc", "grpc-web"] as const) {
+      await using stream = listen(world.as(to.key, protocol), { start: Start.OLDEST });
+      await stream.until((seen) => messagesOf(seen).length === 2);
+      expect(messagesOf(stream.seen)).toEqual(expected);
+      expect(stream.seen.map(({ sequence }) => sequence)).toEqual([0n, 1n, 2n]);
+    }
+    const tails = createTails(world.server.app);
+    const [one, two] = [tails.open(inboxOf(org.orgId, to.agentId)), tails.open(inboxOf(org.orgId, to.agentId))];
+    const [first, second] = [(await one.read(0))!.told, (await two.read(0))!.told];
+    expect(first).toHaveLength(2);
+    for (const [n, { subscribed, written }] of first.entries()) {
+      expect(toBinary(SubscribeResponseSchema, written())).toEqual(toBinary(SubscribeResponseSchema, subscribed));
+      expect(second[n]!.written()).toBe(written());
+    }
+    one.release();
+    two.release();
   });
 
   test("it begins where it is told: from now, from the oldest, after a sequence; and resumes without a gap", async () => {

@@ -85,7 +85,9 @@ export function relayHandler(app: App): ServiceImpl<typeof RelayService> {
       return marked(tx, inboxOf(orgId, agentId), req.read, now);
     }),
 
-    subscribe: feed(app, (req, given) => subscription(app, tails, req, given)),
+    subscribe: feed(app, (req, given, { requestHeader }) =>
+      subscription(app, tails, req, given, !requestHeader.get("content-type")?.includes("json")),
+    ),
 
     converse: converse(app, tails),
 

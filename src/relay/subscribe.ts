@@ -50,15 +50,18 @@ export type Follower = {
   close(): void;
 };
 
+/** @param isBinary whether the stream's messages are written in the binary form, and not as JSON. */
 export async function subscription(
   app: App,
   tails: Tails,
   req: SubscribeRequest,
   given: Query,
+  isBinary: boolean,
 ): Promise<Reader<Message, number>> {
   const { log, permit, own } = await logToRead(app, readKeepingOf(app, given), given, req);
   const follower = await follow(app, tails, { log, permit, ...req });
   const receipts = own ? receiptsOf(app, log) : undefined;
+  let page: readonly Told[] = [];
   const checkpoint = (at: number, nowMs: number): Message => ({
     sequence: BigInt(at),
     event: { case: "checkpoint", value: timestampFromMs(nowMs) },
@@ -73,11 +76,14 @@ export async function subscription(
     async read(after, limit) {
       // Whoever rang without a message may have put the reader out; who only polls asks for one.
       const { told, position, more } = await follower.read(after, limit > 1);
-      return { messages: told.map(({ subscribed }) => subscribed), position, more };
+      page = told;
+      const messages = told.map(({ subscribed, written }) => (isBinary ? written() : subscribed));
+      return { messages, position, more };
     },
-    told(messages) {
-      app.relayCounts.delivered("stream", messages.length);
-      receipts?.delivered(messages.map(({ sequence }) => Number(sequence)));
+    // Of the page that was read last.
+    told() {
+      app.relayCounts.delivered("stream", page.length);
+      receipts?.delivered(page.map(({ row }) => row.sequence));
     },
   };
 }

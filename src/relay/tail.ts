@@ -1,8 +1,9 @@
 /**
- * Fan-out: the streams of one log in this process read it together. What is new is read from the table once, opened once and made a message once, and the same
- * message object goes to every stream, so that whoever writes it out can keep its bytes by it. A stream that is behind what is kept here reads for itself.
+ * Fan-out: the streams of one log in this process read it together. What is new is read from the table once, opened once, made a message once and written once, and
+ * the same bytes go to every stream. A stream that is behind what is kept here reads for itself.
  */
-import { create } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import type { Message } from "../../gen/moltwire/relay/v1/message_pb.ts";
 import { type SubscribeResponse, SubscribeResponseSchema } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
@@ -15,6 +16,8 @@ export type Told = {
   readonly row: MessageRow;
   readonly message: Message;
   readonly subscribed: SubscribeResponse;
+  /** The same for streams of the binary form, which copy its bytes; written when the first of them asks. It reads as empty: nothing but these bytes is in it. */
+  readonly written: () => SubscribeResponse;
 };
 
 /** What follows a sequence: the messages, up to where that is all there is, and whether there is more. */
@@ -33,8 +36,8 @@ export type Tail = { read(after: number): Promise<TailPage | undefined>; release
 /** The logs that streams of this process read. */
 export type Tails = { open(log: Log): Tail };
 
-/** What is kept of one log, and of all, in bytes as the messages count them. */
-const keptOfLog = 524_288;
+/** What is kept of one log, and of all: each message with its bytes, twice what it counts. */
+const keptOfLog = 1_048_576;
 const keptOfAll = 33_554_432;
 const pageSize = { messages: limits.pageMessages, bytes: limits.pageBytes };
 
@@ -78,16 +81,16 @@ export function createTails(app: Pick<App, "db" | "vault">): Tails {
   const keep = (shared: Shared, page: TailPage): void => {
     for (const one of page.told) {
       shared.told.push(one);
-      shared.bytes += one.row.size_bytes;
-      keptBytes += one.row.size_bytes;
+      shared.bytes += costOf(one);
+      keptBytes += costOf(one);
     }
     shared.to = page.position;
     let gone = 0;
     while (shared.bytes > keptOfLog && gone < shared.told.length - 1) {
-      const { row } = shared.told[gone++]!;
-      shared.from = row.sequence;
-      shared.bytes -= row.size_bytes;
-      keptBytes -= row.size_bytes;
+      const one = shared.told[gone++]!;
+      shared.from = one.row.sequence;
+      shared.bytes -= costOf(one);
+      keptBytes -= costOf(one);
     }
     if (gone > 0) shared.told.splice(0, gone);
     if (keptBytes > keptOfAll) forget(shared, shared.to);
@@ -168,6 +171,8 @@ export function createTails(app: Pick<App, "db" | "vault">): Tails {
   };
 }
 
+const costOf = ({ row }: Told): number => 2 * row.size_bytes;
+
 const toTold = (
   app: Pick<App, "vault">,
   log: Log,
@@ -176,8 +181,16 @@ const toTold = (
   const { body, ...rest } = row;
   const message = toMessage(app, log, rest, body);
   const event = { case: "message", value: message } as const;
-  return { row: rest, message, subscribed: create(SubscribeResponseSchema, { sequence: message.sequence, event }) };
+  const subscribed = create(SubscribeResponseSchema, { sequence: message.sequence, event });
+  let written: SubscribeResponse | undefined;
+  return { row: rest, message, subscribed, written: () => (written ??= asWritten(subscribed)) };
 };
+
+/** A message of nothing but fields that it does not know, which are written as they are: all of those of another one. */
+function asWritten(message: SubscribeResponse): SubscribeResponse {
+  const { $unknown } = fromBinary(EmptySchema, toBinary(SubscribeResponseSchema, message));
+  return Object.assign(create(SubscribeResponseSchema), { $unknown });
+}
 
 /** The place of the first message after a sequence. */
 function firstAfter(told: readonly Told[], sequence: number): number {

@@ -50,7 +50,11 @@ export type Reader<Message, Position> = {
  */
 export const feed = <Request extends object, Message, Position>(
   app: App,
-  open: (request: Request, query: Query) => Promise<Reader<Message, Position>>,
+  open: (
+    request: Request,
+    query: Query,
+    context: Pick<HandlerContext, "requestHeader">,
+  ) => Promise<Reader<Message, Position>>,
 ) =>
   async function* (request: Request, context: HandlerContext): AsyncGenerator<Message> {
     const caller = callerOf(context);
@@ -61,7 +65,8 @@ export const feed = <Request extends object, Message, Position>(
     const closeStream = app.metrics.streamOpened();
     let reader: Reader<Message, Position> | undefined;
     try {
-      reader = await open(request, { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) });
+      const given = { db, caller, orgId, now: app.clock.now(), trace: traceOf(context) };
+      reader = await open(request, given, context);
       const bell = app.db.listen(reader.topics, signal);
       endWithKey(app, caller, over, signal);
       yield* follow(app, reader, bell, signal, over.signal);

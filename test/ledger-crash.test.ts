@@ -8,7 +8,7 @@ import { random } from "./crash/random.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
 import { type Clients, clientsAt, dialects, unique } from "./harness.ts";
 
-/** LEDGER_FULL: 20 kills. */
+/** LEDGER_FULL: 20 kills, and 50 between a reserve and its end. */
 const full = Boolean(process.env.LEDGER_FULL);
 const kills = full ? 20 : 2;
 const callers = 32;
@@ -90,6 +90,44 @@ describe.each(dialects)("%s", (dialect) => {
       } finally {
         await server.kill();
       }
+    },
+    full ? 900_000 : 120_000,
+  );
+
+  const prices = full ? 20_000 : 300;
+  const between = full ? 50 : 1;
+  test(
+    `${prices} prices set aside and then settled, and ${between} kill -9 between the two: nothing is lost or paid twice`,
+    async () => {
+      await using place = await storage(dialect);
+      const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
+      const settler = new URL("exchange-fixtures/settler.ts", import.meta.url).pathname;
+      const paidAtLeast = async (server: ServerProcess, micros: bigint) => {
+        const { billing } = clientsAt(server.url, operatorKey);
+        for (let paid = 0n; paid < micros; ) {
+          await sleep(10);
+          // Nothing was paid before, and there is no such agent either.
+          const found = await billing.getBalance({ accountId: "agt_1" }).catch(() => undefined);
+          paid = found?.balance?.balanceMicros ?? 0n;
+        }
+      };
+      let halfway = 0n;
+      for (let kill = 1; kill <= between; kill++) {
+        await using server = await serverProcess(settler, [options, String(prices)]);
+        await paidAtLeast(server, BigInt(Math.floor((2 * prices * kill) / (between + 1))));
+        await server.kill();
+        await using after = await serverProcess(program, [options]);
+        const proof = await proofOf(clientsAt(after.url, operatorKey));
+        expect(proof.faults).toEqual([]);
+        halfway += proof.liveReserves;
+      }
+      await using server = await serverProcess(settler, [options, String(prices)]);
+      await paidAtLeast(server, 2n * BigInt(prices));
+      const proof = await proofOf(clientsAt(server.url, operatorKey));
+      const all = { ok: true, liveReserves: 0n, issuedMicros: BigInt(prices) * 3n, transfers: BigInt(2 * prices + 1) };
+      expect(proof).toMatchObject(all);
+      // Or no kill came between the two.
+      expect(halfway).toBeGreaterThan(0n);
     },
     full ? 900_000 : 120_000,
   );

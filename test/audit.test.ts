@@ -191,9 +191,8 @@ describe.each(dialects)("%s", (dialect) => {
     const racing = Array.from({ length: 4 }, async () => {
       while (writing) await app.db.tx((tx) => sealBatch(tx, org.orgId, 1));
     });
-    await Promise.all(Array.from({ length: 6 }, () => write(world, org.orgId, 150, 3)));
-    writing = false;
-    await Promise.all(racing);
+    const written = Promise.all(Array.from({ length: 6 }, () => write(world, org.orgId, 150, 3)));
+    await Promise.all([written.finally(() => (writing = false)), ...racing]);
     await sealAll(world);
     const { lines, events } = await exportOf(org.admin);
     expect(check(lines)).toEqual(unbroken);

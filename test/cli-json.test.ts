@@ -7,6 +7,7 @@ import type { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { commandLine } from "../clients/cli/commands.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
+import { contract, echoEndpoint } from "./bus-fixtures/bus.ts";
 import { cleanEnv, commandsAt, commandsIn, main, node } from "./cli-process.ts";
 import { start, type World } from "./harness.ts";
 
@@ -53,7 +54,12 @@ const file = join(folder, "all.backup");
 
 type Said = Record<string, Record<string, unknown>>;
 /** A command's arguments, in an order in which each finds what it needs; what is kept of its answer; and what it ends with. */
-type Run = readonly [args: () => readonly string[], keeps?: ((first: Said) => void) | undefined, code?: number];
+type Run = readonly [
+  args: () => readonly string[] | Promise<readonly string[]>,
+  keeps?: ((first: Said) => void) | undefined,
+  code?: number,
+  stdin?: string,
+];
 
 const runs: Readonly<Record<string, Run>> = {
   "agent register": [() => ["worker", "--capability", "say", "--endpoint", "echo"]],
@@ -78,11 +84,52 @@ const runs: Readonly<Record<string, Run>> = {
   "trace list": [() => []],
   "trace get": [() => [made.trace!]],
   "trace tail": [() => ["--from-start", "--count", "2"]],
+  "billing top-up": [() => ["5"]],
+  "billing transfer": [() => ["1", "--to", "worker"]],
+  "billing balance": [() => []],
+  "billing transactions": [() => []],
+  "billing export": [() => []],
+  "ledger verify": [() => []],
   "contract deprecate": [() => ["say", "1.0.0"]],
   "agent delete": [() => ["worker"]],
   "org create": [() => ["acme"], ({ organization }) => keep("org", organization!.orgId)],
   "org list": [() => []],
   "org get": [() => [made.org!]],
+  "grant create": [() => [made.org!, "--capability", "say"], ({ grant }) => keep("grant", grant!.grantId)],
+  "grant list": [() => []],
+  "grant get": [() => [made.grant!]],
+  "grant update": [() => [made.grant!, "--tokens", "9"]],
+  "grant accept": [() => [made.grant!, "--org", made.org!]],
+  "grant suspend": [() => [made.grant!]],
+  "grant resume": [() => [made.grant!]],
+  "grant usage": [() => [made.grant!]],
+  "grant revoke": [() => [made.grant!]],
+  "grant decline": [
+    async () => {
+      const subject = { case: "capability", value: "say" } as const;
+      const { grant } = await world.operator.grants.createGrant({ granteeOrgId: made.org!, subject });
+      return [grant!.grantId, "--org", made.org!];
+    },
+  ],
+  "gateway submit": [
+    async () => {
+      const [doing, { organization }] = [await world.org(), await world.operator.organizations.getOrganization({})];
+      const contractId = await contract(doing);
+      await doing.agent({ capabilities: [contractId], endpoint: echoEndpoint });
+      const subject = { case: "contractId", value: contractId } as const;
+      const { grant } = await doing.admin.grants.createGrant({ granteeOrgId: organization!.orgId, subject });
+      await world.operator.grants.acceptGrant({ grantId: grant!.grantId });
+      return [doing.orgId, contractId, "1"];
+    },
+    ({ task }) => keep("trace", task!.traceId),
+  ],
+  "gateway list": [() => []],
+  "gateway status": [() => [made.trace!]],
+  "audit list": [() => []],
+  "audit head": [() => []],
+  "audit export": [() => [join(folder, "audit.ndjson")]],
+  "audit verify": [() => [join(folder, "audit.ndjson")]],
+  "admin set-password": [() => [], undefined, 0, "a password of some length\n"],
   "org update": [() => [made.org!, "--disable"]],
   "key create": [() => ["--name", "told"], ({ apiKey }) => keep("key", apiKey!.keyId)],
   "key list": [() => []],
@@ -111,14 +158,17 @@ describe("--json", () => {
     expect([...Object.keys(runs), ...apart].toSorted()).toEqual(all.map(([name]) => name).toSorted());
   });
 
-  test.each(Object.entries(runs))("lets `%s` write JSON and nothing else", async (name, [args, keeps, code = 0]) => {
-    const ended = await commands.moltwire([...name.split(" "), ...args(), "--json"]);
-    expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining("error")]);
-    const said = parseAll(ended.stdout);
-    expect(said.length).toBeGreaterThan(0);
-    for (const each of said) expect(each).toBeTypeOf("object");
-    keeps?.(said[0] as Said);
-  });
+  test.each(Object.entries(runs))(
+    "lets `%s` write JSON and nothing else",
+    async (name, [args, keeps, code = 0, stdin = ""]) => {
+      const ended = await commands.moltwire([...name.split(" "), ...(await args()), "--json"], stdin);
+      expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining("error")]);
+      const said = parseAll(ended.stdout);
+      expect(said.length).toBeGreaterThan(0);
+      for (const each of said) expect(each).toBeTypeOf("object");
+      keeps?.(said[0] as Said);
+    },
+  );
 
   test("lets `server` tell where it listens and the operator's key as a line of JSON", async () => {
     const server = alone.start(["server", "--port", "0", "--data", join(folder, "fresh"), "--json"]);

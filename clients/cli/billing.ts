@@ -1,4 +1,5 @@
 /** `moltwire billing`: credits, and where they came from and went to. */
+import { toJson } from "@bufbuild/protobuf";
 import { BillingService } from "../../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import {
   type Balance,
@@ -16,7 +17,7 @@ import { exitCodes } from "./exit-codes.ts";
 import { choices, declare, type Field, oneOf } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
-import { paint, plain } from "./output.ts";
+import { paint, plain, printJson } from "./output.ts";
 import { readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 import { at, type Column, renderFacts } from "./table.ts";
@@ -92,7 +93,10 @@ async function exportCsv(command: Parameters<typeof declare>[0], options: Connec
   const clients = connectClients(settings);
   const reading = { clients, orgId: options.org ?? "" };
   const request = await readRequest(exportTransactions.input, { fields: filters }, command, reading);
-  for await (const { csv } of clients(BillingService).exportTransactions(request)) process.stdout.write(csv);
+  for await (const part of clients(BillingService).exportTransactions(request)) {
+    if (options.json) printJson(toJson(exportTransactions.output, part), 0);
+    else process.stdout.write(part.csv);
+  }
   return exitCodes.ok;
 }
 

@@ -285,7 +285,10 @@ describe("an export", () => {
     const { head } = chain(contents);
     expect(await check(lines, { after, head })).toEqual({ file: readFirstLine(lines[0]!) });
     // What was noted before is no row of it, but the one that it goes on after.
-    expect(reasonOf(await check(lines, { head: after }))).toBe("unbroken");
+    expect(reasonOf(await check(lines, { after, head: after }))).toBe("unbroken");
+    // A beginning that is missing is found, also where the whole was cut and line 1 says what was noted.
+    expect(await check(lines, { head })).toMatchObject({ reason: "AUDIT_CUT", line: 1 });
+    expect(await check(exportLines([], head), { head })).toMatchObject({ reason: "AUDIT_CUT", line: 1 });
     const other = { number: 4, hash: randomBytes(32).toString("hex") };
     expect(await check(lines, { after: other })).toMatchObject({ reason: "AUDIT_OTHER", line: 1 });
     expect(await check(lines, { after: { ...after, number: 3 } })).toMatchObject({ reason: "AUDIT_OTHER" });

@@ -226,6 +226,15 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await seen(other.as)).toEqual([]);
     expect(await seen(other.as, { agentId: one.agentId })).toEqual([]);
     expect((await seen(mine.admin)).toSorted()).toEqual([one.agentId, "wallet", "wallet"].toSorted());
+    // Nor does an administrator of the operator's own organisation read them: they tell of all organisations.
+    const { secret } = await world.operator.keys.createApiKey({ role: Role.ORG });
+    const home = world.as(secret);
+    for (const accountId of ["fees", "issuance"]) {
+      expect((await refusal(home.billing.getBalance({ accountId }))).reason).toBe("NOT_FOUND");
+      expect(await seen(home, { accountId })).toEqual([]);
+      expect(await seen(home)).not.toContain(accountId);
+    }
+    expect(await seen(world.operator)).toContain("issuance");
     const { balance } = await world.operator.billing.getBalance({ accountId: "issuance" });
     expect(balance).toMatchObject({
       kind: AccountKind.ISSUANCE,

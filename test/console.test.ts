@@ -227,6 +227,10 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await signIn(world, { password })).toMatchObject({ reason: "FAILED_PRECONDITION", state: "NO_PASSWORD" });
       const { admin } = await world.org();
       expect((await refusal(admin.maintenance.setAdminPassword({ password }))).reason).toBe("ROLE_REQUIRED");
+      const { secret } = await world.operator.keys.createApiKey({ role: Role.OPERATOR, scopes: ["maintenance:write"] });
+      expect((await refusal(world.as(secret).maintenance.setAdminPassword({ password }))).reason).toBe(
+        "SCOPE_REQUIRED",
+      );
       expect((await refusal(world.operator.maintenance.setAdminPassword({ password: "short" }))).metadata.field).toBe(
         "password",
       );

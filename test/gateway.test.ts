@@ -6,6 +6,7 @@ import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import type { GrantDayUsage } from "../gen/moltwire/federation/v1/grant_pb.ts";
+import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import type { Adapter, Assignment } from "../src/server.ts";
 import {
   contract,
@@ -149,6 +150,34 @@ describe.each(dialects)("%s", (dialect) => {
       });
       expect(await decisionsOf(at.asking, traceId)).toHaveLength(1);
       expect(await decisionsOf(at.doing, traceId)).toHaveLength(1);
+    });
+
+    test("leaves each decision in the audit log of the organisation that made it, the refused ones too", async () => {
+      const at = await across(world);
+      const rowsOf = async (org: Org, traceId: string) =>
+        (await org.admin.admin.listAuditEvents({})).auditEvents
+          .filter((row) => row.kind === AuditKind.DECISION && row.traceId === traceId)
+          .map(({ agentId, resource }) => ({ agentId, ...resource }));
+      const { taskId, traceId } = await at.go();
+      const under = { contract_id: at.contractId, grant_id: at.grantId, grant_revision: "2", task_id: taskId };
+      expect(await rowsOf(at.asking, traceId)).toEqual([
+        {
+          ...{ ...under, agentId: at.asker.agentId },
+          ...{ direction: "out", verdict: "ALLOW", other_org_id: at.doing.orgId },
+        },
+      ]);
+      expect(await rowsOf(at.doing, traceId)).toEqual([
+        {
+          ...{ ...under, agentId: "", from_agent_id: at.asker.agentId },
+          ...{ direction: "in", verdict: "ALLOW", other_org_id: at.asking.orgId },
+        },
+      ]);
+      await policy(at.doing, "forbid (principal, action, resource);");
+      const { metadata } = await refusal(at.go());
+      expect(await rowsOf(at.asking, metadata.trace_id!)).toMatchObject([{ direction: "out", verdict: "ALLOW" }]);
+      expect(await rowsOf(at.doing, metadata.trace_id!)).toMatchObject([
+        { direction: "in", verdict: "DENY", reason: "POLICY_DENIED" },
+      ]);
     });
 
     test("streams what its agent streams, to whoever watches it on the asking side", async () => {
@@ -298,6 +327,19 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await answerOf(go({ targetOrgId: asking.orgId, contractId: own }))).toMatchObject({ reason: "NOT_FOUND" });
     });
 
+    test("which agents the other organisation has is told by no answer: an id of one that cannot is answered like a random one", async () => {
+      const at = await across(world);
+      const idle = await at.doing.agent();
+      const told = [];
+      for (const targetAgentId of [idle.agentId, `agt_${"0123456789abcdef".repeat(2)}`]) {
+        const { reason, metadata, error } = await refusal(at.go({ targetAgentId }));
+        const { reason: later } = await statusOf(at.asking, metadata.trace_id!);
+        told.push([reason, error.rawMessage, later]);
+      }
+      expect(told[0]).toEqual(told[1]);
+      expect(told[0]).toMatchObject(["NO_CAPABLE_AGENT", expect.any(String), ErrorReason.NO_CAPABLE_AGENT]);
+    });
+
     test("a refused request leaves nothing with the other organisation", async () => {
       const at = await across(world);
       await at.doing.admin.grants.revokeGrant({ grantId: at.grantId });
@@ -321,6 +363,18 @@ describe.each(dialects)("%s", (dialect) => {
   describe("policies of both", () => {
     const forbid = (of: string) =>
       `forbid (principal, action == Action::"invoke", resource) when { context has direction && context.direction == "${of}" };`;
+
+    test("policies of the caller's organisation see nothing of how the other's contract is done", async () => {
+      const at = await across(world, {
+        contract: { requiredTools: ["secret"], securityClass: TrustTier.INTERNAL_RESTRICTED },
+        agent: { allowedTools: ["secret"], trustTier: TrustTier.INTERNAL_TRUSTED },
+      });
+      const guess = (what: string) =>
+        `forbid (principal, action == Action::"invoke", resource) when { context has direction && context.direction == "out" && ${what} };`;
+      await policy(at.asking, guess('resource.tools.contains(Tool::"secret")'), "guess-tool");
+      await policy(at.asking, guess("resource.security_rank < 4"), "guess-class");
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+    });
 
     test("the caller's organisation forbids it from going out, and the other hears nothing of it", async () => {
       const at = await across(world);

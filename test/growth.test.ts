@@ -126,7 +126,7 @@ const anyGrant = { state: 0, party: 0, counterpartyOrgId: "" } as const;
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
 const account = { orgId: org, accountId: "wallet" };
 const transfers = [1, 2].map((n) => ({ orgId: org, transferId: `t${n}` }));
-const anyLine = { accountId: "", kind: 0, startMs: null, endMs: null };
+const anyLine = { accountId: "", platform: true, kind: 0, startMs: null, endMs: null };
 const lineAfter = [5, "txn_a", "wallet", org];
 const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
 const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };

@@ -63,6 +63,12 @@ export function checkChain({ after, head }: Expected = {}): Chain {
     ({ afterNumber: number, afterHash: hash } = file);
     if (number === 0 && hash !== noHash)
       return broken("AUDIT_CHANGED", "line 1 was changed: there is no row before the first", 0);
+    if (!after && number !== 0)
+      return broken(
+        "AUDIT_CUT",
+        `the export goes on after ${name(number, hash)}, and nothing says that this is right: verify it with --after and what was noted, or found at the end of the export before`,
+        0,
+      );
     if (after && !fits(after, number, hash))
       return broken("AUDIT_OTHER", `the export goes on after ${name(number, hash)}, and not after ${noted(after)}`, 0);
     return look();

@@ -50,7 +50,8 @@ export const sessionHandler = (app: App): ServiceImpl<typeof SessionService> => 
         create_ms: now,
         expire_ms: expireMs,
       });
-      await deleteBeyond(tx, caller.orgId, caller.keyId, keptSessions);
+      for (const ended of await deleteBeyond(tx, caller.orgId, caller.keyId, keptSessions))
+        tx.ring(sessionTopic(ended));
       // Not with the digest of the request: of a password that could be guessed from it.
       const act = { caller, orgId: caller.orgId, now, trace: traceOf(context), method: context.method, digest: "" };
       await writeAudit(tx, app, { ...act, request: {}, reply: {} });

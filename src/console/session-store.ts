@@ -31,11 +31,14 @@ export const deleteSessionsOf = async (tx: Tx, orgId: string, keyId: string): Pr
     )
   ).map((row) => row.token_sha256);
 
-/** Ends the sessions of a key beyond the newest ones, a bounded number at once: one more is made at a time. */
-export const deleteBeyond = (tx: Tx, orgId: string, keyId: string, kept: number): Promise<number> =>
-  tx.run(sql`
-    delete from console_session where token_sha256 in (
-      select token_sha256 from console_session where org_id = ${orgId} and key_id = ${keyId} order by create_ms desc limit ${10} offset ${kept})`);
+/** Ends the sessions of a key beyond the newest ones, a bounded number at once: one more is made at a time; gives the digests of their tokens. */
+export const deleteBeyond = async (tx: Tx, orgId: string, keyId: string, kept: number): Promise<string[]> =>
+  (
+    await tx.all<{ token_sha256: string }>(sql`
+      delete from console_session where token_sha256 in (
+        select token_sha256 from console_session where org_id = ${orgId} and key_id = ${keyId} order by create_ms desc limit ${10} offset ${kept})
+      returning token_sha256`)
+  ).map((row) => row.token_sha256);
 
 /** Removes a bounded number of sessions that are over; gives how many. */
 export const deleteOverSessions = (tx: Tx, now: number, limit: number): Promise<number> =>

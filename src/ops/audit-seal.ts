@@ -57,7 +57,7 @@ export function auditSealer(app: Needs, metrics: AuditMetrics): () => Promise<nu
       }
     }
     if (due.length <= sealedAtOnce) after = page.length === lookedAt ? page.at(-1)!.org_id : "";
-    return rows > 0 ? pauseMs : sealMs;
+    return rows > 0 || after !== "" ? pauseMs : sealMs;
   };
 }
 

@@ -31,8 +31,8 @@ export const grantsThatCover = (
       or (g.subject_kind = 'capability' and exists (
         select 1 from agent_capability c where c.org_id = g.org_id and c.capability = g.subject and c.agent_id = ${agentId}))
       or (g.subject_kind = 'contractId' and exists (
-        select 1 from contract k join agent_capability c on c.org_id = k.org_id and c.capability = k.capability and c.agent_id = ${agentId}
-        where k.org_id = g.org_id and k.contract_id = g.subject)))
+        select 1 from agent_capability c cross join contract k
+        where c.org_id = g.org_id and c.agent_id = ${agentId} and k.org_id = c.org_id and k.capability = c.capability and k.contract_id = g.subject)))
     order by g.grant_id`);
 
 /** Whether a message that is in an agent's inbox is of another agent; by the index on ids. */

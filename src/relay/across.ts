@@ -4,6 +4,7 @@
  */
 
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import { type AgentRow, findAgent } from "../bus/agent-store.ts";
 import { type Decided, policyDenied } from "../bus/policy/decide-task.ts";
@@ -12,6 +13,7 @@ import { type AgentFacts, agentEntity } from "../bus/policy/entity.ts";
 import type { Question } from "../bus/policy/policies.ts";
 import type { Tx } from "../db/db.ts";
 import { notFound, Refused } from "../errors.ts";
+import { auditCrossing } from "../federation/crossing-audit.ts";
 import { termsOf } from "../federation/grant/store.ts";
 import { type Found, findAnywhere, grantsThatCover, wroteTo } from "./across-store.ts";
 
@@ -45,22 +47,29 @@ export async function reach(tx: Tx, app: App, sending: Sending, toAgentId: strin
   const found = sender && (await findAnywhere(tx, toAgentId));
   const door = found && found.org_id !== orgId ? await doorOf(tx, sending, sender, found) : undefined;
   if (!sender || !found || !door) throw notFound("agent", toAgentId);
-  const log = (of: string, decided: Decided) =>
-    recordDecisions(tx, app, { orgId: of, traceId, taskId: "", now }, [decided]);
+  const log = async (of: "in" | "out", decided: Decided) => {
+    const [own, other] = of === "in" ? [found.org_id, orgId] : [orgId, found.org_id];
+    await recordDecisions(tx, app, { orgId: own, traceId, taskId: "", now }, [decided]);
+    await auditCrossing(tx, app, {
+      ...{ orgId: own, otherOrgId: other, direction: of, method: RelayService.method.send, traceId, now, keyId: "" },
+      ...{ verdict: decided.answer.verdict, callerAgentId: agentId },
+      about: { from_agent_id: agentId, to_agent_id: toAgentId, grant_id: door.grantId },
+    });
+  };
 
   const inwards = await decide(app, tx, found.org_id, asForeigner(sender), found, now, door);
   if (inwards.answer.verdict !== "ALLOW") {
-    await log(found.org_id, inwards);
+    await log("in", inwards);
     const { reason, message, metadata } = notFound("agent", toAgentId);
     throw new Refused(reason, message, { ...metadata });
   }
   const outwards = await decide(app, tx, orgId, sender, asForeigner(found), now, undefined);
-  await log(orgId, outwards);
+  await log("out", outwards);
   if (outwards.answer.verdict !== "ALLOW") {
     const { reason, message, metadata } = policyDenied(outwards);
     throw new Refused(reason, message, { ...metadata });
   }
-  await log(found.org_id, inwards);
+  await log("in", inwards);
   return { recipient: found, sender };
 }
 

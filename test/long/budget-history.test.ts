@@ -174,6 +174,7 @@ describe.each(dialects)("%s", (dialect) => {
     const { ids } = world.server.app;
     return {
       org_id: org.orgId,
+      target_org_id: org.orgId,
       task_id: ids.next("tsk"),
       trace_id: ids.trace(),
       caller_agent_id: callerAgentId,

@@ -52,12 +52,13 @@ export const approvalHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<t
 /** The task goes on after the commit. Where this server has no room for it, it takes it up when it looks for strays. */
 async function approve(app: App, dispatcher: Dispatcher, req: ApproveRequest, context: HandlerContext) {
   let resumed: Resumed | undefined;
-  const { reply } = await runCommand(app, req, context, async (request, given) => {
+  const { reply, replayed } = await runCommand(app, req, context, async (request, given) => {
+    resumed = undefined; // the body may run again
     const decided = await decideApproval(app, request, "approve", given);
     resumed = decided.resumed;
     return { approval: toApproval(decided.approval) };
   });
-  if (resumed && dispatcher.hasRoom()) {
+  if (resumed && !replayed && dispatcher.hasRoom()) {
     const { task, token } = resumed;
     const hold = { orgId: task.org_id, taskId: task.task_id, token };
     dispatcher.start({ hold, task, turn: 0 });

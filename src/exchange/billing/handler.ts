@@ -1,5 +1,6 @@
 import { type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
+import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import type { BillingService } from "../../../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import { TransactionKind } from "../../../gen/moltwire/exchange/v1/ledger_pb.ts";
 import type { App } from "../../app.ts";
@@ -12,7 +13,7 @@ import { watched } from "../../rpc/feed.ts";
 import { readPage } from "../../rpc/page.ts";
 import { query } from "../../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../../rpc/scope.ts";
-import { type Account, agentWallet, issuanceOf, walletOf } from "../ledger/account.ts";
+import { type Account, agentWallet, isPlatform, issuanceOf, walletOf } from "../ledger/account.ts";
 import { postTransfers } from "../ledger/post.ts";
 import { readStanding } from "../ledger/store.ts";
 import { csvHead, csvLine } from "./csv.ts";
@@ -25,7 +26,7 @@ export const billingHandler = (app: App): ServiceImpl<typeof BillingService> => 
   getBalance: query(app, async (req, { db, caller, orgId, now }) => {
     const accountId = accountNamed(req) || caller.agentId;
     const account = accountId === "" ? walletOf(orgId) : { orgId, accountId };
-    const mayRead = seesWholeOrg(caller) || accountId === caller.agentId;
+    const mayRead = mayReadAll(caller, account.accountId) || accountId === caller.agentId;
     const standing = mayRead ? await readStanding(db, account, now) : undefined;
     // An organisation and its agents have a wallet, paid or not.
     const isThere = standing !== undefined || account.accountId === walletOf(orgId).accountId;
@@ -87,6 +88,10 @@ async function walletThatPays(db: Queryable, orgId: string, agentId: string, now
   return wallet;
 }
 
+/** Whether it may read an account that is not its own: the platform's, which tell of all organisations, are the operator's alone. */
+const mayReadAll = (caller: Caller, accountId: string): boolean =>
+  isPlatform(accountId) ? caller.role === Role.OPERATOR : seesWholeOrg(caller);
+
 type Named = { readonly agentId: string; readonly accountId: string };
 
 /** The account that a request names; empty: none. */
@@ -105,9 +110,10 @@ type Filtered = Named & {
 function filterOf(req: Filtered, caller: Caller): LineFilter | undefined {
   const named = accountNamed(req);
   const accountId = seesWholeOrg(caller) ? named : caller.agentId;
-  if (named !== "" && named !== accountId) return undefined;
+  if (named !== "" && (named !== accountId || (seesWholeOrg(caller) && !mayReadAll(caller, named)))) return undefined;
   const startMs = req.startTime ? timestampMs(req.startTime) : null;
-  return { accountId, kind: req.kind, startMs, endMs: req.endTime ? timestampMs(req.endTime) : null };
+  const platform = caller.role === Role.OPERATOR;
+  return { accountId, platform, kind: req.kind, startMs, endMs: req.endTime ? timestampMs(req.endTime) : null };
 }
 
 /** What there was when it was begun: lines come only at the end. */

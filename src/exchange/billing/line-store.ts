@@ -1,6 +1,7 @@
 /** The lines of statements. */
 import { type Queryable, type Sql, sql } from "../../db/db.ts";
 import type { Position } from "../../rpc/cursor.ts";
+import { feesId, issuanceId } from "../ledger/account.ts";
 import { type TransferRow, toTransfer } from "../ledger/store.ts";
 import type { Transfer } from "../ledger/transfer.ts";
 
@@ -11,6 +12,8 @@ export type Line = { readonly orgId: string; readonly accountId: string; readonl
 export type LineFilter = {
   /** Empty: all of the organisation. */
   readonly accountId: string;
+  /** Whether the platform's own accounts are among all. */
+  readonly platform: boolean;
   /** 0: all. */
   readonly kind: number;
   /** From this time on; null: from the beginning. */
@@ -32,6 +35,7 @@ export async function listLines(
   limit: number,
 ): Promise<Line[]> {
   const conditions = [sql`e.org_id = ${orgId}`, ...walkOf(filter, after)];
+  if (filter.accountId === "" && !filter.platform) conditions.push(sql`e.account_id not in (${feesId}, ${issuanceId})`);
   if (filter.startMs !== null) conditions.push(sql`e.time_ms >= ${filter.startMs}`);
   if (filter.endMs !== null) conditions.push(sql`e.time_ms < ${filter.endMs}`);
   const where = conditions.reduce((all, one) => sql`${all} and ${one}`);

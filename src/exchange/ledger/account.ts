@@ -8,8 +8,8 @@ export type Account = { readonly orgId: string; readonly accountId: string };
 export type Slot = Account & { readonly shard: number };
 
 const walletId = "wallet";
-const feesId = "fees";
-const issuanceId = "issuance";
+export const feesId = "fees";
+export const issuanceId = "issuance";
 
 /** An organisation's own credits. */
 export const walletOf = (orgId: string): Account => ({ orgId, accountId: walletId });

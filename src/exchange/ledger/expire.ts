@@ -12,11 +12,13 @@ const leaseMs = 30_000;
 
 /** Writes down that reserves have expired, as they are read since. One server at a time, so that replicas do not do it all at once. */
 export async function expireReserves(app: Pick<App, "db" | "clock" | "serverId" | "stopping">): Promise<void> {
+  // Not the server's own name, by whose leases others tell whether it lives.
+  const owner = `ledger:${app.serverId}`;
   while (!app.stopping.aborted) {
     const due = await dueHolds(app.db.query, app.clock.now(), batch);
     if (due.length === 0) return;
     const now = app.clock.now();
-    if (!(await app.db.tx((tx) => takeLease(tx, "ledger expiry", app.serverId, now, leaseMs)))) return;
+    if (!(await app.db.tx((tx) => takeLease(tx, "ledger expiry", owner, now, leaseMs)))) return;
     for (const one of due)
       await app.db
         .tx((tx) => expire(tx, one, app.clock.now()))

@@ -9,7 +9,6 @@ import { checkBudgets, reserveBudgets } from "../../bus/budget/reserve-budgets.t
 import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
 import { checkInputSize, refusedStep } from "../../bus/decide.ts";
-import { recordDecisions } from "../../bus/policy/decision-store.ts";
 import { pullOwner } from "../../bus/serve/pulled-store.ts";
 import {
   type Accepted,
@@ -29,7 +28,7 @@ import type { GrantRow } from "../grant/store.ts";
 import { putCrossing } from "./crossing-store.ts";
 import { crossingOf, enter } from "./enter.ts";
 import { findOpening, holdGrant } from "./opening.ts";
-import { decideOutward, type Outward } from "./outward.ts";
+import { decideOutward, keepOutward, type Outward } from "./outward.ts";
 import { checkQuota, type Quota } from "./quota.ts";
 import { toldAcross } from "./told.ts";
 import { foreignStep, outwardStep } from "./trace.ts";
@@ -110,8 +109,12 @@ export async function acceptAcross(
   };
   await openTrace(tx, span, now);
   const { outward, entry, weighed } = looked;
-  const log = (of: string) =>
-    outward && recordDecisions(tx, app, { orgId, traceId: trace.traceId, taskId: of, now }, [outward.decided]);
+  const { callerAgentId } = wish;
+  const by = { orgId, callerAgentId, targetOrgId, traceId: trace.traceId, keyId: caller.keyId, now };
+  const log = async (of: string) => {
+    const { contractId } = wish.contract;
+    if (outward) await keepOutward(tx, app, outward, { ...by, taskId: of, contractId });
+  };
   const refuse = async (fault: Fault, more: readonly Step[] = [refusedStep(fault, now)]): Promise<never> => {
     await log("");
     await recordSteps(tx, app, span, [...looked.steps, ...more]);

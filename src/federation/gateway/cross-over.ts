@@ -8,7 +8,6 @@ import { findAgent } from "../../bus/agent-store.ts";
 import { withdrawal } from "../../bus/authority.ts";
 import { concludeTask, type HeldTask, rejectedStep, spanOf } from "../../bus/conclude.ts";
 import { persist } from "../../bus/persist.ts";
-import { recordDecisions } from "../../bus/policy/decision-store.ts";
 import { leaveToPull } from "../../bus/serve/pulled-store.ts";
 import type { Accepted } from "../../bus/submit.ts";
 import { advanceTask, lockHeld, type TaskFault, type TaskRow } from "../../bus/task-store.ts";
@@ -18,7 +17,7 @@ import { Fault } from "../../errors.ts";
 import { awaitedThere } from "./accept.ts";
 import { enter } from "./enter.ts";
 import { findOpening } from "./opening.ts";
-import { decideOutward } from "./outward.ts";
+import { decideOutward, keepOutward } from "./outward.ts";
 import { asTaskFault } from "./still-granted.ts";
 import { toldAcross } from "./told.ts";
 import { foreignStep, outwardStep } from "./trace.ts";
@@ -87,7 +86,8 @@ async function bring(
   const out = { orgId, caller, contract, grant, wantedAgentId: task.wanted_agent_id, now };
   const outward = await decideOutward(app, tx, out);
   steps.push(outwardStep(outward, grant, now));
-  await recordDecisions(tx, app, { orgId, traceId: task.trace_id, taskId: task.task_id, now }, [outward.decided]);
+  const by = { orgId, callerAgentId, targetOrgId, traceId: task.trace_id, keyId: task.caller_key_id, now };
+  await keepOutward(tx, app, outward, { ...by, taskId: task.task_id, contractId: task.contract_id });
   if (outward.refusal) return asTaskFault(outward.refusal);
   const entry: Entry = {
     ...{ taskId: task.task_id, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, turn },

@@ -1,6 +1,7 @@
 /** A request comes in to the organisation that does the work: everything that is set aside there and the guest's task, or the refusal and what is kept of it. */
 import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import { GatewayService } from "../../../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import type { App } from "../../app.ts";
 import { requestApproval } from "../../bus/approval/gate.ts";
 import { reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
@@ -15,13 +16,14 @@ import { insertTask, type TaskRow } from "../../bus/task-store.ts";
 import { openTrace, recordSteps, type Span, type Step } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { auditCrossing } from "../crossing-audit.ts";
 import type { GrantRow } from "../grant/store.ts";
 import { denyUnderGrant } from "../grant/usage-store.ts";
 import { putCrossing } from "./crossing-store.ts";
 import { holdGrant } from "./opening.ts";
 import { type Quota, reserveQuota } from "./quota.ts";
 import { beyondCap, beyondTerms, tierOf } from "./terms.ts";
-import { foreignStep } from "./trace.ts";
+import { foreignStep, verdictName } from "./trace.ts";
 import { type Entry, type Weighed, wishOf } from "./weigh.ts";
 
 /** The guest's task, for whoever is to work on it. */
@@ -62,7 +64,7 @@ export async function enter(tx: Tx, app: App, entry: Entry, weighed: Weighed, no
   await putCrossing(tx, { ...crossingOf(entry, weighed, now), grant_revision, reserved_tokens: tokens, is_open: 1 });
   const span = spanOf(entry, taskId);
   await openTrace(tx, span, now);
-  await log(tx, app, entry, weighed, taskId, now);
+  await log(tx, app, entry, weighed, { taskId, reason: "" }, now);
   const accepted = {
     kind: TraceEventKind.ACCEPTED,
     timeMs: now,
@@ -97,23 +99,32 @@ async function refuse(
   const { grant } = entry;
   const span = spanOf(entry, "");
   await openTrace(tx, span, now);
-  await log(tx, app, entry, weighed, "", now);
+  await log(tx, app, entry, weighed, { taskId: "", reason: fault.reason }, now);
   await recordSteps(tx, app, span, [...callerStep(entry, now), ...weighed.decision.steps, ...steps]);
   await denyUnderGrant(tx, { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) });
   await putCrossing(tx, { ...crossingOf(entry, weighed, now), reason: fault.reason });
   return fault;
 }
 
+/** In the decision log, and what it came to in the audit log. */
 async function log(
   tx: Tx,
   app: App,
-  { grant, trace }: Entry,
-  { decision: { decisions } }: Weighed,
-  taskId: string,
+  { grant, trace, contract, callerOrgId, callerAgentId }: Entry,
+  { decision: { decisions }, verdict }: Weighed,
+  { taskId, reason }: { readonly taskId: string; readonly reason: string },
   now: number,
 ): Promise<void> {
   const at = { orgId: grant.org_id, traceId: trace.traceId, taskId, now };
   if (decisions.length > 0) await recordDecisions(tx, app, at, decisions);
+  await auditCrossing(tx, app, {
+    ...{ orgId: grant.org_id, traceId: trace.traceId, now, direction: "in", method: GatewayService.method.submitTask },
+    ...{ otherOrgId: callerOrgId, callerAgentId, keyId: "", verdict: verdictName(verdict) },
+    about: {
+      ...{ task_id: taskId, contract_id: contract.contract_id, from_agent_id: callerAgentId },
+      ...{ grant_id: grant.grant_id, grant_revision: String(grant.revision), reason },
+    },
+  });
 }
 
 const callerStep = (entry: Entry, now: number): Step[] =>

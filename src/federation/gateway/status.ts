@@ -8,6 +8,7 @@ import type { App } from "../../app.ts";
 import { openFault } from "../../bus/task-store.ts";
 import type { ReasonName } from "../../errors.ts";
 import type { StatusRow } from "./crossing-store.ts";
+import { reasonAcross } from "./told.ts";
 
 /** A request across organisations as one of the two reads it: its task is that of the reader's side. */
 export function toStatus(
@@ -15,12 +16,14 @@ export function toStatus(
   readerOrgId: string,
   row: StatusRow,
 ): MessageInitShape<typeof GatewayStatusSchema> {
+  const refusal = row.reason as ReasonName;
+  const told = readerOrgId === row.caller_org_id ? reasonAcross(refusal) : refusal;
   const error = row.error ? openFault(app, readerOrgId, row.task_id, row.error).reason : ErrorReason.UNSPECIFIED;
   return {
     taskId: row.state === null ? "" : row.task_id,
     traceId: row.trace_id,
     state: (row.state ?? 0) as TaskState,
-    reason: row.reason && row.state === null ? ErrorReason[row.reason as ReasonName] : error,
+    reason: row.reason && row.state === null ? ErrorReason[told] : error,
     callerOrgId: row.caller_org_id,
     targetOrgId: row.org_id,
     contractId: row.contract_id,

@@ -31,12 +31,14 @@ const sentences: Readonly<Partial<Record<ReasonName, string>>> = {
   TASK_CANCELED: "it was canceled there",
 };
 
+/** The reason as the other organisation is told it: whether there is an agent of an id is nobody else's business. */
+export const reasonAcross = (reason: ReasonName): ReasonName => (reason === "NOT_FOUND" ? "NO_CAPABLE_AGENT" : reason);
+
 /** The fault as the organisation on the other side of `orgId`, where it arose, is told it. */
 export function toldAcross({ reason, message, metadata, details }: Told, orgId: string): Fault {
   const isOfInput = reason === "CONTRACT_VIOLATION" && metadata.direction === "input";
   if (shared.has(reason) || isOfInput) return new Fault(reason, message, { ...metadata }, details);
-  // Whether there is an agent of that id is nobody else's business.
-  const as = reason === "NOT_FOUND" ? "NO_CAPABLE_AGENT" : reason;
+  const as = reasonAcross(reason);
   const why = sentences[as] ?? "it failed there";
   const again = as === "CIRCUIT_OPEN" ? details?.retryAfterMs : undefined;
   return new Fault(

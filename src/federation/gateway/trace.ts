@@ -32,6 +32,7 @@ export function foreignStep(
   return [{ kind, timeMs, message, details: { verdict: name, org_id: orgId, ...underGrant(grant), direction } }];
 }
 
-const verdictName = (verdict: PolicyVerdict): string =>
+/** Its name, such as ALLOW. */
+export const verdictName = (verdict: PolicyVerdict): string =>
   Object.keys(PolicyVerdict).find((name) => PolicyVerdict[name as keyof typeof PolicyVerdict] === verdict) ??
   String(verdict);

@@ -53,35 +53,36 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   method: string;
 
   /**
-   * The role of the key.
+   * The role of the key; not set for a decision.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
   role: Role;
 
   /**
-   * The key.
+   * The key; empty for a decision on what comes in.
    *
    * @generated from field: string key_id = 6;
    */
   keyId: string;
 
   /**
-   * The agent, for an agent's key.
+   * The agent, for an agent's key; for a decision on what goes out, the agent that asks.
    *
    * @generated from field: string agent_id = 7;
    */
   agentId: string;
 
   /**
-   * What it was done to: the ids named in the request and made by it.
+   * What it was done to: the ids named in the request and made by it. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
+   * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
    *
    * @generated from field: map<string, string> resource = 8;
    */
   resource: { [key: string]: string };
 
   /**
-   * SHA-256 of the request message, in hexadecimal.
+   * SHA-256 of the request message, in hexadecimal; empty for a decision.
    *
    * @generated from field: string request_sha256 = 9;
    */
@@ -152,35 +153,36 @@ export type AuditEventJson = {
   method?: string;
 
   /**
-   * The role of the key.
+   * The role of the key; not set for a decision.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
   role?: RoleJson;
 
   /**
-   * The key.
+   * The key; empty for a decision on what comes in.
    *
    * @generated from field: string key_id = 6;
    */
   keyId?: string;
 
   /**
-   * The agent, for an agent's key.
+   * The agent, for an agent's key; for a decision on what goes out, the agent that asks.
    *
    * @generated from field: string agent_id = 7;
    */
   agentId?: string;
 
   /**
-   * What it was done to: the ids named in the request and made by it.
+   * What it was done to: the ids named in the request and made by it. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
+   * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
    *
    * @generated from field: map<string, string> resource = 8;
    */
   resource?: { [key: string]: string };
 
   /**
-   * SHA-256 of the request message, in hexadecimal.
+   * SHA-256 of the request message, in hexadecimal; empty for a decision.
    *
    * @generated from field: string request_sha256 = 9;
    */

@@ -340,6 +340,19 @@ describe.each(dialects)("%s", (dialect) => {
       expect(told[0]).toMatchObject(["NO_CAPABLE_AGENT", expect.any(String), ErrorReason.NO_CAPABLE_AGENT]);
     });
 
+    test("nothing is open of an organisation that is disabled, and none of its contracts is listed", async () => {
+      const at = await across(world);
+      const listed = async () =>
+        (await at.asking.admin.gateway.listContracts({})).contracts.map(({ contractId }) => contractId);
+      expect(await listed()).toEqual([at.contractId]);
+      const change = { disabled: true };
+      const { orgId } = at.doing;
+      await world.operator.organizations.updateOrganization({ orgId, change, updateMask: { paths: ["disabled"] } });
+      expect(await listed()).toEqual([]);
+      for (const contractVersion of ["", "9.9.9"])
+        expect(await answerOf(at.go({ contractVersion }))).toMatchObject({ reason: "NOT_FOUND" });
+    });
+
     test("a refused request leaves nothing with the other organisation", async () => {
       const at = await across(world);
       await at.doing.admin.grants.revokeGrant({ grantId: at.grantId });

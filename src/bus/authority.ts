@@ -65,7 +65,7 @@ export async function reconsider(
   return approved ? { steps, decisions, rejected: { reason, message, metadata } } : { steps, decisions, refused };
 }
 
-const callerGone = (agentId: string): TaskFault => ({
+export const callerGone = (agentId: string): TaskFault => ({
   reason: "POLICY_DENIED",
   message: "the agent that asked for the task is gone",
   metadata: { action: "invoke", agent_id: agentId },

@@ -5,7 +5,7 @@ import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import { findAgent } from "../../bus/agent-store.ts";
-import { withdrawal } from "../../bus/authority.ts";
+import { callerGone, withdrawal } from "../../bus/authority.ts";
 import { concludeTask, type HeldTask, rejectedStep, spanOf } from "../../bus/conclude.ts";
 import { persist } from "../../bus/persist.ts";
 import { leaveToPull } from "../../bus/serve/pulled-store.ts";
@@ -71,10 +71,7 @@ async function bring(
   if (withdrawn) return withdrawn;
   const { org_id: orgId, caller_agent_id: callerAgentId, target_org_id: targetOrgId } = task;
   const caller = callerAgentId ? await findAgent(tx, orgId, callerAgentId) : undefined;
-  if (callerAgentId && !caller) {
-    const metadata = { action: "invoke", agent_id: callerAgentId };
-    return { reason: "POLICY_DENIED", message: "the agent that asked for the task is gone", metadata };
-  }
+  if (callerAgentId && !caller) return callerGone(callerAgentId);
   const ref = { contractId: task.contract_id, version: task.contract_version };
   const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId: task.grant_id };
   const opening = await findOpening(tx, sought, now).catch((error: unknown) => {

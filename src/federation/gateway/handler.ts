@@ -92,7 +92,8 @@ async function submit(
   let accepted: AcceptedAcross | undefined;
   let turn: number | undefined;
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
-    turn ??= dispatcher.turns.take(request.targetOrgId, request.contractId); // once, though the body may run again
+    // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
+    turn ??= dispatcher.turns.take(`${given.orgId} ${request.targetOrgId}`, request.contractId);
     accepted = await acceptAcross(app, await orderOf(given.tx, request, given, deadlineMs), given, turn);
     const { task, grant } = accepted;
     return { task: toTask(app, task), grantId: grant.grant_id, grantRevision: BigInt(grant.revision) };

@@ -76,6 +76,8 @@ async function add(
   size: number,
 ): Promise<void> {
   const of = { kind: grant.subject_kind, subject: grant.subject };
+  // Of an organisation that is disabled nothing is open, as SubmitTask has it.
+  if ((await findOrganization(db, grant.org_id))?.disabled !== 0) return;
   const found = await usableContracts(db, grant.org_id, of, capability, after, size + 1 - rows.length);
   rows.push(...found.map((contract) => ({ grant, contract })));
 }

@@ -59,7 +59,8 @@ async function contractOf(db: Queryable, sought: Sought, now: number): Promise<C
   } catch (error) {
     if (!(error instanceof Fault) || error.reason === "INVALID_REQUEST") throw error;
     const named = await grantsOn(db, callerOrgId, targetOrgId, { contractId: ref.contractId });
-    const isNamed = named.some((row) => asOf(row, now).state === GrantState.ACTIVE);
+    const isThere = (await findOrganization(db, targetOrgId))?.disabled === 0;
+    const isNamed = isThere && named.some((row) => asOf(row, now).state === GrantState.ACTIVE);
     throw error.reason === "CONTRACT_VERSION_NOT_FOUND" && isNamed ? error : notOpen(ref);
   }
 }

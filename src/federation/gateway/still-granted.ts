@@ -1,6 +1,7 @@
 /** Whether a guest may still be worked on: its grant is in force, and its terms are as wide as that takes. */
 import { GrantState } from "../../../gen/moltwire/federation/v1/grant_pb.ts";
 import { findAgent } from "../../bus/agent-store.ts";
+import { callerGone } from "../../bus/authority.ts";
 import type { ContractRow } from "../../bus/contract-store.ts";
 import type { TaskFault, TaskSummaryRow } from "../../bus/task-store.ts";
 import type { Queryable } from "../../db/db.ts";
@@ -21,6 +22,7 @@ export async function grantFault(
   if ("reason" in grant) return grant;
   const { caller_org_id: callerOrgId, caller_agent_id: callerAgentId } = await crossingOf(db, task);
   const caller = callerAgentId ? await findAgent(db, callerOrgId, callerAgentId) : undefined;
+  if (callerAgentId && !caller) return callerGone(callerAgentId);
   const beyond = beyondTerms(grant, tierOf(caller), contract);
   return beyond && asTaskFault(beyond);
 }

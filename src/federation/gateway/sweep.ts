@@ -2,7 +2,7 @@
 import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../../app.ts";
 import { cancelTopic } from "../../bus/cancel-topic.ts";
-import { concludeTask, rejectedStep } from "../../bus/conclude.ts";
+import { concludeAcross, rejectedStep } from "../../bus/conclude.ts";
 import { isTerminal, lockTask } from "../../bus/task-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { type CrossingRow, findCrossing, markSettled, openCrossings, unsettledGrants } from "./crossing-store.ts";
@@ -43,6 +43,8 @@ async function endOne(tx: Tx, app: App, { org_id, task_id }: Pick<CrossingRow, "
   if (!task || !("reason" in fault) || isTerminal(task.state)) return;
   const hold = { orgId: task.org_id, taskId: task_id, token: task.lease_token };
   const steps = [rejectedStep(task, fault, now)];
-  await concludeTask(tx, app, { hold, task }, { state: TaskState.REJECTED, endMs: now, fault, steps });
+  const end = { state: TaskState.REJECTED, endMs: now, fault, steps };
+  // Work that has begun since this side was found alone ends with it.
+  await concludeAcross(tx, app, { hold, task }, end, end);
   tx.ring(cancelTopic(task_id));
 }

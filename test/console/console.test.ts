@@ -320,8 +320,13 @@ function gzipped(url: string): number {
   return statSync(existsSync(`${file}.gz`) ? `${file}.gz` : file).size;
 }
 
+/** What fades in or changes its colour is measured once it has: two frames for it to begin, and then until nothing moves that ends. */
+const still = `new Promise((frame) => requestAnimationFrame(() => requestAnimationFrame(frame))).then(() =>
+  Promise.all(document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime !== Infinity).map(({ finished }) => finished.catch(() => {}))))`;
+
 /** What axe finds that is serious, by rule and place. */
 async function violations(page: Page): Promise<string[]> {
+  for (let times = 0; times < 2; times++) await page.evaluate(`${still}.then(() => {})`);
   await page.evaluate(axe);
   type Found = { violations: { id: string; impact: string; nodes: { target: string[]; html: string }[] }[] };
   const found = await page.evaluate<Found>(

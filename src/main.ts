@@ -16,14 +16,7 @@ async function main(args: readonly string[]): Promise<void> {
   );
   const server = await createServer(config);
   const url = await server.listen();
-  const { operatorKey, certificate } = server;
-  const { encrypts } = server.app.vault;
-  console.log(
-    args.includes(jsonFlag)
-      ? JSON.stringify({ url, encrypts, ...(operatorKey && { operatorKey }) })
-      : welcome({ url, config, operatorKey, encrypts, certificate }),
-  );
-  console.error(`listening on ${url}`);
+  // Before anybody is told that it is up, and may tell it to stop.
   let stopping = false;
   const stop = () => {
     if (stopping) process.exit(1);
@@ -38,6 +31,14 @@ async function main(args: readonly string[]): Promise<void> {
   process.on("SIGINT", stop);
   // Without a certificate it stays what it is: the terminal is gone.
   if (server.certificate) process.on("SIGHUP", () => void server.reloadCertificate());
+  const { operatorKey, certificate } = server;
+  const { encrypts } = server.app.vault;
+  console.log(
+    args.includes(jsonFlag)
+      ? JSON.stringify({ url, encrypts, ...(operatorKey && { operatorKey }) })
+      : welcome({ url, config, operatorKey, encrypts, certificate }),
+  );
+  console.error(`listening on ${url}`);
 }
 
 /** One line a person can act on; the stack only for a fault of the program's own. */

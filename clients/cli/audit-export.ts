@@ -1,15 +1,14 @@
 /** `moltwire audit export`: an organisation's chained audit rows, into a file. */
-import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { AdminService, type ExportAuditEventsResponse } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { type Broken, checkChain, type Mark, name, type Unbroken } from "./audit-chain.ts";
 import { type AuditFile, firstLine, rowLine, rowText } from "./audit-form.ts";
 import { tellBroken } from "./audit-verify.ts";
 import { connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
+import { newFile } from "./new-file.ts";
 import { plain, print, printJson } from "./output.ts";
-import { type ConnectionOptions, readSettings, type Settings, UsageError } from "./settings.ts";
+import { type ConnectionOptions, readSettings, type Settings } from "./settings.ts";
 import { renderFacts } from "./table.ts";
 
 export type ExportOptions = ConnectionOptions & { readonly after?: Required<Mark>; readonly force?: boolean };
@@ -17,27 +16,11 @@ export type ExportOptions = ConnectionOptions & { readonly after?: Required<Mark
 /** Writes the file and checks what it writes. Returns the exit code; a chain that is broken is kept, as it is. */
 export async function exportAudit(path: string, options: ExportOptions): Promise<number> {
   const settings = readSettings(options, process.env);
-  if (existsSync(path) && !options.force)
-    throw new UsageError(`${path} is there already`, "choose another name, or --force to write over it");
-  const part = `${path}.${randomBytes(4).toString("hex")}.part`;
-  const file = await open(part, "wx", 0o600).catch((error: Error) => {
-    throw new UsageError(
-      `${part} cannot be written: ${error.message}`,
-      "choose a folder that there is, and that you may write in",
-    );
-  });
-  try {
-    const found = await take(settings, options, file);
-    await file.sync();
-    await rename(part, path);
-    if ("reason" in found) return tellBroken(found, options.json);
-    if (options.json) printJson(found.file);
-    else for (const line of describe(path, found.file)) print(line);
-    return exitCodes.ok;
-  } finally {
-    await file.close();
-    await rm(part, { force: true });
-  }
+  const found = await newFile(path, options.force, (file) => take(settings, options, file));
+  if ("reason" in found) return tellBroken(found, options.json);
+  if (options.json) printJson(found.file);
+  else for (const line of describe(path, found.file)) print(line);
+  return exitCodes.ok;
 }
 
 async function take(settings: Settings, options: ExportOptions, to: FileHandle): Promise<Broken | Unbroken> {

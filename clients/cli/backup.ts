@@ -1,16 +1,16 @@
 /** `moltwire backup`: all data of a server, into a file. */
-import { createHash, randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import type { FileHandle } from "node:fs/promises";
 import { toJson } from "@bufbuild/protobuf";
 import { type BackupManifest, BackupManifestSchema, type BackupProgress } from "../../gen/moltwire/ops/v1/backup_pb.ts";
 import { MaintenanceService } from "../../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import { type Noun, run, withServer } from "./command.ts";
 import { connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
+import { newFile } from "./new-file.ts";
 import { note, plain, print, printJson } from "./output.ts";
 import { explain, report } from "./problem.ts";
-import { type ConnectionOptions, readSettings, type Settings, UsageError } from "./settings.ts";
+import { type ConnectionOptions, readSettings, type Settings } from "./settings.ts";
 import { at, renderFacts } from "./table.ts";
 
 type BackupCommandOptions = ConnectionOptions & { readonly force?: boolean };
@@ -27,20 +27,9 @@ export const backup: Noun = (program) => {
 
 async function perform(path: string, options: BackupCommandOptions): Promise<number> {
   const settings = readSettings(options, process.env);
-  if (existsSync(path) && !options.force)
-    throw new UsageError(`${path} is there already`, "choose another name, or --force to write over it");
-  // Its own, also where another command makes a backup of the same name.
-  const part = `${path}.${randomBytes(4).toString("hex")}.part`;
-  const file = await open(part, "wx", 0o600).catch((error: Error) => {
-    throw new UsageError(
-      `${part} cannot be written: ${error.message}`,
-      "choose a folder that there is, and that you may write in",
-    );
-  });
+  const tells = options.json !== true && process.stderr.isTTY === true;
   try {
-    const manifest = await take(settings, file, options.json !== true && process.stderr.isTTY === true);
-    await file.sync();
-    await rename(part, path);
+    const manifest = await newFile(path, options.force, (file) => take(settings, file, tells));
     if (options.json) printJson(toJson(BackupManifestSchema, manifest));
     else for (const line of describe(path, manifest)) print(line);
     return exitCodes.ok;
@@ -48,9 +37,6 @@ async function perform(path: string, options: BackupCommandOptions): Promise<num
     const problem = explain(error, settings.url);
     if (problem.reason !== "FAILED_PRECONDITION" && !isFull(error)) throw error;
     return report({ ...problem, fix: "make room on the disk, then repeat the command" }, options.json);
-  } finally {
-    await file.close();
-    await rm(part, { force: true });
   }
 }
 

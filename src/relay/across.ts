@@ -3,16 +3,17 @@
  * anybody, a grant of its organisation covers it, or the message answers one that it wrote. What is behind no door is not there.
  */
 
-import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import type { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import { RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
 import type { App } from "../app.ts";
 import { type AgentRow, findAgent } from "../bus/agent-store.ts";
 import { type Decided, policyDenied } from "../bus/policy/decide-task.ts";
 import { recordDecisions } from "../bus/policy/decision-store.ts";
-import { type AgentFacts, agentEntity } from "../bus/policy/entity.ts";
+import { type AgentFacts, agentEntity, asForeigner } from "../bus/policy/entity.ts";
+import { asRefused } from "../bus/policy/keeping.ts";
 import type { Question } from "../bus/policy/policies.ts";
 import type { Tx } from "../db/db.ts";
-import { notFound, Refused } from "../errors.ts";
+import { notFound } from "../errors.ts";
 import { auditCrossing } from "../federation/crossing-audit.ts";
 import { termsOf } from "../federation/grant/store.ts";
 import { type Found, findAnywhere, grantsThatCover, wroteTo } from "./across-store.ts";
@@ -60,15 +61,11 @@ export async function reach(tx: Tx, app: App, sending: Sending, toAgentId: strin
   const inwards = await decide(app, tx, found.org_id, asForeigner(sender), found, now, door);
   if (inwards.answer.verdict !== "ALLOW") {
     await log("in", inwards);
-    const { reason, message, metadata } = notFound("agent", toAgentId);
-    throw new Refused(reason, message, { ...metadata });
+    throw asRefused(notFound("agent", toAgentId));
   }
   const outwards = await decide(app, tx, orgId, sender, asForeigner(found), now, undefined);
   await log("out", outwards);
-  if (outwards.answer.verdict !== "ALLOW") {
-    const { reason, message, metadata } = policyDenied(outwards);
-    throw new Refused(reason, message, { ...metadata });
-  }
+  if (outwards.answer.verdict !== "ALLOW") throw asRefused(policyDenied(outwards));
   await log("in", inwards);
   return { recipient: found, sender };
 }
@@ -114,16 +111,3 @@ async function decide(
   };
   return { question, answer: await app.policies.decide(tx, orgId, question) };
 }
-
-/** An agent as policies of another organisation see it: an EXTERNAL_PARTNER of whose name, tools and capabilities they know nothing. */
-const asForeigner = ({ org_id, agent_id }: AgentFacts): AgentFacts => ({
-  ...{
-    org_id,
-    agent_id,
-    name: agent_id,
-    trust_tier: TrustTier.EXTERNAL_PARTNER,
-    capabilities: "[]",
-    allowed_tools: "[]",
-  },
-  disabled: 0,
-});

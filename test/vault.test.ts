@@ -587,6 +587,7 @@ describe.each(dialects)("dropping an organisation's keys on %s", (dialect) => {
     expect(await refusal(agent.as.memory.listEntries({ withValues: true }))).toMatchObject(gone);
     expect(await refusal(agent.as.bus.getTask({ taskId: task.taskId }))).toMatchObject(gone);
     expect(await refusal(org.admin.traces.getTrace({ traceId: task.traceId }))).toMatchObject(gone);
+    await world.settled();
     expect(await refusal(org.admin.events.listEvents({}))).toMatchObject(gone);
     for (const { jobId } of lost) expect(await refusal(getJob(agent.as, jobId))).toMatchObject(gone);
     expect(await refusal(agent.as.relay.listInbox({}))).toMatchObject(gone);

@@ -13,6 +13,9 @@ const waitPollMs = 5_000;
 export const deadlineOf = (nowMs: number, timeoutMs: number | undefined): number | null =>
   timeoutMs === undefined ? null : nowMs + timeoutMs - Math.min(250, Math.ceil(timeoutMs / 5));
 
+/** Made once: an abort without a reason makes one, with a stack, each time. */
+const nobodyWaits = new Error("nobody waits any more");
+
 /** Waits until a task is terminal or waits for somebody's approval, wherever it runs. The signal ends the waiting, not the task. */
 export async function ended(app: App, orgId: string, taskId: string, signal: AbortSignal): Promise<TaskRow> {
   const over = new AbortController();
@@ -27,6 +30,6 @@ export async function ended(app: App, orgId: string, taskId: string, signal: Abo
       await bell.wait(waitPollMs, waiting);
     }
   } finally {
-    over.abort();
+    over.abort(nobodyWaits);
   }
 }

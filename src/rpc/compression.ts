@@ -5,8 +5,13 @@ import * as zlib from "node:zlib";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Compression } from "@connectrpc/connect/protocol";
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
+import { brotliAnnounced, gzipAnnounced } from "./announced.ts";
 
+type Bytes = Uint8Array<ArrayBuffer>;
 type Unpack = (bytes: Uint8Array, options: { maxOutputLength: number; chunkSize?: number }) => Promise<Buffer>;
+
+const gunzip: Unpack = promisify(zlib.gunzip);
+const unbrotli: Unpack = promisify(zlib.brotliDecompress);
 
 /** What most messages fit into. */
 const smallBytes = 16_384;
@@ -14,36 +19,60 @@ const stepBytes = 262_144;
 /** Large messages that are unpacked at once, in all: of each the whole may be in memory, and as many processors are busy. */
 const largeAtOnce = 2;
 
-/** Gzip within the limits. */
-export const gzip: Compression = { ...compressionGzip, decompress: within(promisify(zlib.gunzip)) };
-/** Brotli within the limits. */
-export const brotli: Compression = { ...compressionBrotli, decompress: within(promisify(zlib.brotliDecompress)) };
+/**
+ * Gzip within the limits, as Connect's own: throws `resource_exhausted` for what becomes too large, `invalid_argument` for what cannot be unpacked. What is honest
+ * about its size is not unpacked when it is too large.
+ */
+export const gzip: Compression = {
+  ...compressionGzip,
+  async decompress(packed, readMaxBytes) {
+    if (packed.length === 0) return new Uint8Array(0);
+    const small = await unpackSmall(gunzip, packed, readMaxBytes);
+    if (small !== undefined) return small;
+    if (gzipAnnounced(packed) > readMaxBytes) throw tooLarge(readMaxBytes);
+    return unpackLarge(gunzip, packed, readMaxBytes);
+  },
+};
 
-/** Throws `resource_exhausted` for what becomes too large, `invalid_argument` for what cannot be unpacked. */
-function within(unpack: Unpack): Compression["decompress"] {
-  return async (bytes, readMaxBytes) => {
-    if (bytes.length === 0) return new Uint8Array(0);
-    try {
-      return own(await unpack(bytes, { maxOutputLength: Math.min(smallBytes, readMaxBytes) }));
-    } catch (error) {
-      if (!isTooLarge(error)) throw broken(error);
-    }
-    await turn();
-    try {
-      return own(await unpack(bytes, { maxOutputLength: readMaxBytes, chunkSize: stepBytes }));
-    } catch (error) {
-      if (!isTooLarge(error)) throw broken(error);
-      throw new ConnectError(
-        `the message is larger than ${readMaxBytes} bytes when it is unpacked`,
-        Code.ResourceExhausted,
-      );
-    } finally {
-      done();
-    }
-  };
+/** The same of brotli. To see only the beginning of a bomb would take 8 ms, so it is believed first. */
+export const brotli: Compression = {
+  ...compressionBrotli,
+  async decompress(packed, readMaxBytes) {
+    if (packed.length === 0) return new Uint8Array(0);
+    const { bytes, isAll } = brotliAnnounced(packed);
+    if (bytes > readMaxBytes) throw tooLarge(readMaxBytes);
+    const isSmall = isAll && bytes <= smallBytes;
+    return (
+      (isSmall && (await unpackSmall(unbrotli, packed, readMaxBytes))) || unpackLarge(unbrotli, packed, readMaxBytes)
+    );
+  },
+};
+
+/** Undefined if it is not small. */
+async function unpackSmall(unpack: Unpack, packed: Uint8Array, maxBytes: number): Promise<Bytes | undefined> {
+  try {
+    return own(await unpack(packed, { maxOutputLength: Math.min(smallBytes, maxBytes) }));
+  } catch (error) {
+    if (isTooLarge(error)) return undefined;
+    throw broken(error);
+  }
 }
 
-const own = (bytes: Buffer): Uint8Array<ArrayBuffer> => bytes as Uint8Array<ArrayBuffer>;
+async function unpackLarge(unpack: Unpack, packed: Uint8Array, maxBytes: number): Promise<Bytes> {
+  await turn();
+  try {
+    return own(await unpack(packed, { maxOutputLength: maxBytes, chunkSize: stepBytes }));
+  } catch (error) {
+    throw isTooLarge(error) ? tooLarge(maxBytes) : broken(error);
+  } finally {
+    done();
+  }
+}
+
+const tooLarge = (readMaxBytes: number): ConnectError =>
+  new ConnectError(`the message is larger than ${readMaxBytes} bytes when it is unpacked`, Code.ResourceExhausted);
+
+const own = (bytes: Buffer): Bytes => bytes as Bytes;
 
 const isTooLarge = (error: unknown): boolean =>
   error instanceof Error && "code" in error && error.code === "ERR_BUFFER_TOO_LARGE";

@@ -4,8 +4,7 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import { GatewayService } from "../../../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import type { App } from "../../app.ts";
 import { requestApproval } from "../../bus/approval/gate.ts";
-import { reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
-import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
+import type { BudgetDecision } from "../../bus/budget/reserve-budgets.ts";
 import { reserveProbe } from "../../bus/circuit/reserve.ts";
 import { dayStart } from "../../bus/cost/day.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
@@ -13,7 +12,7 @@ import { refusedStep } from "../../bus/decide.ts";
 import { recordDecisions } from "../../bus/policy/decision-store.ts";
 import { type Accepted, approvalStep, awaiting, budgetWish, newTask } from "../../bus/submit.ts";
 import { insertTask, type TaskRow } from "../../bus/task-store.ts";
-import { openTrace, recordSteps, type Span, type Step } from "../../bus/trace-store.ts";
+import { recordSteps, removeTrace, type Span, type Step } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { auditCrossing } from "../crossing-audit.ts";
@@ -22,37 +21,67 @@ import { denyUnderGrant } from "../grant/usage-store.ts";
 import { putCrossing } from "./crossing-store.ts";
 import { holdGrant } from "./opening.ts";
 import { type Quota, reserveQuota } from "./quota.ts";
+import { type Reserving, reserveInOrder, reserving } from "./reserve.ts";
 import { beyondCap, beyondTerms, tierOf } from "./terms.ts";
 import { foreignStep, verdictName } from "./trace.ts";
 import { type Entry, type Weighed, wishOf } from "./weigh.ts";
 
 /** The guest's task, for whoever is to work on it. */
-export type Entered = Accepted & { readonly quota: Quota };
+export type Entered = Accepted & {
+  readonly quota: Quota;
+  /** What the budgets of the side that asks said, if they were asked with those of this one. */
+  readonly own: BudgetDecision | undefined;
+};
 
-/** Sets aside and inserts all that a request needs that was weighed in the same transaction, or keeps and gives the refusal. */
-export async function enter(tx: Tx, app: App, entry: Entry, weighed: Weighed, now: number): Promise<Entered | Fault> {
+/** What was set aside is given back. `keep` writes the refusal down for the organisation that refuses: last, in the order of `lock-order.ts`. */
+export type TurnedAway = { readonly fault: Fault; readonly keep: () => Promise<void> };
+
+/** The budgets of the side that asks let it not even go. */
+export type KeptHome = { readonly keptHome: BudgetDecision & { readonly refusal: Fault } };
+
+/** How a request comes in. */
+export type Entering = {
+  readonly now: number;
+  /** Whether there was no trace yet, see {@link spanOf}; it is open by now. */
+  readonly isNewTrace: boolean;
+  /** The budgets of the side that asks, unless they have been asked before. */
+  readonly own?: Reserving;
+};
+
+/** Sets aside and inserts all that a request needs that was weighed in the same transaction, or says why not. */
+export async function enter(
+  tx: Tx,
+  app: App,
+  entry: Entry,
+  weighed: Weighed,
+  { now, isNewTrace, own }: Entering,
+): Promise<Entered | TurnedAway | KeptHome> {
   const { decision } = weighed;
-  if (decision.refusal || weighed.refusal) return refuse(tx, app, entry, weighed, weighed.refusal!, [], now);
+  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, weighed.refusal!, [], now);
   const { grant, contract, taskId } = entry;
   const order = { wish: wishOf(entry), labels: {}, deadlineMs: entry.deadlineMs, trace: entry.trace };
   const as = { orgId: grant.org_id, keyId: "", now };
   const draft = newTask(app, { ...order, retryOfDeadLetterId: "" }, as, contract.version, taskId);
-  const refused = (fault: Fault, steps: readonly Step[] = []) =>
-    refuse(tx, app, entry, weighed, fault, steps.length > 0 ? steps : [refusedStep(fault, now)], now);
-  // In the order in which the end of a task changes them: the circuit, budgets, the quota.
+  const refused = (fault: Fault, steps: readonly Step[] = [refusedStep(fault, now)]) =>
+    turnedAway(tx, app, entry, weighed, fault, steps, now);
   const probe = await reserveProbe(tx, decision.toProbe, taskId, now);
   if (probe instanceof Fault) return refused(probe);
-  const budget = await reserveBudgets(tx, app, taskId, budgetWish(draft, decision));
-  if (budget.refusal) {
+  const there = reserving(tx, app, draft, budgetWish(draft, decision));
+  const { budgets, giveBack, refusedBy } = await reserveInOrder(own ? [own, there] : [there]);
+  if (refusedBy) {
     await probe.giveBack();
-    return refused(budget.refusal, budget.steps);
+    const budget = budgets.get(refusedBy)!;
+    if (refusedBy === there) return refused(budget.refusal!, budget.steps);
+    if (isNewTrace) await removeTrace(tx, spanOf(entry, ""));
+    return { keptHome: { ...budget, refusal: budget.refusal! } };
   }
+  const budget = budgets.get(there)!;
   const tokens = reserveTokens(contract);
   const held = await holdGrant(tx, grant, now);
   const quota =
     held instanceof Fault ? held : (beyond(held, entry, weighed) ?? (await reserveQuota(tx, held, tokens, now)));
   if (held instanceof Fault || quota instanceof Fault) {
-    if (budget.budgeted) await settleBudgets(tx, app, draft, now);
+    await giveBack();
     await probe.giveBack();
     return refused(quota as Fault);
   }
@@ -62,8 +91,6 @@ export async function enter(tx: Tx, app: App, entry: Entry, weighed: Weighed, no
   await insertTask(tx, task);
   const { revision: grant_revision } = held;
   await putCrossing(tx, { ...crossingOf(entry, weighed, now), grant_revision, reserved_tokens: tokens, is_open: 1 });
-  const span = spanOf(entry, taskId);
-  await openTrace(tx, span, now);
   await log(tx, app, entry, weighed, { taskId, reason: "" }, now);
   const accepted = {
     kind: TraceEventKind.ACCEPTED,
@@ -76,8 +103,8 @@ export async function enter(tx: Tx, app: App, entry: Entry, weighed: Weighed, no
     await requestApproval(tx, app, task, entry.input, demand, budget.reserved);
     steps.push(approvalStep(now, demand, targetAgentId, task.approval_id));
   }
-  await recordSteps(tx, app, span, steps);
-  return { task, turn: entry.turn, decidedAgentId: targetAgentId, quota };
+  await recordSteps(tx, app, spanOf(entry, taskId), steps);
+  return { task, turn: entry.turn, decidedAgentId: targetAgentId, quota, own: own && budgets.get(own) };
 }
 
 /** What the terms say that were written since it was weighed. */
@@ -87,7 +114,7 @@ const beyond = (held: GrantRow, { grant, caller, contract }: Entry, { micros }: 
     : (beyondTerms(held, tierOf(caller), contract) ?? beyondCap(held, micros));
 
 /** The refusal stays in the trace and the decision log of the organisation that refuses, and counts under the grant. */
-async function refuse(
+const turnedAway = (
   tx: Tx,
   app: App,
   entry: Entry,
@@ -95,16 +122,16 @@ async function refuse(
   fault: Fault,
   steps: readonly Step[],
   now: number,
-): Promise<Fault> {
-  const { grant } = entry;
-  const span = spanOf(entry, "");
-  await openTrace(tx, span, now);
-  await log(tx, app, entry, weighed, { taskId: "", reason: fault.reason }, now);
-  await recordSteps(tx, app, span, [...callerStep(entry, now), ...weighed.decision.steps, ...steps]);
-  await denyUnderGrant(tx, { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) });
-  await putCrossing(tx, { ...crossingOf(entry, weighed, now), reason: fault.reason });
-  return fault;
-}
+): TurnedAway => ({
+  fault,
+  async keep() {
+    const { grant } = entry;
+    await denyUnderGrant(tx, { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) });
+    await log(tx, app, entry, weighed, { taskId: "", reason: fault.reason }, now);
+    await recordSteps(tx, app, spanOf(entry, ""), [...callerStep(entry, now), ...weighed.decision.steps, ...steps]);
+    await putCrossing(tx, { ...crossingOf(entry, weighed, now), reason: fault.reason });
+  },
+});
 
 /** In the decision log, and what it came to in the audit log. */
 async function log(
@@ -131,7 +158,7 @@ const callerStep = (entry: Entry, now: number): Step[] =>
   foreignStep(entry.callerOrgId, entry.callerVerdict, entry.grant, "out", now);
 
 /** The span of the guest's side; see `recordSteps` for what an echo is. */
-const spanOf = ({ grant, trace, callerAgentId, contract }: Entry, taskId: string): Span => ({
+export const spanOf = ({ grant, trace, callerAgentId, contract }: Entry, taskId: string): Span => ({
   orgId: grant.org_id,
   ...trace,
   taskId,

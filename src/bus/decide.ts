@@ -1,4 +1,5 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import { PolicyVerdict } from "../../gen/moltwire/bus/v1/policy_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
@@ -47,6 +48,8 @@ export type Decision = { readonly steps: readonly Step[] } & (
 ) & {
     /** What policies said, for the decision log. */
     readonly decisions: readonly Decided[];
+    /** The same all in all; UNSPECIFIED: they were not asked. A refusal need not be theirs. */
+    readonly verdict: PolicyVerdict;
   };
 
 /** Whatever a step of the decision needs to read and to write down. */
@@ -69,24 +72,32 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     steps.push({ kind, timeMs: now, message, details, ...(targetAgentId && { targetAgentId }) });
   const deciding: Deciding = { app, db, wish, now, turn, add };
   const decisions: Decided[] = [];
+  let permitted: Permit | undefined;
   try {
     checkSize(deciding);
     const contract = await checkContract(deciding);
     checkInput(deciding, contract);
     const choice = await chooseAgents(deciding, contract);
-    const permitted = await askPolicies(deciding, contract, choice);
+    permitted = await askPolicies(deciding, contract, choice);
     decisions.push(...permitted.decisions);
     if (permitted.refusal) throw permitted.refusal;
     const { agent, demand } = permitted;
     // An approval holds for one contract and one agent of it.
     if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
     const toProbe = demand ? [] : probesFrom(agent, choice);
-    return { steps, decisions, contract, targetAgentId: agent.agent_id, demand, toProbe };
+    const verdict = verdictOf(permitted);
+    return { steps, decisions, verdict, contract, targetAgentId: agent.agent_id, demand, toProbe };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     steps.push(refusedStep(error, now));
-    return { steps, decisions, refusal: error };
+    return { steps, decisions, verdict: verdictOf(permitted), refusal: error };
   }
+}
+
+function verdictOf(permitted: Permit | undefined): PolicyVerdict {
+  if (!permitted) return PolicyVerdict.UNSPECIFIED;
+  if (permitted.refusal) return PolicyVerdict.DENY;
+  return permitted.demand ? PolicyVerdict.REQUIRE_APPROVAL : PolicyVerdict.ALLOW;
 }
 
 /**

@@ -118,6 +118,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
   const fresh = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
+  await budget.warn();
   await log(task.task_id);
   const again = order.retryOfDeadLetterId && `, to try ${order.retryOfDeadLetterId} again`;
   const accepted = {

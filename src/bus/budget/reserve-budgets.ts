@@ -41,16 +41,24 @@ export type BudgetDecision = {
   readonly refusal?: Fault;
 };
 
+/** What was set aside. */
+export type BudgetReserve = BudgetDecision & {
+  /** Tells of budgets of which most is used with it: once nothing more can refuse the task, in the same transaction. */
+  readonly warn: () => Promise<void>;
+};
+
 const nothing: Amount = { tokens: 0, micros: 0 };
+const silent = async () => {};
 
 /**
  * Sets the estimate of a task aside in every budget it falls under, or in none. Whatever happens beside it, spent + reserved of none pass its
  * limit by it. A refusal leaves its event, and is to be committed.
  */
-export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetDecision> {
+export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetReserve> {
   const { orgId } = wish;
   const budgets = await budgetsFor(tx, wish, wish.tokens > 0);
-  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing };
+  if (budgets.applying.length === 0)
+    return { steps: [], budgeted: budgets.settles, reserved: nothing, warn: silent };
   const amount = await amountOf(tx, wish, budgets);
   const held: { readonly one: Applying; readonly use: UseRow }[] = [];
   for (const one of budgets.applying) {
@@ -60,7 +68,8 @@ export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: Bud
     if (use) held.push({ one, use });
     else {
       for (const before of held) await settleUse(tx, keyOf(orgId, before.one), before.use.start_ms, amount, nothing);
-      return refuse(tx, app, wish, standingOf(one, await currentUse(tx, orgId, one, startMs)), amount);
+      const refusal = await refuse(tx, app, wish, standingOf(one, await currentUse(tx, orgId, one, startMs)), amount);
+      return { ...refusal, warn: silent };
     }
   }
   const rows = held.map(({ one: { budget, subjectId }, use: { start_ms } }) => ({
@@ -70,9 +79,13 @@ export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: Bud
     ...amount,
   }));
   await insertReserves(tx, orgId, taskId, rows);
-  for (const { one, use } of held)
-    await warn(tx, app, one.budget.budget_id, standingOf(one, use), { ...wish, timeMs: wish.createMs });
-  return { steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount };
+  return {
+    ...{ steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount },
+    async warn() {
+      for (const { one, use } of held)
+        await warn(tx, app, one.budget.budget_id, standingOf(one, use), { ...wish, timeMs: wish.createMs });
+    },
+  };
 }
 
 /** What {@link reserveBudgets} would answer now; changes nothing. */

@@ -77,7 +77,7 @@ async function look(
     };
     if (outward.refusal) return { steps, refusal: outward.refusal, outward };
     const weighed = await weigh(app, db, entry, now);
-    steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
+    steps.push(...foreignStep(targetOrgId, weighed.decision.verdict, grant, "in", now));
     const found = { steps, entry, outward, weighed };
     return weighed.refusal ? { ...found, refusal: toldAcross(weighed.refusal, targetOrgId) } : found;
   } catch (error) {
@@ -146,6 +146,7 @@ export async function acceptAcross(
       await reserved.giveBack();
       return refuse(held);
     }
+    await reserved.warn();
     task = awaiting(app, { ...draft, budgeted: budget.budgeted ? 1 : 0 }, "");
     await putCrossing(tx, { ...crossingOf(entry, undefined, now), is_open: 1 });
   } else {

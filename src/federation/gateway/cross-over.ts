@@ -91,7 +91,7 @@ async function bring(
     trace: { traceId: task.trace_id, spanId: app.ids.span(), parentSpanId: task.span_id },
   };
   const weighed = await weigh(app, tx, entry, now);
-  steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
+  steps.push(...foreignStep(targetOrgId, weighed.decision.verdict, grant, "in", now));
   const isNewTrace = (await openTrace(tx, spanOfGuest(entry, ""), now)) > 0;
   const entered = await enter(tx, app, entry, weighed, { now, isNewTrace });
   if ("task" in entered) return entered;

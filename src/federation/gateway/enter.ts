@@ -67,7 +67,7 @@ export async function enter(
   const probe = await reserveProbe(tx, decision.toProbe, taskId, now);
   if (probe instanceof Fault) return refused(probe);
   const there = reserving(tx, app, draft, budgetWish(draft, decision));
-  const { budgets, giveBack, refusedBy } = await reserveInOrder(own ? [own, there] : [there]);
+  const { budgets, giveBack, warn, refusedBy } = await reserveInOrder(own ? [own, there] : [there]);
   if (refusedBy) {
     await probe.giveBack();
     const budget = budgets.get(refusedBy)!;
@@ -89,6 +89,7 @@ export async function enter(
   const fresh: TaskRow = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
+  await warn();
   const { revision: grant_revision } = held;
   await putCrossing(tx, { ...crossingOf(entry, weighed, now), grant_revision, reserved_tokens: tokens, is_open: 1 });
   await log(tx, app, entry, weighed, { taskId, reason: "" }, now);
@@ -138,7 +139,7 @@ async function log(
   tx: Tx,
   app: App,
   { grant, trace, contract, callerOrgId, callerAgentId }: Entry,
-  { decision: { decisions }, verdict }: Weighed,
+  { decision: { decisions, verdict } }: Weighed,
   { taskId, reason }: { readonly taskId: string; readonly reason: string },
   now: number,
 ): Promise<void> {
@@ -170,7 +171,7 @@ export const spanOf = ({ grant, trace, callerAgentId, contract }: Entry, taskId:
 /** The request as it is kept; not open. */
 export const crossingOf = (
   entry: Entry,
-  { verdict }: Pick<Weighed, "verdict"> = { verdict: PolicyVerdict.UNSPECIFIED },
+  weighed: Weighed | undefined,
   now: number,
 ) => ({
   org_id: entry.grant.org_id,
@@ -183,7 +184,7 @@ export const crossingOf = (
   grant_id: entry.grant.grant_id,
   grant_revision: entry.grant.revision,
   caller_verdict: entry.callerVerdict,
-  target_verdict: verdict,
+  target_verdict: weighed?.decision.verdict ?? PolicyVerdict.UNSPECIFIED,
   reason: "",
   day_ms: dayStart(now),
   reserved_tokens: 0,

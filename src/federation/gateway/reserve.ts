@@ -1,5 +1,5 @@
 /** Budgets of both sides of a request, asked in one transaction. */
-import { type BudgetDecision, type BudgetWish, reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
+import { type BudgetReserve, type BudgetWish, reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
 import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
 import type { TaskRow } from "../../bus/task-store.ts";
 import type { App } from "../../app.ts";
@@ -9,7 +9,7 @@ import { inLockOrder } from "../../db/lock-order.ts";
 /** What one side is about to set aside in its budgets. */
 export type Reserving = {
   readonly orgId: string;
-  readonly reserve: () => Promise<BudgetDecision>;
+  readonly reserve: () => Promise<BudgetReserve>;
   /** Of what was reserved: nothing was used. */
   readonly giveBack: () => Promise<unknown>;
 };
@@ -23,24 +23,29 @@ export const reserving = (tx: Tx, app: App, task: TaskRow, wish: BudgetWish): Re
 
 /** What budgets said, by sides. */
 export type Reserved = {
-  readonly budgets: ReadonlyMap<Reserving, BudgetDecision>;
+  readonly budgets: ReadonlyMap<Reserving, BudgetReserve>;
   /** The side that refused; then nothing is set aside, and those after it were not asked. */
   readonly refusedBy: Reserving | undefined;
   readonly giveBack: () => Promise<void>;
+  /** As of {@link BudgetReserve}, of all sides. */
+  readonly warn: () => Promise<void>;
 };
 
 /** Sets aside with all sides or with none, in the order of `lock-order.ts`, whichever asks. */
 export async function reserveInOrder(sides: readonly Reserving[]): Promise<Reserved> {
-  const budgets = new Map<Reserving, BudgetDecision>();
+  const budgets = new Map<Reserving, BudgetReserve>();
   const giveBack = async () => {
     for (const [side, { budgeted }] of budgets) if (budgeted) await side.giveBack();
+  };
+  const warn = async () => {
+    for (const budget of budgets.values()) await budget.warn();
   };
   for (const side of sides.toSorted((a, b) => inLockOrder(a.orgId, b.orgId))) {
     const budget = await side.reserve();
     budgets.set(side, budget);
     if (!budget.refusal) continue;
     await giveBack();
-    return { budgets, refusedBy: side, giveBack };
+    return { budgets, refusedBy: side, giveBack, warn };
   }
-  return { budgets, refusedBy: undefined, giveBack };
+  return { budgets, refusedBy: undefined, giveBack, warn };
 }

@@ -1,0 +1,103 @@
+/** What is kept, told and counted of requests that another organisation refuses. */
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
+import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
+import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { findAgent } from "../src/bus/agent-store.ts";
+import { findApproval } from "../src/bus/approval/store.ts";
+import { decideApprover } from "../src/bus/policy/decide-approval.ts";
+import { keepInTx } from "../src/bus/policy/keeping.ts";
+import { contract, echoEndpoint, httpEndpoint, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
+import { deadUrl } from "./bus-fixtures/http-agent.ts";
+import { across } from "./federation-fixtures/across.ts";
+import { dialects, type Org, refusal, start, type World } from "./harness.ts";
+
+const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+const looking = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
+const closing = { breaker: { failureThreshold: 1, window: durationFromMs(60_000), openDuration: durationFromMs(60_000) } };
+
+describe.each(dialects)("%s", (dialect) => {
+  let world: World;
+  beforeAll(async () => {
+    world = await start(dialect);
+  });
+  afterAll(() => world[Symbol.asyncDispose]());
+
+  const statusOf = async (org: Org, traceId: string) => (await org.admin.gateway.getStatus({ traceId })).statuses[0]!;
+
+  test("that nobody can be called now is no verdict of policies: what they said stands beside it", async () => {
+    const doing = await world.org();
+    const second = await contract(doing);
+    await doing.agent({ capabilities: [second], endpoint: echoEndpoint });
+    const shut = await contract(doing);
+    await worker(doing, shut, await deadUrl(), closing);
+    expect(stateOf(await submit(doing.admin, shut))).toBe("FAILED");
+    const at = await across(world, {
+      doing,
+      contract: { capability: shut, fallbacks: [{ contractId: second }] },
+      agent: { capabilities: ["else"] },
+    });
+    // An approval is for one contract, and so for no fallback.
+    await doing.admin.policies.putPolicy({ policyId: "look", cedarText: looking });
+    const { reason, metadata } = await refusal(at.go());
+    expect(reason).toBe("CIRCUIT_OPEN");
+    for (const org of [at.asking, doing])
+      expect((await statusOf(org, metadata.trace_id!)).targetVerdict).toBe(PolicyVerdict.REQUIRE_APPROVAL);
+    const rows = (await doing.admin.admin.listAuditEvents({})).auditEvents.filter(
+      ({ kind }) => kind === AuditKind.DECISION,
+    );
+    expect(rows[0]!.resource).toMatchObject({ verdict: "REQUIRE_APPROVAL", reason: "CIRCUIT_OPEN" });
+  });
+
+  test("budgets warn of what was let in, and not of what a quota refused after they had room for it", async () => {
+    const at = await across(world, {
+      contract: { estimatedTokens: 90n },
+      grant: { terms: { tokensPerDay: 50n } },
+    });
+    const sides = [at.asking, at.doing];
+    for (const org of sides) await org.admin.budgets.setBudget({ ...total, limitTokens: 100n });
+    const warnings = async () => {
+      await world.settled();
+      const lists = sides.map((org) => org.admin.events.listEvents({ types: ["budget.warning"] }));
+      return (await Promise.all(lists)).map(({ events }) => events.length);
+    };
+    expect((await refusal(at.go())).reason).toBe("GRANT_QUOTA_EXCEEDED");
+    expect(await warnings()).toEqual([0, 0]);
+    await at.doing.admin.grants.updateGrant({
+      ...{ grantId: at.grantId, change: { tokensPerDay: 500n }, updateMask: { paths: ["tokens_per_day"] } },
+    });
+    await at.go();
+    expect(await warnings()).toEqual([1, 1]);
+  });
+
+  test("a decision that is only noted is noted by the next command when the one that made it fails", async () => {
+    const { app } = world.server;
+    const org = await world.org();
+    const outer = await org.agent({ trustTier: TrustTier.EXTERNAL_PARTNER });
+    const contractId = await contract(org, { approvalRequired: true });
+    await org.agent({ capabilities: [contractId], endpoint: echoEndpoint });
+    await submit(org.admin, contractId);
+    const [{ approvalId } = { approvalId: "" }] = (await org.admin.approvals.listApprovals({})).approvals;
+    const note = (fails: boolean) =>
+      app.db.tx(async (tx) => {
+        const decider = await findAgent(tx, org.orgId, outer.agentId);
+        const approval = (await findApproval(tx, org.orgId, approvalId))!;
+        const now = app.clock.now();
+        const decided = await decideApprover(app, tx, { approval, action: "approve", decider, ownRequest: false, now });
+        const keeping = keepInTx(tx, app, { orgId: org.orgId, traceId: app.ids.trace(), now });
+        await keeping.note([decided]);
+        await keeping.note([decided]);
+        if (fails) throw new Error("it came to nothing");
+      });
+    const kept = async () =>
+      (await org.admin.policies.listDecisions({ agentId: outer.agentId })).decisions.length;
+    await expect(note(true)).rejects.toThrow("it came to nothing");
+    expect(await kept()).toBe(0);
+    await note(false);
+    expect(await kept()).toBe(1);
+    await note(false);
+    expect(await kept()).toBe(1);
+  });
+});

@@ -46,6 +46,8 @@ export type TaskEnd = {
   readonly used?: Used;
   /** Of a guest of another organisation: how its own side ends, if not as follows from this. */
   readonly home?: TaskEnd;
+  /** The same with nothing but another fault: one that arose on its own side, and is told there as it is. */
+  readonly faultAtHome?: TaskFault | undefined;
 };
 
 export const spanOf = (task: TaskSummaryRow): Span => ({

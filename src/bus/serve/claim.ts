@@ -104,7 +104,7 @@ async function deliver(
     const input = openJson(app, orgId, taskId, "input", held.task.input);
     const again = await askAgain(tx, app, held, input, agent, contract);
     if (!again || "refused" in again || "rejected" in again) return "ended";
-  } else if (held && (await ungranted(tx, app, held, contract))) return "ended";
+  } else if (held && (await ungranted(tx, app, held, contract, agent))) return "ended";
   const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
   const task = await beginDelivery(tx, orgId, taskId, agentId, inFlight);
   if (!task) throw new Error(`task ${taskId} waits to be pulled and has ended`);

@@ -5,8 +5,9 @@ import { cancelTopic } from "../../bus/cancel-topic.ts";
 import { concludeAcross, rejectedStep } from "../../bus/conclude.ts";
 import { isTerminal, lockTask } from "../../bus/task-store.ts";
 import type { Tx } from "../../db/db.ts";
+import { Fault } from "../../errors.ts";
 import { type CrossingRow, findCrossing, markSettled, openCrossings, unsettledGrants } from "./crossing-store.ts";
-import { inForce } from "./still-granted.ts";
+import { asTaskFault, grantInForce } from "./still-granted.ts";
 
 const batch = 100;
 
@@ -39,8 +40,9 @@ async function endOne(tx: Tx, app: App, { org_id, task_id }: Pick<CrossingRow, "
   const crossing = await findCrossing(tx, org_id, task_id);
   if (!crossing?.is_open) return;
   const task = guest ?? (await lockTask(tx, crossing.caller_org_id, task_id));
-  const fault = await inForce(tx, crossing, now);
-  if (!task || !("reason" in fault) || isTerminal(task.state)) return;
+  const ended = await grantInForce(tx, crossing, now);
+  if (!task || !(ended instanceof Fault) || isTerminal(task.state)) return;
+  const fault = asTaskFault(ended);
   const hold = { orgId: task.org_id, taskId: task_id, token: task.lease_token };
   const steps = [rejectedStep(task, fault, now)];
   const end = { state: TaskState.REJECTED, endMs: now, fault, steps };

@@ -75,7 +75,7 @@ const refusedBy = (refusal: Fault, decision: Decision, now: number): Weighed => 
 });
 
 /** What the tokens that are set aside cost by the rate of the agent's work with the model it reported last, all being of the dearer kind. */
-async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
+export async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
   const tokens = reserveTokens(contract);
   if (tokens === 0) return 0;
   const { org_id: orgId } = contract;

@@ -1,11 +1,14 @@
 /** Approvals of what crosses between organisations: what is asked again when one comes, and what policies on approvers see. */
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
-import { httpEndpoint, reasonOf, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
+import { approvalDigest } from "../src/bus/approval/gate.ts";
+import { contract, echoEndpoint, httpEndpoint, reasonOf, stateOf, submit, whenEnded } from "./bus-fixtures/bus.ts";
 import { type HttpAgent, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { pullEndpoint, serving } from "./bus-fixtures/instance.ts";
 import { type Across, across } from "./federation-fixtures/across.ts";
-import { dialects, type Org, start, type World } from "./harness.ts";
+import { type Clients, dialects, type Org, refusal, start, type World } from "./harness.ts";
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const looking = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
@@ -111,5 +114,80 @@ describe.each(dialects)("%s", (dialect) => {
     await using instance = serving(at.worker.as);
     const task = await whenEnded(at.asker.as, taskId);
     expect([stateOf(task), reasonOf(task), instance.deliveries]).toEqual(["REJECTED", "GRANT_TERMS_EXCEEDED", []]);
+  });
+
+  describe("policies on approvers", () => {
+    const approve = (by: Clients, approvalId: string) => by.approvals.approve({ approvalId });
+
+    test("see the contract of the organisation that is to do it, and none of one's own that has its id", async () => {
+      const at = await across(world, { contract: { requiredTools: ["secret"] }, agent: { allowedTools: ["secret"] } });
+      await contract(at.asking, { contractId: at.contractId, capability: "own", requiredTools: ["own-tool"] });
+      await policy(at.asking, looking, "look");
+      const approver = await at.asking.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      const { taskId } = await at.go();
+      const { approvalId } = await approvalOf(at.asking);
+      const forbids = (what: string, policyId: string) =>
+        policy(at.asking, `forbid (principal, action == Action::"approve", resource) when { ${what} };`, policyId);
+      // What is so of the own one, and what nobody else is told.
+      await forbids('resource.contract.tools.contains(Tool::"own-tool")', "own-tool");
+      await forbids('resource.contract.capability == "own"', "own-capability");
+      await forbids("resource.contract.org == resource.org", "own-org");
+      await forbids(`resource.contract == Contract::"${at.contractId}"`, "own-name");
+      await forbids("!resource.contract.tools.isEmpty()", "any-tool");
+      await forbids(
+        `resource.contract == Contract::"${at.doing.orgId}/${at.contractId}" && resource.contract.capability == "${at.contractId}" && context.origin == "gateway"`,
+        "theirs",
+      );
+      const { metadata } = await refusal(approve(approver.as, approvalId));
+      expect(metadata.policy_ids).toBe("theirs");
+      await at.asking.admin.policies.deletePolicy({ policyId: "theirs" });
+      await approve(approver.as, approvalId);
+      expect(stateOf(await whenEnded(at.asker.as, taskId))).toBe("COMPLETED");
+    });
+
+    test("see who asks of another organisation as the foreigner it is, and that it came by the gateway", async () => {
+      const at = await across(world, {
+        contract: { approvalRequired: true },
+        asker: { trustTier: TrustTier.INTERNAL_TRUSTED, allowedTools: ["secret"] },
+      });
+      const approver = await at.doing.agent({ trustTier: TrustTier.INTERNAL_RESTRICTED });
+      await policy(
+        at.doing,
+        `permit (principal == Agent::"${approver.agentId}", action == Action::"approve", resource) when {
+          resource has requester && resource.requester.tier == Tier::"EXTERNAL_PARTNER" && resource.requester.org == Org::"${at.asking.orgId}" &&
+          resource.requester.name == "${at.asker.agentId}" && resource.requester.tools.isEmpty() && context.origin == "gateway" };`,
+      );
+      const { taskId } = await at.go();
+      const { approvalId } = await approvalOf(at.doing);
+      const { approvals } = await approver.as.approvals.listApprovals({});
+      expect(approvals.map((one) => one.approvalId)).toEqual([approvalId]);
+      await approve(approver.as, approvalId);
+      expect(stateOf(await whenEnded(at.asker.as, taskId))).toBe("COMPLETED");
+    });
+
+    test("of a task of the own organisation see that it came by the bus", async () => {
+      const org = await world.org();
+      const contractId = await contract(org, { approvalRequired: true });
+      await org.agent({ capabilities: [contractId], endpoint: echoEndpoint });
+      await policy(
+        org,
+        'forbid (principal, action == Action::"approve", resource) when { context.origin != "bus" };',
+      );
+      const { taskId } = await submit((await org.agent({ trustTier: TrustTier.INTERNAL_TRUSTED })).as, contractId);
+      await approve(org.admin, (await approvalOf(org)).approvalId);
+      expect(stateOf(await whenEnded(org.admin, taskId))).toBe("COMPLETED");
+    });
+
+    test("an approval is bound to the organisation that is to do it", async () => {
+      const what = {
+        ...{ orgId: "org_1", callerAgentId: "agt_1", callerKeyId: "key_1", targetAgentId: "", contractId: "c" },
+        ...{ contractVersion: "1.0.0", input: null },
+      };
+      const of = (targetOrgId: string) => approvalDigest({ ...what, targetOrgId });
+      expect(new Set([of("org_1"), of("org_2"), of("org_3")]).size).toBe(3);
+      // That of a task at home is what it was before there were others.
+      const array = '["org_1","agt_1","key_1","","c","1.0.0",null]';
+      expect(of("org_1")).toBe(createHash("sha256").update(array).digest("hex"));
+    });
   });
 });

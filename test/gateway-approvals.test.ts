@@ -133,7 +133,7 @@ describe.each(dialects)("%s", (dialect) => {
       await forbids('resource.contract.capability == "own"', "own-capability");
       await forbids("resource.contract.org == resource.org", "own-org");
       await forbids(`resource.contract == Contract::"${at.contractId}"`, "own-name");
-      await forbids("!resource.contract.tools.isEmpty()", "any-tool");
+      await forbids('resource.contract.tools.contains(Tool::"secret")', "their-tool");
       await forbids(
         `resource.contract == Contract::"${at.doing.orgId}/${at.contractId}" && resource.contract.capability == "${at.contractId}" && context.origin == "gateway"`,
         "theirs",
@@ -155,7 +155,7 @@ describe.each(dialects)("%s", (dialect) => {
         at.doing,
         `permit (principal == Agent::"${approver.agentId}", action == Action::"approve", resource) when {
           resource has requester && resource.requester.tier == Tier::"EXTERNAL_PARTNER" && resource.requester.org == Org::"${at.asking.orgId}" &&
-          resource.requester.name == "${at.asker.agentId}" && resource.requester.tools.isEmpty() && context.origin == "gateway" };`,
+          resource.requester.name == "${at.asker.agentId}" && !resource.requester.tools.contains(Tool::"secret") && context.origin == "gateway" };`,
       );
       const { taskId } = await at.go();
       const { approvalId } = await approvalOf(at.doing);

@@ -4,12 +4,13 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
+import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { findAgent } from "../src/bus/agent-store.ts";
 import { findApproval } from "../src/bus/approval/store.ts";
 import { decideApprover } from "../src/bus/policy/decide-approval.ts";
 import { keepInTx } from "../src/bus/policy/keeping.ts";
-import { contract, echoEndpoint, httpEndpoint, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
+import { contract, echoEndpoint, eventsOf, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
 import { deadUrl } from "./bus-fixtures/http-agent.ts";
 import { across } from "./federation-fixtures/across.ts";
 import { dialects, type Org, refusal, start, type World } from "./harness.ts";
@@ -99,5 +100,52 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await kept()).toBe(1);
     await note(false);
     expect(await kept()).toBe(1);
+  });
+
+  describe("a fallback that the grant does not allow is passed over for the next", () => {
+    type Terms = { allowedTools?: string[]; priceCapMicros?: bigint };
+    /** A contract that nobody does, the fallback that is not allowed, and one that is. */
+    async function chain(terms: Terms, init: Parameters<typeof contract>[1], agent = {}) {
+      const doing = await world.org();
+      const [barred, open] = [await contract(doing, init), await contract(doing)];
+      const wrong = await doing.agent({ capabilities: [barred], endpoint: echoEndpoint, ...agent });
+      await doing.agent({ capabilities: [open], endpoint: echoEndpoint });
+      const shut = await contract(doing);
+      await worker(doing, shut, await deadUrl(), closing);
+      const fallbacks = [{ contractId: barred }, { contractId: open }];
+      const at = await across(world, {
+        ...{ doing, grant: { terms }, contract: { capability: shut, fallbacks }, agent: { capabilities: ["else"] } },
+      });
+      const attempts = async (traceId: string) =>
+        (await eventsOf(doing.admin, traceId))
+          .filter(({ kind }) => kind === TraceEventKind.DISPATCHED)
+          .map(({ details }) => details!.contract_id);
+      return { at, shut, barred, open, wrong, attempts };
+    }
+    const shell = { requiredTools: ["shell"] };
+    const able = { allowedTools: ["shell"] };
+
+    test("when the attempt before it has failed", async () => {
+      const { at, open, attempts } = await chain({ allowedTools: ["web"] }, shell, able);
+      const task = await at.go();
+      expect(stateOf(task)).toBe("COMPLETED");
+      expect(await attempts(task.traceId)).toEqual([at.contractId, open]);
+    });
+
+    test("when a circuit is open and the first attempt is by a fallback", async () => {
+      const { at, shut, open, attempts } = await chain({ allowedTools: ["web"] }, shell, able);
+      expect(stateOf(await submit(at.doing.admin, shut))).toBe("FAILED");
+      const task = await at.go();
+      expect(stateOf(task)).toBe("COMPLETED");
+      expect(await attempts(task.traceId)).toEqual([open]);
+    });
+
+    test("when its agent would cost more than the price cap", async () => {
+      const { at, open, wrong, attempts } = await chain({ priceCapMicros: 1_000n }, { estimatedTokens: 1_000n });
+      await at.doing.admin.costs.setRates({ rates: [{ agentId: wrong.agentId, inputPer1000TokensMicros: 2_000n }] });
+      const task = await at.go();
+      expect(stateOf(task)).toBe("COMPLETED");
+      expect(await attempts(task.traceId)).toEqual([at.contractId, open]);
+    });
   });
 });

@@ -31,12 +31,16 @@ export type Wish = {
   readonly grantId: string;
   /** Where it comes from, if that is another organisation, and the agent there as this one sees it; see `callerAgentId`. */
   readonly from?: { readonly orgId: string; readonly caller: AgentFacts | undefined };
+  /** Which contracts may stand in for this one; not set: any. */
+  readonly allows?: (contract: ContractRow) => boolean;
 };
 
 /** The decision on a wish: the steps taken to it, and either the contract and first agent, or the refusal. */
 export type Decision = { readonly steps: readonly Step[] } & (
   | {
       readonly contract: ContractRow;
+      /** Under which it is to be done: the same, or a fallback of it. */
+      readonly doneUnder: ContractRow;
       readonly targetAgentId: string;
       /** Who asks for an approval first, if anybody does. */
       readonly demand: Demand | undefined;
@@ -86,7 +90,8 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
     const toProbe = demand ? [] : probesFrom(agent, choice);
     const verdict = verdictOf(permitted);
-    return { steps, decisions, verdict, contract, targetAgentId: agent.agent_id, demand, toProbe };
+    const chosen = { contract, doneUnder: choice.contract, targetAgentId: agent.agent_id };
+    return { steps, decisions, verdict, ...chosen, demand, toProbe };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     steps.push(refusedStep(error, now));

@@ -32,6 +32,18 @@ export async function grantFault(
   return dear && { fault: dear, only: "agent" };
 }
 
+/** Which contracts a guest may be done under, by the terms of its grant; any other task under all. Whether the grant is in force is not asked here. */
+export async function allowedContracts(
+  db: Queryable,
+  task: TaskSummaryRow,
+): Promise<((contract: ContractRow) => boolean) | undefined> {
+  if (!isGuest(task)) return undefined;
+  const grant = await findGrant(db, task.org_id, task.grant_id);
+  const { caller_org_id: callerOrgId, caller_agent_id: callerAgentId } = await crossingOf(db, task);
+  const caller = callerAgentId ? await findAgent(db, callerOrgId, callerAgentId) : undefined;
+  return grant && ((contract) => beyondTerms(grant, tierOf(caller), contract) === undefined);
+}
+
 /** What the terms of a guest's grant say to a contract under which it would be done. */
 async function beyondTermsOf(
   db: Queryable,

@@ -53,6 +53,7 @@ export const wishOf = (entry: Entry): Wish => ({
   origin: "gateway",
   grantId: entry.grant.grant_id,
   from: { orgId: entry.callerOrgId, caller: entry.caller && asForeigner(entry.caller) },
+  allows: (contract) => beyondTerms(entry.grant, tierOf(entry.caller), contract) === undefined,
 });
 
 /** The terms of the grant first, then the pipeline of its organisation, then the price. */
@@ -63,7 +64,7 @@ export async function weigh(app: App, db: Queryable, entry: Entry, now: number):
   if (beyond) return refusedBy(beyond, { steps: [], decisions: [], verdict, refusal: beyond }, now);
   const decision = await decide(app, db, wishOf(entry), now, turn);
   if (decision.refusal) return { decision, refusal: decision.refusal, micros: 0 };
-  const micros = await priceOf(db, contract, decision.targetAgentId, now);
+  const micros = await priceOf(db, decision.doneUnder, decision.targetAgentId, now);
   const dear = beyondCap(grant, micros);
   return dear ? refusedBy(dear, decision, now) : { decision, micros };
 }

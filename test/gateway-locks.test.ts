@@ -1,15 +1,18 @@
 /** Requests that cross between two organisations in both directions at once, and what storage makes of them. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
+import pg from "pg";
 import { persist } from "../src/bus/persist.ts";
 import { sql } from "../src/db/db.ts";
 import { openPostgres } from "../src/db/postgres.ts";
+import { markSettled } from "../src/federation/gateway/crossing-store.ts";
 import { httpEndpoint, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
 import { httpAgent } from "./bus-fixtures/http-agent.ts";
+import { pullEndpoint } from "./bus-fixtures/instance.ts";
 import { asTold } from "./bus-fixtures/metered.ts";
 import { freshDatabase } from "./engines.ts";
 import { type Across, across } from "./federation-fixtures/across.ts";
-import { dialects, eventually, type Org, refusal, start, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const rounds = 5;
@@ -63,6 +66,54 @@ describe.each(dialects)("%s", (dialect) => {
     const { taskId } = await at.go({ returnImmediately: true });
     expect(stateOf(await whenEnded(at.asker.as, taskId))).toBe("COMPLETED");
     await eventually(async () => (await there.listTraces({})).traces.length === 1);
+  });
+
+  describe.runIf(dialect === "postgres")("the end of what is open under a grant", () => {
+    /** A connection of its own, in a transaction. */
+    async function outside(url: string) {
+      const client = new pg.Client({ connectionString: url });
+      await client.connect();
+      await client.query("begin");
+      return { client, [Symbol.asyncDispose]: () => client.end() };
+    }
+
+    test("does not wait for a task that another transaction holds", async () => {
+      const at = await across(world, { agent: { endpoint: pullEndpoint } });
+      const taskIds: string[] = [];
+      for (let n = 0; n < 5; n++) taskIds.push((await at.go({ returnImmediately: true })).taskId);
+      const [first, ...others] = taskIds;
+      await using holder = await outside(database!.url);
+      const lock = "select 1 from task where org_id = $1 and task_id = $2 for update";
+      await holder.client.query(lock, [at.doing.orgId, first]);
+      await at.doing.admin.grants.revokeGrant({ grantId: at.grantId });
+      for (const taskId of others)
+        await eventually(async () => stateOf((await at.asker.as.bus.getTask({ taskId })).task) === "REJECTED");
+      expect(stateOf((await at.asker.as.bus.getTask({ taskId: first! })).task)).toBe("SUBMITTED");
+      await holder.client.query("rollback");
+      expect(stateOf(await whenEnded(at.asker.as, first!))).toBe("REJECTED");
+    });
+
+    test("is not taken for done while a request is let in", async () => {
+      const fresh = await freshDatabase();
+      await using still = await start(dialect, { databaseUrl: fresh.url, clock: fakeClock(Date.now()) });
+      const at = await across(still, { agent: { endpoint: pullEndpoint } });
+      await at.go({ returnImmediately: true });
+      await at.doing.admin.grants.suspendGrant({ grantId: at.grantId });
+      const grant = { org_id: at.doing.orgId, grant_id: at.grantId };
+      const { db } = still.server.app;
+      await using letsIn = await outside(fresh.url);
+      // The request is let in last, with the grant locked, as one is; it is the only one that is open.
+      await db.tx((tx) => tx.run(sql`update federation_crossing set is_open = 0 where org_id = ${grant.org_id}`));
+      await letsIn.client.query("select 1 from federation_grant where grant_id = $1 for update", [grant.grant_id]);
+      await letsIn.client.query("update federation_crossing set is_open = 1 where org_id = $1", [grant.org_id]);
+      const marking = db.tx((tx) => markSettled(tx, grant));
+      const waits = sql`select 1 as found from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+      await eventually(async () => (await db.query.one(waits)) !== undefined);
+      await letsIn.client.query("commit");
+      await marking;
+      const marked = sql`select unsettled from federation_grant where grant_id = ${grant.grant_id}`;
+      expect(await db.query.one(marked)).toEqual({ unsettled: 1 });
+    });
   });
 
   // Last, since it stops the server.

@@ -10,10 +10,14 @@ import { findAgent } from "../src/bus/agent-store.ts";
 import { findApproval } from "../src/bus/approval/store.ts";
 import { decideApprover } from "../src/bus/policy/decide-approval.ts";
 import { keepInTx } from "../src/bus/policy/keeping.ts";
+import { dayStart } from "../src/bus/cost/day.ts";
+import { maxRefusalsKept } from "../src/federation/gateway/enter.ts";
+import { crossingsKeptMs, sweepCrossings } from "../src/federation/gateway/old-crossings.ts";
+import { denyUnderGrant } from "../src/federation/grant/usage-store.ts";
 import { contract, echoEndpoint, eventsOf, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
 import { deadUrl } from "./bus-fixtures/http-agent.ts";
-import { across } from "./federation-fixtures/across.ts";
-import { dialects, type Org, refusal, start, type World } from "./harness.ts";
+import { type Across, across } from "./federation-fixtures/across.ts";
+import { dialects, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const looking = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
@@ -147,5 +151,94 @@ describe.each(dialects)("%s", (dialect) => {
       expect(stateOf(task)).toBe("COMPLETED");
       expect(await attempts(task.traceId)).toEqual([at.contractId, open]);
     });
+  });
+
+  describe("of many refusals", () => {
+    const dayOf = (at: Across) => ({
+      orgId: at.doing.orgId,
+      grantId: at.grantId,
+      dayMs: dayStart(world.server.app.clock.now()),
+    });
+
+    test("under a grant on a day the organisation that refuses keeps a thousand, and counts the others", async () => {
+      const at = await across(world);
+      const { doing, asking } = at;
+      await doing.admin.policies.putPolicy({
+        policyId: "stop",
+        cedarText: 'forbid (principal, action == Action::"invoke", resource);',
+      });
+      await world.server.app.db.tx(async (tx) => {
+        for (let n = 0; n < maxRefusalsKept - 1; n++) await denyUnderGrant(tx, dayOf(at));
+      });
+      const traceIds: string[] = [];
+      for (let n = 0; n < 3; n++) traceIds.push((await refusal(at.go())).metadata.trace_id!);
+      const kept = async (org: Org) => ({
+        traces: (await org.admin.traces.listTraces({})).traces.map(({ traceId }) => traceId),
+        decisions: (await org.admin.policies.listDecisions({ action: "invoke" })).decisions.length,
+        audited: (await org.admin.admin.listAuditEvents({})).auditEvents
+          .filter(({ kind }) => kind === AuditKind.DECISION)
+          .map(({ traceId, resource }) => [traceId, resource.further]),
+      });
+      expect(await kept(doing)).toEqual({
+        traces: [traceIds[0]],
+        decisions: 1,
+        audited: [
+          [traceIds[1], "COUNTED_ONLY"],
+          [traceIds[0], undefined],
+        ],
+      });
+      // What an organisation does itself, it keeps.
+      expect(await kept(asking)).toMatchObject({ traces: traceIds.toReversed(), decisions: 3 });
+      const statuses = traceIds.map((traceId) =>
+        statusOf(asking, traceId).then(
+          () => "told",
+          () => "not told",
+        ),
+      );
+      expect(await Promise.all(statuses)).toEqual(["told", "not told", "not told"]);
+      const [day] = (await doing.admin.grants.getGrantUsage({ grantId: at.grantId })).days;
+      expect(day).toMatchObject({ denials: BigInt(maxRefusalsKept + 2), requests: 0n });
+      // Whatever was refused before, what is let in is kept whole.
+      await doing.admin.policies.deletePolicy({ policyId: "stop" });
+      const task = await at.go();
+      expect((await statusOf(doing, task.traceId)).taskId).toBe(task.taskId);
+      expect((await kept(doing)).traces).toEqual([task.traceId, traceIds[0]]);
+    });
+
+    test("a trace that the other organisation had before is not taken from it by one that is only counted", async () => {
+      const at = await across(world);
+      const { traceId } = await at.go();
+      await world.server.app.db.tx(async (tx) => {
+        for (let n = 0; n < maxRefusalsKept; n++) await denyUnderGrant(tx, dayOf(at));
+      });
+      await at.doing.admin.policies.putPolicy({
+        policyId: "stop",
+        cedarText: 'forbid (principal, action == Action::"invoke", resource);',
+      });
+      await refusal(at.go({}, { headers: { traceparent: `00-${traceId}-${"b".repeat(16)}-00` } }));
+      expect((await at.doing.admin.traces.getTrace({ traceId })).trace?.tasks).toBe(1);
+    });
+  });
+
+  test("requests are told for 400 days, and those whose tasks are open for as long as they are", async () => {
+    const clock = fakeClock(Date.now());
+    await using aged = await start(dialect, { clock });
+    const at = await across(aged);
+    const ended = await at.go();
+    const waits = await across(aged, { contract: { approvalRequired: true } });
+    const open = await waits.go();
+    const found = async (org: Org, traceId: string) =>
+      statusOf(org, traceId).then(
+        () => true,
+        () => false,
+      );
+    const { app } = aged.server;
+    const later = (ms: number) => ({ ...app, clock: { ...app.clock, now: () => clock.now() + ms } });
+    await sweepCrossings(later(crossingsKeptMs - 1_000));
+    expect([await found(at.asking, ended.traceId), await found(at.doing, ended.traceId)]).toEqual([true, true]);
+    await sweepCrossings(later(crossingsKeptMs + 60_000));
+    expect([await found(at.asking, ended.traceId), await found(at.doing, ended.traceId)]).toEqual([false, false]);
+    expect(await found(waits.asking, open.traceId)).toBe(true);
+    expect(stateOf((await at.asker.as.bus.getTask({ taskId: ended.taskId })).task)).toBe("COMPLETED");
   });
 });

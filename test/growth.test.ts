@@ -42,6 +42,7 @@ import {
   findCrossing,
   listStatuses,
   openCrossings,
+  oldCrossings,
   unsettledGrants,
 } from "../src/federation/gateway/crossing-store.ts";
 import { grantsOn } from "../src/federation/gateway/opening.ts";
@@ -267,6 +268,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "the grants that have left their force",
     (db) => unsettledGrants(db, { org_id: org, grant_id: "grt_a" }, 100),
     /federation_grant_unsettled/,
+  ],
+  [
+    "the requests across organisations that are kept no longer",
+    (db) => db.all(oldCrossings(1, 100)),
+    /federation_crossing_ended \(create_ms<\?\)/,
   ],
   [
     "the requests of a trace, made",

@@ -57,13 +57,13 @@ export async function enter(
   { now, isNewTrace, own }: Entering,
 ): Promise<Entered | TurnedAway | KeptHome> {
   const { decision } = weighed;
-  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, weighed.refusal!, [], now);
+  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, { fault: weighed.refusal!, steps: [], now, isNewTrace });
   const { grant, contract, taskId } = entry;
   const order = { wish: wishOf(entry), labels: {}, deadlineMs: entry.deadlineMs, trace: entry.trace };
   const as = { orgId: grant.org_id, keyId: "", now };
   const draft = newTask(app, { ...order, retryOfDeadLetterId: "" }, as, contract.version, taskId);
   const refused = (fault: Fault, steps: readonly Step[] = [refusedStep(fault, now)]) =>
-    turnedAway(tx, app, entry, weighed, fault, steps, now);
+    turnedAway(tx, app, entry, weighed, { fault, steps, now, isNewTrace });
   const probe = await reserveProbe(tx, decision.toProbe, taskId, now);
   if (probe instanceof Fault) return refused(probe);
   const there = reserving(tx, app, draft, budgetWish(draft, decision));
@@ -114,46 +114,72 @@ const beyond = (held: GrantRow, { grant, caller, contract }: Entry, { micros }: 
     ? undefined
     : (beyondTerms(held, tierOf(caller), contract) ?? beyondCap(held, micros));
 
+/** Of how many refusals under a grant on a day the organisation that refuses keeps more than the count: else the other could fill its logs. */
+export const maxRefusalsKept = 1_000;
+
 /** The refusal stays in the trace and the decision log of the organisation that refuses, and counts under the grant. */
 const turnedAway = (
   tx: Tx,
   app: App,
   entry: Entry,
   weighed: Weighed,
-  fault: Fault,
-  steps: readonly Step[],
-  now: number,
+  { fault, steps, now, isNewTrace }: Pick<Entering, "now" | "isNewTrace"> & Refusing,
 ): TurnedAway => ({
   fault,
   async keep() {
     const { grant } = entry;
-    await denyUnderGrant(tx, { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) });
-    await log(tx, app, entry, weighed, { taskId: "", reason: fault.reason }, now);
+    const key = { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) };
+    const refusals = await denyUnderGrant(tx, key);
+    const outcome = { taskId: "", reason: fault.reason };
+    if (refusals > maxRefusalsKept) {
+      if (isNewTrace) await removeTrace(tx, spanOf(entry, ""));
+      // The audit log says from where on it is silent.
+      if (refusals === maxRefusalsKept + 1)
+        await audit(tx, app, entry, weighed, { ...outcome, further: "COUNTED_ONLY" }, now);
+      return;
+    }
+    await log(tx, app, entry, weighed, outcome, now);
     await recordSteps(tx, app, spanOf(entry, ""), [...callerStep(entry, now), ...weighed.decision.steps, ...steps]);
     await putCrossing(tx, { ...crossingOf(entry, weighed, now), reason: fault.reason });
   },
 });
 
+type Refusing = { readonly fault: Fault; readonly steps: readonly Step[] };
+
+/** What a request came to: a task, or why not. `further`: what is kept of those that follow on the day. */
+type Outcome = { readonly taskId: string; readonly reason: string; readonly further?: string };
+
 /** In the decision log, and what it came to in the audit log. */
 async function log(
   tx: Tx,
   app: App,
-  { grant, trace, contract, callerOrgId, callerAgentId }: Entry,
-  { decision: { decisions, verdict } }: Weighed,
-  { taskId, reason }: { readonly taskId: string; readonly reason: string },
+  entry: Entry,
+  weighed: Weighed,
+  outcome: Outcome,
   now: number,
 ): Promise<void> {
-  const at = { orgId: grant.org_id, traceId: trace.traceId, taskId, now };
+  const { decisions } = weighed.decision;
+  const at = { orgId: entry.grant.org_id, traceId: entry.trace.traceId, taskId: outcome.taskId, now };
   if (decisions.length > 0) await recordDecisions(tx, app, at, decisions);
-  await auditCrossing(tx, app, {
+  await audit(tx, app, entry, weighed, outcome, now);
+}
+
+const audit = (
+  tx: Tx,
+  app: App,
+  { grant, trace, contract, callerOrgId, callerAgentId }: Entry,
+  { decision: { verdict } }: Weighed,
+  { taskId, reason, further = "" }: Outcome,
+  now: number,
+): Promise<number> =>
+  auditCrossing(tx, app, {
     ...{ orgId: grant.org_id, traceId: trace.traceId, now, direction: "in", method: GatewayService.method.submitTask },
     ...{ otherOrgId: callerOrgId, callerAgentId, keyId: "", verdict: verdictName(verdict) },
     about: {
       ...{ task_id: taskId, contract_id: contract.contract_id, from_agent_id: callerAgentId },
-      ...{ grant_id: grant.grant_id, grant_revision: String(grant.revision), reason },
+      ...{ grant_id: grant.grant_id, grant_revision: String(grant.revision), reason, further },
     },
   });
-}
 
 const callerStep = (entry: Entry, now: number): Step[] =>
   foreignStep(entry.callerOrgId, entry.callerVerdict, entry.grant, "out", now);

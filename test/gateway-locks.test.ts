@@ -1,5 +1,5 @@
 /** Requests that cross between two organisations in both directions at once, and what storage makes of them. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import pg from "pg";
 import { persist } from "../src/bus/persist.ts";
@@ -95,6 +95,7 @@ describe.each(dialects)("%s", (dialect) => {
 
     test("is not taken for done while a request is let in", async () => {
       const fresh = await freshDatabase();
+      onTestFinished(() => fresh.drop());
       await using still = await start(dialect, { databaseUrl: fresh.url, clock: fakeClock(Date.now()) });
       const at = await across(still, { agent: { endpoint: pullEndpoint } });
       await at.go({ returnImmediately: true });

@@ -205,6 +205,22 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await kept(doing)).traces).toEqual([task.traceId, traceIds[0]]);
     });
 
+    test("those by budgets beyond the thousand send no event either", async () => {
+      const at = await across(world, { contract: { estimatedTokens: 90n } });
+      await at.doing.admin.budgets.setBudget({ ...total, limitTokens: 80n });
+      const events = async () => {
+        await world.settled();
+        return (await at.doing.admin.events.listEvents({ types: ["budget.exceeded"] })).events.length;
+      };
+      expect((await refusal(at.go())).reason).toBe("BUDGET_EXCEEDED");
+      expect(await events()).toBe(1);
+      await world.server.app.db.tx(async (tx) => {
+        for (let n = 0; n < maxRefusalsKept; n++) await denyUnderGrant(tx, dayOf(at));
+      });
+      expect((await refusal(at.go())).reason).toBe("BUDGET_EXCEEDED");
+      expect(await events()).toBe(1);
+    });
+
     test("a trace that the other organisation had before is not taken from it by one that is only counted", async () => {
       const at = await across(world);
       const { traceId } = await at.go();

@@ -140,18 +140,25 @@ export async function acceptAcross(
   if (demand) {
     const reserved = await reserveInOrder([own]);
     budget = reserved.budgets.get(own)!;
-    if (budget.refusal) return refuse(budget.refusal, budget.steps);
+    if (budget.refusal) {
+      await reserved.tell();
+      return refuse(budget.refusal, budget.steps);
+    }
     const held = await holdGrant(tx, grant, now);
     if (held instanceof Fault) {
       await reserved.giveBack();
       return refuse(held);
     }
-    await reserved.warn();
+    await reserved.tell();
     task = awaiting(app, { ...draft, budgeted: budget.budgeted ? 1 : 0 }, "");
     await putCrossing(tx, { ...crossingOf(entry, undefined, now), is_open: 1 });
   } else {
     const entered = await enter(tx, app, entry, weighed, { now, isNewTrace, own });
-    if ("keptHome" in entered) return refuse(entered.keptHome.refusal, entered.keptHome.steps);
+    if ("keptHome" in entered) {
+      const { refusal, steps, tell } = entered.keptHome;
+      await tell();
+      return refuse(refusal, steps);
+    }
     if ("keep" in entered) {
       await entered.keep();
       return refuse(toldAcross(entered.fault, targetOrgId));

@@ -4,7 +4,7 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import { GatewayService } from "../../../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import type { App } from "../../app.ts";
 import { requestApproval } from "../../bus/approval/gate.ts";
-import type { BudgetDecision } from "../../bus/budget/reserve-budgets.ts";
+import type { BudgetDecision, BudgetReserve } from "../../bus/budget/reserve-budgets.ts";
 import { reserveProbe } from "../../bus/circuit/reserve.ts";
 import { dayStart } from "../../bus/cost/day.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
@@ -37,7 +37,7 @@ export type Entered = Accepted & {
 export type TurnedAway = { readonly fault: Fault; readonly keep: () => Promise<void> };
 
 /** The budgets of the side that asks let it not even go. */
-export type KeptHome = { readonly keptHome: BudgetDecision & { readonly refusal: Fault } };
+export type KeptHome = { readonly keptHome: BudgetReserve & { readonly refusal: Fault } };
 
 /** How a request comes in. */
 export type Entering = {
@@ -57,21 +57,21 @@ export async function enter(
   { now, isNewTrace, own }: Entering,
 ): Promise<Entered | TurnedAway | KeptHome> {
   const { decision } = weighed;
-  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, { fault: weighed.refusal!, steps: [], now, isNewTrace });
+  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, { fault: weighed.refusal!, steps: [], now, isNewTrace, tell: async () => {} });
   const { grant, contract, taskId } = entry;
   const order = { wish: wishOf(entry), labels: {}, deadlineMs: entry.deadlineMs, trace: entry.trace };
   const as = { orgId: grant.org_id, keyId: "", now };
   const draft = newTask(app, { ...order, retryOfDeadLetterId: "" }, as, contract.version, taskId);
-  const refused = (fault: Fault, steps: readonly Step[] = [refusedStep(fault, now)]) =>
-    turnedAway(tx, app, entry, weighed, { fault, steps, now, isNewTrace });
+  const refused = (fault: Fault, steps: readonly Step[] = [refusedStep(fault, now)], tell = async () => {}) =>
+    turnedAway(tx, app, entry, weighed, { fault, steps, now, isNewTrace, tell });
   const probe = await reserveProbe(tx, decision.toProbe, taskId, now);
   if (probe instanceof Fault) return refused(probe);
   const there = reserving(tx, app, draft, budgetWish(draft, decision));
-  const { budgets, giveBack, warn, refusedBy } = await reserveInOrder(own ? [own, there] : [there]);
+  const { budgets, giveBack, tell, refusedBy } = await reserveInOrder(own ? [own, there] : [there]);
   if (refusedBy) {
     await probe.giveBack();
     const budget = budgets.get(refusedBy)!;
-    if (refusedBy === there) return refused(budget.refusal!, budget.steps);
+    if (refusedBy === there) return refused(budget.refusal!, budget.steps, budget.tell);
     if (isNewTrace) await removeTrace(tx, spanOf(entry, ""));
     return { keptHome: { ...budget, refusal: budget.refusal! } };
   }
@@ -89,7 +89,7 @@ export async function enter(
   const fresh: TaskRow = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
-  await warn();
+  await tell();
   const { revision: grant_revision } = held;
   await putCrossing(tx, { ...crossingOf(entry, weighed, now), grant_revision, reserved_tokens: tokens, is_open: 1 });
   await log(tx, app, entry, weighed, { taskId, reason: "" }, now);
@@ -123,7 +123,7 @@ const turnedAway = (
   app: App,
   entry: Entry,
   weighed: Weighed,
-  { fault, steps, now, isNewTrace }: Pick<Entering, "now" | "isNewTrace"> & Refusing,
+  { fault, steps, now, isNewTrace, tell }: Pick<Entering, "now" | "isNewTrace"> & Refusing,
 ): TurnedAway => ({
   fault,
   async keep() {
@@ -138,13 +138,14 @@ const turnedAway = (
         await audit(tx, app, entry, weighed, { ...outcome, further: "COUNTED_ONLY" }, now);
       return;
     }
+    await tell();
     await log(tx, app, entry, weighed, outcome, now);
     await recordSteps(tx, app, spanOf(entry, ""), [...callerStep(entry, now), ...weighed.decision.steps, ...steps]);
     await putCrossing(tx, { ...crossingOf(entry, weighed, now), reason: fault.reason });
   },
 });
 
-type Refusing = { readonly fault: Fault; readonly steps: readonly Step[] };
+type Refusing = { readonly fault: Fault; readonly steps: readonly Step[]; readonly tell: BudgetReserve["tell"] };
 
 /** What a request came to: a task, or why not. `further`: what is kept of those that follow on the day. */
 type Outcome = { readonly taskId: string; readonly reason: string; readonly further?: string };

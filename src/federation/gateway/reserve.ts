@@ -27,8 +27,8 @@ export type Reserved = {
   /** The side that refused; then nothing is set aside, and those after it were not asked. */
   readonly refusedBy: Reserving | undefined;
   readonly giveBack: () => Promise<void>;
-  /** As of {@link BudgetReserve}, of all sides. */
-  readonly warn: () => Promise<void>;
+  /** As of {@link BudgetReserve}, of all sides; where one refused, it is for whoever keeps the refusal to tell. */
+  readonly tell: () => Promise<void>;
 };
 
 /** Sets aside with all sides or with none, in the order of `lock-order.ts`, whichever asks. */
@@ -37,15 +37,15 @@ export async function reserveInOrder(sides: readonly Reserving[]): Promise<Reser
   const giveBack = async () => {
     for (const [side, { budgeted }] of budgets) if (budgeted) await side.giveBack();
   };
-  const warn = async () => {
-    for (const budget of budgets.values()) await budget.warn();
+  const tell = async () => {
+    for (const budget of budgets.values()) await budget.tell();
   };
   for (const side of sides.toSorted((a, b) => inLockOrder(a.orgId, b.orgId))) {
     const budget = await side.reserve();
     budgets.set(side, budget);
     if (!budget.refusal) continue;
     await giveBack();
-    return { budgets, refusedBy: side, giveBack, warn };
+    return { budgets, refusedBy: side, giveBack, tell };
   }
-  return { budgets, refusedBy: undefined, giveBack, warn };
+  return { budgets, refusedBy: undefined, giveBack, tell };
 }

@@ -1,7 +1,8 @@
 /** Requests that cross between two organisations in both directions at once, and what storage makes of them. */
+
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
-import pg from "pg";
 import { persist } from "../src/bus/persist.ts";
 import { sql } from "../src/db/db.ts";
 import { openPostgres } from "../src/db/postgres.ts";
@@ -44,15 +45,18 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   // Those of SQLite run one after another.
-  test.runIf(dialect === "postgres")("a transaction that ends a task outlasts that storage gives up on it", async () => {
-    let runs = 0;
-    const ended = await persist(world.server.app, async (tx) => {
-      // As often as the engine's own seam tries it.
-      if (++runs <= 8) await tx.script("do $$ begin raise exception 'a circle' using errcode = '40P01'; end $$");
-      return tx.one<{ n: number }>(sql`select 1 as n`);
-    });
-    expect([ended, runs]).toEqual([{ n: 1 }, 9]);
-  });
+  test.runIf(dialect === "postgres")(
+    "a transaction that ends a task outlasts that storage gives up on it",
+    async () => {
+      let runs = 0;
+      const ended = await persist(world.server.app, async (tx) => {
+        // As often as the engine's own seam tries it.
+        if (++runs <= 8) await tx.script("do $$ begin raise exception 'a circle' using errcode = '40P01'; end $$");
+        return tx.one<{ n: number }>(sql`select 1 as n`);
+      });
+      expect([ended, runs]).toEqual([{ n: 1 }, 9]);
+    },
+  );
 
   test("what an organisation's own budgets keep at home opens no trace with the other", async () => {
     const at = await across(world, { contract: { estimatedTokens: 60n } });

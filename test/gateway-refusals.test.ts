@@ -8,9 +8,9 @@ import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { findAgent } from "../src/bus/agent-store.ts";
 import { findApproval } from "../src/bus/approval/store.ts";
+import { dayStart } from "../src/bus/cost/day.ts";
 import { decideApprover } from "../src/bus/policy/decide-approval.ts";
 import { keepInTx } from "../src/bus/policy/keeping.ts";
-import { dayStart } from "../src/bus/cost/day.ts";
 import { maxRefusalsKept } from "../src/federation/gateway/enter.ts";
 import { crossingsKeptMs, sweepCrossings } from "../src/federation/gateway/old-crossings.ts";
 import { denyUnderGrant } from "../src/federation/grant/usage-store.ts";
@@ -21,7 +21,9 @@ import { dialects, fakeClock, type Org, refusal, start, type World } from "./har
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const looking = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
-const closing = { breaker: { failureThreshold: 1, window: durationFromMs(60_000), openDuration: durationFromMs(60_000) } };
+const closing = {
+  breaker: { failureThreshold: 1, window: durationFromMs(60_000), openDuration: durationFromMs(60_000) },
+};
 
 describe.each(dialects)("%s", (dialect) => {
   let world: World;
@@ -96,8 +98,7 @@ describe.each(dialects)("%s", (dialect) => {
         await keeping.note([decided]);
         if (fails) throw new Error("it came to nothing");
       });
-    const kept = async () =>
-      (await org.admin.policies.listDecisions({ agentId: outer.agentId })).decisions.length;
+    const kept = async () => (await org.admin.policies.listDecisions({ agentId: outer.agentId })).decisions.length;
     await expect(note(true)).rejects.toThrow("it came to nothing");
     expect(await kept()).toBe(0);
     await note(false);

@@ -41,8 +41,8 @@ import { findKey, listKeys } from "../src/federation/api-key-store.ts";
 import {
   findCrossing,
   listStatuses,
-  openCrossings,
   oldCrossings,
+  openCrossings,
   unsettledGrants,
 } from "../src/federation/gateway/crossing-store.ts";
 import { grantsOn } from "../src/federation/gateway/opening.ts";

@@ -30,7 +30,7 @@ export type Reconsidered = {
   /** Nobody may: the task is over. */
   readonly rejected?: TaskFault;
   /** As the organisation is told that asked for it, if it is another and that is its own doing. */
-  readonly rejectedAtHome?: TaskFault;
+  readonly rejectedAtHome?: TaskFault | undefined;
 };
 
 /**

@@ -57,8 +57,7 @@ const silent = async () => {};
 export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetReserve> {
   const { orgId } = wish;
   const budgets = await budgetsFor(tx, wish, wish.tokens > 0);
-  if (budgets.applying.length === 0)
-    return { steps: [], budgeted: budgets.settles, reserved: nothing, tell: silent };
+  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing, tell: silent };
   const amount = await amountOf(tx, wish, budgets);
   const held: { readonly one: Applying; readonly use: UseRow }[] = [];
   for (const one of budgets.applying) {

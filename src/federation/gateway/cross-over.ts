@@ -95,7 +95,6 @@ async function bring(
   const isNewTrace = (await openTrace(tx, spanOfGuest(entry, ""), now)) > 0;
   const entered = await enter(tx, app, entry, weighed, { now, isNewTrace });
   if ("task" in entered) return entered;
-  if ("keep" in entered)
-    return { fault: asTaskFault(toldAcross(entered.fault, targetOrgId)), keep: entered.keep };
+  if ("keep" in entered) return { fault: asTaskFault(toldAcross(entered.fault, targetOrgId)), keep: entered.keep };
   throw new Error(`budgets that task ${task.task_id} had been asked of refused it`);
 }

@@ -57,7 +57,14 @@ export async function enter(
   { now, isNewTrace, own }: Entering,
 ): Promise<Entered | TurnedAway | KeptHome> {
   const { decision } = weighed;
-  if (decision.refusal || weighed.refusal) return turnedAway(tx, app, entry, weighed, { fault: weighed.refusal!, steps: [], now, isNewTrace, tell: async () => {} });
+  if (decision.refusal || weighed.refusal)
+    return turnedAway(tx, app, entry, weighed, {
+      fault: weighed.refusal!,
+      steps: [],
+      now,
+      isNewTrace,
+      tell: async () => {},
+    });
   const { grant, contract, taskId } = entry;
   const order = { wish: wishOf(entry), labels: {}, deadlineMs: entry.deadlineMs, trace: entry.trace };
   const as = { orgId: grant.org_id, keyId: "", now };
@@ -151,14 +158,7 @@ type Refusing = { readonly fault: Fault; readonly steps: readonly Step[]; readon
 type Outcome = { readonly taskId: string; readonly reason: string; readonly further?: string };
 
 /** In the decision log, and what it came to in the audit log. */
-async function log(
-  tx: Tx,
-  app: App,
-  entry: Entry,
-  weighed: Weighed,
-  outcome: Outcome,
-  now: number,
-): Promise<void> {
+async function log(tx: Tx, app: App, entry: Entry, weighed: Weighed, outcome: Outcome, now: number): Promise<void> {
   const { decisions } = weighed.decision;
   const at = { orgId: entry.grant.org_id, traceId: entry.trace.traceId, taskId: outcome.taskId, now };
   if (decisions.length > 0) await recordDecisions(tx, app, at, decisions);
@@ -196,11 +196,7 @@ export const spanOf = ({ grant, trace, callerAgentId, contract }: Entry, taskId:
 });
 
 /** The request as it is kept; not open. */
-export const crossingOf = (
-  entry: Entry,
-  weighed: Weighed | undefined,
-  now: number,
-) => ({
+export const crossingOf = (entry: Entry, weighed: Weighed | undefined, now: number) => ({
   org_id: entry.grant.org_id,
   task_id: entry.taskId,
   caller_org_id: entry.callerOrgId,

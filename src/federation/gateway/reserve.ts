@@ -1,8 +1,9 @@
 /** Budgets of both sides of a request, asked in one transaction. */
+
+import type { App } from "../../app.ts";
 import { type BudgetReserve, type BudgetWish, reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
 import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
 import type { TaskRow } from "../../bus/task-store.ts";
-import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { inLockOrder } from "../../db/lock-order.ts";
 

@@ -1,11 +1,12 @@
 /** Whether the organisation that asked still wants what waited for an approval of the other: its policies and budgets are asked again, as they are when it has not waited. */
+
+import type { App } from "../../app.ts";
 import { findAgent } from "../../bus/agent-store.ts";
 import { approvalNeeded, callerGone } from "../../bus/authority.ts";
 import { stillWithinBudgets } from "../../bus/budget/reserve-budgets.ts";
 import type { ContractRow } from "../../bus/contract-store.ts";
 import type { TaskFault, TaskSummaryRow } from "../../bus/task-store.ts";
 import { recordSteps } from "../../bus/trace-store.ts";
-import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
 import { findGrant } from "../grant/store.ts";
 import { spanAtHome } from "./echo.ts";

@@ -57,6 +57,10 @@ const takenBackSentences: Readonly<Partial<Record<ReasonName, string>>> = {
 
 /** Why work is not to go on that the organisation `orgId` had asked for, as the one is told that was to do it. */
 export const toldOfTakenBack = ({ reason }: Told, orgId: string): Fault =>
-  new Fault(reason, `the organisation ${orgId} takes it back: ${takenBackSentences[reason] ?? "it may not ask any more"}`, {
-    org_id: orgId,
-  });
+  new Fault(
+    reason,
+    `the organisation ${orgId} takes it back: ${takenBackSentences[reason] ?? "it may not ask any more"}`,
+    {
+      org_id: orgId,
+    },
+  );

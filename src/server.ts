@@ -48,7 +48,8 @@ import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
-import { endUngranted } from "./federation/gateway/sweep.ts";
+import { sweepCrossings } from "./federation/gateway/old-crossings.ts";
+import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { type Ids, randomIds } from "./ids.ts";
@@ -306,6 +307,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const following = opened.follow(stopping.signal);
   const walkLogs = logWalk(app);
   const walkRelayLogs = retentionWalk(app);
+  const endUngranted = ungrantedWalk(app);
   const check = selfCheck(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
@@ -328,8 +330,9 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, approvalMs, "approvals", async () => void (await expireApprovals(app))),
     every(app, grantMs, "grants", async () => {
       await expireGrants(app);
-      await endUngranted(app);
+      return endUngranted();
     }),
+    every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),

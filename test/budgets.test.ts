@@ -463,6 +463,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await warnings()).toMatchObject([
       { scope: "ORG", period: "TOTAL", unit: "tokens", limit: "100", spent: "0", reserved: "80" },
     ]);
+    await agent.call(1); // it has both, and says nothing to them
     agent.handle = asTold;
     const { contractId: small } = await metered(org, agent, 10);
     await use(org.admin, small, { inputTokens: 10 });

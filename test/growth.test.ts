@@ -41,6 +41,7 @@ import { findKey, listKeys } from "../src/federation/api-key-store.ts";
 import {
   findCrossing,
   listStatuses,
+  oldCrossings,
   openCrossings,
   unsettledGrants,
 } from "../src/federation/gateway/crossing-store.ts";
@@ -263,7 +264,16 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => openCrossings(db, grant, "tsk_a", 100),
     /federation_crossing_open \(org_id=\? AND grant_id=\? AND task_id>\?\)/,
   ],
-  ["the grants that have left their force", (db) => unsettledGrants(db, 100), /federation_grant_unsettled/],
+  [
+    "the grants that have left their force",
+    (db) => unsettledGrants(db, { org_id: org, grant_id: "grt_a" }, 100),
+    /federation_grant_unsettled/,
+  ],
+  [
+    "the requests across organisations that are kept no longer",
+    (db) => db.all(oldCrossings(1, 100)),
+    /federation_crossing_ended \(create_ms<\?\)/,
+  ],
   [
     "the requests of a trace, made",
     (db) => listStatuses(db, org, trace, undefined, ["tsk_z"], 51),

@@ -174,7 +174,8 @@ const clientsOf = (over: Transport) => ({
   webhooks: createClient(WebhookService, over),
 });
 
-async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {
+/** A new organisation, wherever the server of these clients runs. */
+export async function newOrg(operator: Clients, as: World["as"], name: string): Promise<Org> {
   const { organization } = await operator.organizations.createOrganization({ name });
   const { orgId } = organization!;
   const { secret: adminKey } = await operator.keys.createApiKey({ orgId, role: Role.ORG });

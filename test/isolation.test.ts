@@ -1,10 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { type DescMethod, fromJson } from "@bufbuild/protobuf";
-import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
+import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { services } from "../src/services.ts";
@@ -218,8 +219,11 @@ describe.each(dialects)("%s", (dialect) => {
       .replaceAll(/"(checkpoint|startTime|updateTime)":"[^"]*"/g, '"$1":"<time>"');
 
   /** Fields without which the id under test would not be looked at. */
-  const companions = (method: DescMethod, contractId = mine.contractId): Record<string, unknown> =>
-    method === methodNamed("SubmitTask") ? { contractId, contractVersion: "1.0.0" } : {};
+  const companions = (method: DescMethod, contractId = mine.contractId): Record<string, unknown> => {
+    if (method === GatewayService.method.submitTask)
+      return { targetOrgId: theirs.org.orgId, contractId: theirs.contractId, contractVersion: "1.0.0" };
+    return method === methodNamed("SubmitTask") ? { contractId, contractVersion: "1.0.0" } : {};
+  };
 
   /** Every field of every method that names something, with one caller. */
   async function compare(
@@ -290,6 +294,61 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await compare(theirs.belongings, key)).toEqual([]);
     },
   );
+
+  describe("to an organisation", () => {
+    /** What becomes of a grant of theirs on their contract. */
+    const fates = {
+      "that was offered one": async () => {},
+      "whose grant is held": async (grantId: string) => void (await theirs.org.admin.grants.suspendGrant({ grantId })),
+      "whose grant was revoked": async (grantId: string) =>
+        void (await theirs.org.admin.grants.revokeGrant({ grantId })),
+      "whose grant has run out": async (grantId: string) => {
+        const change = { expireTime: timestampFromMs(Date.now() + 200) };
+        const updateMask = { paths: ["expire_time"] };
+        await theirs.org.admin.grants.updateGrant({ grantId, change, updateMask });
+        await new Promise((resolve) => setTimeout(resolve, 210));
+      },
+      "whose grant is on another capability": async () => {},
+      "whose grant is the right one": async () => {},
+    };
+    type Fate = keyof typeof fates;
+
+    /** An administrator's key of such an organisation, and a contract of it. */
+    async function grantee(fate: Fate): Promise<{ readonly key: string; readonly contractId: string }> {
+      const org = await world.org();
+      const contractId = await addContract(world, org.orgId, { contractId: unique("contract") });
+      const value = fate === "whose grant is on another capability" ? "else" : theirs.contractId;
+      const kind = value === "else" ? "capability" : "contractId";
+      const wished = { granteeOrgId: org.orgId, subject: { case: kind, value } } as const;
+      const { grantId } = (await theirs.org.admin.grants.createGrant(wished)).grant!;
+      if (fate !== "that was offered one") await org.admin.grants.acceptGrant({ grantId });
+      await fates[fate](grantId);
+      return { key: org.adminKey, contractId };
+    }
+
+    test.each((Object.keys(fates) as Fate[]).slice(0, -1))(
+      "%s every foreign id is answered byte for byte like a random one",
+      async (fate) => {
+        const { key, contractId } = await grantee(fate);
+        expect(await compare(theirs.belongings, key, contractId)).toEqual([]);
+      },
+    );
+
+    test("whose grant is the right one what the grant opens is answered otherwise, and nothing else", async () => {
+      const { key, contractId } = await grantee("whose grant is the right one");
+      const before = answers.length;
+      const differences = await compare(theirs.belongings, key, contractId);
+      answers.length = before; // what is open may be seen
+      const names = differences.map((text) => text.split(":", 1)[0]!.split(".").at(-1)!);
+      expect(names.toSorted()).toEqual([
+        "GatewayService/ListContracts target_org_id",
+        "GatewayService/SubmitTask contract_id",
+        // Who does the work can be asked for by its id; whether there is an agent of an id that cannot do it is told by no answer.
+        "GatewayService/SubmitTask target_agent_id",
+        "GatewayService/SubmitTask target_org_id",
+      ]);
+    });
+  });
 
   test("to a sibling agent a task and a trace of which it is no part are answered like random ones", async () => {
     const sibling = await theirs.org.agent();

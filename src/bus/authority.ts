@@ -7,6 +7,7 @@ import { findPassword, passwordKeyId } from "../console/password.ts";
 import type { Tx } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import { crossingOf, homeOf, isGuest } from "../federation/gateway/sides.ts";
+import { takenBack } from "../federation/gateway/taken-back.ts";
 import { isLive } from "../federation/key-lineage.ts";
 import { configuredKeyId } from "../rpc/auth.ts";
 import { type AgentRow, findAgent } from "./agent-store.ts";
@@ -28,11 +29,13 @@ export type Reconsidered = {
   readonly refused?: Fault;
   /** Nobody may: the task is over. */
   readonly rejected?: TaskFault;
+  /** As the organisation is told that asked for it, if it is another and that is its own doing. */
+  readonly rejectedAtHome?: TaskFault | undefined;
 };
 
 /**
  * Asks again before an attempt: always for a task that was approved, whose authority is checked when it runs, and else for every agent and
- * contract other than those that were decided on when the task was accepted.
+ * contract other than those that were decided on when the task was accepted. Of one that waited here and came from another organisation, that one is asked too.
  */
 export async function reconsider(
   tx: Tx,
@@ -51,6 +54,8 @@ export async function reconsider(
   const caller = from && found ? asForeigner(found) : found;
   if (callerId && !caller) return { steps: [], decisions: [], rejected: callerGone(callerId) };
   const now = app.clock.now();
+  const back = approved && from ? await takenBack(tx, app, task, contract, now) : undefined;
+  if (back) return { steps: [], decisions: [], rejected: back.here, rejectedAtHome: back.atHome };
   const asking = { orgId, caller, from, contract, origin: origin as Origin, grantId, now };
   const permit = await permitAgent(app, tx, asking, agent);
   const told = policyStep(permit);
@@ -72,7 +77,7 @@ export const callerGone = (agentId: string): TaskFault => ({
 });
 
 /** An approval is asked for when a task is accepted, and not for another agent or contract later. */
-const approvalNeeded = ({ policyIds, reasons }: Demand): Fault =>
+export const approvalNeeded = ({ policyIds, reasons }: Demand): Fault =>
   new Fault("APPROVAL_REQUIRED", `it would need an approval: ${reasons.join("; ")}`, {
     policy_ids: policyIds.join(","),
   });

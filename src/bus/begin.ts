@@ -9,12 +9,13 @@ import { tellBegun } from "../federation/gateway/echo.ts";
 import { grantFault } from "../federation/gateway/still-granted.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { openAttempt } from "./attempt-store.ts";
-import { reconsider } from "./authority.ts";
+import { type Reconsidered, reconsider } from "./authority.ts";
 import { enterCircuit } from "./circuit/conduct.ts";
 import { concludeTask, type HeldTask, rejectedStep, spanOf } from "./conclude.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { persist } from "./persist.ts";
 import { recordDecisions } from "./policy/decision-store.ts";
+import { pullOwner } from "./serve/pulled-store.ts";
 import type { Attempt } from "./settle.ts";
 import { beginAttempt, InFlight, type TaskFault } from "./task-store.ts";
 import { recordSteps, type Step } from "./trace-store.ts";
@@ -37,7 +38,7 @@ export const settleBegin = (
     const { hold, task } = held;
     const startMs = app.clock.now();
     const again = decided
-      ? ((await ungranted(tx, app, held, contract)) ?? { steps: [] })
+      ? ((await ungranted(tx, app, held, contract, agent)) ?? { steps: [] })
       : await askAgain(tx, app, held, input, agent, contract);
     if (!again || "lost" in again) return undefined;
     if ("refused" in again || "rejected" in again) return again;
@@ -90,13 +91,13 @@ export async function askAgain(
   contract: ContractRow,
 ): Promise<{ readonly steps: readonly Step[] } | Exclude<Begun, { attempt: Attempt }> | undefined> {
   const { task } = held;
-  const refusedByGrant = await ungranted(tx, app, held, contract);
+  const refusedByGrant = await ungranted(tx, app, held, contract, agent);
   if (refusedByGrant) return "lost" in refusedByGrant ? undefined : refusedByGrant;
   const again = await reconsider(tx, app, task, input, agent, contract);
   const at = { orgId: task.org_id, traceId: task.trace_id, taskId: task.task_id, now: app.clock.now() };
   if (again.decisions.length > 0) await recordDecisions(tx, app, at, again.decisions);
-  const { refused, rejected, steps } = again;
-  if (rejected) return (await reject(tx, app, held, rejected, steps)) ? { rejected } : undefined;
+  const { refused, rejected, rejectedAtHome, steps } = again;
+  if (rejected) return (await reject(tx, app, held, rejected, { steps, rejectedAtHome })) ? { rejected } : undefined;
   if (refused) {
     await recordSteps(tx, app, spanOf(task), steps);
     return { refused };
@@ -104,15 +105,25 @@ export async function askAgain(
   return { steps };
 }
 
-/** Rejects a task from another organisation whose grant does not let this attempt begin; undefined when it does, as for every other task. */
+/**
+ * Rejects a task from another organisation whose grant does not let this attempt begin, or refuses this agent where another may be let; undefined when it does, as for every other
+ * task.
+ */
 export async function ungranted(
   tx: Tx,
   app: App,
   held: HeldTask,
   contract: ContractRow,
-): Promise<{ readonly rejected: TaskFault } | { readonly lost: true } | undefined> {
-  const fault = await grantFault(tx, held.task, contract, app.clock.now());
-  if (!fault) return undefined;
+  { agent_id: agentId }: AgentRow,
+): Promise<Exclude<Begun, { attempt: Attempt }> | { readonly lost: true } | undefined> {
+  const { task } = held;
+  const found = await grantFault(tx, task, contract, agentId, app.clock.now());
+  if (!found) return undefined;
+  // An approval is for one agent, and a task that waits to be pulled is one's already.
+  const isBound = task.approval_id !== "" || task.lease_owner === pullOwner;
+  if (found.only === "agent" && !isBound) return { refused: found.fault };
+  const { reason, message, metadata } = found.fault;
+  const fault = { reason, message, metadata };
   return (await reject(tx, app, held, fault)) ? { rejected: fault } : { lost: true };
 }
 
@@ -126,10 +137,17 @@ export type Beginning = {
   readonly decided: boolean;
 };
 
-function reject(tx: Tx, app: App, held: HeldTask, fault: TaskFault, steps: readonly Step[] = []): Promise<boolean> {
+function reject(
+  tx: Tx,
+  app: App,
+  held: HeldTask,
+  fault: TaskFault,
+  { steps = [], rejectedAtHome }: Partial<Pick<Reconsidered, "steps" | "rejectedAtHome">> = {},
+): Promise<boolean> {
   const endMs = app.clock.now();
   const step = rejectedStep(held.task, fault, endMs);
-  return concludeTask(tx, app, held, { state: TaskState.REJECTED, endMs, fault, steps: [...steps, step] });
+  const end = { state: TaskState.REJECTED, endMs, fault, steps: [...steps, step] };
+  return concludeTask(tx, app, held, { ...end, faultAtHome: rejectedAtHome });
 }
 
 /** Policies let none of the agents do the task that are left for it. */

@@ -5,6 +5,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { inLockOrder } from "../db/lock-order.ts";
 import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
 import { isAway, isGuest } from "../federation/gateway/sides.ts";
 import { emit } from "../ops/outbox.ts";
@@ -12,7 +13,7 @@ import { endApproval } from "./approval/store.ts";
 import { type AttemptOutcome, abandonAttempt, attemptFor, finishAttempt, usedBy } from "./attempt-end.ts";
 import { settleBudgets } from "./budget/settle-budgets.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
-import { countAttempt } from "./cost/cost-store.ts";
+import { type CountedAttempt, countAttempt } from "./cost/cost-store.ts";
 import { writeDeadLetter } from "./dead-letter/write.ts";
 import { pullOwner, removePulled } from "./serve/pulled-store.ts";
 import {
@@ -45,6 +46,8 @@ export type TaskEnd = {
   readonly used?: Used;
   /** Of a guest of another organisation: how its own side ends, if not as follows from this. */
   readonly home?: TaskEnd;
+  /** The same with nothing but another fault: one that arose on its own side, and is told there as it is. */
+  readonly faultAtHome?: TaskFault | undefined;
 };
 
 export const spanOf = (task: TaskSummaryRow): Span => ({
@@ -58,8 +61,36 @@ export const spanOf = (task: TaskSummaryRow): Span => ({
   echo: isGuest(task),
 });
 
-/** Ends a task, once: false when it is no longer held or has ended already, and then nothing was written. */
-export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<boolean> {
+/**
+ * Ends a task, once: false when it is no longer held or has ended already, and then nothing was written. With a guest of another organisation the side that asked for it
+ * ends too. What others want as well is taken in the order of `lock-order.ts`.
+ */
+export async function concludeTask(tx: Tx, app: App, held: HeldTask, end: TaskEnd): Promise<boolean> {
+  const work = await endSide(tx, app, held, end);
+  if (!work) return false;
+  const home = await endAtHome(tx, held.task, end);
+  const asked = home && (await endSide(tx, app, home.held, home.end));
+  const sides = asked ? [asked, work] : [work];
+  const settled = new Map<Side, Step[]>();
+  for (const side of sides.toSorted((a, b) => inLockOrder(a.task.org_id, b.task.org_id)))
+    settled.set(side, side.budgeted ? await settleBudgets(tx, app, side.task, side.end.endMs) : []);
+  for (const side of sides) await tellEnd(tx, app, side, settled.get(side)!);
+  if (work.counted) await countAttempt(tx, work.counted);
+  return true;
+}
+
+/** One side of a task whose rows have ended: what is left to settle and to tell. */
+type Side = {
+  readonly task: TaskSummaryRow;
+  readonly end: TaskEnd;
+  readonly targetAgentId: string;
+  readonly budgeted: boolean;
+  readonly changed: readonly Step[];
+  readonly counted: CountedAttempt | undefined;
+};
+
+/** The task, what hangs on it alone, and the circuit of its agent. */
+async function endSide(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<Side | undefined> {
   const { orgId, taskId } = hold;
   const ending = end.attempt && (await attemptFor(tx, task, end.attempt, end.endMs));
   const ended = await endTask(tx, hold, {
@@ -69,26 +100,32 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
     used: end.used ?? usedBy(ending),
     endMs: end.endMs,
   });
-  if (!ended) return false;
+  if (!ended) return undefined;
   if (task.lease_owner === pullOwner) await removePulled(tx, orgId, taskId);
   if (task.approval_id) await cancelApproval(tx, orgId, task.approval_id, end.endMs);
   if (ending) await finishAttempt(tx, app, ending, end.attempt?.fault);
   const abandoned =
-    !ending && ended.attempts > 0 && end.fault && (await abandonAttempt(tx, app, task, ended.attempts, end.fault));
+    !ending && ended.attempts > 0 && end.fault
+      ? await abandonAttempt(tx, app, task, ended.attempts, end.fault)
+      : undefined;
   const changed = isAway(task) ? [] : await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
-  // Its budgets before these, as when it came in.
-  const home = await endAtHome(tx, task, end);
-  if (home) await concludeTask(tx, app, home.held, home.end);
-  const budgeted = ended.budgeted ? await settleBudgets(tx, app, task, end.endMs) : [];
+  const { target_agent_id: targetAgentId } = ended;
+  return { task, end, targetAgentId, budgeted: ended.budgeted !== 0, changed, counted: ending ?? abandoned };
+}
+
+/** The steps of the end, and what is told of it. Events and dead letters are for those who asked. */
+async function tellEnd(
+  tx: Tx,
+  app: App,
+  { task, end, changed, targetAgentId }: Side,
+  budgeted: readonly Step[],
+): Promise<void> {
   await endUnderGrant(tx, task, end);
   await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed, ...budgeted));
-  // Events and dead letters are for those who asked.
-  if (!isGuest(task)) await emitEnd(tx, app, task, end);
-  if (end.state === TaskState.FAILED && end.fault && !isGuest(task))
-    await writeDeadLetter(tx, app, task, ended.target_agent_id, end.fault.reason, end.endMs);
-  const counted = ending ?? abandoned;
-  if (counted) await countAttempt(tx, counted);
-  return true;
+  if (isGuest(task)) return;
+  await emitEnd(tx, app, task, end);
+  if (end.state === TaskState.FAILED && end.fault)
+    await writeDeadLetter(tx, app, task, targetAgentId, end.fault.reason, end.endMs);
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import { PolicyVerdict } from "../../gen/moltwire/bus/v1/policy_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Queryable } from "../db/db.ts";
@@ -30,12 +31,16 @@ export type Wish = {
   readonly grantId: string;
   /** Where it comes from, if that is another organisation, and the agent there as this one sees it; see `callerAgentId`. */
   readonly from?: { readonly orgId: string; readonly caller: AgentFacts | undefined };
+  /** Which contracts may stand in for this one; not set: any. */
+  readonly allows?: (contract: ContractRow) => boolean;
 };
 
 /** The decision on a wish: the steps taken to it, and either the contract and first agent, or the refusal. */
 export type Decision = { readonly steps: readonly Step[] } & (
   | {
       readonly contract: ContractRow;
+      /** Under which it is to be done: the same, or a fallback of it. */
+      readonly doneUnder: ContractRow;
       readonly targetAgentId: string;
       /** Who asks for an approval first, if anybody does. */
       readonly demand: Demand | undefined;
@@ -47,6 +52,8 @@ export type Decision = { readonly steps: readonly Step[] } & (
 ) & {
     /** What policies said, for the decision log. */
     readonly decisions: readonly Decided[];
+    /** The same all in all; UNSPECIFIED: they were not asked. A refusal need not be theirs. */
+    readonly verdict: PolicyVerdict;
   };
 
 /** Whatever a step of the decision needs to read and to write down. */
@@ -69,24 +76,33 @@ export async function decide(app: App, db: Queryable, wish: Wish, now: number, t
     steps.push({ kind, timeMs: now, message, details, ...(targetAgentId && { targetAgentId }) });
   const deciding: Deciding = { app, db, wish, now, turn, add };
   const decisions: Decided[] = [];
+  let permitted: Permit | undefined;
   try {
     checkSize(deciding);
     const contract = await checkContract(deciding);
     checkInput(deciding, contract);
     const choice = await chooseAgents(deciding, contract);
-    const permitted = await askPolicies(deciding, contract, choice);
+    permitted = await askPolicies(deciding, contract, choice);
     decisions.push(...permitted.decisions);
     if (permitted.refusal) throw permitted.refusal;
     const { agent, demand } = permitted;
     // An approval holds for one contract and one agent of it.
     if (demand && choice.blocked.length > 0 && choice.contract !== contract) throw circuitRefusal(choice.blocked, now);
     const toProbe = demand ? [] : probesFrom(agent, choice);
-    return { steps, decisions, contract, targetAgentId: agent.agent_id, demand, toProbe };
+    const verdict = verdictOf(permitted);
+    const chosen = { contract, doneUnder: choice.contract, targetAgentId: agent.agent_id };
+    return { steps, decisions, verdict, ...chosen, demand, toProbe };
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     steps.push(refusedStep(error, now));
-    return { steps, decisions, refusal: error };
+    return { steps, decisions, verdict: verdictOf(permitted), refusal: error };
   }
+}
+
+function verdictOf(permitted: Permit | undefined): PolicyVerdict {
+  if (!permitted) return PolicyVerdict.UNSPECIFIED;
+  if (permitted.refusal) return PolicyVerdict.DENY;
+  return permitted.demand ? PolicyVerdict.REQUIRE_APPROVAL : PolicyVerdict.ALLOW;
 }
 
 /**

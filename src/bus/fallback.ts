@@ -8,12 +8,16 @@ import { type Route, type RouteQuery, route } from "./route.ts";
 import { inputViolations } from "./violations.ts";
 
 /** What a fallback is to do, and for whom to look. */
-export type FallbackWish = Omit<RouteQuery, "contract"> & { readonly input: JsonValue };
+export type FallbackWish = Omit<RouteQuery, "contract"> & {
+  readonly input: JsonValue;
+  /** Which contracts it may be done under; not set: under any. */
+  readonly allows?: ((contract: ContractRow) => boolean) | undefined;
+};
 
 /** A contract that can stand in for another, and the agents that can do it now, at least one. */
 export type Fallback = Route & { readonly contract: ContractRow };
 
-/** The fallback's version and its agents, if it takes this input and somebody can do it now. */
+/** The fallback's version and its agents, if it is allowed, takes this input and somebody can do it now. */
 export async function usableFallback(
   app: App,
   db: Queryable,
@@ -25,6 +29,7 @@ export async function usableFallback(
     const fits =
       contract.deprecate_ms === null &&
       contract.approval_required === 0 &&
+      (wish.allows?.(contract) ?? true) &&
       inputViolations(app, contract, wish.input).length === 0;
     if (!fits) return undefined;
     const found = await route(db, { ...wish, contract });

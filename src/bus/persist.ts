@@ -1,9 +1,9 @@
 import type { App } from "../app.ts";
 import { type Body, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
-import { isLost } from "../db/postgres-wire.ts";
+import { isContention, isLost } from "../db/postgres-wire.ts";
 
 /**
- * Storage that is overloaded, or away for a moment, must not cost a task its end. To try again does no harm: what moves a task asks for the
+ * Storage that is overloaded, away for a moment, or asked for the same rows by too many at once, must not cost a task its end. To try again does no harm: what moves a task asks for the
  * hold, and so moves it once.
  */
 export async function persist<T>(app: App, body: Body<T>): Promise<T> {
@@ -20,4 +20,4 @@ export async function persist<T>(app: App, body: Body<T>): Promise<T> {
 const maxStorageAttempts = 8;
 const firstStorageWaitMs = 50;
 const mayPass = (error: unknown): boolean =>
-  error instanceof OverloadedError || error instanceof OutcomeUnknownError || isLost(error);
+  error instanceof OverloadedError || error instanceof OutcomeUnknownError || isContention(error) || isLost(error);

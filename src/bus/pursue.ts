@@ -2,6 +2,7 @@
 import type { App } from "../app.ts";
 import type { Slots } from "../egress/slots.ts";
 import type { Fault } from "../errors.ts";
+import { allowedContracts } from "../federation/gateway/still-granted.ts";
 import { type AgentRow, endpointOf, pulls, urlOf } from "./agent-store.ts";
 import {
   attemptOnce,
@@ -59,7 +60,8 @@ export async function tryContracts(hands: Hands, run: Run, turn: number, resume?
   for (const [index, ref] of (JSON.parse(contract.fallbacks) as ContractRef[]).entries()) {
     if (!failure?.nextAllowed || approved) break; // the approval was for this contract and this agent
     if (index < begin.tried.step) continue;
-    const fallback = await usableFallback(app, app.db.query, { ...wish, now: app.clock.now() }, ref);
+    const allows = await allowedContracts(app.db.query, task);
+    const fallback = await usableFallback(app, app.db.query, { ...wish, allows, now: app.clock.now() }, ref);
     if (!fallback) continue;
     if (!(await settleFallback(app, run, fallback, failure.last))) throw new LetGo("no longer held");
     failure = await tryContract(hands, run, fallback.contract, fallback, nothingTried(turn, index + 1));

@@ -111,6 +111,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
   const budget = await reserveBudgets(tx, app, draft.task_id, budgetWish(draft, decision));
   if (budget.refusal) {
     await probe.giveBack();
+    await budget.tell();
     await log("");
     await recordSteps(tx, app, span, [...decision.steps, ...budget.steps]);
     throw asRefused(budget.refusal, trace);
@@ -118,6 +119,7 @@ export async function acceptTask(app: App, order: TaskOrder, command: Command, t
   const fresh = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
   const task = demand ? awaiting(app, fresh, targetAgentId) : fresh;
   await insertTask(tx, task);
+  await budget.tell();
   await log(task.task_id);
   const again = order.retryOfDeadLetterId && `, to try ${order.retryOfDeadLetterId} again`;
   const accepted = {

@@ -133,11 +133,15 @@ export const eventPlace = (orgId: string, traceId: string, kind: number, eventId
   id: `${traceId} ${kind} ${eventId}`,
 });
 
-/** Opens the trace, unless it is. The first task gives it its contract and its opener. */
+/** Opens the trace, unless it is: 1, or 0. The first task gives it its contract and its opener. */
 export const openTrace = (tx: Tx, span: Span, startMs: number): Promise<number> =>
   tx.run(sql`
     insert into trace (org_id, trace_id, contract_id, opener_agent_id, start_ms)
     values (${span.orgId}, ${span.traceId}, ${span.contractId}, ${span.callerAgentId}, ${startMs}) on conflict do nothing`);
+
+/** Of a trace that the same transaction has opened, and in which nothing has happened after all. */
+export const removeTrace = (tx: Tx, { orgId, traceId }: Pick<Span, "orgId" | "traceId">): Promise<number> =>
+  tx.run(sql`delete from trace where org_id = ${orgId} and trace_id = ${traceId}`);
 
 /**
  * The settled steps of an organisation after a position, oldest first; by the index on (org, xid, seq). The pieces of streams lie between

@@ -19,18 +19,22 @@ export type Demand = {
   readonly reasons: readonly string[];
 };
 
-/** What is approved: this input, from this caller, to this agent, under this contract version. */
+/** What is approved: this input, from this caller, to this agent, under this contract version of this organisation. */
 export type Approvable = {
   readonly orgId: string;
   readonly callerAgentId: string;
   readonly callerKeyId: string;
+  readonly targetOrgId: string;
   readonly targetAgentId: string;
   readonly contractId: string;
   readonly contractVersion: string;
   readonly input: JsonValue;
 };
 
-/** SHA-256, as hexadecimal digits, over a JSON array of these values in this order, the keys of objects sorted and nothing between tokens. */
+/**
+ * SHA-256, as hexadecimal digits, over a JSON array of these values, the keys of objects sorted and nothing between tokens. The organisation that is to do it is among
+ * them, as the last, where it is another.
+ */
 export const approvalDigest = (what: Approvable): string =>
   createHash("sha256")
     .update(
@@ -42,6 +46,7 @@ export const approvalDigest = (what: Approvable): string =>
         what.contractId,
         what.contractVersion,
         what.input,
+        ...(what.targetOrgId === what.orgId ? [] : [what.targetOrgId]),
       ]),
     )
     .digest("hex");
@@ -51,6 +56,7 @@ export const approvable = (task: TaskSummaryRow, input: JsonValue): Approvable =
   orgId: task.org_id,
   callerAgentId: task.caller_agent_id,
   callerKeyId: task.caller_key_id,
+  targetOrgId: task.target_org_id,
   targetAgentId: task.target_agent_id,
   contractId: task.contract_id,
   contractVersion: task.contract_version,

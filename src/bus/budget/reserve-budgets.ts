@@ -41,16 +41,23 @@ export type BudgetDecision = {
   readonly refusal?: Fault;
 };
 
+/** What was set aside, or why not. */
+export type BudgetReserve = BudgetDecision & {
+  /** Its events: that it is refused, or that most of a budget is used with it. For the same transaction, once it is known what becomes of the task. */
+  readonly tell: () => Promise<void>;
+};
+
 const nothing: Amount = { tokens: 0, micros: 0 };
+const silent = async () => {};
 
 /**
  * Sets the estimate of a task aside in every budget it falls under, or in none. Whatever happens beside it, spent + reserved of none pass its
- * limit by it. A refusal leaves its event, and is to be committed.
+ * limit by it. A refusal is to be committed.
  */
-export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetDecision> {
+export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: BudgetWish): Promise<BudgetReserve> {
   const { orgId } = wish;
   const budgets = await budgetsFor(tx, wish, wish.tokens > 0);
-  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing };
+  if (budgets.applying.length === 0) return { steps: [], budgeted: budgets.settles, reserved: nothing, tell: silent };
   const amount = await amountOf(tx, wish, budgets);
   const held: { readonly one: Applying; readonly use: UseRow }[] = [];
   for (const one of budgets.applying) {
@@ -60,7 +67,8 @@ export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: Bud
     if (use) held.push({ one, use });
     else {
       for (const before of held) await settleUse(tx, keyOf(orgId, before.one), before.use.start_ms, amount, nothing);
-      return refuse(tx, app, wish, standingOf(one, await currentUse(tx, orgId, one, startMs)), amount);
+      const fault = exceeded(standingOf(one, await currentUse(tx, orgId, one, startMs)), amount, wish.createMs);
+      return { ...refused(fault, wish), tell: () => tellRefused(tx, app, wish, fault) };
     }
   }
   const rows = held.map(({ one: { budget, subjectId }, use: { start_ms } }) => ({
@@ -70,9 +78,13 @@ export async function reserveBudgets(tx: Tx, app: App, taskId: string, wish: Bud
     ...amount,
   }));
   await insertReserves(tx, orgId, taskId, rows);
-  for (const { one, use } of held)
-    await warn(tx, app, one.budget.budget_id, standingOf(one, use), { ...wish, timeMs: wish.createMs });
-  return { steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount };
+  return {
+    ...{ steps: [reserveStep(budgets.applying, amount, wish.createMs)], budgeted: true, reserved: amount },
+    async tell() {
+      for (const { one, use } of held)
+        await warn(tx, app, one.budget.budget_id, standingOf(one, use), { ...wish, timeMs: wish.createMs });
+    },
+  };
 }
 
 /** What {@link reserveBudgets} would answer now; changes nothing. */
@@ -117,18 +129,15 @@ async function amountOf(db: Queryable, wish: BudgetWish, { model }: Budgets): Pr
   return { tokens, micros: costMicros(unknownUsage(tokens, model, rate), rate) };
 }
 
-async function refuse(tx: Tx, app: App, wish: BudgetWish, standing: Standing, amount: Amount): Promise<BudgetDecision> {
-  const fault = exceeded(standing, amount, wish.createMs);
-  await emit(tx, app, {
+const tellRefused = (tx: Tx, app: App, wish: BudgetWish, { metadata }: Fault): Promise<void> =>
+  emit(tx, app, {
     orgId: wish.orgId,
     type: "budget.exceeded",
     agentId: wish.callerAgentId,
     timeMs: wish.createMs,
     traceId: wish.traceId,
-    payload: { ...fault.metadata, contract_id: wish.contractId },
+    payload: { ...metadata, contract_id: wish.contractId },
   });
-  return refused(fault, wish);
-}
 
 function refused(fault: Fault, { createMs }: BudgetWish): BudgetDecision {
   const { reason, message, metadata } = fault;

@@ -24,14 +24,14 @@ export async function decideApprover(
   { approval, action, decider, ownRequest, now }: ApproverAsked,
 ): Promise<Decided> {
   const orgId = approval.org_id;
-  const { entity: resource, related } = await approvalEntities(db, approval);
+  const { entity: resource, related, origin } = await approvalEntities(db, approval);
   const tokens = approval.reserved_tokens;
   const question: Question = {
     principal: decider ? agentEntity(decider) : orgEntity(orgId),
     action,
     resource,
     related,
-    context: { tokens, origin: "bus", time: { ms: now }, own_request: ownRequest },
+    context: { tokens, origin, time: { ms: now }, own_request: ownRequest },
   };
   return { question, answer: await policies.decide(db, orgId, question) };
 }

@@ -50,7 +50,7 @@ export type AgentFacts = Pick<
 >;
 
 /** An agent as another organisation sees it: an EXTERNAL_PARTNER of whose name, tools and capabilities it knows nothing. */
-export const asForeigner = ({ org_id, agent_id }: AgentFacts): AgentFacts => ({
+export const asForeigner = ({ org_id, agent_id }: Pick<AgentFacts, "org_id" | "agent_id">): AgentFacts => ({
   org_id,
   agent_id,
   name: agent_id,
@@ -106,6 +106,15 @@ export type ContractFacts = Pick<
   | "approval_required"
   | "partner_agent_ids"
 >;
+
+/** A contract as another organisation sees it, which is not told how it is done nor whom else it names. */
+export const asForeignContract = <Contract extends ContractFacts>(row: Contract): Contract => ({
+  ...row,
+  partner_agent_ids: "[]",
+  required_tools: "[]",
+  security_class: TrustTier.PUBLIC_VENDOR,
+  approval_required: 0,
+});
 
 export const contractEntity = (row: ContractFacts, decidingOrgId: string = row.org_id): Entity => {
   const uid = named("Contract", row.contract_id, row.org_id, decidingOrgId);

@@ -6,6 +6,7 @@ import type { Command } from "../../rpc/command.ts";
 import type { Query } from "../../rpc/query.ts";
 import { type Decided, policyDenied } from "./decide-task.ts";
 import { recordDecisions } from "./decision-store.ts";
+import { keyOf } from "./read-decisions.ts";
 
 /** Where a decision is made that is no task's: what it is read through, and how it is kept. */
 export type Keeping = {
@@ -22,16 +23,27 @@ export type KeptAt = { readonly orgId: string; readonly traceId: string; readonl
 const isAllowed = ({ answer }: Decided): boolean => answer.verdict === "ALLOW";
 const isOuter = ({ question }: Decided): boolean => question.principal.outer === true;
 
-/** In a command: decisions commit with what it does, or with its refusal. */
+/**
+ * In a command: decisions commit with what it does, or with its refusal. What is only noted stands for the same ones that follow once it is committed, as the command may
+ * run again, or fail.
+ */
 export function keepInTx(tx: Tx, app: App, { orgId, traceId, now }: KeptAt): Keeping {
   const at = { orgId, traceId, taskId: "", now };
+  const noted = new Set<string>();
+  const isNew = (one: Decided): boolean => {
+    const key = JSON.stringify([one.question.principal.key, keyOf(one)]);
+    if (noted.has(key) || !app.readDecisions.wouldAdmit(one, now, noted.size)) return false;
+    noted.add(key);
+    tx.afterCommit(() => app.readDecisions.kept(one, now));
+    return true;
+  };
   const record = async (decisions: readonly Decided[]) => {
     if (decisions.length > 0) await recordDecisions(tx, app, at, decisions);
   };
   return {
     db: tx,
     keep: (decisions) => record(decisions.filter((one) => isOuter(one) || !isAllowed(one))),
-    note: (decisions) => record(decisions.filter((one) => isOuter(one) && app.readDecisions.admits(one, now))),
+    note: (decisions) => record(decisions.filter((one) => isOuter(one) && isNew(one))),
   };
 }
 
@@ -42,7 +54,12 @@ export function keepInTx(tx: Tx, app: App, { orgId, traceId, now }: KeptAt): Kee
 export function keepApart(app: App, db: Queryable, { orgId, traceId }: Omit<KeptAt, "now">): Keeping {
   const record = async (decisions: readonly Decided[], now: number) => {
     if (decisions.length === 0) return;
-    await app.db.tx((tx) => recordDecisions(tx, app, { orgId, traceId, taskId: "", now }, decisions));
+    try {
+      await app.db.tx((tx) => recordDecisions(tx, app, { orgId, traceId, taskId: "", now }, decisions));
+    } catch (error) {
+      for (const one of decisions) app.readDecisions.lost(one, now);
+      throw error;
+    }
   };
   return {
     db,

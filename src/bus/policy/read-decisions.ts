@@ -12,8 +12,12 @@ const maxPrincipals = 1_000;
 export type ReadDecisions = {
   /** Whether to keep this one: the first of its principal, action, resource and verdict within {@link standsMs}, and not beyond {@link maxPerPrincipal}. The others are counted. */
   admits(decided: Decided, now: number): boolean;
+  /** Whether it would, for whoever does not know yet whether it will be kept; `pending` others are in the same position. */
+  wouldAdmit(decided: Decided, now: number, pending: number): boolean;
   /** This one is kept in any case; the same ones that follow need not be. */
   kept(decided: Decided, now: number): void;
+  /** This one was admitted and could not be kept: the next one like it is to be. */
+  lost(decided: Decided, now: number): void;
 };
 
 type Time = { readonly untilMs: number; readonly kept: Set<string> };
@@ -33,21 +37,30 @@ export function createReadDecisions(metrics: Pick<Metrics, "counter">): ReadDeci
     if (times.size > maxPrincipals) times.delete(times.keys().next().value!);
     return begun;
   };
-  /** Whether it is new. */
-  const take = ({ question, answer }: Decided, now: number): boolean => {
-    const { principal, action, resource } = question;
-    const { kept } = timeOf(`${principal.orgId} ${principal.type} ${principal.id}`, now);
-    const key = JSON.stringify([action, resource.type, resource.orgId, resource.id, answer.verdict]);
-    if (kept.size >= maxPerPrincipal || kept.has(key)) return false;
-    kept.add(key);
-    return true;
+  const keptBy = ({ question: { principal } }: Decided, now: number): Set<string> =>
+    timeOf(`${principal.orgId} ${principal.type} ${principal.id}`, now).kept;
+  const wouldAdmit = (decided: Decided, now: number, pending: number): boolean => {
+    const kept = keptBy(decided, now);
+    const admitted = kept.size + pending < maxPerPrincipal && !kept.has(keyOf(decided));
+    if (!admitted) leftOut.inc();
+    return admitted;
+  };
+  const keep = (decided: Decided, now: number): void => {
+    const kept = keptBy(decided, now);
+    if (kept.size < maxPerPrincipal) kept.add(keyOf(decided));
   };
   return {
     admits(decided, now) {
-      const admitted = take(decided, now);
-      if (!admitted) leftOut.inc();
+      const admitted = wouldAdmit(decided, now, 0);
+      if (admitted) keep(decided, now);
       return admitted;
     },
-    kept: (decided, now) => void take(decided, now),
+    wouldAdmit,
+    kept: keep,
+    lost: (decided, now) => void keptBy(decided, now).delete(keyOf(decided)),
   };
 }
+
+/** What makes two decisions on one principal the same. */
+export const keyOf = ({ question: { action, resource }, answer }: Decided): string =>
+  JSON.stringify([action, resource.type, resource.orgId, resource.id, answer.verdict]);

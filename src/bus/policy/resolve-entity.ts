@@ -1,6 +1,8 @@
 /** Finds the things that a question names by type and id. */
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { findCrossing } from "../../federation/gateway/crossing-store.ts";
+import { isGuest } from "../../federation/gateway/sides.ts";
 import { findGrant } from "../../federation/grant/store.ts";
 import { findNamespace } from "../../memory/shared-store.ts";
 import { isQueueName, queueEntity } from "../../queue/access.ts";
@@ -12,7 +14,20 @@ import { findAgent } from "../agent-store.ts";
 import { type ApprovalRow, findApproval } from "../approval/store.ts";
 import { findContract } from "../contract-store.ts";
 import { resolveContract } from "../resolve.ts";
-import { agentEntity, contractEntity, type Entity, entityRef, orgEntity, ownedEntity, toolEntity } from "./entity.ts";
+import { findTaskSummary, type TaskSummaryRow } from "../task-store.ts";
+import type { Origin } from "./decide-task.ts";
+import {
+  type AgentFacts,
+  agentEntity,
+  asForeignContract,
+  asForeigner,
+  contractEntity,
+  type Entity,
+  entityRef,
+  orgEntity,
+  ownedEntity,
+  toolEntity,
+} from "./entity.ts";
 
 /** A thing as a question names it; `version` is of a contract, empty for the latest. */
 export type Wanted = { readonly type: string; readonly id: string; readonly orgId: string; readonly version: string };
@@ -77,19 +92,35 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
 
 const alone = (entity: Entity): Found => ({ entity, related: [] });
 
-/** A request that waits for approval, with its requester and its contract as they are now. */
-export async function approvalEntities(db: Queryable, row: ApprovalRow): Promise<Found> {
+/**
+ * A request that waits for approval, with its requester and its contract as they are now, and the door its task came in by. The contract is that of the organisation whose
+ * agents are to do it, and what is another organisation's is seen as policies see it there.
+ */
+export async function approvalEntities(db: Queryable, row: ApprovalRow): Promise<Found & { readonly origin: Origin }> {
   const { org_id: orgId, approval_id, caller_agent_id, contract_id, contract_version } = row;
-  const requester = caller_agent_id ? await findAgent(db, orgId, caller_agent_id) : undefined;
-  const contract = await findContract(db, orgId, contract_id, contract_version);
+  const task = await findTaskSummary(db, orgId, row.task_id);
+  const { target_org_id: contractOrgId = orgId, origin = "bus" } = task ?? {};
+  const found = await findContract(db, contractOrgId, contract_id, contract_version);
+  const seen = found && contractOrgId !== orgId ? asForeignContract(found) : found;
+  const contract = seen && contractEntity(seen, orgId);
+  const requester = caller_agent_id ? await requesterOf(db, row, task) : undefined;
   const entity = ownedEntity("Approval", approval_id, orgId, {
-    contract: entityRef("Contract", contract_id),
+    contract: entityRef("Contract", contract?.uid.id ?? contract_id),
     ...(caller_agent_id && { requester: entityRef("Agent", caller_agent_id) }),
   });
-  return {
-    entity,
-    related: [...(requester ? [agentEntity(requester)] : []), ...(contract ? [contractEntity(contract)] : [])],
-  };
+  const related = [...(requester ? [agentEntity(requester)] : []), ...(contract ? [contract] : [])];
+  return { entity, related, origin: origin as Origin };
+}
+
+/** The agent that asked, as policies of the approval's organisation see it; undefined once it is gone. */
+async function requesterOf(
+  db: Queryable,
+  { org_id, caller_agent_id: agent_id }: ApprovalRow,
+  task: TaskSummaryRow | undefined,
+): Promise<AgentFacts | undefined> {
+  if (!task || !isGuest(task)) return findAgent(db, org_id, agent_id);
+  const crossing = await findCrossing(db, org_id, task.task_id);
+  return crossing && asForeigner({ org_id: crossing.caller_org_id, agent_id });
 }
 
 /** The newest version that is meant; undefined when there is none. */

@@ -42,32 +42,39 @@ export type Claimed = { readonly task: TaskRow; readonly row: DeliveryRow; reado
  */
 export async function claimTasks(app: App, instance: Instance, check: Check): Promise<Claimed[]> {
   try {
-    return await claimNow(app, instance, check);
+    for (;;) {
+      const { claimed, ended } = await claimNow(app, instance, check);
+      if (claimed.length > 0 || !ended) return claimed;
+    }
   } catch (error) {
     if (error instanceof CircuitOpen) return []; // another instance got the probe a moment ago
     throw error;
   }
 }
 
+/** What was handed out; `ended`: a task may not be worked on any more and has ended, with which the transaction is over, see `lock-order.ts`. */
+type Round = { readonly claimed: Claimed[]; readonly ended: boolean };
+
 /** Throws when the stream may not go on; what it reads, it reads with the lock. */
 type Check = (tx: Tx, lock: Sql) => Promise<void>;
 
-const claimNow = (app: App, instance: Instance, check: Check): Promise<Claimed[]> =>
+const claimNow = (app: App, instance: Instance, check: Check): Promise<Round> =>
   app.db.tx(async (tx) => {
     await check(tx, tx.dialect.forUpdate);
     const now = app.clock.now();
     const agent = await findAgent(tx, instance.orgId, instance.agentId);
     if (!agent) throw notFound("agent", instance.agentId);
-    if (agent.disabled !== 0 || !pulls(agent)) return [];
+    if (agent.disabled !== 0 || !pulls(agent)) return { claimed: [], ended: false };
     const free = instance.capacity - (await heldBy(tx, instance)).length;
     const claimed: Claimed[] = [];
     const most = Math.min(free, maxClaimed, await admitted(tx, agent, now));
-    if (most <= 0) return claimed;
+    if (most <= 0) return { claimed, ended: false };
     for (const row of await lockWaiting(tx, instance, now, most)) {
       const one = await deliver(tx, app, instance, agent, row, now);
+      if (one === "ended") return { claimed, ended: true };
       if (one) claimed.push(one);
     }
-    return claimed;
+    return { claimed, ended: false };
   });
 
 /** How many tasks the circuit of the agent lets through: all, one as its probe, or none. */
@@ -83,7 +90,7 @@ async function deliver(
   agent: AgentRow,
   waiting: PulledRow,
   now: number,
-): Promise<Claimed | undefined> {
+): Promise<Claimed | "ended" | undefined> {
   const { org_id: orgId, task_id: taskId } = waiting;
   const contract = await contractOf(tx, waiting, taskId);
   // The agent may have been changed just as the task began to wait for it, or waited again: the sweep finds another.
@@ -96,8 +103,8 @@ async function deliver(
   if (held?.task.approval_id) {
     const input = openJson(app, orgId, taskId, "input", held.task.input);
     const again = await askAgain(tx, app, held, input, agent, contract);
-    if (!again || "refused" in again || "rejected" in again) return undefined;
-  } else if (held && (await ungranted(tx, app, held, contract))) return undefined;
+    if (!again || "refused" in again || "rejected" in again) return "ended";
+  } else if (held && (await ungranted(tx, app, held, contract, agent))) return "ended";
   const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
   const task = await beginDelivery(tx, orgId, taskId, agentId, inFlight);
   if (!task) throw new Error(`task ${taskId} waits to be pulled and has ended`);

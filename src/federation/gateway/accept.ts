@@ -5,8 +5,7 @@ import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import { findAgent } from "../../bus/agent-store.ts";
 import { requestApproval } from "../../bus/approval/gate.ts";
-import { checkBudgets, reserveBudgets } from "../../bus/budget/reserve-budgets.ts";
-import { settleBudgets } from "../../bus/budget/settle-budgets.ts";
+import { type BudgetDecision, checkBudgets } from "../../bus/budget/reserve-budgets.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
 import { checkInputSize, refusedStep } from "../../bus/decide.ts";
 import { pullOwner } from "../../bus/serve/pulled-store.ts";
@@ -20,18 +19,19 @@ import {
   type TaskOrder,
 } from "../../bus/submit.ts";
 import { insertTask, type TaskRow } from "../../bus/task-store.ts";
-import { openTrace, recordSteps, type Span, type Step } from "../../bus/trace-store.ts";
+import { recordSteps, type Span, type Step } from "../../bus/trace-store.ts";
 import type { Queryable } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
 import type { Command } from "../../rpc/command.ts";
 import type { GrantRow } from "../grant/store.ts";
 import { putCrossing } from "./crossing-store.ts";
-import { crossingOf, enter } from "./enter.ts";
+import { crossingOf, enter, spanOf as spanThere } from "./enter.ts";
 import { findOpening, holdGrant } from "./opening.ts";
 import { decideOutward, keepOutward, type Outward } from "./outward.ts";
 import { checkQuota, type Quota } from "./quota.ts";
+import { reserveInOrder, reserving } from "./reserve.ts";
 import { toldAcross } from "./told.ts";
-import { foreignStep, outwardStep } from "./trace.ts";
+import { foreignStep, openTraces, outwardStep } from "./trace.ts";
 import { type Entry, type Weighed, weigh } from "./weigh.ts";
 
 /** A task to have done by another organisation. An empty grant in its wish: any that fits. */
@@ -77,7 +77,7 @@ async function look(
     };
     if (outward.refusal) return { steps, refusal: outward.refusal, outward };
     const weighed = await weigh(app, db, entry, now);
-    steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
+    steps.push(...foreignStep(targetOrgId, weighed.decision.verdict, grant, "in", now));
     const found = { steps, entry, outward, weighed };
     return weighed.refusal ? { ...found, refusal: toldAcross(weighed.refusal, targetOrgId) } : found;
   } catch (error) {
@@ -88,7 +88,7 @@ async function look(
 
 /**
  * Accepts the task on both sides, or refuses it, which is kept by those who decided, and thrown as `Refused`. Where the own organisation asks for an approval first,
- * nothing has come to the other yet.
+ * nothing has come to the other yet. What others want as well is taken in the order of `lock-order.ts`.
  */
 export async function acceptAcross(
   app: App,
@@ -107,8 +107,9 @@ export async function acceptAcross(
     callerAgentId: wish.callerAgentId,
     contractId: wish.contract.contractId,
   };
-  await openTrace(tx, span, now);
   const { outward, entry, weighed } = looked;
+  const comes = entry !== undefined && weighed !== undefined && !(outward?.demand && !weighed.refusal);
+  const isNewTrace = await openTraces(tx, span, comes ? spanThere(entry, "") : undefined, now);
   const { callerAgentId } = wish;
   const by = { orgId, callerAgentId, targetOrgId, traceId: trace.traceId, keyId: caller.keyId, now };
   const log = async (of: string) => {
@@ -121,36 +122,50 @@ export async function acceptAcross(
     throw asRefused(fault, trace);
   };
   if (looked.refusal || !entry || !weighed || !outward) {
-    if (entry && weighed) await enter(tx, app, entry, weighed, now); // keeps the other's refusal
+    const away = entry && weighed && (await enter(tx, app, entry, weighed, { now, isNewTrace }));
+    if (away && "keep" in away) await away.keep(); // the other's refusal
     return refuse(looked.refusal!);
   }
   const { grant, contract } = entry;
   const under = { ...order, wish: { ...wish, grantId: grant.grant_id } };
   const draft = newTask(app, under, { orgId, keyId: caller.keyId, now }, contract.version, taskId, targetOrgId);
-  const spending = { ...budgetWish(draft, { contract, targetAgentId: "" }), micros: weighed.micros };
-  const budget = await reserveBudgets(tx, app, taskId, spending);
-  if (budget.refusal) return refuse(budget.refusal, budget.steps);
-  const fresh: TaskRow = { ...draft, budgeted: budget.budgeted ? 1 : 0 };
+  const own = reserving(tx, app, draft, {
+    ...budgetWish(draft, { contract, targetAgentId: "" }),
+    micros: weighed.micros,
+  });
   const { demand } = outward;
   let task: TaskRow;
   let work: (Accepted & { readonly quota: Quota }) | undefined;
-  const release = () => (budget.budgeted ? settleBudgets(tx, app, fresh, now) : []); // gives it back: nothing was used
+  let budget: BudgetDecision;
   if (demand) {
+    const reserved = await reserveInOrder([own]);
+    budget = reserved.budgets.get(own)!;
+    if (budget.refusal) {
+      await reserved.tell();
+      return refuse(budget.refusal, budget.steps);
+    }
     const held = await holdGrant(tx, grant, now);
     if (held instanceof Fault) {
-      await release();
+      await reserved.giveBack();
       return refuse(held);
     }
-    task = awaiting(app, fresh, "");
+    await reserved.tell();
+    task = awaiting(app, { ...draft, budgeted: budget.budgeted ? 1 : 0 }, "");
     await putCrossing(tx, { ...crossingOf(entry, undefined, now), is_open: 1 });
   } else {
-    const entered = await enter(tx, app, entry, weighed, now);
-    if (entered instanceof Fault) {
-      await release();
-      return refuse(toldAcross(entered, targetOrgId));
+    const entered = await enter(tx, app, entry, weighed, { now, isNewTrace, own });
+    if ("keptHome" in entered) {
+      const { refusal, steps, tell } = entered.keptHome;
+      await tell();
+      return refuse(refusal, steps);
+    }
+    if ("keep" in entered) {
+      await entered.keep();
+      return refuse(toldAcross(entered.fault, targetOrgId));
     }
     work = entered;
-    task = followed(fresh, entered.task);
+    budget = entered.own!;
+    task = followed({ ...draft, budgeted: budget.budgeted ? 1 : 0 }, entered.task);
   }
   await insertTask(tx, task);
   await log(taskId);

@@ -11,11 +11,11 @@ import { persist } from "../../bus/persist.ts";
 import { leaveToPull } from "../../bus/serve/pulled-store.ts";
 import type { Accepted } from "../../bus/submit.ts";
 import { advanceTask, lockHeld, type TaskFault, type TaskRow } from "../../bus/task-store.ts";
-import { recordSteps, type Step } from "../../bus/trace-store.ts";
+import { openTrace, recordSteps, type Step } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { awaitedThere } from "./accept.ts";
-import { enter } from "./enter.ts";
+import { enter, spanOf as spanOfGuest, type TurnedAway } from "./enter.ts";
 import { findOpening } from "./opening.ts";
 import { decideOutward, keepOutward } from "./outward.ts";
 import { asTaskFault } from "./still-granted.ts";
@@ -33,14 +33,11 @@ export const crossOver = (app: App, held: Home, input: JsonValue, turn: number):
     if (!(await lockHeld(tx, hold))) return undefined;
     const steps: Step[] = [];
     const came = await bring(tx, app, task, input, turn, now, steps);
-    if (!("task" in came)) {
-      const end = {
-        state: TaskState.REJECTED,
-        endMs: now,
-        fault: came,
-        steps: [...steps, rejectedStep(task, came, now)],
-      };
+    if ("fault" in came) {
+      const { fault, keep } = came;
+      const end = { state: TaskState.REJECTED, endMs: now, fault, steps: [...steps, rejectedStep(task, fault, now)] };
       await concludeTask(tx, app, held, end);
+      await keep?.();
       return undefined;
     }
     await leaveToPull(tx, hold);
@@ -66,26 +63,26 @@ async function bring(
   turn: number,
   now: number,
   steps: Step[],
-): Promise<Accepted | TaskFault> {
+): Promise<Accepted | { readonly fault: TaskFault; readonly keep?: TurnedAway["keep"] }> {
   const withdrawn = task.approval_id ? await withdrawal(tx, app, task, input, "") : undefined;
-  if (withdrawn) return withdrawn;
+  if (withdrawn) return { fault: withdrawn };
   const { org_id: orgId, caller_agent_id: callerAgentId, target_org_id: targetOrgId } = task;
   const caller = callerAgentId ? await findAgent(tx, orgId, callerAgentId) : undefined;
-  if (callerAgentId && !caller) return callerGone(callerAgentId);
+  if (callerAgentId && !caller) return { fault: callerGone(callerAgentId) };
   const ref = { contractId: task.contract_id, version: task.contract_version };
   const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId: task.grant_id };
   const opening = await findOpening(tx, sought, now).catch((error: unknown) => {
     if (error instanceof Fault) return error;
     throw error;
   });
-  if (opening instanceof Fault) return asTaskFault(opening);
+  if (opening instanceof Fault) return { fault: asTaskFault(opening) };
   const { grant, contract } = opening;
   const out = { orgId, caller, contract, grant, wantedAgentId: task.wanted_agent_id, now };
   const outward = await decideOutward(app, tx, out);
   steps.push(outwardStep(outward, grant, now));
   const by = { orgId, callerAgentId, targetOrgId, traceId: task.trace_id, keyId: task.caller_key_id, now };
   await keepOutward(tx, app, outward, { ...by, taskId: task.task_id, contractId: task.contract_id });
-  if (outward.refusal) return asTaskFault(outward.refusal);
+  if (outward.refusal) return { fault: asTaskFault(outward.refusal) };
   const entry: Entry = {
     ...{ taskId: task.task_id, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, turn },
     callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
@@ -94,7 +91,10 @@ async function bring(
     trace: { traceId: task.trace_id, spanId: app.ids.span(), parentSpanId: task.span_id },
   };
   const weighed = await weigh(app, tx, entry, now);
-  steps.push(...foreignStep(targetOrgId, weighed.verdict, grant, "in", now));
-  const entered = await enter(tx, app, entry, weighed, now);
-  return entered instanceof Fault ? asTaskFault(toldAcross(entered, targetOrgId)) : entered;
+  steps.push(...foreignStep(targetOrgId, weighed.decision.verdict, grant, "in", now));
+  const isNewTrace = (await openTrace(tx, spanOfGuest(entry, ""), now)) > 0;
+  const entered = await enter(tx, app, entry, weighed, { now, isNewTrace });
+  if ("task" in entered) return entered;
+  if ("keep" in entered) return { fault: asTaskFault(toldAcross(entered.fault, targetOrgId)), keep: entered.keep };
+  throw new Error(`budgets that task ${task.task_id} had been asked of refused it`);
 }

@@ -1,6 +1,7 @@
 /** Requests across organisations, as both keep them. */
-import { join, type Queryable, sql, type Tx } from "../../db/db.ts";
+import { join, type Queryable, type Sql, sql, type Tx } from "../../db/db.ts";
 import type { Position } from "../../rpc/cursor.ts";
+import { lockGrantOf } from "../grant/store.ts";
 
 /** A request that came under a grant; `org_id` is the grantor's, whose agents do the work. */
 export type CrossingRow = {
@@ -47,7 +48,7 @@ export const closeCrossing = (tx: Tx, orgId: string, taskId: string): Promise<Cr
   tx.one<CrossingRow>(sql`
     update federation_crossing set is_open = 0 where org_id = ${orgId} and task_id = ${taskId} and is_open = 1 returning ${columns}`);
 
-type OfGrant = Pick<CrossingRow, "org_id" | "grant_id">;
+export type OfGrant = Pick<CrossingRow, "org_id" | "grant_id">;
 
 /** Requests under a grant whose tasks have not ended; by the partial index on them. */
 export const openCrossings = (
@@ -60,21 +61,34 @@ export const openCrossings = (
     select org_id, task_id from federation_crossing
     where org_id = ${org_id} and grant_id = ${grant_id} and is_open = 1 and task_id > ${afterTaskId} order by task_id limit ${limit}`);
 
-/** Grants that have left their force and under which tasks may be open; by the partial index on them. */
-export const unsettledGrants = (db: Queryable, limit: number): Promise<OfGrant[]> =>
-  db.all(
-    sql`select org_id, grant_id from federation_grant where unsettled = 1 order by org_id, grant_id limit ${limit}`,
-  );
+/** Grants after one that have left their force and under which tasks may be open; by the partial index on them. */
+export const unsettledGrants = (db: Queryable, after: OfGrant, limit: number): Promise<OfGrant[]> =>
+  db.all(sql`
+    select org_id, grant_id from federation_grant
+    where unsettled = 1 and (org_id, grant_id) > (${after.org_id}, ${after.grant_id}) order by org_id, grant_id limit ${limit}`);
 
 /** A grant leaves its force: its open tasks are to be ended. */
 export const markUnsettled = (tx: Tx, { org_id, grant_id }: OfGrant): Promise<number> =>
   tx.run(sql`update federation_grant set unsettled = 1 where org_id = ${org_id} and grant_id = ${grant_id}`);
 
-/** Nothing is left to end, or the grant is in force again. Requests are let in with the grant locked, so that none comes after this look. */
-export const markSettled = (tx: Tx, { org_id, grant_id }: OfGrant): Promise<number> =>
-  tx.run(sql`
+/**
+ * Nothing is left to end, or the grant is in force again. Requests are let in with the grant locked, so that none comes after this look: it is locked in a statement of its own, as one
+ * that waits for a lock does not see what was committed meanwhile.
+ */
+export async function markSettled(tx: Tx, { org_id, grant_id }: OfGrant): Promise<void> {
+  await lockGrantOf(tx, { org_id, grant_id });
+  await tx.run(sql`
     update federation_grant set unsettled = 0 where org_id = ${org_id} and grant_id = ${grant_id} and (state = 2 or not exists (
       select 1 from federation_crossing c where c.org_id = federation_grant.org_id and c.grant_id = federation_grant.grant_id and c.is_open = 1))`);
+}
+
+/** Deletes a bounded number of requests that came before a time and whose tasks have ended; gives how many. By the partial index on those. */
+export const deleteOldCrossings = (tx: Tx, before: number, limit: number): Promise<number> =>
+  tx.run(sql`delete from federation_crossing where (org_id, task_id) in (${oldCrossings(before, limit)})`);
+
+/** The oldest of them. */
+export const oldCrossings = (before: number, limit: number): Sql => sql`
+  select org_id, task_id from federation_crossing where is_open = 0 and create_ms < ${before} order by create_ms limit ${limit}`;
 
 /** A request with what its task says of it, as one side has it; nothing of that when there is no task. */
 export type StatusRow = CrossingRow & {

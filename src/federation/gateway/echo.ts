@@ -13,7 +13,8 @@ import { settleQuota } from "./quota.ts";
 import { homeOf, isAway, isGuest } from "./sides.ts";
 import { toldAcross } from "./told.ts";
 
-const spanAtHome = (home: TaskSummaryRow): Span => ({
+/** Where the steps of the side that asked belong. */
+export const spanAtHome = (home: TaskSummaryRow): Span => ({
   orgId: home.org_id,
   traceId: home.trace_id,
   spanId: home.span_id,
@@ -72,8 +73,8 @@ export async function endAtHome(
   const held = { hold: { orgId: home.org_id, taskId: home.task_id, token: home.lease_token }, task: home };
   const used = await usedAway(tx, task);
   if (end.home) return { held, end: { ...end.home, used } };
-  const { state, endMs, output, fault: raw } = end;
-  const fault = raw && toldAcross(raw, task.org_id);
+  const { state, endMs, output, fault: raw, faultAtHome } = end;
+  const fault = faultAtHome ?? (raw && toldAcross(raw, task.org_id));
   const told: TaskFault | undefined = fault && {
     reason: fault.reason,
     message: fault.message,

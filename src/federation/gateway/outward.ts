@@ -1,5 +1,4 @@
 /** The decision of the organisation that asks: may this go out? */
-import { TrustTier } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import { GatewayService } from "../../../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import type { App } from "../../app.ts";
 import type { AgentRow } from "../../bus/agent-store.ts";
@@ -9,6 +8,7 @@ import { reserveTokens } from "../../bus/cost/price-attempt.ts";
 import { demandOf } from "../../bus/permit.ts";
 import { type Decided, decideInvoke, policyDenied } from "../../bus/policy/decide-task.ts";
 import { recordDecisions } from "../../bus/policy/decision-store.ts";
+import { asForeignContract } from "../../bus/policy/entity.ts";
 import type { Queryable, Tx } from "../../db/db.ts";
 import type { Fault } from "../../errors.ts";
 import { auditCrossing } from "../crossing-audit.ts";
@@ -64,18 +64,10 @@ export type Outward = {
   readonly demand?: Demand | undefined;
 };
 
-/** What a contract of another organisation does not tell: how it is done. */
-const unseen = {
-  partner_agent_ids: "[]",
-  required_tools: "[]",
-  security_class: TrustTier.PUBLIC_VENDOR,
-  approval_required: 0,
-};
-
-/** Of the foreign contract policies see what the organisation is shown of it, and not whom else it names. */
+/** Of the foreign contract policies see what the organisation is shown of it. */
 export async function decideOutward(app: App, db: Queryable, out: GoingOut): Promise<Outward> {
   const { orgId, caller, grant, wantedAgentId: targetAgentId, now } = out;
-  const contract = { ...out.contract, ...unseen };
+  const contract = asForeignContract(out.contract);
   const decided = await decideInvoke(app, db, {
     ...{ orgId, caller, contract, targetAgentId, now },
     tokens: reserveTokens(contract),

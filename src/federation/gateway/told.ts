@@ -48,3 +48,19 @@ export function toldAcross({ reason, message, metadata, details }: Told, orgId: 
     again === undefined ? {} : { retryAfterMs: again },
   );
 }
+
+const takenBackSentences: Readonly<Partial<Record<ReasonName, string>>> = {
+  APPROVAL_REQUIRED: "it would need an approval there",
+  BUDGET_EXCEEDED: "its budgets have no room for it",
+  POLICY_DENIED: "its policies do not let it out",
+};
+
+/** Why work is not to go on that the organisation `orgId` had asked for, as the one is told that was to do it. */
+export const toldOfTakenBack = ({ reason }: Told, orgId: string): Fault =>
+  new Fault(
+    reason,
+    `the organisation ${orgId} takes it back: ${takenBackSentences[reason] ?? "it may not ask any more"}`,
+    {
+      org_id: orgId,
+    },
+  );

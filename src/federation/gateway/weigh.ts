@@ -38,7 +38,6 @@ export type Entry = {
 
 export type Weighed = {
   readonly decision: Decision;
-  readonly verdict: PolicyVerdict;
   readonly refusal?: Fault;
   /** What it is expected to cost by the rates of the organisation. */
   readonly micros: number;
@@ -54,37 +53,30 @@ export const wishOf = (entry: Entry): Wish => ({
   origin: "gateway",
   grantId: entry.grant.grant_id,
   from: { orgId: entry.callerOrgId, caller: entry.caller && asForeigner(entry.caller) },
+  allows: (contract) => beyondTerms(entry.grant, tierOf(entry.caller), contract) === undefined,
 });
 
 /** The terms of the grant first, then the pipeline of its organisation, then the price. */
 export async function weigh(app: App, db: Queryable, entry: Entry, now: number): Promise<Weighed> {
   const { grant, contract, caller, turn } = entry;
   const beyond = beyondTerms(grant, tierOf(caller), contract);
-  if (beyond) return refusedBy(beyond, { steps: [], decisions: [], refusal: beyond }, PolicyVerdict.UNSPECIFIED, now);
+  const { UNSPECIFIED: verdict } = PolicyVerdict;
+  if (beyond) return refusedBy(beyond, { steps: [], decisions: [], verdict, refusal: beyond }, now);
   const decision = await decide(app, db, wishOf(entry), now, turn);
-  const verdict = verdictOf(decision);
-  if (decision.refusal) return { decision, verdict, refusal: decision.refusal, micros: 0 };
-  const micros = await priceOf(db, contract, decision.targetAgentId, now);
+  if (decision.refusal) return { decision, refusal: decision.refusal, micros: 0 };
+  const micros = await priceOf(db, decision.doneUnder, decision.targetAgentId, now);
   const dear = beyondCap(grant, micros);
-  return dear ? refusedBy(dear, decision, verdict, now) : { decision, verdict, micros };
+  return dear ? refusedBy(dear, decision, now) : { decision, micros };
 }
 
-const refusedBy = (refusal: Fault, decision: Decision, verdict: PolicyVerdict, now: number): Weighed => ({
+const refusedBy = (refusal: Fault, decision: Decision, now: number): Weighed => ({
   decision: { ...decision, steps: [...decision.steps, refusedStep(refusal, now)] },
-  verdict,
   refusal,
   micros: 0,
 });
 
-/** A refusal before policies are asked leaves none. */
-function verdictOf({ refusal, decisions, ...rest }: Decision): PolicyVerdict {
-  if (decisions.length === 0) return PolicyVerdict.UNSPECIFIED;
-  if (refusal) return PolicyVerdict.DENY;
-  return "demand" in rest && rest.demand ? PolicyVerdict.REQUIRE_APPROVAL : PolicyVerdict.ALLOW;
-}
-
 /** What the tokens that are set aside cost by the rate of the agent's work with the model it reported last, all being of the dearer kind. */
-async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
+export async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
   const tokens = reserveTokens(contract);
   if (tokens === 0) return 0;
   const { org_id: orgId } = contract;

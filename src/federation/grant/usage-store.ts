@@ -61,9 +61,10 @@ export const settleGrant = (
     update federation_grant_usage set reserved_tokens = ${minus(sql`reserved_tokens`, reservedTokens)}, tokens = ${plus(sql`tokens`, tokens)},
       cost_micros = ${plus(sql`cost_micros`, micros)} where ${keyed(key)}`);
 
-/** Counts a request that was refused under the grant. */
-export const denyUnderGrant = (tx: Tx, key: UsageKey): Promise<number> =>
-  tx.run(sql`${insert(key, 0, 1, 0)} set denials = federation_grant_usage.denials + 1`);
+/** Counts a request that was refused under the grant; gives how many those of the day are with it. */
+export const denyUnderGrant = async (tx: Tx, key: UsageKey): Promise<number> =>
+  (await tx.one<{ denials: number }>(sql`
+    ${insert(key, 0, 1, 0)} set denials = federation_grant_usage.denials + 1 returning denials`))!.denials;
 
 /** What is used on one day, or undefined while that is nothing. */
 export const findDay = (db: Queryable, key: UsageKey): Promise<UsageRow | undefined> =>

@@ -100,7 +100,7 @@ export type Approval = Message<"moltwire.bus.v1.Approval"> & {
 
   /**
    * What the approval is bound to: the SHA-256, as 64 hexadecimal digits, of the JSON array [org_id, caller_agent_id, caller_key_id, target_agent_id,
-   * contract_id, contract_version, input] in canonical form (RFC 8785).
+   * contract_id, contract_version, input] in canonical form (RFC 8785); with one more value, the id of the organisation that is to do it, where that is another.
    *
    * @generated from field: string digest = 12;
    */
@@ -264,7 +264,7 @@ export type ApprovalJson = {
 
   /**
    * What the approval is bound to: the SHA-256, as 64 hexadecimal digits, of the JSON array [org_id, caller_agent_id, caller_key_id, target_agent_id,
-   * contract_id, contract_version, input] in canonical form (RFC 8785).
+   * contract_id, contract_version, input] in canonical form (RFC 8785); with one more value, the id of the organisation that is to do it, where that is another.
    *
    * @generated from field: string digest = 12;
    */

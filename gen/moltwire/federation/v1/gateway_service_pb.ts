@@ -576,9 +576,10 @@ export const GatewayService: GenService<{
    *
    * The grant is the one that is named, or of those in force that cover the contract: one on the contract before one on its capability before one on its namespace; of
    * equals one that never expires before one that does, that which expires last, then the oldest. Its terms are held against the request, its quotas are
-   * set aside when the task is accepted and settled when it ends: one of which nobody knows what it used counts with all that was set aside. It has to be in force when each attempt begins; when it
-   * is suspended, revoked or expires, its open tasks end within a second as REJECTED with GRANT_NOT_ACTIVE, those that agents have, those that wait to be pulled
-   * and those that wait for an approval.
+   * set aside when the task is accepted and settled when it ends: one of which nobody knows what it used counts with all that was set aside. It has to be in force when each attempt begins, and its
+   * tiers, tools and price cap hold for each; a fallback contract that they do not allow is passed over. When the grant is suspended, revoked or expires, its open tasks end within a
+   * second as REJECTED with GRANT_NOT_ACTIVE, those that agents have, those that wait to be pulled and those that wait for an approval. A task that the other organisation has approved
+   * goes on only if policies and budgets of the caller's let it out then as well; else it ends as REJECTED with their reason.
    *
    * Errors, before anything was accepted (the refusal is in the trace that the error's metadata names): NOT_FOUND (no grant in force covers the contract; there is no such
    * contract, organisation or grant: these answers are the same), CONTRACT_VERSION_NOT_FOUND (of a contract that a grant names), CONTRACT_DEPRECATED, CONTRACT_VIOLATION
@@ -605,7 +606,9 @@ export const GatewayService: GenService<{
   },
   /**
    * GetStatus tells how the requests across organisations of a trace stand, newest first: those that the caller's organisation made, and those that came in to it. An agent
-   * sees those that it made.
+   * sees those that it made. A request is told for 400 days, and longer while its task is open. Of the requests that are refused under one grant on one day of UTC the first
+   * 1,000 are told: of the others the organisation that refuses keeps no trace, decision or audit row, but for an audit row of the first of them, whose resource has
+   * `further`: `COUNTED_ONLY`; GrantService/GetGrantUsage counts them all.
    *
    * Errors: NOT_FOUND (the trace has none that the caller may see).
    *

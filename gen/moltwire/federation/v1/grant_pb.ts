@@ -461,7 +461,7 @@ export type GrantDayUsage = Message<"moltwire.federation.v1.GrantDayUsage"> & {
   requests: bigint;
 
   /**
-   * Requests that were refused under the grant.
+   * Requests that were refused under the grant: all of them, also those of which no more is kept (see GatewayService/GetStatus).
    *
    * @generated from field: int64 denials = 3;
    */
@@ -510,7 +510,7 @@ export type GrantDayUsageJson = {
   requests?: string;
 
   /**
-   * Requests that were refused under the grant.
+   * Requests that were refused under the grant: all of them, also those of which no more is kept (see GatewayService/GetStatus).
    *
    * @generated from field: int64 denials = 3;
    */

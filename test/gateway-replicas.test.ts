@@ -1,0 +1,121 @@
+/** A grant that is revoked at one of two server processes on one database: what is under way ends at the other. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { keyDigest } from "../src/federation/key-text.ts";
+import { reasonOf, stateOf } from "./bus-fixtures/bus.ts";
+import { delta, listening } from "./bus-fixtures/chat-agent.ts";
+import { pullEndpoint, respond, serving } from "./bus-fixtures/instance.ts";
+import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
+import { storage } from "./bus-fixtures/storage.ts";
+import { told } from "./bus-fixtures/watch.ts";
+import { type Across, across, granted } from "./federation-fixtures/across.ts";
+import {
+  type Clients,
+  clientsAt,
+  dialects,
+  eventually,
+  newOrg,
+  type Org,
+  refusal,
+  unique,
+  type World,
+} from "./harness.ts";
+
+const operatorKey = "gateway-replicas-0123456789-abcdefghijklmnopqrstuvwxyz";
+const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+const soon = { returnImmediately: true } as const;
+const looking = `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`;
+
+describe.runIf(dialects.includes("postgres"))("two server processes on one PostgreSQL database", () => {
+  let place: Awaited<ReturnType<typeof storage>>;
+  let here: ServerProcess;
+  let there: ServerProcess;
+  beforeAll(async () => {
+    place = await storage("postgres");
+    const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
+    here = await serverProcess(program, [options]);
+    there = await serverProcess(program, [options]);
+  }, 60_000);
+  afterAll(async () => {
+    await here?.[Symbol.asyncDispose]();
+    await there?.[Symbol.asyncDispose]();
+    await place[Symbol.asyncDispose]();
+  });
+
+  /** Organisations whose clients speak with the first process. */
+  const orgHere = (): Promise<Org> =>
+    newOrg(clientsAt(here.url, operatorKey), (key) => clientsAt(here.url, key), unique("org"));
+  const scene = async (init: Parameters<typeof across>[1] = {}): Promise<Across> =>
+    across(undefined as unknown as World, { ...init, doing: await orgHere(), asking: await orgHere() });
+  const thereAs = (key: string): Clients => clientsAt(there.url, key);
+
+  /** Revokes the grant at the second process; gives how long it then takes until the watchers at both have been told that the task has ended. */
+  async function revoke(at: Across, taskId: string): Promise<number> {
+    const watch = async (by: Clients) => {
+      const seen: string[] = [];
+      for await (const message of by.bus.watchTask({ taskId })) seen.push(told(message));
+      return seen.at(-1);
+    };
+    const watching = [at.asker.as, thereAs(at.asker.key)].map(watch);
+    await thereAs(at.doing.adminKey).grants.revokeGrant({ grantId: at.grantId });
+    const revokedMs = performance.now();
+    expect((await refusal(at.go())).reason).toBe("NOT_FOUND"); // the next request, at the other process
+    expect(await Promise.all(watching)).toEqual(["task REJECTED", "task REJECTED"]);
+    const tookMs = performance.now() - revokedMs;
+    const { task } = await at.asker.as.bus.getTask({ taskId });
+    expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
+    return tookMs;
+  }
+
+  test("in the middle of a stream: the agent is hung up on and the watchers are told, within a second", async () => {
+    const hungUp = Promise.withResolvers<void>();
+    await using agent = await listening((_request, response) => {
+      response.on("close", () => hungUp.resolve());
+      response.writeHead(200, { "content-type": "text/event-stream" }).write(delta("begun"));
+    });
+    const at = await scene({
+      agent: {
+        endpoint: { kind: { case: "openai", value: { baseUrl: `${agent.url}/v1`, model: "m", stream: true } } },
+      },
+    });
+    const { taskId } = await at.go({ ...soon, input: "hello" });
+    const leave = new AbortController();
+    for await (const message of thereAs(at.asker.key).bus.watchTask({ taskId }, { signal: leave.signal }))
+      if (told(message) === "chunk begun") break;
+    leave.abort();
+    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await hungUp.promise;
+  });
+
+  test("in the middle of a queue: what waits for an instance ends within a second and is never handed out", async () => {
+    const at = await scene({ agent: { endpoint: pullEndpoint } });
+    const { taskId } = await at.go(soon);
+    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await using instance = serving(at.worker.as);
+    const next = await at.go({ ...soon, grantId: await granted(at.doing, at.asking, at.contractId) });
+    expect((await instance.delivery(0)).task?.taskId).toBe(next.taskId);
+  });
+
+  test("in the hands of an instance: it is told within a second, and its answer comes too late", async () => {
+    const at = await scene({ agent: { endpoint: pullEndpoint } });
+    await using instance = serving(at.worker.as);
+    const { taskId } = await at.go(soon);
+    const delivery = await instance.delivery(0);
+    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await eventually(() => instance.revoked.includes(taskId));
+    expect((await refusal(respond(at.worker.as, delivery))).reason).toBe("LEASE_LOST");
+  });
+
+  test.each(["asking", "doing"] as const)(
+    "while it waits for an approval of the %s organisation: it ends within a second, and nobody can approve it any more",
+    async (side) => {
+      const at = await scene();
+      await at[side].admin.policies.putPolicy({ policyId: "look", cedarText: looking });
+      const { taskId } = await at.go();
+      const { approvals } = await at[side].admin.approvals.listApprovals({});
+      expect(await revoke(at, taskId)).toBeLessThan(1_000);
+      const { approvalId } = approvals[0]!;
+      for (const by of [at[side].admin, thereAs(at[side].adminKey)])
+        expect((await refusal(by.approvals.approve({ approvalId }))).reason).toBe("FAILED_PRECONDITION");
+    },
+  );
+});

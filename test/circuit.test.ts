@@ -9,6 +9,7 @@ import { countOpenCircuits, putCircuit } from "../src/bus/circuit/circuit-store.
 import { sql } from "../src/db/db.ts";
 import {
   contract,
+  endedAsTimePasses,
   eventsOf,
   httpEndpoint,
   kindsOf,
@@ -407,7 +408,9 @@ describe.each(dialects)("%s", (dialect) => {
         made.push(task);
       }
       clock.advance(60_000);
-      const [failedTask, savedTask] = await Promise.all(made.map(({ taskId }) => whenEnded(org.admin, taskId)));
+      const [failedTask, savedTask] = await Promise.all(
+        made.map(({ taskId }) => endedAsTimePasses(clock, org.admin, taskId)),
+      );
       expect([stateOf(failedTask), reasonOf(failedTask)]).toEqual(["FAILED", "CIRCUIT_OPEN"]);
       expect([stateOf(savedTask), bad.calls.length, good.calls.length]).toEqual(["COMPLETED", 2, 1]);
     });

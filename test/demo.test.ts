@@ -19,13 +19,15 @@ import { rank, summarise } from "../clients/demo/rank.ts";
 import { review } from "../clients/demo/review.ts";
 import { reviewerModel } from "../clients/demo/reviewer.ts";
 import { claim, refused, same } from "../clients/demo/scenarios/claim.ts";
+import { scenarios } from "../clients/demo/scenarios/list.ts";
 import { buildIndex, stem } from "../clients/demo/search.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { TraceEventKind, TraceEventSchema } from "../gen/moltwire/bus/v1/trace_pb.ts";
 
 const root = join(import.meta.dirname, "..");
 const node = join(root, "node_modules/.bin/node");
-const maxDemoMs = 25_000;
+/** A whole one takes some seconds, and on a slow and busy machine some more. */
+const maxDemoMs = 30_000;
 const [, transcript = ""] = /^\$ npm run demo\n(.*?)^```$/ms.exec(readFileSync(join(root, "README.md"), "utf8")) ?? [];
 
 /** A screen without what differs each time: ids, addresses, numbers of things and times, and the blanks that align a column. */
@@ -43,7 +45,7 @@ const lasting = (screen: string): string =>
 /** What was said with a ✔ or a ✘, each in one line. */
 const marksIn = (screen: string): string[] => lasting(screen).match(/^[✔✘] .*$/gm) ?? [];
 
-describe("the demo, run as a user runs it", () => {
+describe("the demo, run as a user runs it", { timeout: 2 * maxDemoMs }, () => {
   let folder: string;
   const started: ChildProcess[] = [];
 
@@ -70,7 +72,7 @@ describe("the demo, run as a user runs it", () => {
     const child = spawn(node, [join(root, "clients/cli/main.ts"), "demo", ...args], {
       env: { ...rest, TMPDIR: folder, MOLTWIRE_DATABASE_URL: "postgres://nobody@127.0.0.1:1/nothing", ...env },
       stdio: ["ignore", "pipe", "pipe"],
-      timeout: maxDemoMs,
+      timeout: maxDemoMs + 5_000,
       killSignal: "SIGTERM",
     });
     started.push(child);
@@ -107,7 +109,7 @@ describe("the demo, run as a user runs it", () => {
     const began = performance.now();
     const { ended, text } = demo();
     expect(await ended, text()).toBe(0);
-    expect(performance.now() - began).toBeLessThan(20_000);
+    expect(performance.now() - began).toBeLessThan(maxDemoMs);
 
     const shown = transcript.split("\n").filter((line) => !line.endsWith("…"));
     expect(marksIn(text())).toEqual(marksIn(shown.join("\n")));
@@ -115,7 +117,7 @@ describe("the demo, run as a user runs it", () => {
     const tree = lasting(shown.join("\n")).match(/^(?:trace|[├└│]| <span> {2}[A-Z]).*$/gm) ?? [];
     expect(tree.length).toBeGreaterThan(15);
     for (const line of tree) expect(drawn).toContain(line);
-    for (const [, took, unit] of text().matchAll(/^✔ \d \S+ +([\d.]+) (m?s) /gm))
+    for (const [, took, unit] of text().matchAll(/^✔ \d+ \S+ +([\d.]+) (m?s) /gm))
       expect(Number(took) * (unit === "s" ? 1_000 : 1)).toBeLessThan(5_000);
 
     const sources = [...text().matchAll(/^ {4}(\S+\.(?:proto|md)):(\d+)/gm)];
@@ -129,7 +131,7 @@ describe("the demo, run as a user runs it", () => {
     expect(text()).toMatch(/─ research\/review {2}COMPLETED {2}.*planner → reviewer/);
     expect(text()).toMatch(/reviewer answered: [1-9]\d* tokens read, [1-9]\d* written by extract-1/);
     expect(text()).toMatch(/^ {4}extract-1 {2}http:\S+, a stand-in that ranks sentences$/m);
-    expect(text()).toMatch(/^All 8 held, in [\d.]+ s\.$/m);
+    expect(text()).toMatch(new RegExp(`^All ${scenarios.length} held, in [\\d.]+ s\\.$`, "m"));
     expect(text()).toMatch(/^Off in this demo: encryption at rest/m);
 
     expect(text()).not.toContain("\u001b");
@@ -179,9 +181,9 @@ describe("the demo, run as a user runs it", () => {
     );
     expect(text()).toMatch(/^✘ 7 trace .*AGENT_UNREACHABLE: /m);
     expect(text()).toMatch(/^ +trace [0-9a-f]{32}$/m);
-    for (const name of ["2 policy", "3 tools", "4 budget", "5 breaker", "6 dead-letter", "8 approval"])
-      expect(text()).toMatch(new RegExp(`^✔ ${name} `, "m"));
-    expect(text()).toMatch(/^2 of 8 failed, in /m);
+    const others = scenarios.filter(({ name }) => name !== "research" && name !== "trace");
+    for (const { number, name } of others) expect(text()).toMatch(new RegExp(`^✔ ${number} ${name} `, "m"));
+    expect(text()).toMatch(new RegExp(`^2 of ${scenarios.length} failed, in `, "m"));
     expect(text()).toContain("Note: the researcher ended with SIGKILL.");
     for (const each of pidsIn(text())) expect(isUp(each)).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
@@ -247,7 +249,7 @@ describe("the demo, run as a user runs it", () => {
 
   test.each([
     ["an empty question", ["--question", "  "], /^✘ USAGE {2}--question/],
-    ["a scenario that there is not", ["--scenario", "9"], /^✘ USAGE {2}--scenario 9: .*\n {2}fix .*5 breaker/],
+    ["a scenario that there is not", ["--scenario", "99"], /^✘ USAGE {2}--scenario 99: .*\n {2}fix .*5 breaker/],
   ])("%s is refused before anything starts", async (_what, args, says) => {
     const { ended, text } = demo(...args);
     expect(await ended).toBe(2);

@@ -55,10 +55,19 @@ const postgres: Engine = {
 /** Every engine there is on this machine: a suite that runs on each proves that they behave alike. */
 export const engines: readonly Engine[] = postgresUrl ? [sqlite, postgres] : [sqlite];
 
-/** An empty PostgreSQL database, and how to be rid of it. Only where there is a `postgresUrl`. */
-export async function freshDatabase(): Promise<{ url: string; drop: () => Promise<void> }> {
+/** A PostgreSQL database of a test's own, and how to be rid of it. */
+export type OwnDatabase = { readonly url: string; readonly drop: () => Promise<void> };
+
+/** An empty one. Only where there is a `postgresUrl`. */
+export const freshDatabase = (): Promise<OwnDatabase> => createDatabase("");
+
+/** One that has the server's schema, as if a server had been started on it before. Only where there is a `postgresUrl`. */
+export const migratedDatabase = (): Promise<OwnDatabase> =>
+  createDatabase("template" in server ? `template ${server.template}` : "");
+
+async function createDatabase(how: string): Promise<OwnDatabase> {
   const name = `test_${randomUUID().replaceAll("-", "")}`;
-  await asAdmin(`create database ${name}`);
+  await asAdmin(`create database ${name} ${how}`);
   const url = new URL(postgresUrl!);
   url.pathname = `/${name}`;
   return { url: url.href, drop: () => asAdmin(`drop database ${name} with (force)`) };

@@ -39,7 +39,7 @@ import type { Clock } from "../src/clock.ts";
 import { type Db, sql } from "../src/db/db.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
-import { freshDatabase, postgresUrl } from "./engines.ts";
+import { migratedDatabase, postgresUrl } from "./engines.ts";
 
 /** The engines there are on this machine: every area test runs on each. */
 export const dialects: readonly ("sqlite" | "postgres")[] = postgresUrl ? ["sqlite", "postgres"] : ["sqlite"];
@@ -82,7 +82,7 @@ export type OrgAgent = { readonly agentId: string; readonly key: string; readonl
  */
 export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: ServerOptions = {}): Promise<World> {
   const { MOLTWIRE_MASTER_KEY } = process.env;
-  const database = dialect === "postgres" && !options.databaseUrl ? await freshDatabase() : undefined;
+  const database = dialect === "postgres" && !options.databaseUrl ? await migratedDatabase() : undefined;
   const server = await createServer({
     data: ":memory:",
     port: 0,

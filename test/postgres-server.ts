@@ -1,22 +1,27 @@
 /**
  * The PostgreSQL server of one test run: the one named by MOLTWIRE_TEST_DATABASE_URL, else a private one made from
  * the programs on this machine, else none, in which case the suites that need one are skipped and the run says so.
+ * On it is made once the database that servers begin with: to copy it is much faster than to make it.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { chownSync, existsSync, globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import pg from "pg";
 import type { TestProject } from "vitest/node";
+import { migrate, readMigrations } from "../src/db/migrate.ts";
+import { openPostgres } from "../src/db/postgres.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
-    /** A PostgreSQL server whose user may create databases, or nothing and why. */
-    postgres: { readonly url: string } | { readonly missing: string };
+    /** A PostgreSQL server whose user may create databases, and the name of one that has the schema; or nothing and why. */
+    postgres: { readonly url: string; readonly template: string } | { readonly missing: string };
   }
 }
 
@@ -47,25 +52,61 @@ const keeper = `
   wait $server
   rm -rf "$folder"`;
 
+type Server = { readonly url: string; readonly stop: () => Promise<void> };
+
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const given = process.env.MOLTWIRE_TEST_DATABASE_URL;
-  if (given) {
-    project.provide("postgres", { url: given });
+  const server = await findServer();
+  if ("missing" in server) {
+    console.warn(`PostgreSQL suites are skipped: ${server.missing}`);
+    project.provide("postgres", server);
     return async () => {};
   }
+  const { url, stop } = server;
+  const template = `template_${randomUUID().replaceAll("-", "")}`;
+  const end = async () => {
+    await runOn(url, `drop database if exists ${template}`);
+    await stop();
+  };
   try {
-    const { url, stop } = await startServer();
-    project.provide("postgres", { url });
-    return stop;
+    await makeTemplate(url, template);
   } catch (error) {
-    const missing = error instanceof Error ? error.message : String(error);
-    console.warn(`PostgreSQL suites are skipped: ${missing}`);
-    project.provide("postgres", { missing });
-    return async () => {};
+    await end();
+    throw error;
+  }
+  project.provide("postgres", { url, template });
+  return end;
+}
+
+async function findServer(): Promise<Server | { readonly missing: string }> {
+  const given = process.env.MOLTWIRE_TEST_DATABASE_URL;
+  if (given) return { url: given, stop: async () => {} };
+  try {
+    return await startServer();
+  } catch (error) {
+    return { missing: error instanceof Error ? error.message : String(error) };
   }
 }
 
-async function startServer(): Promise<{ url: string; stop: () => Promise<void> }> {
+/** Makes a database with the schema of the server. */
+async function makeTemplate(url: string, name: string): Promise<void> {
+  await runOn(url, `create database ${name}`);
+  const db = await openPostgres(Object.assign(new URL(url), { pathname: `/${name}` }).href);
+  try {
+    const folder = fileURLToPath(new URL("../src/db/migrations", import.meta.url));
+    await migrate(db, readMigrations(folder, "postgres"));
+  } finally {
+    await db.close();
+  }
+}
+
+async function runOn(url: string, text: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(text);
+  await client.end();
+}
+
+async function startServer(): Promise<Server> {
   const bin = findPrograms();
   const identity = unprivileged();
   const folder = mkdtempSync(join(tmpdir(), "moltwire-postgres-"));

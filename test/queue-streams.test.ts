@@ -100,14 +100,23 @@ describe.each(dialects)("waiting for jobs on %s", (dialect) => {
     expect(await get(worker.as, job.jobId)).toMatchObject({ state: JobState.LEASED, attempts: 1 });
   });
 
+  /** How many claims the server has seen end because their callers had gone. */
+  const canceledClaims = async () => {
+    const headers = { authorization: `Bearer ${world.operatorKey}` };
+    const text = await (await fetch(`${world.url}/metrics`, { headers })).text();
+    return Number(/^moltwire_rpc_seconds_count\{(?=.*ClaimJobs)(?=.*"canceled").*\} (\d+)$/m.exec(text)?.[1] ?? 0);
+  };
+
   test("a claim whose caller has gone takes nothing", async () => {
     const queue = unique("gone");
     const leave = new AbortController();
     const waiting = waitFor(queue, 20_000, { signal: leave.signal });
     await new Promise((resolve) => setTimeout(resolve, 50));
+    const before = await canceledClaims();
     leave.abort();
     await expect(waiting).rejects.toThrow();
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    // The server hears of it a little later.
+    await eventually(async () => (await canceledClaims()) > before);
     const job = await submit(worker.as, { queue });
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(stateOf(await get(worker.as, job.jobId))).toBe("PENDING");

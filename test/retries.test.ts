@@ -4,7 +4,18 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type TraceEvent, TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { maxPerPlace } from "../src/bus/dispatch.ts";
 import { backoffMs, mayRepeat } from "../src/bus/retry.ts";
-import { contract, eventsOf, json, kindsOf, reasonOf, stateOf, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
+import {
+  contract,
+  endedAsTimePasses,
+  eventsOf,
+  json,
+  kindsOf,
+  reasonOf,
+  stateOf,
+  submit,
+  whenEnded,
+  worker,
+} from "./bus-fixtures/bus.ts";
 import { deadUrl, echo, failing, type Handle, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 
@@ -191,7 +202,7 @@ describe.each(dialects)("%s", (dialect) => {
       await eventually(async () => kindsOf(await eventsOf(org.admin, traceId)).at(-1) === "ATTEMPT_FAILED");
       await org.admin.agents.deleteAgent({ agentId });
       clock.advance(60_000);
-      const task = await whenEnded(org.admin, taskId);
+      const task = await endedAsTimePasses(clock, org.admin, taskId);
       expect([stateOf(task), reasonOf(task), bad.calls.length]).toEqual(["FAILED", "NO_CAPABLE_AGENT", 1]);
     });
 

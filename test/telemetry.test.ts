@@ -284,10 +284,17 @@ describe("the queue of spans", () => {
   /** An exporter whose sends the test answers, one by one. */
   function exporter(limits: { maxQueue?: number; maxBatch?: number } = {}) {
     const clock = fakeClock();
+    const waits: number[] = [];
     const counts: Record<SpanResult, number> = { sent: 0, rejected: 0, failed: 0, dropped: 0 };
     const sends: { readonly names: string[]; answer(delivery: Delivery): void }[] = [];
     const made = openExporter({
-      clock,
+      clock: {
+        ...clock,
+        sleep(ms, signal) {
+          waits.push(ms);
+          return clock.sleep(ms, signal);
+        },
+      },
       chance: () => 1,
       log: pino({ level: "silent" }),
       count: (result, spans) => void (counts[result] += spans),
@@ -302,7 +309,7 @@ describe("the queue of spans", () => {
     const end = (...names: string[]) => {
       for (const name of names) made.ended(span(name));
     };
-    return { ...made, clock, counts, sends, send, end };
+    return { ...made, clock, waits, counts, sends, send, end };
   }
   const taken: Delivery = { outcome: "taken", rejected: 0 };
   const later: Delivery = { outcome: "later", why: "busy" };
@@ -331,11 +338,11 @@ describe("the queue of spans", () => {
   });
 
   test("a batch is sent again, later each time or when the collector says, and given up after six attempts", async () => {
-    const { clock, counts, sends, send, end } = exporter({ maxBatch: 1 });
+    const { clock, waits, counts, sends, send, end } = exporter({ maxBatch: 1 });
     end("a");
     (await send(0)).answer({ ...later, afterMs: 7_000 });
     for (const [n, waitMs] of [7_000, 2_000, 4_000, 8_000, 16_000].entries()) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await eventually(() => waits.length === n + 1);
       clock.advance(waitMs - 1);
       await new Promise((resolve) => setTimeout(resolve, 5));
       expect(sends).toHaveLength(n + 1);

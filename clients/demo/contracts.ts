@@ -35,6 +35,7 @@ export type Terms = {
   readonly retryPolicy?: MessageInitShape<typeof RetryPolicySchema>;
   readonly estimatedTokens?: bigint;
   readonly approvalRequired?: boolean;
+  readonly namespace?: string;
 };
 
 const contract = (

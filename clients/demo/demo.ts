@@ -116,7 +116,12 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   const admin = connectClients({ url, key: made.orgKey });
   const planner = connectClients({ url, key: made.plannerKey });
   if (!json) print();
-  const outcomes = await runScenarios(chosen, { ...up, admin, planner, made, root, question, width }, step, signal);
+  const outcomes = await runScenarios(
+    chosen,
+    { ...up, operator, admin, planner, made, root, question, width },
+    step,
+    signal,
+  );
   const { details } = await operator(StatusService).getStatus({});
   const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
   const end = { chosen, outcomes, tookMs: performance.now() - began, off, kept: options.keep === true };

@@ -24,19 +24,21 @@ export type Workers = { readonly researcherUrl: string; readonly reviewer: Revie
 
 /** Sets up a server that has nothing yet. `operator` calls with the operator's key. */
 export async function setUp(operator: Clients, url: string, workers: Workers): Promise<Made> {
-  const { orgId, orgKey } = await makeOrganization(operator);
+  const { orgId, orgKey } = await addOrganization(operator, "demo", "Demo");
   const admin = connectClients({ url, key: orgKey });
   for (const contract of contracts) await admin(ContractService).registerContract(contract);
   return { orgId, orgKey, ...(await registerAgents(admin, workers)) };
 }
 
-async function makeOrganization(operator: Clients) {
-  const { organization } = await operator(OrganizationService).createOrganization({
-    name: "demo",
-    displayName: "Demo",
-  });
+/** An organisation, and a key of its administrator. `operator` calls with the operator's key. */
+export async function addOrganization(operator: Clients, name: string, displayName = name) {
+  const { organization } = await operator(OrganizationService).createOrganization({ name, displayName });
   const { orgId } = organization!;
-  const { secret } = await operator(ApiKeyService).createApiKey({ orgId, name: "demo administrator", role: Role.ORG });
+  const { secret } = await operator(ApiKeyService).createApiKey({
+    orgId,
+    name: `${name} administrator`,
+    role: Role.ORG,
+  });
   return { orgId, orgKey: secret };
 }
 

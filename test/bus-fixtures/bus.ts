@@ -7,7 +7,7 @@ import type { SubmitTaskRequestSchema } from "../../gen/moltwire/bus/v1/bus_serv
 import type { RegisterContractRequestSchema } from "../../gen/moltwire/bus/v1/contract_service_pb.ts";
 import { type Task, TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
-import { type Clients, type Org, type OrgAgent, unique } from "../harness.ts";
+import { type Clients, eventually, type Org, type OrgAgent, unique } from "../harness.ts";
 import type { HttpAgent } from "./http-agent.ts";
 
 export const value = (json: JsonValue): Value => fromJson(ValueSchema, json);
@@ -92,6 +92,18 @@ export async function whenEnded(by: Clients, taskId: string, orgId = ""): Promis
   for await (const { event } of by.bus.watchTask({ orgId, taskId })) if (event.case === "task") last = event.value;
   return last!;
 }
+
+/**
+ * The task once it is terminal, while a fake clock goes on second by second: a wait of the task's that began only after its time was passed, although what
+ * goes before it could be read already, ends too.
+ */
+export const endedAsTimePasses = (clock: { advance(ms: number): void }, by: Clients, taskId: string): Promise<Task> =>
+  eventually(async () => {
+    const { task } = await by.bus.getTask({ taskId });
+    if (task!.endTime) return task!;
+    clock.advance(1_000);
+    return undefined;
+  });
 
 /** The kinds by which a task ends. */
 export const terminalKinds: readonly string[] = ["COMPLETED", "FAILED", "CANCELED", "REJECTED"];

@@ -18,8 +18,9 @@ export async function serverProcess(
   args: readonly string[],
   env: Record<string, string> = {},
 ): Promise<ServerProcess> {
+  const { PATH, NODE_COMPILE_CACHE } = process.env;
   const child = spawn(process.execPath, [program, ...args], {
-    env: { PATH: process.env.PATH, ...env },
+    env: { PATH, NODE_COMPILE_CACHE, ...env },
     stdio: ["ignore", "ignore", "pipe"],
   });
   const url = await listening(child);

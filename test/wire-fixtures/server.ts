@@ -17,6 +17,9 @@ import { type Failure, type MountOptions, mount } from "../../src/rpc/mount.ts";
 import { reflectionRoutes } from "../../src/rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "../../src/rpc/refuse.ts";
 
+/** As good as at once, on a slow machine too: what would end a connection otherwise takes 10 s and more. */
+export const promptMs = 4_000;
+
 /** A server made of the pieces under test, with an agent that echoes. */
 export type WireServer = {
   port: number;

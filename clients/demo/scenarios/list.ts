@@ -1,15 +1,23 @@
 /** The scenarios, in the order in which they run. */
 import { UsageError } from "../../cli/settings.ts";
+import { apiKey } from "./api-key.ts";
 import { approval } from "./approval.ts";
 import { breaker } from "./breaker.ts";
 import { budget } from "./budget.ts";
+import { crossOrg } from "./cross-org.ts";
 import { deadLetter } from "./dead-letter.ts";
+import { grant } from "./grant.ts";
+import { isolation } from "./isolation.ts";
 import { policy } from "./policy.ts";
+import { quota } from "./quota.ts";
+import { register } from "./register.ts";
 import { research } from "./research.ts";
+import { revocation } from "./revocation.ts";
 import type { Scenario } from "./scenario.ts";
 import { tools } from "./tools.ts";
 import { trace } from "./trace.ts";
 
+/** A new one goes at the end, so that each keeps its number. */
 const all: readonly Scenario[] = [
   { name: "research", run: research },
   { name: "policy", run: policy },
@@ -19,12 +27,20 @@ const all: readonly Scenario[] = [
   { name: "dead-letter", run: deadLetter },
   { name: "trace", run: trace },
   { name: "approval", run: approval },
+  { name: "register", run: register },
+  { name: "isolation", run: isolation },
+  { name: "grant", run: grant },
+  { name: "cross-org", run: crossOrg },
+  { name: "quota", run: quota },
+  { name: "revocation", run: revocation },
+  { name: "api-key", run: apiKey },
 ];
 
 /** A scenario with its number, from 1. */
 export type Numbered = Scenario & { readonly number: number };
 
-const scenarios: readonly Numbered[] = all.map((scenario, at) => ({ ...scenario, number: at + 1 }));
+/** All of them. */
+export const scenarios: readonly Numbered[] = all.map((scenario, at) => ({ ...scenario, number: at + 1 }));
 
 /**
  * All, or the one of this number or name.

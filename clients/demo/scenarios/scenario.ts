@@ -6,6 +6,8 @@ import type { Who } from "../start.ts";
 /** What scenarios work with. Each makes what it needs besides, under names of its own, so that each can run alone. */
 export type World = {
   readonly url: string;
+  /** Speaks for whoever runs the server. */
+  readonly operator: Clients;
   /** Speaks for the organisation. */
   readonly admin: Clients;
   /** Speaks for the agent `planner`, which only calls. */

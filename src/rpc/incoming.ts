@@ -26,7 +26,8 @@ export function incoming(request: RawRequest, response: RawResponse, contextValu
   };
 }
 
-function urlOf(request: RawRequest): string {
+/** The whole address of a request. Throws `invalid_argument` if it names no valid host and path. */
+export function urlOf(request: RawRequest): string {
   const isEncrypted = "encrypted" in request.socket && request.socket.encrypted === true;
   const authority = "authority" in request ? request.authority : request.headers.host;
   const base = `${isEncrypted ? "https" : "http"}://${authority ?? ""}`;
@@ -37,8 +38,8 @@ function urlOf(request: RawRequest): string {
   }
 }
 
-/** HTTP/2's pseudo-headers are left out. */
-function webHeaders(headers: RawRequest["headers"]): Headers {
+/** The headers for who wants them as the web has them; HTTP/2's pseudo-headers are left out. */
+export function webHeaders(headers: RawRequest["headers"]): Headers {
   const web = new Headers();
   for (const name of Object.keys(headers)) {
     const value = headers[name];
@@ -51,6 +52,15 @@ function webHeaders(headers: RawRequest["headers"]): Headers {
 
 function leaveSignal(request: RawRequest, response: RawResponse): { signal: AbortSignal; release(): void } {
   const controller = new AbortController();
+  return { signal: controller.signal, release: whenCallerLeaves(request, response, (why) => controller.abort(why)) };
+}
+
+/** Tells when the caller leaves before the answer is whole, also if that is so already. The result ends the watching. */
+export function whenCallerLeaves(
+  request: RawRequest,
+  response: RawResponse,
+  tell: (why: ConnectError) => void,
+): () => void {
   // HTTP/1.1 closes a request as soon as it is read, and a response when it is out or its connection is gone.
   const closing = "stream" in request ? request : response;
   const onLeave = () => {
@@ -58,7 +68,7 @@ function leaveSignal(request: RawRequest, response: RawResponse): { signal: Abor
     // The answer is whole, so this is the end of the call, which may be heard of before `release`.
     if (response.writableEnded) return;
     const how = "stream" in request ? ` (HTTP/2 error code ${request.stream.rstCode})` : "";
-    controller.abort(new ConnectError(`the caller went away${how}`, Code.Canceled));
+    tell(new ConnectError(`the caller went away${how}`, Code.Canceled));
   };
   const release = () => {
     closing.off("close", onLeave);
@@ -66,5 +76,6 @@ function leaveSignal(request: RawRequest, response: RawResponse): { signal: Abor
   };
   closing.on("close", onLeave);
   request.on("error", onLeave);
-  return { signal: controller.signal, release };
+  if (closing.closed) onLeave();
+  return release;
 }

@@ -38,7 +38,8 @@ export function readWhole(request: RawRequest, limits: BodyLimits): AsyncIterabl
   return { [Symbol.asyncIterator]: () => iterator };
 }
 
-function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
+/** A body that is one message; see {@link readWhole}. */
+export function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
   if (request.readableEnded) return Promise.resolve(Buffer.alloc(0));
   if (request.destroyed) return Promise.reject(senderLeft());
   return new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
 // Connect's handlers on Fastify's routes. What strangers, deadlines and shutdowns do to a call is settled here, once.
 
-import type { DescMethod } from "@bufbuild/protobuf";
+import type { DescMethod, DescMethodUnary } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -12,7 +12,12 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import {
+  createAsyncIterable,
+  type UniversalHandler,
+  type UniversalHandlerOptions,
+  type UniversalServerResponse,
+} from "@connectrpc/connect/protocol";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
@@ -21,6 +26,7 @@ import { type Incoming, incoming } from "./incoming.ts";
 import { isWronglyCompressed, readEnvelopes, readWhole, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
 import { endOnAbort, linkSignals } from "./signals.ts";
+import { type ShortCall, type ShortHandler, shortCall, shortHandler, type UnaryImpl } from "./unary.ts";
 
 /** What to mount, and within which limits. */
 export type MountOptions = {
@@ -79,6 +85,7 @@ type Limits = Required<Omit<MountOptions, "routes" | "interceptors" | "gate" | "
   shutdownSignal: AbortSignal;
 };
 
+const compressions = [gzip, brotli];
 const callKey = createContextKey<Call | undefined>(undefined, { description: "the call as it is mounted" });
 
 /** Serves Connect, gRPC and gRPC-Web calls of the routes' services on the Fastify instance, whose hooks apply. */
@@ -97,27 +104,25 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
     onUngated: () => {},
     ...options,
   };
+  const interceptors = [guard(limits), ...(options.interceptors ?? [])];
+  const gate = gateOf(options, limits);
   const router = createConnectRouter({
-    acceptCompression: [gzip, brotli],
+    acceptCompression: compressions,
     readMaxBytes: limits.readMaxBytes,
     writeMaxBytes: limits.writeMaxBytes,
     maxTimeoutMs: limits.maxTimeoutMs,
-    interceptors: [guard(limits), ...(options.interceptors ?? [])],
+    interceptors,
     requestGate: async (context) => {
       endCheaply(context);
-      const call = context.values.get(callKey);
-      if (call !== undefined) call.isGated = true;
-      try {
-        await options.gate?.(context);
-      } catch (error) {
-        if (error instanceof ConnectError || call === undefined) throw error;
-        limits.onFailure({ error, method: context.method, request: call.request });
-        throw new ConnectError("internal error", Code.Internal);
-      }
-      if (call !== undefined) call.context = context;
+      await gate(context);
     },
   });
-  options.routes(router);
+  const short = new Map<DescMethod, ShortHandler>();
+  options.routes(
+    seeing(router, (method, impl, own) => {
+      short.set(method, shortHandler(method, impl, { ...limits, ...own, interceptors, compressions }));
+    }),
+  );
   fastify.register(async (instance) => {
     // The body is read by the handler, within its limits, and not by Fastify.
     instance.removeAllContentTypeParsers();
@@ -130,7 +135,8 @@ export function mount(fastify: FastifyInstance, options: MountOptions): void {
       sendAnswer(request.raw, reply.raw, { ...answer, status: 415 }, reply.getHeaders());
     });
     for (const handler of router.handlers) {
-      instance.all(handler.requestPath, (request, reply) => serve(handler, request, reply, limits));
+      const route: Route = { handler, short: short.get(handler.method), gate };
+      instance.all(handler.requestPath, (request, reply) => serve(route, request, reply, limits));
     }
   });
 }
@@ -144,7 +150,54 @@ function endCheaply(context: HandlerContext): void {
   ended.abort = (reason = over) => abort(reason);
 }
 
-async function serve(handler: UniversalHandler, request: FastifyRequest, reply: FastifyReply, limits: Limits) {
+/** How the calls of a method are answered. */
+type Route = {
+  readonly handler: UniversalHandler;
+  /** For ordinary unary calls; see unary.ts. */
+  readonly short: ShortHandler | undefined;
+  readonly gate: Gate;
+};
+
+type Gate = (context: HandlerContext) => Promise<void>;
+
+function gateOf({ gate }: MountOptions, limits: Limits): Gate {
+  return async (context) => {
+    const call = context.values.get(callKey);
+    if (call !== undefined) call.isGated = true;
+    try {
+      await gate?.(context);
+    } catch (error) {
+      if (error instanceof ConnectError || call === undefined) throw error;
+      limits.onFailure({ error, method: context.method, request: call.request });
+      throw new ConnectError("internal error", Code.Internal);
+    }
+    if (call !== undefined) call.context = context;
+  };
+}
+
+/** The router, whose unary methods are told as they are registered. */
+function seeing(
+  router: ConnectRouter,
+  tell: (method: DescMethodUnary, impl: UnaryImpl, own: Partial<UniversalHandlerOptions> | undefined) => void,
+): ConnectRouter {
+  const seen: ConnectRouter = {
+    ...router,
+    service(service, implementation, options) {
+      const methods = implementation as Record<string, UnaryImpl | undefined>;
+      for (const method of service.methods) {
+        const impl = methods[method.localName];
+        if (method.methodKind === "unary" && impl !== undefined)
+          tell(method as DescMethodUnary, impl.bind(implementation), options);
+      }
+      router.service(service, implementation, options);
+      return seen;
+    },
+  };
+  return seen;
+}
+
+async function serve(route: Route, request: FastifyRequest, reply: FastifyReply, limits: Limits) {
+  const { handler } = route;
   if (limits.shutdownSignal.aborted) {
     const error = shuttingDown(limits.shutdownSignal);
     limits.onUngated(handler.method, codeToString(error.code), reply.elapsedTime);
@@ -153,7 +206,9 @@ async function serve(handler: UniversalHandler, request: FastifyRequest, reply: 
   reply.hijack();
   const call: Call = { request, isGated: false, isDecoded: false, isWronglyCompressed: false };
   try {
-    await answerCall(handler, call, reply, limits);
+    const short = route.short && shortCall(request.raw, limits.maxTimeoutMs);
+    if (route.short && short) await answerShortly(route.short, route.gate, short, call, reply, limits);
+    else await answerCall(handler, call, reply, limits);
   } catch (error) {
     // The stream's own reader is gone, or the server is at fault; handlers turn what they throw into answers.
     if (!reply.raw.destroyed) limits.onFailure({ error, method: handler.method, request });
@@ -161,6 +216,28 @@ async function serve(handler: UniversalHandler, request: FastifyRequest, reply: 
     sendAnswer(request.raw, reply.raw, errorAnswer(request.headers["content-type"], failed), reply.getHeaders());
     if (!reply.raw.writableEnded) reply.raw.destroy();
   }
+}
+
+/** Answers that are no longer than this are not watched as they go out, unless the connection's reader already leaves some lying. */
+const shortBytes = 16_384;
+
+async function answerShortly(
+  handle: ShortHandler,
+  gate: Gate,
+  short: ShortCall,
+  call: Call,
+  reply: FastifyReply,
+  limits: Limits,
+): Promise<void> {
+  const { raw } = call.request;
+  const values = limits.contextValues(call.request).set(callKey, call);
+  const answer = await handle(short, raw, reply.raw, values, { gate, onUnreadable: limits.onUnreadable });
+  if (!raw.complete) await takeAnnounced(raw);
+  const extra = reply.getHeaders();
+  const isTaken = !("stream" in raw) && raw.socket.writableLength === 0;
+  if (isTaken && answer.body.byteLength <= shortBytes) return sendAnswer(raw, reply.raw, answer, extra);
+  const body = createAsyncIterable([answer.body]);
+  await sendStream(raw, reply.raw, { ...answer, body }, { extra, stallMs: limits.stallTimeoutMs, isWhole: true });
 }
 
 async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyReply, limits: Limits): Promise<void> {
@@ -244,10 +321,10 @@ function guard(limits: Limits): Interceptor {
     const call = request.contextValues.get(callKey);
     if (call === undefined) return next(request);
     call.isDecoded = true;
-    const { signal } = request;
-    const reason = () => ConnectError.from(signal.reason, Code.Canceled);
+    const reason = () => ConnectError.from(request.signal.reason, Code.Canceled);
     const outward = (error: unknown): ConnectError => {
       if (error instanceof ConnectError) return error;
+      const { signal } = request;
       const isEcho = error === signal.reason || (error instanceof Error && error.name === "AbortError");
       if (!isEcho) limits.onFailure({ error, method: request.method, request: call.request });
       return signal.aborted ? reason() : new ConnectError("internal error", Code.Internal);
@@ -256,7 +333,10 @@ function guard(limits: Limits): Interceptor {
     try {
       const response = await next(request.stream ? { ...request, message: received(request.message, call) } : request);
       if (!response.stream) return response;
-      return { ...response, message: endOnAbort(response.message, { signal, graceMs, reason, outward }) };
+      return {
+        ...response,
+        message: endOnAbort(response.message, { signal: request.signal, graceMs, reason, outward }),
+      };
     } catch (error) {
       throw outward(error);
     }

@@ -51,7 +51,7 @@ import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
 import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
-import { countPeers, findByKey, findPeer, keysOf, listPeers } from "../src/federation/peer/store.ts";
+import { findByKey, findPeer, keysOf, listPeers } from "../src/federation/peer/store.ts";
 import { offeredFor } from "../src/federation/peer/withdraw.ts";
 import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
@@ -265,7 +265,6 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["a peer", (db) => findPeer(db, "per_a"), /federation_peer_id \(peer_id=\?\)/],
   ["a page of all peers", (db) => listPeers(db, true, ["per_a"], 51), /federation_peer_id \(peer_id>\?\)/],
   ["a page of peers", (db) => listPeers(db, false, ["per_a"], 51), /federation_peer_(active|id) \(peer_id>\?\)/],
-  ["the peers that there are", (db) => countPeers(db, 1_000), /federation_peer_active/],
   ["the keys of a page of peers", (db) => keysOf(db, [aPeer]), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
   ["work that a peer asked for", (db) => findCall(db, org, "c"), /federation_peer_call_1 \(org_id=\? AND call_id=\?\)/],
   [

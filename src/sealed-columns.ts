@@ -6,6 +6,7 @@ import { attemptPlace } from "./bus/attempt-store.ts";
 import { decisionPlace } from "./bus/policy/decision-store.ts";
 import { taskPlace } from "./bus/task-store.ts";
 import { eventIdOf, eventPlace as traceEventPlace } from "./bus/trace-store.ts";
+import { privateKeyPlace } from "./federation/peer/identity.ts";
 import { placeOfChange, placeOfPart } from "./memory/message.ts";
 import { contactPlace } from "./ops/contact-store.ts";
 import { eventPlace } from "./ops/outbox.ts";
@@ -42,6 +43,11 @@ export const sealedTables: readonly SealedTable[] = [
     table: "webhook",
     key: ["org_id", "webhook_id"],
     columns: { secrets: (row) => secretsPlace(webhookOf(row)) },
+  },
+  {
+    table: "server_key",
+    key: ["org_id", "generation"],
+    columns: { private_key: (row) => privateKeyPlace(orgOf(row), number(row, "generation")) },
   },
   {
     table: "memory_entry",

@@ -52,6 +52,8 @@ import { sweepCrossings } from "./federation/gateway/old-crossings.ts";
 import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
+import { peerAdapter } from "./federation/peer/adapter.ts";
+import { sweepPeers } from "./federation/peer/sweep.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
@@ -105,7 +107,7 @@ export { type Adapter, type Adapters, type Answer, type Assignment, AttemptFault
 
 export type ServerOptions = Partial<Config> & {
   /**
-   * By name: one of a built-in kind of endpoint (echo, http, grpc, openai) takes its place; any other is reached by a CustomEndpoint with that
+   * By name: one of a built-in kind of endpoint (echo, http, grpc, openai, peer) takes its place; any other is reached by a CustomEndpoint with that
    * `adapter`.
    */
   readonly adapters?: Adapters;
@@ -239,6 +241,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       echo: echoAdapter,
       http: httpAdapter(egress),
       grpc: grpcAdapter(egress),
+      peer: peerAdapter(() => app),
       openai: openAiAdapter(egress, endpointKeys(db, vault, config.adapterKeys, process.env)),
       ...customAdapters(adapters, clock),
     },
@@ -319,6 +322,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
     every(app, sweepMs, "invites", () => sweepInvites(app)),
+    every(app, sweepMs, "peers", () => sweepPeers(app)),
     every(app, sweepMs, "contacts", () => sweepContacts(app)),
     every(app, sealMs, "audit", auditSealer(app, auditMetrics(metrics, app))),
     every(app, sweepMs, "sessions", () => sweepSessions(app)),

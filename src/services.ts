@@ -17,6 +17,8 @@ import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { PeerGatewayService } from "../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
+import { PeerService } from "../gen/moltwire/federation/v1/peer_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -52,6 +54,8 @@ import { gatewayHandler } from "./federation/gateway/handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
 import { namespaceHandler } from "./federation/namespace-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
+import { peerGatewayHandler } from "./federation/peer/gateway-handler.ts";
+import { peerHandler } from "./federation/peer/handler.ts";
 import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
@@ -91,6 +95,8 @@ export const services: readonly DescService[] = [
   NamespaceService,
   GrantService,
   GatewayService,
+  PeerService,
+  PeerGatewayService,
   ApiKeyService,
   StatusService,
   ContactService,
@@ -132,6 +138,8 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(NamespaceService, namespaceHandler(app));
   serve(GrantService, grantHandler(app));
   serve(GatewayService, gatewayHandler(app, dispatcher));
+  serve(PeerService, peerHandler(app));
+  serve(PeerGatewayService, peerGatewayHandler(app, dispatcher));
   serve(ApiKeyService, apiKeyHandler(app));
   serve(StatusService, statusHandler(app, app.clock.now()));
   serve(ContactService, contactHandler(app));

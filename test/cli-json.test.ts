@@ -16,6 +16,8 @@ let world: World;
 let commands: ReturnType<typeof commandsAt>;
 const alone = commandsIn(folder, "");
 
+/** Another server, for the commands about peers. */
+let second: World | undefined;
 beforeAll(async () => {
   world = await start("sqlite", { masterKeys: [parseMasterKey(randomBytes(32).toString("base64"))] });
   commands = commandsAt(world.url, world.operatorKey);
@@ -23,6 +25,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([commands.stopAll(), alone.stopAll()]);
   await world[Symbol.asyncDispose]();
+  await second?.[Symbol.asyncDispose]();
   rmSync(folder, { recursive: true, force: true });
 });
 
@@ -125,6 +128,25 @@ const runs: Readonly<Record<string, Run>> = {
   ],
   "gateway list": [() => []],
   "gateway status": [() => [made.trace!]],
+  "peer identity": [() => []],
+  "peer add": [
+    async () => {
+      second = await start("sqlite");
+      const doing = await second.org();
+      const [here, there] = [world, second].map(({ operator }) => operator.peers.getIdentity({}));
+      const own = (await here)!.identity!;
+      const other = (await there)!.identity!;
+      const publicKeys = own.keys.map(({ publicKey }) => publicKey);
+      await second.operator.peers.addPeer({ name: "first", baseUrl: world.url, audience: own.audience, publicKeys });
+      const key = Buffer.from(other.keys[0]!.publicKey).toString("base64");
+      return ["second", second.url, "--audience", other.audience, "--key", key, "--remote-org", doing.orgId];
+    },
+    ({ peer }) => keep("peer", peer!.peerId),
+  ],
+  "peer list": [() => []],
+  "peer sync": [() => [made.peer!]],
+  "peer rotate": [() => []],
+  "peer remove": [() => [made.peer!]],
   "audit list": [() => []],
   "audit head": [() => []],
   "audit export": [() => [join(folder, "audit.ndjson")]],

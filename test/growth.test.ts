@@ -50,6 +50,10 @@ import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
 import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
+import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
+import { serverKeys } from "../src/federation/peer/identity.ts";
+import { findByKey, findPeer, keysOf, listPeers } from "../src/federation/peer/store.ts";
+import { offeredFor } from "../src/federation/peer/withdraw.ts";
 import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
@@ -123,6 +127,10 @@ const trace = "0".repeat(32);
 const webhook = { orgId: org, webhookId: "whk_a" };
 const days = { startMs: 0, endMs: 10 };
 const grant = { org_id: org, grant_id: "grt_a" };
+const aPeer = {
+  ...{ org_id: org, peer_id: "per_a", name: "p", base_url: "", audience: "", remote_org_id: "", agent_id: "" },
+  ...{ state: 1, create_ms: 0, update_ms: 0 },
+};
 const anyGrant = { state: 0, party: 0, counterpartyOrgId: "" } as const;
 const subjects = [{ scope: 1, subjectIds: ["agt_a", "*"] }];
 const account = { orgId: org, accountId: "wallet" };
@@ -254,6 +262,19 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listApprovals(db, org, { ...noApproval, agentId: "agt_a" }, ["apr_z"], 51),
     /approval_target \(org_id=\? AND target_agent_id=\? AND approval_id<\?\)/,
   ],
+  ["the peer whose key it is", (db) => findByKey(db, "k", 1), /federation_peer_key_id \(key_id=\?\)/],
+  ["a peer", (db) => findPeer(db, "per_a"), /federation_peer_id \(peer_id=\?\)/],
+  ["a page of all peers", (db) => listPeers(db, true, ["per_a"], 51), /federation_peer_id \(peer_id>\?\)/],
+  ["a page of peers", (db) => listPeers(db, false, ["per_a"], 51), /federation_peer_(active|id) \(peer_id>\?\)/],
+  ["the keys of a page of peers", (db) => keysOf(db, [aPeer]), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
+  ["work that a peer asked for", (db) => findCall(db, org, "c"), /federation_peer_call_1 \(org_id=\? AND call_id=\?\)/],
+  [
+    "the work of a peer by its task",
+    (db) => findCallOfTask(db, org, "tsk_a"),
+    /federation_peer_call_task \(org_id=\? AND task_id=\?\)/,
+  ],
+  ["what is offered for a peer", (db) => offeredFor(db, aPeer), /\(org_id=\? AND peer_id=\?\)/],
+  ["the keys of this server", (db) => serverKeys(db, org), /server_key_1 \(org_id=\?\)/],
   [
     "a request across organisations",
     (db) => findCrossing(db, org, "tsk_a"),

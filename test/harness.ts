@@ -22,6 +22,8 @@ import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { PeerGatewayService } from "../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
+import { PeerService } from "../gen/moltwire/federation/v1/peer_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -158,6 +160,8 @@ const clientsOf = (over: Transport) => ({
   namespaces: createClient(NamespaceService, over),
   grants: createClient(GrantService, over),
   gateway: createClient(GatewayService, over),
+  peers: createClient(PeerService, over),
+  peerGateway: createClient(PeerGatewayService, over),
   keys: createClient(ApiKeyService, over),
   events: createClient(EventService, over),
   admin: createClient(AdminService, over),

@@ -417,6 +417,10 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
       "moltwire.exchange.v1.BillingService/TopUp", // with the ledger: it is the operator's
+      "moltwire.federation.v1.PeerService/AddPeer", // with the peers, as the next: they are the operator's
+      "moltwire.federation.v1.PeerService/RemovePeer",
+      "moltwire.federation.v1.PeerService/RotatePeerKey",
+      "moltwire.federation.v1.PeerService/SyncPeer",
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

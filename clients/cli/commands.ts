@@ -17,6 +17,7 @@ import { key } from "./key.ts";
 import { ledger } from "./ledger.ts";
 import { org } from "./org.ts";
 import { columns } from "./output.ts";
+import { peer } from "./peer.ts";
 import { report } from "./problem.ts";
 import { restore } from "./restore.ts";
 import { server } from "./server.ts";
@@ -29,7 +30,7 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
+  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key, billing],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
 };
 

@@ -33,7 +33,13 @@ export type Assignment = {
 };
 
 /** What an attempt consumed. */
-export type Usage = { readonly inputTokens: number; readonly outputTokens: number; readonly model: string };
+export type Usage = {
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly model: string;
+  /** What whoever did the work asks for it, in micro-credits, by its receipt; not set: it is priced by the organisation's rates. */
+  readonly costMicros?: number;
+};
 
 export type Answer = { readonly output: JsonValue; readonly usage: Usage };
 
@@ -47,7 +53,7 @@ export type Adapter = (endpoint: Endpoint, assignment: Assignment, signal: Abort
 export type Adapters = Readonly<Record<string, Adapter>>;
 
 /** The kinds of endpoints that have an adapter of their own. */
-const builtInKinds = ["echo", "http", "grpc", "openai"] as const;
+const builtInKinds = ["echo", "http", "grpc", "openai", "peer"] as const;
 
 const isBuiltIn = (name: string): boolean => (builtInKinds as readonly string[]).includes(name);
 

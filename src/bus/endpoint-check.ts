@@ -35,6 +35,8 @@ async function checkEndpoint(app: App, endpoint: Endpoint, field: string): Promi
     if (!mayUse(app.config.adapterKeys, name, kind.value.baseUrl))
       throw refused(`${field}.openai.api_key_env`, notBound(name));
   }
+  if (kind.case === "peer")
+    throw refused(`${field}.peer`, "agents that stand for other servers are made by PeerService/AddPeer");
   if (kind.case === "custom") {
     checkMetadata(kind.value.config, `${field}.custom.config`);
     if (!adapterFor(app.adapters, endpoint))

@@ -102,8 +102,11 @@ function neverBack(clock: Clock): () => number {
   };
 }
 
-/** Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. */
-const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob"]);
+/**
+ * Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. Of calls of other servers those count that
+ * none of their keys signed; the door itself takes them.
+ */
+const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob", "HandlePeerCall"]);
 
 /** Where somebody whom nobody knows leaves something behind. Counted by address, with or without an agent's key. */
 const openDoors: ReadonlySet<string> = new Set(["Register", "SubmitContact"]);

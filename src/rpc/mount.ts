@@ -21,6 +21,7 @@ import {
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
+import { digested } from "./body-digest.ts";
 import { brotli, gzip } from "./compression.ts";
 import { type Incoming, incoming } from "./incoming.ts";
 import { isWronglyCompressed, readEnvelopes, readWhole, requestFault } from "./malformed.ts";
@@ -255,7 +256,7 @@ async function answerCall(handler: UniversalHandler, call: Call, reply: FastifyR
   const { shutdownSignal } = limits;
   const link = linkSignals(universal.signal, isUnary ? undefined : shutdownSignal, () => shuttingDown(shutdownSignal));
   try {
-    const body = bodyOf(raw, handler.method, call, limits);
+    const body = digested(values, headers["content-digest"], bodyOf(raw, handler.method, call, limits));
     // Connect fails over a fault whose message, quoting the request, no trailer can hold; it stays the sender's.
     const answer = await handler({ ...universal, body, signal: link.signal }).catch((error: unknown) => {
       if (faultOf(call) === undefined) throw error;

@@ -57,6 +57,11 @@ const fillings: Readonly<Record<string, unknown>> = {
   "LogCollaborationRequest.outcome": 1,
   "SignInRequest.credential": { case: "password", value: "x" },
   password: "correct horse battery",
+  // Refused before anything is asked of it.
+  base_url: "ftp://nowhere.example",
+  audience: "none",
+  public_keys: [new Uint8Array(32)],
+  envelope: { payload: new Uint8Array(1), keyId: "none", signature: new Uint8Array(64) },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

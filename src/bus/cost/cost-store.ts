@@ -34,7 +34,7 @@ export type TotalsRow = {
 export async function countAttempt(tx: Tx, of: CountedAttempt): Promise<void> {
   const { usage } = of;
   const tasks = of.attempt === 1 || !(await hadBefore(tx, of)) ? 1 : 0;
-  const unrated = !of.rate && usage.inputTokens + usage.outputTokens > 0 ? 1 : 0;
+  const unrated = !of.rate && of.costMicros === 0 && usage.inputTokens + usage.outputTokens > 0 ? 1 : 0;
   await tx.run(sql`
     insert into agent_cost (org_id, agent_id, day_ms, model, tasks, attempts, input_tokens, output_tokens, cost_micros, unrated_attempts, last_ms)
     values (${of.orgId}, ${of.agentId}, ${dayStart(of.endMs)}, ${usage.model}, ${tasks}, 1, ${usage.inputTokens}, ${usage.outputTokens},
@@ -159,7 +159,7 @@ export const traceTotals = async (
   (await db.one<TotalsRow>(sql`
     select count(distinct a.task_id) as tasks, count(*) as attempts, cast(coalesce(sum(a.input_tokens), 0) as bigint) as input_tokens,
       cast(coalesce(sum(a.output_tokens), 0) as bigint) as output_tokens, cast(coalesce(sum(a.cost_micros), 0) as bigint) as cost_micros,
-      count(case when a.rate = '' and a.input_tokens + a.output_tokens > 0 then 1 end) as unrated_attempts
+      count(case when a.rate = '' and a.cost_micros = 0 and a.input_tokens + a.output_tokens > 0 then 1 end) as unrated_attempts
     ${stepsOf(orgId, traceId, forAgentId)} and ${ended}`))!;
 
 export const toTotals = (row: TotalsRow): MessageInitShape<typeof CostTotalsSchema> => ({

@@ -21,6 +21,7 @@ type Work = { readonly orgId: string; readonly taskId: string; readonly agentId:
 
 /** Prices what an agent reports. Without tokens nothing is read: there is nothing that a rate could be applied to. */
 export async function priceReported(db: Queryable, work: Work, usage: Usage, endMs: number): Promise<PricedAttempt> {
+  if (usage.costMicros !== undefined) return { usage, costMicros: usage.costMicros, rate: undefined, estimated: false };
   const free = usage.inputTokens === 0 && usage.outputTokens === 0;
   const rate = free ? undefined : await rateFor(db, work.orgId, work.agentId, usage.model, endMs);
   return { usage, costMicros: costMicros(usage, rate), rate, estimated: false };

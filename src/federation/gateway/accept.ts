@@ -35,7 +35,11 @@ import { foreignStep, openTraces, outwardStep } from "./trace.ts";
 import { type Entry, type Weighed, weigh } from "./weigh.ts";
 
 /** A task to have done by another organisation. An empty grant in its wish: any that fits. */
-export type AcrossOrder = TaskOrder & { readonly targetOrgId: string };
+export type AcrossOrder = TaskOrder & {
+  readonly targetOrgId: string;
+  /** What it may cost at most, in micro-credits; not set: no bound. */
+  readonly budgetLeftMicros?: number;
+};
 
 /** The task of the organisation that asks, and the work that is to begin, unless it waits for an approval on the asking side. */
 export type AcceptedAcross = {
@@ -73,6 +77,7 @@ async function look(
       ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, turn },
       callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
       deadlineMs: order.deadlineMs,
+      budgetLeftMicros: order.budgetLeftMicros,
       trace: { traceId: trace.traceId, spanId: app.ids.span(), parentSpanId: trace.spanId },
     };
     if (outward.refusal) return { steps, refusal: outward.refusal, outward };

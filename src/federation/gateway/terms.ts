@@ -42,6 +42,17 @@ export function beyondCap(grant: Terms, costMicros: number): Fault | undefined {
   return exceeded(grant, "price_cap_micros", String(costMicros), message);
 }
 
+/** GRANT_TERMS_EXCEEDED when the estimate passes what whoever asks has left for it; undefined: it has set no bound. */
+export function beyondBudgetLeft(
+  grant: Terms,
+  budgetLeftMicros: number | undefined,
+  costMicros: number,
+): Fault | undefined {
+  if (budgetLeftMicros === undefined || costMicros <= budgetLeftMicros) return undefined;
+  const message = `the work is expected to cost ${costMicros} micro-credits, and whoever asks has ${budgetLeftMicros} left for it`;
+  return exceeded(grant, "budget_left_micros", String(costMicros), message);
+}
+
 const exceeded = ({ grant_id }: Terms, term: string, actual: string, message: string): Fault =>
   new Fault("GRANT_TERMS_EXCEEDED", message, { grant_id, term, actual });
 

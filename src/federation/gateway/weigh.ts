@@ -14,7 +14,7 @@ import type { Queryable } from "../../db/db.ts";
 import type { Fault } from "../../errors.ts";
 import type { TraceContext } from "../../rpc/trace-context.ts";
 import type { GrantRow } from "../grant/store.ts";
-import { beyondCap, beyondTerms, tierOf } from "./terms.ts";
+import { beyondBudgetLeft, beyondCap, beyondTerms, tierOf } from "./terms.ts";
 
 /** A request as it comes to the organisation that is to do the work, which is the contract's and the grant's. */
 export type Entry = {
@@ -30,6 +30,8 @@ export type Entry = {
   readonly input: JsonValue;
   readonly wantedAgentId: string;
   readonly deadlineMs: number | null;
+  /** What it may cost at most, in micro-credits, where whoever asks has set a bound of its own. */
+  readonly budgetLeftMicros?: number | undefined;
   /** The span of the work, below that of the task. */
   readonly trace: TraceContext;
   /** Whose turn it is among the agents. */
@@ -65,7 +67,7 @@ export async function weigh(app: App, db: Queryable, entry: Entry, now: number):
   const decision = await decide(app, db, wishOf(entry), now, turn);
   if (decision.refusal) return { decision, refusal: decision.refusal, micros: 0 };
   const micros = await priceOf(db, decision.doneUnder, decision.targetAgentId, now);
-  const dear = beyondCap(grant, micros);
+  const dear = beyondCap(grant, micros) ?? beyondBudgetLeft(grant, entry.budgetLeftMicros, micros);
   return dear ? refusedBy(dear, decision, now) : { decision, micros };
 }
 

@@ -13,7 +13,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/bus/v1/agent.proto.
  */
 export const file_moltwire_bus_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chttb2x0d2lyZS9idXMvdjEvYWdlbnQucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKIBAoFQWdlbnQSDgoGb3JnX2lkGAEgASgJEhAKCGFnZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSLgoKdHJ1c3RfdGllchgFIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISFAoMY2FwYWJpbGl0aWVzGAYgAygJEhUKDWFsbG93ZWRfdG9vbHMYByADKAkSKwoIZW5kcG9pbnQYCCABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhAKCGRpc2FibGVkGAogASgIEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YDSABKAMSDgoGd2VpZ2h0GA4gASgFEjEKB2JyZWFrZXIYDyABKAsyIC5tb2x0d2lyZS5idXMudjEuQnJlYWtlclNldHRpbmdzEikKB2NpcmN1aXQYECABKAsyGC5tb2x0d2lyZS5idXMudjEuQ2lyY3VpdBIRCgluYW1lc3BhY2UYESABKAkiyQEKD0JyZWFrZXJTZXR0aW5ncxIlChFmYWlsdXJlX3RocmVzaG9sZBgBIAEoBUIKukgHGgUY6AcoABI6CgZ3aW5kb3cYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIARJBCg1vcGVuX2R1cmF0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwiQHDICCAESEAoIZGlzYWJsZWQYBCABKAgirQEKB0NpcmN1aXQSLAoFc3RhdGUYASABKA4yHS5tb2x0d2lyZS5idXMudjEuQ2lyY3VpdFN0YXRlEhUKDWZhaWx1cmVfY291bnQYAiABKAUSLQoJb3Blbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpyZXRyeV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK7AgoIRW5kcG9pbnQSLQoEZWNobxgBIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5FY2hvRW5kcG9pbnRIABItCgRodHRwGAIgASgLMh0ubW9sdHdpcmUuYnVzLnYxLkh0dHBFbmRwb2ludEgAEi0KBGdycGMYAyABKAsyHS5tb2x0d2lyZS5idXMudjEuR3JwY0VuZHBvaW50SAASMQoGb3BlbmFpGAQgASgLMh8ubW9sdHdpcmUuYnVzLnYxLk9wZW5BaUVuZHBvaW50SAASLQoEcHVsbBgFIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5QdWxsRW5kcG9pbnRIABIxCgZjdXN0b20YBiABKAsyHy5tb2x0d2lyZS5idXMudjEuQ3VzdG9tRW5kcG9pbnRIAEINCgRraW5kEgW6SAIIASIOCgxFY2hvRW5kcG9pbnQiJwoMSHR0cEVuZHBvaW50EhcKA3VybBgBIAEoCUIKukgHcgUQARiAECI3CgxHcnBjRW5kcG9pbnQSFwoDdXJsGAEgASgJQgq6SAdyBRABGIAQEg4KBnN0cmVhbRgCIAEoCCKbAwoOT3BlbkFpRW5kcG9pbnQSHAoIYmFzZV91cmwYASABKAlCCrpIB3IFEAEYgBASGQoFbW9kZWwYAiABKAlCCrpIB3IFEAEYgAESIAoNc3lzdGVtX3Byb21wdBgDIAEoCUIJukgGcgQogIABEjEKC3RlbXBlcmF0dXJlGAQgASgBQhe6SBQSEhkAAAAAAAAAQCkAAAAAAAAAAEgBiAEBEiYKEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFQgu6SAgaBhjAhD0oABITCgtqc29uX291dHB1dBgGIAEoCBIOCgZzdHJlYW0YByABKAgSMAoHYXBpX2tleRgIIAEoCUIdgAEBukgXchUQARiABDIOXlshIy1cW1xdLX5dKyRIABI7CgthcGlfa2V5X2VudhgJIAEoCUIkukghch8QARiAATIYXltBLVphLXpfXVtBLVphLXowLTlfXSokSAASIQoOYXBpX2tleV9zdG9yZWQYCiABKAhCB7pIBGoCCAFIAEIMCgpjcmVkZW50aWFsQg4KDF90ZW1wZXJhdHVyZSIOCgxQdWxsRW5kcG9pbnQicwoOQ3VzdG9tRW5kcG9pbnQSOAoHYWRhcHRlchgBIAEoCUInukgkciIQARhAMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEicKBmNvbmZpZxgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QqqwEKCVRydXN0VGllchIaChZUUlVTVF9USUVSX1VOU1BFQ0lGSUVEEAASHwobVFJVU1RfVElFUl9JTlRFUk5BTF9UUlVTVEVEEAESIgoeVFJVU1RfVElFUl9JTlRFUk5BTF9SRVNUUklDVEVEEAISHwobVFJVU1RfVElFUl9FWFRFUk5BTF9QQVJUTkVSEAMSHAoYVFJVU1RfVElFUl9QVUJMSUNfVkVORE9SEAQqfAoMQ2lyY3VpdFN0YXRlEh0KGUNJUkNVSVRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRDSVJDVUlUX1NUQVRFX0NMT1NFRBABEhYKEkNJUkNVSVRfU1RBVEVfT1BFThACEhsKF0NJUkNVSVRfU1RBVEVfSEFMRl9PUEVOEANiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Chttb2x0d2lyZS9idXMvdjEvYWdlbnQucHJvdG8SD21vbHR3aXJlLmJ1cy52MSKIBAoFQWdlbnQSDgoGb3JnX2lkGAEgASgJEhAKCGFnZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSLgoKdHJ1c3RfdGllchgFIAEoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXISFAoMY2FwYWJpbGl0aWVzGAYgAygJEhUKDWFsbG93ZWRfdG9vbHMYByADKAkSKwoIZW5kcG9pbnQYCCABKAsyGS5tb2x0d2lyZS5idXMudjEuRW5kcG9pbnQSKQoIbWV0YWRhdGEYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhAKCGRpc2FibGVkGAogASgIEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YDSABKAMSDgoGd2VpZ2h0GA4gASgFEjEKB2JyZWFrZXIYDyABKAsyIC5tb2x0d2lyZS5idXMudjEuQnJlYWtlclNldHRpbmdzEikKB2NpcmN1aXQYECABKAsyGC5tb2x0d2lyZS5idXMudjEuQ2lyY3VpdBIRCgluYW1lc3BhY2UYESABKAkiyQEKD0JyZWFrZXJTZXR0aW5ncxIlChFmYWlsdXJlX3RocmVzaG9sZBgBIAEoBUIKukgHGgUY6AcoABI6CgZ3aW5kb3cYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIARJBCg1vcGVuX2R1cmF0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiAwiQHDICCAESEAoIZGlzYWJsZWQYBCABKAgirQEKB0NpcmN1aXQSLAoFc3RhdGUYASABKA4yHS5tb2x0d2lyZS5idXMudjEuQ2lyY3VpdFN0YXRlEhUKDWZhaWx1cmVfY291bnQYAiABKAUSLQoJb3Blbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpyZXRyeV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLqAgoIRW5kcG9pbnQSLQoEZWNobxgBIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5FY2hvRW5kcG9pbnRIABItCgRodHRwGAIgASgLMh0ubW9sdHdpcmUuYnVzLnYxLkh0dHBFbmRwb2ludEgAEi0KBGdycGMYAyABKAsyHS5tb2x0d2lyZS5idXMudjEuR3JwY0VuZHBvaW50SAASMQoGb3BlbmFpGAQgASgLMh8ubW9sdHdpcmUuYnVzLnYxLk9wZW5BaUVuZHBvaW50SAASLQoEcHVsbBgFIAEoCzIdLm1vbHR3aXJlLmJ1cy52MS5QdWxsRW5kcG9pbnRIABIxCgZjdXN0b20YBiABKAsyHy5tb2x0d2lyZS5idXMudjEuQ3VzdG9tRW5kcG9pbnRIABItCgRwZWVyGAcgASgLMh0ubW9sdHdpcmUuYnVzLnYxLlBlZXJFbmRwb2ludEgAQg0KBGtpbmQSBbpIAggBIioKDFBlZXJFbmRwb2ludBIaCgdwZWVyX2lkGAEgASgJQgm6SAZyBBABGEAiDgoMRWNob0VuZHBvaW50IicKDEh0dHBFbmRwb2ludBIXCgN1cmwYASABKAlCCrpIB3IFEAEYgBAiNwoMR3JwY0VuZHBvaW50EhcKA3VybBgBIAEoCUIKukgHcgUQARiAEBIOCgZzdHJlYW0YAiABKAgimwMKDk9wZW5BaUVuZHBvaW50EhwKCGJhc2VfdXJsGAEgASgJQgq6SAdyBRABGIAQEhkKBW1vZGVsGAIgASgJQgq6SAdyBRABGIABEiAKDXN5c3RlbV9wcm9tcHQYAyABKAlCCbpIBnIEKICAARIxCgt0ZW1wZXJhdHVyZRgEIAEoAUIXukgUEhIZAAAAAAAAAEApAAAAAAAAAABIAYgBARImChFtYXhfb3V0cHV0X3Rva2VucxgFIAEoBUILukgIGgYYwIQ9KAASEwoLanNvbl9vdXRwdXQYBiABKAgSDgoGc3RyZWFtGAcgASgIEjAKB2FwaV9rZXkYCCABKAlCHYABAbpIF3IVEAEYgAQyDl5bISMtXFtcXS1+XSskSAASOwoLYXBpX2tleV9lbnYYCSABKAlCJLpIIXIfEAEYgAEyGF5bQS1aYS16X11bQS1aYS16MC05X10qJEgAEiEKDmFwaV9rZXlfc3RvcmVkGAogASgIQge6SARqAggBSABCDAoKY3JlZGVudGlhbEIOCgxfdGVtcGVyYXR1cmUiDgoMUHVsbEVuZHBvaW50InMKDkN1c3RvbUVuZHBvaW50EjgKB2FkYXB0ZXIYASABKAlCJ7pIJHIiEAEYQDIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBInCgZjb25maWcYAiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0KqsBCglUcnVzdFRpZXISGgoWVFJVU1RfVElFUl9VTlNQRUNJRklFRBAAEh8KG1RSVVNUX1RJRVJfSU5URVJOQUxfVFJVU1RFRBABEiIKHlRSVVNUX1RJRVJfSU5URVJOQUxfUkVTVFJJQ1RFRBACEh8KG1RSVVNUX1RJRVJfRVhURVJOQUxfUEFSVE5FUhADEhwKGFRSVVNUX1RJRVJfUFVCTElDX1ZFTkRPUhAEKnwKDENpcmN1aXRTdGF0ZRIdChlDSVJDVUlUX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUQ0lSQ1VJVF9TVEFURV9DTE9TRUQQARIWChJDSVJDVUlUX1NUQVRFX09QRU4QAhIbChdDSVJDVUlUX1NUQVRFX0hBTEZfT1BFThADYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Agent is one party on the bus: it calls contracts, or does the work behind them, or both.
@@ -495,6 +495,14 @@ export type Endpoint = Message<"moltwire.bus.v1.Endpoint"> & {
      */
     value: CustomEndpoint;
     case: "custom";
+  } | {
+    /**
+     * Another server. Made by PeerService/AddPeer, and refused (ENDPOINT_REFUSED) from anybody else.
+     *
+     * @generated from field: moltwire.bus.v1.PeerEndpoint peer = 7;
+     */
+    value: PeerEndpoint;
+    case: "peer";
   } | { case: undefined; value?: undefined };
 };
 
@@ -545,6 +553,13 @@ export type EndpointJson = {
    * @generated from field: moltwire.bus.v1.CustomEndpoint custom = 6;
    */
   custom?: CustomEndpointJson;
+
+  /**
+   * Another server. Made by PeerService/AddPeer, and refused (ENDPOINT_REFUSED) from anybody else.
+   *
+   * @generated from field: moltwire.bus.v1.PeerEndpoint peer = 7;
+   */
+  peer?: PeerEndpointJson;
 };
 
 /**
@@ -553,6 +568,41 @@ export type EndpointJson = {
  */
 export const EndpointSchema: GenMessage<Endpoint, {jsonType: EndpointJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_bus_v1_agent, 3);
+
+/**
+ * PeerEndpoint is another server, which is asked through its PeerGatewayService.
+ *
+ * @generated from message moltwire.bus.v1.PeerEndpoint
+ */
+export type PeerEndpoint = Message<"moltwire.bus.v1.PeerEndpoint"> & {
+  /**
+   * The peer, one of the agent's organisation.
+   *
+   * @generated from field: string peer_id = 1;
+   */
+  peerId: string;
+};
+
+/**
+ * PeerEndpoint is another server, which is asked through its PeerGatewayService.
+ *
+ * @generated from message moltwire.bus.v1.PeerEndpoint
+ */
+export type PeerEndpointJson = {
+  /**
+   * The peer, one of the agent's organisation.
+   *
+   * @generated from field: string peer_id = 1;
+   */
+  peerId?: string;
+};
+
+/**
+ * Describes the message moltwire.bus.v1.PeerEndpoint.
+ * Use `create(PeerEndpointSchema)` to create a new message.
+ */
+export const PeerEndpointSchema: GenMessage<PeerEndpoint, {jsonType: PeerEndpointJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_bus_v1_agent, 4);
 
 /**
  * EchoEndpoint answers every task with its input.
@@ -575,7 +625,7 @@ export type EchoEndpointJson = {
  * Use `create(EchoEndpointSchema)` to create a new message.
  */
 export const EchoEndpointSchema: GenMessage<EchoEndpoint, {jsonType: EchoEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 4);
+  messageDesc(file_moltwire_bus_v1_agent, 5);
 
 /**
  * HttpEndpoint is an HTTP server implementing moltwire.agent.v1.AgentRuntimeService/HandleTask as Connect JSON.
@@ -612,7 +662,7 @@ export type HttpEndpointJson = {
  * Use `create(HttpEndpointSchema)` to create a new message.
  */
 export const HttpEndpointSchema: GenMessage<HttpEndpoint, {jsonType: HttpEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 5);
+  messageDesc(file_moltwire_bus_v1_agent, 6);
 
 /**
  * GrpcEndpoint is a gRPC server implementing moltwire.agent.v1.AgentRuntimeService.
@@ -663,7 +713,7 @@ export type GrpcEndpointJson = {
  * Use `create(GrpcEndpointSchema)` to create a new message.
  */
 export const GrpcEndpointSchema: GenMessage<GrpcEndpoint, {jsonType: GrpcEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 6);
+  messageDesc(file_moltwire_bus_v1_agent, 7);
 
 /**
  * OpenAiEndpoint is a server of the OpenAI chat completions API (`POST {base_url}/chat/completions`). The task's input becomes the user message: a string as
@@ -838,7 +888,7 @@ export type OpenAiEndpointJson = {
  * Use `create(OpenAiEndpointSchema)` to create a new message.
  */
 export const OpenAiEndpointSchema: GenMessage<OpenAiEndpoint, {jsonType: OpenAiEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 7);
+  messageDesc(file_moltwire_bus_v1_agent, 8);
 
 /**
  * PullEndpoint is an agent without an inbound port: its tasks wait for BusService/Serve.
@@ -861,7 +911,7 @@ export type PullEndpointJson = {
  * Use `create(PullEndpointSchema)` to create a new message.
  */
 export const PullEndpointSchema: GenMessage<PullEndpoint, {jsonType: PullEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 8);
+  messageDesc(file_moltwire_bus_v1_agent, 9);
 
 /**
  * CustomEndpoint is an adapter inside the server; see `createServer` of `moltwire/server`.
@@ -910,7 +960,7 @@ export type CustomEndpointJson = {
  * Use `create(CustomEndpointSchema)` to create a new message.
  */
 export const CustomEndpointSchema: GenMessage<CustomEndpoint, {jsonType: CustomEndpointJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_bus_v1_agent, 9);
+  messageDesc(file_moltwire_bus_v1_agent, 10);
 
 /**
  * TrustTier says how far an agent is trusted, most first.

@@ -1,0 +1,41 @@
+import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
+import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
+import type { PeerReceipt, SignedMessage } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import type { App } from "../../app.ts";
+import { spanOf } from "../../bus/conclude.ts";
+import type { TaskSummaryRow } from "../../bus/task-store.ts";
+import { recordSteps } from "../../bus/trace-store.ts";
+import { nameIn } from "./names.ts";
+import type { PeerRow } from "./store.ts";
+
+/** Keeps a receipt in the trace of the work, with its signature, so that anybody who has the peer's key can check it later. */
+export const keepReceipt = (
+  app: App,
+  peer: PeerRow,
+  task: TaskSummaryRow,
+  receipt: PeerReceipt,
+  signed: SignedMessage,
+): Promise<void> =>
+  app.db.tx((tx) =>
+    recordSteps(tx, app, spanOf(task), [
+      {
+        kind: TraceEventKind.PEER_RECEIPT,
+        timeMs: app.clock.now(),
+        message: `${peer.name} gave a receipt for ${receipt.costMicros} micro-credits`,
+        details: {
+          peer_id: peer.peer_id,
+          origin: receipt.origin,
+          key_id: signed.keyId,
+          call_id: receipt.callId,
+          task_id: receipt.taskId,
+          state: nameIn(TaskState, receipt.state),
+          input_tokens: Number(receipt.usage?.inputTokens ?? 0n),
+          output_tokens: Number(receipt.usage?.outputTokens ?? 0n),
+          cost_micros: Number(receipt.costMicros),
+          payload: Buffer.from(signed.payload).toString("base64"),
+          signature: Buffer.from(signed.signature).toString("base64"),
+        },
+        targetAgentId: peer.agent_id,
+      },
+    ]),
+  );

@@ -45,6 +45,8 @@ export function shortCall({ method, headers }: RawRequest, maxTimeoutMs: number)
   const type = headers["content-type"];
   if (method !== "POST" || (type !== typeJson && type !== typeProto)) return undefined;
   if ((headers["content-encoding"] ?? "identity") !== "identity") return undefined;
+  // Its body is digested as it is read; see body-digest.ts.
+  if (headers["content-digest"] !== undefined) return undefined;
   if (!plainHost.test(String(headers[":authority"] ?? headers.host ?? ""))) return undefined;
   const timeout = headers["connect-timeout-ms"];
   if (timeout === undefined) return { isBinary: type === typeProto, timeoutMs: undefined };

@@ -417,6 +417,7 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
       "moltwire.exchange.v1.BillingService/TopUp", // with the ledger: it is the operator's
+      "moltwire.exchange.v1.MarketplaceService/SettleDispute", // with the marketplace: it is the operator's
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

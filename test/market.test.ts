@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { durationFromMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
@@ -8,6 +9,7 @@ import { MarketplaceTaskState as State } from "../gen/moltwire/exchange/v1/marke
 import { TaskSide } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { keyDigest } from "../src/federation/key-text.ts";
+import { parseMasterKey } from "../src/vault/master-key.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
@@ -598,6 +600,28 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await available(org.admin)).toBe(credits(990));
     await org.admin.market.cancelTask({ taskId: back! });
     expect(await available(org.admin)).toBe(credits(995));
+  });
+
+  test("a result that can be read no more is paid for all the same, and who reads it is told why", async () => {
+    await using sealed = await start(dialect, { masterKeys: [parseMasterKey(randomBytes(32).toString("base64"))] });
+    const [org, doing] = [await sealed.org(), await sealed.org()];
+    const doer = await doing.agent();
+    const [paid, disputed] = [await post(org.admin), await post(org.admin)].map(({ taskId }) => taskId);
+    for (const taskId of [paid!, disputed!]) await work(doer.as, taskId);
+    await reject(org.admin, disputed!);
+    const { orgId } = org;
+    const disable = (disabled: boolean) =>
+      sealed.operator.organizations.updateOrganization({
+        ...{ orgId, change: { disabled }, updateMask: { paths: ["disabled"] } },
+      });
+    await disable(true);
+    await sealed.operator.maintenance.dropOrganizationKeys({ targetOrgId: orgId });
+    await disable(false);
+    expect((await accept(org.admin, paid!)).task!.state).toBe(State.COMPLETED);
+    await doer.as.market.disputeTask({ taskId: disputed!, reason: "but" });
+    await sealed.operator.market.settleDispute({ taskId: disputed!, workerMicros: credits(5) });
+    expect(await available(doer.as)).toBe(credits(10));
+    expect((await refusal(get(doer.as, paid!))).reason).toBe("KEY_DROPPED");
   });
 
   test("a repeated call with the same idempotency key claims, delivers and posts once", async () => {

@@ -10,6 +10,7 @@ import {
 import type { App } from "../../app.ts";
 import { type Queryable, sql, type Tx } from "../../db/db.ts";
 import { badField, Fault } from "../../errors.ts";
+import { readOr } from "../../queue/payload.ts";
 import { deeperThan } from "../../rpc/json-depth.ts";
 import type { Place } from "../../vault/sealed.ts";
 import { limits } from "./rule.ts";
@@ -22,7 +23,8 @@ export type Said = { readonly reason?: string; readonly dispute?: string; readon
 /** Which result of which task. */
 export type DeliveryRef = { readonly orgId: string; readonly taskId: string; readonly number: number };
 
-type DeliveryRow = {
+/** A result as it is stored. */
+export type DeliveryRow = {
   readonly org_id: string;
   readonly task_id: string;
   readonly number: number;
@@ -97,7 +99,13 @@ export async function sayOfDelivery(tx: Tx, app: Sealing, at: DeliveryRef, more:
   const row = await tx.one<Pick<DeliveryRow, "said">>(
     sql`select said from marketplace_delivery where org_id = ${at.orgId} and task_id = ${at.taskId} and number = ${at.number}`,
   );
-  const said = sealSaid(app, at, { ...openSaid(app, at, row?.said ?? null), ...more });
+  const said = sealSaid(app, at, {
+    ...readOr(
+      () => openSaid(app, at, row?.said ?? null),
+      () => ({}),
+    ),
+    ...more,
+  });
   await tx.run(
     sql`update marketplace_delivery set said = ${said} where org_id = ${at.orgId} and task_id = ${at.taskId} and number = ${at.number}`,
   );

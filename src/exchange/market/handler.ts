@@ -13,6 +13,7 @@ import type { Queryable } from "../../db/db.ts";
 import { maxSearchWords, wordsOf } from "../../directory/words.ts";
 import { badField, notFound } from "../../errors.ts";
 import { agentOf } from "../../memory/owner.ts";
+import { readOr } from "../../queue/payload.ts";
 import { holdsScope } from "../../rpc/access.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { type Command, command } from "../../rpc/command.ts";
@@ -21,10 +22,10 @@ import { query } from "../../rpc/query.ts";
 import { seesWholeOrg } from "../../rpc/scope.ts";
 import { type Brought, carryOut, lockTask } from "./carry-out.ts";
 import { checkClaim } from "./claim.ts";
-import { checkResult, insertDelivery, reviewDelivery, sayOfDelivery } from "./delivery-store.ts";
+import { checkResult, insertDelivery, reviewDelivery, sayOfDelivery, toDelivery } from "./delivery-store.ts";
 import { missingTask, partyRequired, refusalFault } from "./fault.ts";
 import { searchTasks, type TaskFilter } from "./list-store.ts";
-import { anybody, isCreator, toTask, toWholeTask, type Viewer, viewerOf } from "./message.ts";
+import { anybody, isCreator, seenDelivery, toTask, type Viewer, viewerOf } from "./message.ts";
 import { post } from "./post.ts";
 import { rateWorker } from "./rate.ts";
 import { type Act, take } from "./rule.ts";
@@ -37,7 +38,8 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
     const row = await findTask(db, req.taskId);
     const viewer = viewerOf(caller, orgId);
     if (!row || isHidden(row, viewer)) throw missingTask(req.taskId);
-    return { task: await toWholeTask(db, app, row, viewer, now) };
+    const delivery = await seenDelivery(db, row, viewer);
+    return { task: { ...toTask(row, viewer, now), ...(delivery && { delivery: toDelivery(app, delivery) }) } };
   }),
 
   listTasks: query(app, async (req, { db, caller, orgId, now }) => {
@@ -141,9 +143,14 @@ async function ownTask(app: App, taskId: string, given: Command): Promise<TaskRo
 const isHidden = (row: ShownRow, { orgId, isOperator }: Viewer): boolean =>
   row.creator_disabled !== 0 && !isOperator && orgId !== row.org_id && orgId !== row.worker_org_id;
 
-const shown = async (app: App, { tx, caller, orgId, now }: Command, { task_id }: Pick<TaskRow, "task_id">) => ({
-  task: await toWholeTask(tx, app, (await findTask(tx, task_id))!, viewerOf(caller, orgId), now),
-});
+/** What was done to a task is done whether its results can still be read or not: reading it tells why they cannot. */
+async function shown(app: App, { tx, caller, orgId, now }: Command, { task_id }: Pick<TaskRow, "task_id">) {
+  const row = (await findTask(tx, task_id))!;
+  const viewer = viewerOf(caller, orgId);
+  const delivery = await seenDelivery(tx, row, viewer);
+  const read = () => (delivery ? { delivery: toDelivery(app, delivery) } : {});
+  return { task: { ...toTask(row, viewer, now), ...readOr(read, () => ({})) } };
+}
 
 const latestOf = ({ org_id, task_id, deliveries }: TaskRow) => ({
   orgId: org_id,

@@ -4,11 +4,10 @@ import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import { Visibility } from "../../../gen/moltwire/directory/v1/profile_pb.ts";
 import { type MarketplaceTaskSchema, MarketplaceTaskState } from "../../../gen/moltwire/exchange/v1/marketplace_pb.ts";
-import type { App } from "../../app.ts";
 import type { Queryable } from "../../db/db.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { seesWholeOrg } from "../../rpc/scope.ts";
-import { lastDelivery, toDelivery } from "./delivery-store.ts";
+import { type DeliveryRow, lastDelivery } from "./delivery-store.ts";
 import { forWorkerAfter, heldUntil, limits, sharesOf } from "./rule.ts";
 import { asOf, lifeOf, type ShownRow, shownWorker, type TaskRow } from "./store.ts";
 
@@ -89,16 +88,9 @@ export function toTask(stored: ShownRow, viewer: Viewer, now: number): TaskInit 
   };
 }
 
-/** A task as one sees it, with the latest of its results that one may see: its creator and the operator each, a worker its own. */
-export async function toWholeTask(
-  db: Queryable,
-  app: Pick<App, "vault">,
-  row: ShownRow,
-  viewer: Viewer,
-  now: number,
-): Promise<TaskInit> {
+/** The latest result of a task that one may see: its creator and the operator each, a worker its own. */
+export async function seenDelivery(db: Queryable, row: ShownRow, viewer: Viewer): Promise<DeliveryRow | undefined> {
+  if (row.deliveries === 0) return undefined;
   const seesEach = viewer.isOperator || isCreator(viewer, row);
-  const by = seesEach ? undefined : { orgId: viewer.orgId, agentId: viewer.agentId };
-  const delivery = row.deliveries > 0 ? await lastDelivery(db, row.org_id, row.task_id, by) : undefined;
-  return { ...toTask(row, viewer, now), ...(delivery && { delivery: toDelivery(app, delivery) }) };
+  return lastDelivery(db, row.org_id, row.task_id, seesEach ? undefined : viewer);
 }

@@ -62,6 +62,8 @@ export type Config = {
   readonly relayFullInbox: FullInbox;
   /** Days for which deliveries to webhooks are kept after their last attempt, and for which they wait for a disabled one. */
   readonly webhookRetentionDays: number;
+  /** What of the rewards of marketplace tasks the platform keeps, in hundredths of a percent. */
+  readonly marketplaceFeeBps: number;
   /** The mail server and the addresses for what the contact form takes; none: it is only kept. Has a secret. */
   readonly mail: Mail | undefined;
   readonly logLevel: string;
@@ -317,6 +319,13 @@ export const settings = {
     // Longer than the longest wait between two attempts.
     parse: integer(1, 3_650),
   },
+  MOLTWIRE_MARKETPLACE_FEE_BPS: {
+    flag: "marketplace-fee-bps",
+    form: "NUMBER",
+    help: "what the platform keeps of what workers are paid for marketplace tasks, in hundredths of a percent",
+    fallback: "0",
+    parse: integer(0, 10_000),
+  },
   MOLTWIRE_SMTP_URL: {
     flag: "smtp-url",
     form: "URL",
@@ -426,6 +435,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     relayRetentionDays: value("MOLTWIRE_RELAY_RETENTION_DAYS")!,
     relayFullInbox: value("MOLTWIRE_RELAY_FULL_INBOX")!,
     webhookRetentionDays: value("MOLTWIRE_WEBHOOK_RETENTION_DAYS")!,
+    marketplaceFeeBps: value("MOLTWIRE_MARKETPLACE_FEE_BPS")!,
     mail: smtp && contactTo ? { server: smtp, to: contactTo, from: contactFrom ?? contactTo } : undefined,
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,

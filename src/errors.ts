@@ -52,6 +52,7 @@ const codes: Record<ReasonName, Code> = {
   GRANT_PARTY_REQUIRED: Code.PermissionDenied,
   INSUFFICIENT_CREDITS: Code.FailedPrecondition,
   GRANT_NOT_ACTIVE: Code.FailedPrecondition,
+  MARKETPLACE_PARTY_REQUIRED: Code.PermissionDenied,
   GRANT_TERMS_EXCEEDED: Code.PermissionDenied,
   ADAPTER_ERROR: Code.Unavailable,
   AGENT_UNREACHABLE: Code.Unavailable,

@@ -26,7 +26,8 @@ export type IdPrefix =
   | "col"
   | "con"
   | "txn"
-  | "per";
+  | "per"
+  | "mkt";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -62,7 +62,7 @@ function toText({ backup: { head, rows }, into, kept }: Restored): string {
     `into      ${into}`,
     ...(kept ? [`kept      the database that was there, as ${kept}`] : []),
     "Page tokens, cursors and lease tokens of tasks of before are refused from now on; leases of jobs and messages run",
-    "on until they end. Start the server on it.",
+    "on until they end. Nobody is signed in to the console. Start the server on it.",
   ].join("\n");
 }
 

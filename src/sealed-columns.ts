@@ -6,6 +6,7 @@ import { attemptPlace } from "./bus/attempt-store.ts";
 import { decisionPlace } from "./bus/policy/decision-store.ts";
 import { taskPlace } from "./bus/task-store.ts";
 import { eventIdOf, eventPlace as traceEventPlace } from "./bus/trace-store.ts";
+import { deliveryPlace as marketDeliveryPlace } from "./exchange/market/delivery-store.ts";
 import { privateKeyPlace } from "./federation/peer/identity.ts";
 import { placeOfChange, placeOfPart } from "./memory/message.ts";
 import { contactPlace } from "./ops/contact-store.ts";
@@ -31,6 +32,8 @@ const logOf = (row: KeyValues) => ({ orgId: orgOf(row), logId: text(row, "log_id
 const webhookOf = (row: KeyValues) => ({ orgId: orgOf(row), webhookId: text(row, "webhook_id") });
 const ofTask = (payload: "input" | "output" | "error") => (row: KeyValues) =>
   taskPlace(orgOf(row), text(row, "task_id"), payload);
+const marketDelivery = (what: "result" | "said") => (row: KeyValues) =>
+  marketDeliveryPlace({ orgId: orgOf(row), taskId: text(row, "task_id"), number: number(row, "number") }, what);
 
 /** The tables, those that secrets are in first. */
 export const sealedTables: readonly SealedTable[] = [
@@ -154,6 +157,11 @@ export const sealedTables: readonly SealedTable[] = [
     sqliteKey: ["seq"],
     also: ["event_id"],
     columns: { payload: (row) => eventPlace(orgOf(row), text(row, "event_id")) },
+  },
+  {
+    table: "marketplace_delivery",
+    key: ["org_id", "task_id", "number"],
+    columns: { result: marketDelivery("result"), said: marketDelivery("said") },
   },
   {
     table: "contact",

@@ -48,6 +48,7 @@ import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
+import { sweepMarket, sweepMarketMs } from "./exchange/market/sweep.ts";
 import { sweepCrossings } from "./federation/gateway/old-crossings.ts";
 import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
@@ -338,6 +339,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     }),
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
+    every(app, sweepMarketMs, "marketplace", () => sweepMarket(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),

@@ -12,6 +12,7 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { MarketplaceService } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
@@ -49,6 +50,7 @@ import { sessionHandler } from "./console/session-handler.ts";
 import { directoryHandler } from "./directory/handler.ts";
 import { billingHandler } from "./exchange/billing/handler.ts";
 import { verifyHandler } from "./exchange/ledger/verify.ts";
+import { marketplaceHandler } from "./exchange/market/handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { gatewayHandler } from "./federation/gateway/handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
@@ -90,6 +92,7 @@ export const services: readonly DescService[] = [
   WebhookService,
   DirectoryService,
   BillingService,
+  MarketplaceService,
   TextService,
   OrganizationService,
   NamespaceService,
@@ -133,6 +136,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(WebhookService, webhookHandler(app));
   serve(DirectoryService, directoryHandler(app));
   serve(BillingService, billingHandler(app));
+  serve(MarketplaceService, marketplaceHandler(app));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));

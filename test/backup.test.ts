@@ -4,6 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { insertSession } from "../src/console/session-store.ts";
 import { sql } from "../src/db/db.ts";
 import { makeBackup } from "../src/ops/backup.ts";
 import { type BackupHead, type BackupTable, backupWriter, type Cell, checkBackup } from "../src/ops/backup-format.ts";
@@ -128,6 +129,24 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(operator.admin.listAuditEvents({ orgId, pageToken }))).reason).toBe("INVALID_PAGE_TOKEN");
     },
   );
+
+  test("nobody is signed in to what was restored who was when the backup was made", async () => {
+    await using from = await storage(dialect);
+    await using to = await storage(dialect);
+    const path = newPath();
+    const sessions = ({ server: { app } }: World) => app.db.query.all(sql`select token_sha256 from console_session`);
+    {
+      await using world = await start(dialect, from.options);
+      const session = { token_sha256: "0".repeat(64), org_id: world.server.homeOrgId, key_id: "key_a" };
+      const times = { credential_sha256: "", create_ms: 0, expire_ms: 2 ** 45 };
+      await world.server.app.db.tx((tx) => insertSession(tx, { ...session, ...times }));
+      await backUp(world.operator, path);
+      expect(await sessions(world)).toHaveLength(1);
+    }
+    await restore(path, dialect === "sqlite" ? { data: to.folder } : { databaseUrl: to.options.databaseUrl! });
+    await using world = await start(dialect, to.options);
+    expect(await sessions(world)).toEqual([]);
+  });
 
   test("numbers of a queue that were given are not given again, also where their rows are gone", async () => {
     await using from = await storage(dialect);

@@ -11,6 +11,7 @@ import {
 import { agentWallet, escrowOf, walletOf } from "../src/exchange/ledger/account.ts";
 import { postTransfers } from "../src/exchange/ledger/post.ts";
 import { reserve, settle } from "../src/exchange/ledger/reserve.ts";
+import { closeWallet } from "../src/exchange/ledger/wallet.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
@@ -322,6 +323,51 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await mine.admin.agents.deleteAgent({ agentId: (await mine.agent()).agentId })).returnedCreditsMicros).toBe(
       0n,
     );
+  });
+
+  test("a transfer that happened is answered again with its id when an agent of it is gone, and with nothing else", async () => {
+    const mine = await world.org();
+    const [one, other] = [await mine.agent(), await mine.agent()];
+    const { billing } = mine.admin;
+    const to = { toAgentId: one.agentId, amountMicros: credits(3), transferId: newId() };
+    const from = { fromAgentId: one.agentId, toAgentId: other.agentId, amountMicros: credits(1), transferId: newId() };
+    const first = [(await billing.transferCredits(to)).transfer, (await billing.transferCredits(from)).transfer];
+    for (const { agentId } of [one, other]) await mine.admin.agents.deleteAgent({ agentId });
+    const again = [(await billing.transferCredits(to)).transfer, (await billing.transferCredits(from)).transfer];
+    expect(again).toEqual(first);
+    for (const changed of [
+      { ...to, amountMicros: 1n },
+      { ...to, toAgentId: other.agentId },
+      { ...from, fromAgentId: "" },
+    ])
+      expect((await refusal(billing.transferCredits(changed))).reason).toBe("IDEMPOTENCY_KEY_REUSED");
+    expect((await refusal(billing.transferCredits({ ...to, transferId: newId() }))).reason).toBe("NOT_FOUND");
+    expect(await availableOf(mine.admin)).toBe(credits(1_000));
+  });
+
+  test("an agent is deleted however much of what it had set aside has expired; what is released later is still its organisation's", async () => {
+    const mine = await world.org();
+    const one = await mine.agent();
+    await mine.admin.billing.transferCredits({ toAgentId: one.agentId, amountMicros: 1_300n });
+    const { db } = world.server.app;
+    const [from, to] = [agentWallet(mine.orgId, one.agentId), walletOf(mine.orgId)];
+    await db.tx(async (tx) => {
+      for (let n = 0; n < 1_200; n += 15) {
+        const wishes = Array.from({ length: 15 }, (_, nth) => ({
+          ...({ does: "reserve", transferId: `late-${n + nth}`, kind, from, to } as const),
+          ...{ amount: 1n, timeoutMs: 1_000 },
+        }));
+        await postTransfers(tx, wishes, clock.now());
+      }
+    });
+    // Not by the server's own clock, which would have them swept meanwhile.
+    const returned = await db.tx((tx) => closeWallet(tx, mine.orgId, one.agentId, clock.now() + 1_000));
+    expect(returned).toBe(1_100n);
+    expect(await availableOf(mine.admin, { agentId: one.agentId })).toBe(0n);
+    clock.advance(1_000);
+    expect(await availableOf(mine.admin, { agentId: one.agentId })).toBe(200n);
+    await mine.admin.billing.transferCredits({ fromAgentId: one.agentId, amountMicros: 200n });
+    expect(await availableOf(mine.admin)).toBe(credits(1_000));
   });
 
   describe("the statement", () => {

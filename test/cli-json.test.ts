@@ -92,6 +92,23 @@ const runs: Readonly<Record<string, Run>> = {
   "billing balance": [() => []],
   "billing transactions": [() => []],
   "billing export": [() => []],
+  "market post": [
+    () => ["write it", "2", "--category", "writing", "--dispute-window", "1h"],
+    ({ task }) => keep("offer", task!.taskId),
+  ],
+  "market list": [() => []],
+  "market get": [() => [made.offer!]],
+  "market claim": [() => [made.offer!, "--agent", "worker"]],
+  "market deliver": [() => [made.offer!, '{"it":1}', "--agent", "worker"]],
+  "market review": [() => [made.offer!, "--reject", "--reason", "too short"]],
+  "market dispute": [() => [made.offer!, "it is not", "--agent", "worker"]],
+  "market settle": [() => [made.offer!, "1"]],
+  "market cancel": [
+    async () => {
+      const { task } = await world.operator.market.postTask({ title: "no", category: "none", rewardMicros: 1n });
+      return [task!.taskId];
+    },
+  ],
   "ledger verify": [() => []],
   "contract deprecate": [() => ["say", "1.0.0"]],
   "agent delete": [() => ["worker"]],

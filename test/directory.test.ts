@@ -8,6 +8,7 @@ import { insertAgent } from "../src/bus/agent-store.ts";
 import { readConfig } from "../src/config.ts";
 import { walkLength } from "../src/directory/search-store.ts";
 import { value } from "./bus-fixtures/bus.ts";
+import { accept, post, work } from "./exchange-fixtures/market.ts";
 import {
   type Clients,
   dialects,
@@ -679,6 +680,69 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(say(caller!, worker!, { jobId }))).reason).toBe("FAILED_PRECONDITION");
       await worker!.as.queues.completeJob({ jobId, leaseToken: jobs[0]!.leaseToken });
       expect((await say(worker!, caller!, { jobId })).collaboration?.evidence).toEqual({ case: "jobId", value: jobId });
+    });
+
+    test("a thread of messages is evidence between two who wrote to one another in it, or both to one channel", async () => {
+      const payload = { kind: { case: "data", value: Buffer.from("hi") } } as const;
+      const write = (by: OrgAgent, to: OrgAgent, threadId: string) =>
+        by.as.relay.send({ to: { case: "toAgentId", value: to.agentId }, payload, threadId });
+      const log = (by: OrgAgent, of: OrgAgent, threadId: string) =>
+        by.as.directory.logCollaboration({
+          ...{ partnerAgentId: of.agentId, outcome: Outcome.SUCCESS, rating: 5 },
+          evidence: { case: "threadId", value: threadId },
+        });
+      const threadId = unique("thread");
+      expect((await refusal(log(caller!, worker!, threadId))).reason).toBe("NOT_FOUND");
+      await write(caller!, worker!, threadId);
+      expect((await refusal(log(caller!, worker!, threadId))).metadata.field).toBe("partner_agent_id");
+      expect((await refusal(log(worker!, caller!, threadId))).reason).toBe("NOT_FOUND");
+      await write(worker!, other!, threadId);
+      expect((await refusal(log(caller!, worker!, threadId))).metadata.field).toBe("partner_agent_id");
+      await write(worker!, caller!, threadId);
+      const { collaboration } = await log(caller!, worker!, threadId);
+      expect(collaboration?.evidence).toEqual({ case: "threadId", value: threadId });
+      expect((await refusal(log(caller!, worker!, threadId))).reason).toBe("ALREADY_EXISTS");
+      await log(worker!, caller!, threadId);
+      expect((await refusal(log(other!, worker!, threadId))).reason).toBe("NOT_FOUND");
+      expect((await refusal(log(caller!, caller!, threadId))).metadata.field).toBe("partner_agent_id");
+      const channel = unique("channel");
+      await caller!.as.relay.createChannel({ name: channel });
+      const inChannel = unique("thread");
+      const publish = (by: OrgAgent) =>
+        by.as.relay.send({ to: { case: "toChannel", value: channel }, payload, threadId: inChannel });
+      await publish(caller!);
+      expect((await refusal(log(caller!, other!, inChannel))).metadata.field).toBe("partner_agent_id");
+      await publish(other!);
+      await log(caller!, other!, inChannel);
+    });
+
+    test("a task of the marketplace is evidence once it was delivered and has ended, also between organisations", async () => {
+      const stranger = await (await world.org()).agent();
+      await org.admin.billing.transferCredits({ toAgentId: caller!.agentId, amountMicros: 10n });
+      const { taskId } = await post(caller!.as, { rewardMicros: 1n });
+      const log = (by: OrgAgent, of: OrgAgent, id = taskId) =>
+        by.as.directory.logCollaboration({
+          ...{ partnerAgentId: of.agentId, outcome: Outcome.SUCCESS, rating: 3 },
+          evidence: { case: "marketplaceTaskId", value: id },
+        });
+      await work(stranger.as, taskId);
+      expect((await refusal(log(stranger, caller!))).reason).toBe("FAILED_PRECONDITION");
+      await accept(caller!.as, taskId, 5);
+      // The review has said it.
+      expect((await refusal(log(caller!, stranger))).reason).toBe("ALREADY_EXISTS");
+      const before = (await caller!.as.directory.getProfile({})).profile!.ratings;
+      const { collaboration } = await log(stranger, caller!);
+      expect(collaboration?.evidence).toEqual({ case: "marketplaceTaskId", value: taskId });
+      expect((await caller!.as.directory.getProfile({})).profile!.ratings).toBe(before + 1n);
+      expect((await refusal(log(other!, stranger))).reason).toBe("NOT_FOUND");
+      expect((await refusal(log(stranger, other!))).metadata.field).toBe("partner_agent_id");
+      const unrated = await post(caller!.as, { rewardMicros: 1n });
+      await work(stranger.as, unrated.taskId);
+      await accept(caller!.as, unrated.taskId);
+      expect((await log(caller!, stranger, unrated.taskId)).partnerReputation).toBeCloseTo((5 + 0.7 * 3 + 1.5) / 2, 2);
+      const canceled = await post(caller!.as, { rewardMicros: 1n });
+      await caller!.as.market.cancelTask({ taskId: canceled.taskId });
+      expect((await refusal(log(caller!, stranger, canceled.taskId))).metadata.field).toBe("partner_agent_id");
     });
 
     test("twenty who say the same at once are heard once", async () => {

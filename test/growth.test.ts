@@ -23,6 +23,7 @@ import {
 import { findSession } from "../src/console/session-store.ts";
 import { type Queryable, type Sql, sql, type Tx } from "../src/db/db.ts";
 import { listCollaborations } from "../src/directory/collaboration-store.ts";
+import { checkEvidence } from "../src/directory/evidence.ts";
 import { countLiveInvites, listInvites } from "../src/directory/invite-store.ts";
 import { agentsInNeed, recentWork } from "../src/directory/match-store.ts";
 import { findPublicProfile } from "../src/directory/profile-store.ts";
@@ -37,6 +38,9 @@ import {
   lapsedHolds,
   readStanding,
 } from "../src/exchange/ledger/store.ts";
+import { countVerdicts, lastDelivery } from "../src/exchange/market/delivery-store.ts";
+import { searchTasks, type TaskFilter } from "../src/exchange/market/list-store.ts";
+import { countClaims, countLive, dueTasks, findTask } from "../src/exchange/market/store.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
 import {
   findCrossing,
@@ -138,6 +142,10 @@ const transfers = [1, 2].map((n) => ({ orgId: org, transferId: `t${n}` }));
 const anyLine = { accountId: "", platform: true, kind: 0, startMs: null, endMs: null };
 const lineAfter = [5, "txn_a", "wallet", org];
 const anyBudget = { scope: 0, subjectId: "", period: 0, minUsedPercent: 80 };
+const anyTask: TaskFilter = { state: 1, category: "", tag: "", minReward: 0n, words: [], side: undefined };
+const tasks = (filter: Partial<TaskFilter>) => (db: Queryable) =>
+  searchTasks(db, { ...anyTask, ...filter }, [9], 50, 1);
+const mine = { orgId: org, agentId: "agt_a" };
 const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };
 const useKey = { orgId: org, budgetId: "bdg_a", subjectId: "agt_a" };
 
@@ -433,7 +441,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => lapsedHolds(db, account, 5, 100),
     /ledger_hold_account \(org_id=\? AND account_id=\? AND expire_ms<\?\)/,
   ],
-  ["what has lapsed", (db) => dueHolds(db, 5, 100), /ledger_hold_due \(expire_ms<\?\)/],
+  [
+    "what has lapsed",
+    (db) => dueHolds(db, 5, { expireMs: -1, orgId: "", transferId: "" }, 100),
+    /ledger_hold_due \(expire_ms>\? AND expire_ms<\?\)/,
+  ],
   [
     "a page of statements",
     (db) => listLines(db, org, anyLine, lineAfter, 51),
@@ -824,13 +836,72 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listCollaborations(db, org, "agt_a", 0, ["col_z"], 51),
     /collaboration_given \(org_id=\? AND agent_id=\? AND collaboration_id<\?\)[\s\S]*collaboration_received \(partner_org_id=\? AND partner_agent_id=\? AND collaboration_id<\?\)/,
   ],
+  [
+    "a task of the marketplace",
+    (db) => findTask(db, "mkt_a"),
+    /t USING INDEX marketplace_task_anywhere \(task_id=\?\)/,
+  ],
+  ["tasks of the marketplace in a state", tasks({}), /marketplace_task_state \(state=\? AND seq<\?\)/],
+  [
+    "tasks of the marketplace of a category",
+    tasks({ category: "c", minReward: 5n }),
+    /marketplace_task_category \(state=\? AND category=\? AND seq<\?\)/,
+  ],
+  ["tasks of the marketplace by words", tasks({ words: ["a"] }), /marketplace_words VIRTUAL TABLE INDEX/],
+  [
+    "the tasks that an organisation posted",
+    tasks({ state: 0, side: { of: "creator", orgId: org, agentId: "" } }),
+    /marketplace_task_org \(org_id=\? AND seq<\?\)/,
+  ],
+  [
+    "the tasks that an agent posted",
+    tasks({ state: 0, side: { of: "creator", ...mine } }),
+    /marketplace_task_creator \(org_id=\? AND creator_agent_id=\? AND seq<\?\)/,
+  ],
+  [
+    "the tasks that the agents of an organisation work on",
+    tasks({ state: 0, side: { of: "worker", orgId: org, agentId: "" } }),
+    /marketplace_task_worker_org \(worker_org_id=\? AND seq<\?\)/,
+  ],
+  [
+    "the tasks that an agent works on",
+    tasks({ state: 0, side: { of: "worker", ...mine } }),
+    /marketplace_task_worker \(worker_org_id=\? AND worker_agent_id=\? AND seq<\?\)/,
+  ],
+  ["how many tasks have not ended", (db) => countLive(db, org), /marketplace_task_live \(org_id=\?\)/],
+  [
+    "how many tasks an agent has claimed",
+    (db) => countClaims(db, org, "agt_a"),
+    /marketplace_task_claims \(worker_org_id=\? AND worker_agent_id=\?\)/,
+  ],
+  [
+    "tasks of the marketplace whose time has come",
+    (db) => dueTasks(db, 5, { due_ms: 1, seq: 1 }, 100),
+    /marketplace_task_due \(/,
+  ],
+  [
+    "the latest result of a worker",
+    (db) => lastDelivery(db, org, "mkt_a", mine),
+    /autoindex_marketplace_delivery_1 \(org_id=\? AND task_id=\?\)/,
+  ],
+  [
+    "how many results of a worker were rejected",
+    (db) => countVerdicts(db, org, "mkt_a", mine, 2),
+    /autoindex_marketplace_delivery_1 \(org_id=\? AND task_id=\?\)/,
+  ],
+  [
+    "who wrote to whom in a thread",
+    (db) =>
+      checkEvidence(db, org, { kind: "thread", id: "t" }, { agentId: "agt_a", partnerId: "agt_b" }).catch(() => {}),
+    /relay_message_thread \(org_id=\? AND sender_agent_id=\? AND thread_id=\? AND log_id=\?\)[\s\S]*relay_message_thread \(org_id=\? AND sender_agent_id=\? AND thread_id=\? AND log_id>\?/,
+  ],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);
   expect(plan.join("\n")).toMatch(index);
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|own$|one$|json_each|directory_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
         line,
       ),
   );

@@ -17,6 +17,7 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { MarketplaceService } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
@@ -172,6 +173,7 @@ const clientsOf = (over: Transport) => ({
   contacts: createClient(ContactService, over),
   directory: createClient(DirectoryService, over),
   billing: createClient(BillingService, over),
+  market: createClient(MarketplaceService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

@@ -1,10 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { type DescMethod, fromJson } from "@bufbuild/protobuf";
-import { timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { durationFromMs, timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
+import { ReviewVerdict } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
@@ -119,6 +120,17 @@ async function party(world: World, mark: string): Promise<Party> {
     amountMicros: 1n,
     reference: `${mark}reference`,
   });
+  // What a task tells is for everybody; its results are not.
+  const offer = { title: "to sum up", category: "writing", rewardMicros: 1n, disputeWindow: durationFromMs(1_000) };
+  const seller = await org.agent();
+  await org.admin.billing.transferCredits({ toAgentId: seller.agentId, amountMicros: 1n });
+  const { taskId: offered } = (await seller.as.market.postTask(offer)).task!;
+  await worker.as.market.claimTask({ taskId: offered });
+  const json = fromJson(ValueSchema, `${mark} result`);
+  await worker.as.market.deliverTask({ taskId: offered, result: { kind: { case: "json", value: json } } });
+  const rejected = { taskId: offered, verdict: ReviewVerdict.REJECTED, reason: `${mark} reason` };
+  await seller.as.market.reviewTask(rejected);
+  await worker.as.market.disputeTask({ taskId: offered, reason: `${mark} dispute` });
   const { invite } = await org.admin.directory.createInvite({});
   const belongings = {
     invite_id: invite!.inviteId,

@@ -18,7 +18,7 @@ import { readStanding } from "../src/exchange/ledger/store.ts";
 import type { Transfer, TransferRef, Wish } from "../src/exchange/ledger/transfer.ts";
 import { type Random, random } from "./crash/random.ts";
 import { post, proofOf } from "./exchange-fixtures/ledger.ts";
-import { dialects, fakeClock, start, unique, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, start, unique, type World } from "./harness.ts";
 
 const kind = TransactionKind.TRANSFER;
 /** LEDGER_FULL: a million operations; LEDGER_OPERATIONS: as many; LEDGER_SEED: others. */
@@ -183,6 +183,87 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await reasonOf(undo("undo-again"))).toBe("FAILED_PRECONDITION");
     expect(await standing(wallet)).toEqual([100n, 0n]);
     expect(await post(db, [move("sold", wallet, fees, 40n)], 3)).toEqual([paid]);
+  });
+
+  test("what the platform earned is paid out whole, in whichever rows it lies, and not more", async () => {
+    const { wallet } = await rich(1_000n);
+    const fees = feesOf(world.server.homeOrgId);
+    for (let n = 0; n < 40; n++) await post(db, [move(unique("sold"), wallet, fees, 3n)], 1);
+    const rows = await db.query.all(sql`select shard from ledger_account where account_id = 'fees' and balance > 0`);
+    expect(rows.length).toBeGreaterThan(8);
+    const [earned] = await standing(fees);
+    expect(await reasonOf(post(db, [move(unique("payout"), fees, wallet, earned! + 1n)], 2))).toBe(
+      "INSUFFICIENT_CREDITS",
+    );
+    const half = earned! / 2n;
+    const payouts = [half, half, half].map((amount) =>
+      reasonOf(post(db, [move(unique("payout"), fees, wallet, amount)], 2)),
+    );
+    expect((await Promise.all(payouts)).toSorted()).toEqual(["INSUFFICIENT_CREDITS", "none", "none"]);
+    await post(
+      db,
+      [move(unique("sold"), wallet, fees, 5n), move(unique("payout"), fees, wallet, 5n + (earned! - 2n * half))],
+      3,
+    );
+    expect(await standing(fees)).toEqual([0n, 0n]);
+    expect((await proofOf(world.operator)).faults).toEqual([]);
+  });
+
+  test("a fee is given back that was settled, and one whose row was paid out since", async () => {
+    const { orgId, wallet } = await rich(1_000n);
+    const fees = feesOf(world.server.homeOrgId);
+    for (let n = 0; n < 8; n++) {
+      const of = { orgId, transferId: `price-${n}` };
+      await db.tx((tx) => reserve(tx, { ...of, kind, from: wallet, to: fees, amount: 10n }, 1));
+      const { transferId } = await db.tx((tx) => settle(tx, of, 7n, 2));
+      await post(db, [{ does: "reverse", transferId: `back-${n}`, of: { orgId, transferId } }], 3);
+    }
+    expect(await standing(wallet)).toEqual([1_000n, 0n]);
+    await post(db, [move("fee-1", wallet, fees, 9n)], 4);
+    await post(db, [move("fee-2", wallet, fees, 9n)], 4);
+    await post(db, [move(unique("payout"), fees, agentWallet(orgId, "agt_1"), (await standing(fees))[0]! - 9n)], 5);
+    await post(db, [{ does: "reverse", transferId: "back", of: { orgId, transferId: "fee-1" } }], 6);
+    expect(await standing(fees)).toEqual([0n, 0n]);
+    expect((await proofOf(world.operator)).faults).toEqual([]);
+  });
+
+  test("one reserve that cannot be released keeps no other waiting", async () => {
+    const to = escrowOf("org_x", "mkt_1");
+    const [bad, good] = [await rich(500n), await rich(500n)];
+    const now = clock.now();
+    const set = ({ wallet }: typeof bad, timeoutMs: number) =>
+      db.tx(async (tx) => {
+        // More than are looked for at once.
+        for (let from = 0; from < 120; from += 15) {
+          const wishes = Array.from({ length: 15 }, (_, n) => `late-${from + n}`).map(
+            (transferId): Wish => ({ does: "reserve", transferId, kind, from: wallet, to, amount: 1n, timeoutMs }),
+          );
+          await postTransfers(tx, wishes, now);
+        }
+      });
+    await set(bad, 1_000);
+    await set(good, 2_000);
+    const keep = (reserved: number) =>
+      db.tx((tx) =>
+        tx.run(
+          sql`update ledger_account set reserved = ${reserved} where org_id = ${bad.orgId} and account_id = 'wallet'`,
+        ),
+      );
+    await keep(0);
+    const left = async ({ orgId }: typeof bad) =>
+      (await db.query.one<{ n: number }>(sql`select count(*) as n from ledger_hold where org_id = ${orgId}`))!.n;
+    clock.advance(3_000);
+    await eventually(async () => {
+      await expireReserves(world.server.app);
+      return (await left(good)) === 0;
+    }, 20_000);
+    expect(await left(bad)).toBe(120);
+    await keep(120);
+    await eventually(async () => {
+      await expireReserves(world.server.app);
+      return (await left(bad)) === 0;
+    }, 20_000);
+    expect((await proofOf(world.operator)).faults).toEqual([]);
   });
 
   test("amounts beyond 2^53 are kept to the last micro-credit, and the database itself holds the floor", async () => {

@@ -421,6 +421,7 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.federation.v1.PeerService/RemovePeer",
       "moltwire.federation.v1.PeerService/RotatePeerKey",
       "moltwire.federation.v1.PeerService/SyncPeer",
+      "moltwire.exchange.v1.MarketplaceService/SettleDispute", // with the marketplace: it is the operator's
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

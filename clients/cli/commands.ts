@@ -15,6 +15,7 @@ import { gateway } from "./gateway.ts";
 import { grant } from "./grant.ts";
 import { key } from "./key.ts";
 import { ledger } from "./ledger.ts";
+import { market } from "./market.ts";
 import { org } from "./org.ts";
 import { columns } from "./output.ts";
 import { peer } from "./peer.ts";
@@ -30,7 +31,7 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key, billing],
+  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key, billing, market],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
 };
 

@@ -42,6 +42,7 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   GRANT_NOT_ACTIVE: "have the other organisation resume the grant or propose a new one",
   GRANT_TERMS_EXCEEDED: "ask for less, or have the grantor change the terms with `moltwire grant update`",
   GRANT_PARTY_REQUIRED: "ask the other organisation of the grant to do it",
+  MARKETPLACE_PARTY_REQUIRED: "use a key of the agent that has posted the task, or works on it; `GetTask` tells who",
   INSUFFICIENT_CREDITS:
     "have the wallet filled: `moltwire billing transfer`, or the operator's `moltwire billing top-up`",
   ADAPTER_ERROR: "look at the agent's own log; `moltwire trace get` shows every attempt",

@@ -12,7 +12,7 @@ import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { insertCollaboration, listCollaborations, toCollaboration } from "./collaboration-store.ts";
-import { checkEvidence, type Evidence, evidenceNumbers } from "./evidence.ts";
+import { checkEvidence, type Evidence, evidenceNames, evidenceNumbers } from "./evidence.ts";
 import { keepStanding, lockStanding } from "./profile-store.ts";
 import { addRating, worthOf } from "./reputation.ts";
 
@@ -23,25 +23,30 @@ export const collaborations = (
     const agentId = agentOf(caller, req.agentId);
     if (!seesWholeOrg(caller) && agentId !== caller.agentId) throw notFound("agent", agentId);
     const evidence = evidenceOf(req);
-    await checkEvidence(tx, orgId, evidence, agentId, req.partnerAgentId);
-    const standing = await lockStanding(tx, orgId, req.partnerAgentId);
+    const partnerOrgId = await checkEvidence(tx, orgId, evidence, { agentId, partnerId: req.partnerAgentId });
+    const standing = await lockStanding(tx, partnerOrgId, req.partnerAgentId);
     if (!standing)
       throw new Fault("FAILED_PRECONDITION", "the agent is gone, and with it its reputation", {
         field: "partner_agent_id",
       });
     const row = {
       ...{ org_id: orgId, collaboration_id: app.ids.next("col"), agent_id: agentId, task_type: req.taskType },
-      ...{ partner_org_id: orgId, partner_agent_id: req.partnerAgentId, outcome: req.outcome, rating: req.rating },
+      ...{
+        partner_org_id: partnerOrgId,
+        partner_agent_id: req.partnerAgentId,
+        outcome: req.outcome,
+        rating: req.rating,
+      },
       ...{ evidence_kind: evidenceNumbers[evidence.kind], evidence_id: evidence.id, create_ms: now },
     };
     if ((await insertCollaboration(tx, row)) === 0)
-      throw new Fault("ALREADY_EXISTS", `you have said how the ${evidence.kind} went`, {
+      throw new Fault("ALREADY_EXISTS", `you have said how the ${evidenceNames[evidence.kind]} went`, {
         resource: "collaboration",
         id: evidence.id,
       });
     const milli = await keepStanding(
       tx,
-      orgId,
+      partnerOrgId,
       req.partnerAgentId,
       addRating(standing, worthOf(req.rating, req.outcome), now),
     );
@@ -64,6 +69,13 @@ export const collaborations = (
 });
 
 const evidenceOf = ({ evidence }: LogCollaborationRequest): Evidence => ({
-  kind: evidence.case === "jobId" ? "job" : "task",
+  kind: evidenceKinds[evidence.case!],
   id: evidence.value!,
 });
+
+const evidenceKinds: Record<NonNullable<LogCollaborationRequest["evidence"]["case"]>, Evidence["kind"]> = {
+  taskId: "task",
+  jobId: "job",
+  threadId: "thread",
+  marketplaceTaskId: "marketplaceTask",
+};

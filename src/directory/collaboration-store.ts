@@ -53,6 +53,11 @@ export function listCollaborations(
   );
 }
 
+/** The members of the oneof, by how they are stored. */
+const evidenceCases = new Map(
+  (["task", "job", "thread", "marketplaceTask"] as const).map((kind) => [evidenceNumbers[kind], `${kind}Id` as const]),
+);
+
 export const toCollaboration = (row: CollaborationRow): MessageInitShape<typeof CollaborationSchema> => ({
   collaborationId: row.collaboration_id,
   agentId: row.agent_id,
@@ -60,6 +65,6 @@ export const toCollaboration = (row: CollaborationRow): MessageInitShape<typeof 
   taskType: row.task_type,
   outcome: row.outcome as Outcome,
   rating: row.rating,
-  evidence: { case: row.evidence_kind === evidenceNumbers.task ? "taskId" : "jobId", value: row.evidence_id },
+  evidence: { case: evidenceCases.get(row.evidence_kind)!, value: row.evidence_id },
   createTime: timestampFromMs(row.create_ms),
 });

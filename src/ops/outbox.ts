@@ -21,7 +21,11 @@ export type EventType =
   | "job.failed"
   | "message.received"
   | "webhook.disabled"
-  | "grant.revoked";
+  | "grant.revoked"
+  | "marketplace.task_claimed"
+  | "marketplace.task_delivered"
+  | "marketplace.task_reviewed"
+  | "marketplace.task_expired";
 
 export type NewEvent = {
   readonly orgId: string;

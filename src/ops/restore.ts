@@ -28,7 +28,10 @@ export function migrationsFor({ head }: CheckedBackup, migrations: readonly Migr
 const startWalk = ({ name, columns }: BackupTable, rows: readonly Cell[][]): readonly Cell[][] =>
   name === "vault_walk" ? rows.map((cells) => cells.with(columns.indexOf("after_key"), "")) : rows;
 
-/** Puts every row of the backup into the target. Throws unless both have the same tables and columns, and the rows are as many as the backup says. */
+/** Whose rows a restored database begins without: who was signed in when the backup was made need not be one who may be now. */
+const leftOut: ReadonlySet<string> = new Set(["console_session"]);
+
+/** Puts every row of the backup into the target, but those that are left out. Throws unless both have the same tables and columns, and the rows are as many as the backup says. */
 export async function fill(target: Target, backup: CheckedBackup): Promise<void> {
   const counts: Record<string, number> = {};
   let table: BackupTable = { name: "", columns: [] };
@@ -40,7 +43,7 @@ export async function fill(target: Target, backup: CheckedBackup): Promise<void>
         throw new BadBackupError(`does not fit its schema: the table ${table.name} has other columns there`);
       counts[table.name] = 0;
     } else if ("rows" in frame) {
-      await target.insert(table, startWalk(table, frame.rows));
+      if (!leftOut.has(table.name)) await target.insert(table, startWalk(table, frame.rows));
       counts[table.name]! += frame.rows.length;
     } else {
       const { rows } = frame.end;

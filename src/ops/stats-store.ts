@@ -18,6 +18,8 @@ export type StatsRow = {
   readonly messages_received: number;
   readonly webhooks: number;
   readonly schedules: number;
+  readonly market_posted: number;
+  readonly market_worked: number;
 };
 
 const most = 10_000;
@@ -38,6 +40,9 @@ export const readStats = (db: Queryable, orgId: string, agentId: string): Promis
       (select count(*) from (select 1 as one from task where org_id = ${orgId} and target_agent_id = ${agentId} limit ${most}) counted) as tasks_received,
       (select count(*) from (select 1 as one from webhook where org_id = ${orgId} and agent_id = ${agentId} limit ${most}) counted) as webhooks,
       (select count(*) from (select 1 as one from queue_schedule where org_id = ${orgId} and agent_id = ${agentId} limit ${most}) counted) as schedules,
+      (select count(*) from (select 1 as one from marketplace_task where org_id = ${orgId} and creator_agent_id = ${agentId} limit ${most}) counted) as market_posted,
+      (select count(*) from (select 1 as one from marketplace_task
+        where worker_org_id = ${orgId} and worker_agent_id = ${agentId} and worker_agent_id <> '' limit ${most}) counted) as market_worked,
       (select count(*) from (select 1 as one from collaboration where org_id = ${orgId} and agent_id = ${agentId} limit ${most}) counted) as given
     from agent a join directory_profile p on p.org_id = a.org_id and p.agent_id = a.agent_id
       left join agent_activity c on c.org_id = a.org_id and c.agent_id = a.agent_id

@@ -5,6 +5,8 @@ import type { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.
 import type { App } from "../app.ts";
 import { type Queryable, sql } from "../db/db.ts";
 import { notFound } from "../errors.ts";
+import { agentWallet } from "../exchange/ledger/account.ts";
+import { availableOf, readStanding } from "../exchange/ledger/store.ts";
 import { agentOf } from "../memory/owner.ts";
 import { holdsScope } from "../rpc/access.ts";
 import { query } from "../rpc/query.ts";
@@ -47,12 +49,13 @@ const statusAndStats = (
     };
   }),
 
-  getStats: query(app, async (req, { db, caller, orgId }) => {
+  getStats: query(app, async (req, { db, caller, orgId, now }) => {
     const agentId = agentOf(caller, req.agentId);
     const may = seesWholeOrg(caller) || agentId === caller.agentId;
     const row = may ? await readStats(db, orgId, agentId) : undefined;
     if (!row) throw notFound("agent", agentId);
     const pending = app.activity.pending(orgId, agentId);
+    const standing = await readStanding(db, agentWallet(orgId, agentId), now);
     return {
       agentId,
       name: row.name,
@@ -71,6 +74,9 @@ const statusAndStats = (
       messagesReceived: BigInt(row.messages_received),
       webhooks: BigInt(row.webhooks),
       schedules: BigInt(row.schedules),
+      creditsMicros: standing ? availableOf(standing) : 0n,
+      marketplaceTasksPosted: BigInt(row.market_posted),
+      marketplaceTasksWorked: BigInt(row.market_worked),
     };
   }),
 });

@@ -3,9 +3,11 @@ import { randomBytes } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { TaskSide } from "../../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { type Db, raw, sql } from "../../src/db/db.ts";
 import type { Adapter } from "../../src/server.ts";
 import { contract, submit, whenEnded } from "../bus-fixtures/bus.ts";
+import { post as offer, reject, result } from "../exchange-fixtures/market.ts";
 import { type Org, unique, type World } from "../harness.ts";
 import { json as entryJson } from "../memory-fixtures/memory.ts";
 import { claim, json, leaseOf, submit as submitJob } from "../queue-fixtures/jobs.ts";
@@ -20,7 +22,7 @@ const kinds = [
   ...["jobPayload", "jobProgress", "jobError", "jobResult", "schedulePayload"],
   ...["messagePayload", "messageHeader", "channelPayload", "webhookAnswer", "webhookSecret", "contact"],
   ...["taskInput", "taskOutput", "taskError", "streamedPiece", "streamedProgress", "contractViolation"],
-  ...["storedReply", "adapterSecret"],
+  ...["storedReply", "adapterSecret", "marketResult", "marketReason", "marketDispute"],
 ] as const;
 type Kind = (typeof kinds)[number];
 
@@ -92,6 +94,12 @@ export async function plant(org: Org): Promise<Canaries> {
 
   const said = { subject: "hello", message: planted.contact, email: "a@example.org", name: "A" };
   await org.admin.contacts.submitContact(said);
+
+  const { taskId: offered } = await offer(org.admin);
+  await as.market.claimTask({ taskId: offered });
+  await as.market.deliverTask({ taskId: offered, result: result(planted.marketResult) });
+  await reject(org.admin, offered, planted.marketReason);
+  await as.market.disputeTask({ taskId: offered, reason: planted.marketDispute });
 
   await org.admin.policies.putPolicy({
     policyId: "all",
@@ -219,6 +227,8 @@ export async function readBack(world: World, org: Org): Promise<string> {
     for (const { webhookId } of (await admin.webhooks.listWebhooks({ agentId })).webhooks)
       for (const { eventId } of (await admin.webhooks.listDeliveries({ webhookId })).deliveries)
         seen.push(await admin.webhooks.getDelivery({ webhookId, eventId }));
+  for (const { taskId } of (await admin.market.listTasks({ side: TaskSide.CREATOR })).tasks)
+    seen.push(await admin.market.getTask({ taskId }));
   seen.push((await world.operator.contacts.listContacts({})).contacts);
   seen.push(
     await admin.policies.listDecisions({}),

@@ -15,7 +15,7 @@ import { query } from "../../rpc/query.ts";
 import { orgOf, seesWholeOrg } from "../../rpc/scope.ts";
 import { type Account, agentWallet, isPlatform, issuanceOf, walletOf } from "../ledger/account.ts";
 import { postTransfers } from "../ledger/post.ts";
-import { readStanding } from "../ledger/store.ts";
+import { findTransfers, readStanding } from "../ledger/store.ts";
 import { csvHead, csvLine } from "./csv.ts";
 import { type LineFilter, listLines, positionOf } from "./line-store.ts";
 import { toBalance, toCreditTransfer, toTransaction } from "./message.ts";
@@ -62,15 +62,20 @@ export const billingHandler = (app: App): ServiceImpl<typeof BillingService> => 
   transferCredits: command(app, async (req, { tx, orgId, now }) => {
     if (req.fromAgentId === req.toAgentId)
       throw badField("to_agent_id", "both wallets are the same one: name an agent that pays, or one that is paid");
-    const to = await walletToPay(tx, orgId, req.toAgentId);
-    const from = await walletThatPays(tx, orgId, req.fromAgentId, now);
     const transferId = req.transferId || app.ids.next("txn");
+    // What happened once is answered again, also where an agent has gone since: it is compared with what is asked for now.
+    const isAgain = req.transferId !== "" && (await findTransfers(tx, [{ orgId, transferId }])).length > 0;
+    const to = isAgain ? walletNamed(orgId, req.toAgentId) : await walletToPay(tx, orgId, req.toAgentId);
+    const from = isAgain ? walletNamed(orgId, req.fromAgentId) : await walletThatPays(tx, orgId, req.fromAgentId, now);
     const move = { does: "move", transferId, kind: TransactionKind.TRANSFER, reference: req.reference } as const;
     const [transfer] = await postTransfers(tx, [{ ...move, from, to, amount: req.amountMicros }], now);
     const balanceOf = async (account: Account) => toBalance(account, await readStanding(tx, account, now));
     return { transfer: toCreditTransfer(transfer!), from: await balanceOf(from), to: await balanceOf(to) };
   }),
 });
+
+const walletNamed = (orgId: string, agentId: string): Account =>
+  agentId === "" ? walletOf(orgId) : agentWallet(orgId, agentId);
 
 /** Locked against being deleted, which would leave its wallet with the credits. */
 async function walletToPay(tx: Tx, orgId: string, agentId: string): Promise<Account> {

@@ -48,12 +48,19 @@ export const isSource = (accountId: string): boolean => accountId === issuanceId
  */
 const platformShards = 16;
 
-/** The row in which a transfer keeps its share of an account; what ends or undoes another transfer is kept where that one is, by the same `rootId`. */
+/** The row in which a transfer keeps its share of an account; what ends or undoes another transfer is kept where that one is, by the same `rootId`, as far as it is known. */
 export const slotOf = ({ orgId, accountId }: Account, rootId: string): Slot => ({
   orgId,
   accountId,
   shard: isPlatform(accountId) ? hash(rootId) % platformShards : 0,
 });
+
+/** All rows of an account. */
+export const slotsOfAccount = ({ orgId, accountId }: Account): Slot[] =>
+  Array.from({ length: isPlatform(accountId) ? platformShards : 1 }, (_, shard) => ({ orgId, accountId, shard }));
+
+/** Whether an account is kept in several rows of which none may go below zero: who pays from it needs them all. */
+export const isScattered = (accountId: string): boolean => isPlatform(accountId) && !isSource(accountId);
 
 /** A name of a row for maps. Ids have no blanks. */
 export const slotKey = ({ orgId, accountId, shard }: Slot): string => `${orgId} ${accountId} ${shard}`;

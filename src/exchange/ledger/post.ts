@@ -14,7 +14,7 @@ import type { Tx } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
 import { type Account, inLockOrder, type Slot, slotKey } from "./account.ts";
 import { endedFault, reusedFault, toFault } from "./fault.ts";
-import { checkShape, judge, type Refusal, slotsOf } from "./rule.ts";
+import { checkShape, judge, type Refusal, slotsToLock } from "./rule.ts";
 import {
   deleteHolds,
   findEnding,
@@ -30,7 +30,7 @@ import {
 } from "./store.ts";
 import { isEnding, isSame, movedBy, type Transfer, type TransferRef, type Wish, written } from "./transfer.ts";
 
-/** How many reserves whose time is over are released at once, and how often, to make room for a payment that needs them. */
+/** How many reserves whose time is over are read at once, and how often, to make room for a payment that needs them. */
 const lapsedBatch = 100;
 const lapsedRounds = 10;
 
@@ -45,7 +45,7 @@ const lapsedRounds = 10;
 export async function postTransfers(tx: Tx, wishes: readonly Wish[], now: number): Promise<readonly Transfer[]> {
   const chain = await plan(tx, wishes, now);
   checkShape(chain);
-  const slots = inLockOrder(new Map(chain.flatMap(slotsOf).map((slot) => [slotKey(slot), slot])).values());
+  const slots = inLockOrder(new Map(slotsToLock(chain).map((slot) => [slotKey(slot), slot])).values());
   for (let round = 0; ; round++) {
     const standings = await lockStandings(tx, slots, now);
     // Only now: whoever has just written the same held the same rows.
@@ -61,7 +61,7 @@ export async function postTransfers(tx: Tx, wishes: readonly Wish[], now: number
     }
     const { refusal } = outcome;
     const retry =
-      refusal.why === "insufficient" && round < lapsedRounds && (await releaseLapsed(tx, refusal.account, now));
+      refusal.why === "insufficient" && round < lapsedRounds && (await releaseSome(tx, refusal.account, now)) > 0;
     if (!retry) throw await faultOf(tx, refusal);
   }
 }
@@ -118,11 +118,16 @@ async function write(
 
 const pendingOf = ({ orgId, pendingId }: Transfer): TransferRef => ({ orgId, transferId: pendingId });
 
-/** Releases what an account has set aside longer than it should; false if there is none. Its row is locked, and no other is changed. */
-async function releaseLapsed(tx: Tx, account: Account, now: number): Promise<boolean> {
+/** Releases some of what an account has set aside longer than it should; how many. Its row is locked, and no other is changed. */
+async function releaseSome(tx: Tx, account: Account, now: number): Promise<number> {
   const lapsed = await lapsedHolds(tx, account, now, lapsedBatch);
   for (const of of lapsed) await expire(tx, of, now);
-  return lapsed.length > 0;
+  return lapsed.length;
+}
+
+/** The same, as much as a payment that needs it all would. */
+export async function releaseLapsed(tx: Tx, account: Account, now: number): Promise<void> {
+  for (let round = 0; round < lapsedRounds; round++) if ((await releaseSome(tx, account, now)) < lapsedBatch) return;
 }
 
 /** Ends a reserve whose time is over. */

@@ -1,8 +1,8 @@
 /** Adds the books up anew, from their rows in any order, and tells what cannot be. No database here. */
 import { TransactionStep } from "../../../gen/moltwire/exchange/v1/ledger_pb.ts";
-import { isSource, type Slot, slotKey, slotOf } from "./account.ts";
+import { type Account, isSource, type Slot } from "./account.ts";
 import { holdKey, type Standing } from "./rule.ts";
-import { creditOf, debitOf, isEnding, movedBy, reservedBy, rootOf, type Transfer } from "./transfer.ts";
+import { creditOf, debitOf, isEnding, movedBy, reservedBy, type Transfer } from "./transfer.ts";
 
 /** Something that cannot be. Empty: of all organisations, of all accounts. */
 export type ProofFault = { readonly orgId: string; readonly subjectId: string; readonly description: string };
@@ -42,12 +42,14 @@ export type Proving = {
 /** How many faults are told of; the others are counted. */
 export const mostFaults = 100;
 
-type Summed = Slot & { kept: Standing | undefined; balance: bigint; reserved: bigint };
+/** An account, which may be kept in several rows, as it is kept and as its transfers say. */
+type Summed = Account & { readonly kept: Sum; readonly right: Sum };
+type Sum = { balance: bigint; reserved: bigint };
 type Pending = { readonly orgId: string; readonly debit: string; readonly credit: string; readonly amount: bigint };
 
 /** Holds in memory one line for each account, and one for each of what is set aside until its end is read. */
 export function prove(): Proving {
-  const slots = new Map<string, Summed>();
+  const accounts = new Map<string, Summed>();
   /** Set aside and not ended, ended and not seen set aside, and held, so far. */
   const [pending, endings, holds] = [
     new Map<string, Pending>(),
@@ -60,10 +62,11 @@ export function prove(): Proving {
   const fault = (orgId: string, subjectId: string, description: string): void => {
     if (++faultCount <= mostFaults) faults.push({ orgId, subjectId, description });
   };
-  const summed = ({ orgId, accountId, shard }: Slot): Summed => {
-    const key = slotKey({ orgId, accountId, shard });
-    let found = slots.get(key);
-    if (!found) slots.set(key, (found = { orgId, accountId, shard, kept: undefined, balance: 0n, reserved: 0n }));
+  const summed = ({ orgId, accountId }: Account): Summed => {
+    const key = `${orgId} ${accountId}`;
+    let found = accounts.get(key);
+    const nothing = () => ({ balance: 0n, reserved: 0n });
+    if (!found) accounts.set(key, (found = { orgId, accountId, kept: nothing(), right: nothing() }));
     return found;
   };
   const partiesOf = (one: Transfer) => ({ debit: one.debitId, credit: `${one.creditOrgId} ${one.creditId}` });
@@ -81,7 +84,9 @@ export function prove(): Proving {
   return {
     account(line) {
       const { orgId, accountId, shard, balance, reserved } = line;
-      summed(line).kept = { balance, reserved };
+      const { kept } = summed(line);
+      kept.balance += balance;
+      kept.reserved += reserved;
       if (reserved < 0n || (!isSource(accountId) && balance < reserved))
         fault(orgId, accountId, `row ${shard} holds ${balance}, of which ${reserved} are set aside`);
     },
@@ -91,10 +96,10 @@ export function prove(): Proving {
     transfer(one) {
       transfers++;
       const moved = movedBy(one);
-      const debit = summed(slotOf(debitOf(one), rootOf(one)));
+      const debit = summed(debitOf(one)).right;
       debit.balance -= moved;
       debit.reserved += reservedBy(one);
-      if (moved > 0n) summed(slotOf(creditOf(one), rootOf(one))).balance += moved;
+      if (moved > 0n) summed(creditOf(one)).right.balance += moved;
       if (one.amount < 0n || (one.orgId === one.creditOrgId && one.debitId === one.creditId))
         fault(one.orgId, one.transferId, `moves ${one.amount} from ${one.debitId} to ${one.creditId}`);
       if (one.step === TransactionStep.RESERVED) {
@@ -115,10 +120,10 @@ export function prove(): Proving {
     },
     end() {
       let [sum, issued, reserved] = [0n, 0n, 0n];
-      for (const { orgId, accountId, shard, kept = { balance: 0n, reserved: 0n }, ...right } of slots.values()) {
+      for (const { orgId, accountId, kept, right } of accounts.values()) {
         if (kept.balance !== right.balance || kept.reserved !== right.reserved) {
           const [is, comesTo] = [kept, right].map(({ balance, reserved }) => `${balance}, ${reserved} of it set aside`);
-          fault(orgId, accountId, `row ${shard} holds ${is}, and its transfers come to ${comesTo}`);
+          fault(orgId, accountId, `holds ${is}, and its transfers come to ${comesTo}`);
         }
         sum += kept.balance;
         reserved += kept.reserved;
@@ -134,7 +139,7 @@ export function prove(): Proving {
         holds.delete(key);
       }
       for (const { orgId, transferId } of holds.values()) fault(orgId, transferId, "has ended, and is still set aside");
-      const counts = { accounts: slots.size, transfers, liveReserves: pending.size };
+      const counts = { accounts: accounts.size, transfers, liveReserves: pending.size };
       return { ...counts, issued, reserved, sum, faults, faultCount };
     },
   };

@@ -3,6 +3,7 @@ import { TransactionStep } from "../../../gen/moltwire/exchange/v1/ledger_pb.ts"
 import {
   type Account,
   isPlatform,
+  isScattered,
   isSource,
   kindOfAccount,
   mostHeld,
@@ -10,6 +11,7 @@ import {
   type Slot,
   slotKey,
   slotOf,
+  slotsOfAccount,
 } from "./account.ts";
 import { creditOf, debitOf, isEnding, movedBy, reservedBy, rootOf, type Transfer } from "./transfer.ts";
 
@@ -47,6 +49,13 @@ export function slotsOf(transfer: Transfer): Slot[] {
   return movedBy(transfer) > 0n ? [debit, slotOf(creditOf(transfer), root)] : [debit];
 }
 
+/** The rows that a chain locks: those that it changes, and of an account in several rows that pays all of them. */
+export const slotsToLock = (chain: readonly Transfer[]): Slot[] =>
+  chain.flatMap((one) => [
+    ...slotsOf(one),
+    ...(movedBy(one) > 0n && isScattered(one.debitId) ? slotsOfAccount(debitOf(one)) : []),
+  ]);
+
 /** Several transfers, one after another: all of them or none. A later one can spend what an earlier one has brought. */
 export function judge(chain: readonly Transfer[], { standings, holds }: Books, now: number): Outcome {
   const after = new Map(standings);
@@ -81,8 +90,9 @@ function judgeOne(
 }
 
 function pay(transfer: Transfer, slot: Slot, standings: Map<string, Standing>): Refusal | undefined {
-  const before = standings.get(slotKey(slot))!;
   const moved = movedBy(transfer);
+  if (moved > 0n && isScattered(slot.accountId)) gather(slot, standings);
+  const before = standings.get(slotKey(slot))!;
   const balance = before.balance - moved;
   const reserved = before.reserved + reservedBy(transfer);
   if (isSource(slot.accountId)) {
@@ -93,6 +103,18 @@ function pay(transfer: Transfer, slot: Slot, standings: Map<string, Standing>): 
   }
   standings.set(slotKey(slot), { balance, reserved });
   return undefined;
+}
+
+/** Puts what all rows of an account hold into one of them. They are one account: only their sum means something. */
+function gather(slot: Slot, standings: Map<string, Standing>): void {
+  let sum = 0n;
+  for (const each of slotsOfAccount(slot)) {
+    const key = slotKey(each);
+    sum += standings.get(key)?.balance ?? 0n;
+    // A row of which nothing is known was never paid.
+    if (standings.has(key)) standings.set(key, { balance: 0n, reserved: 0n });
+  }
+  standings.set(slotKey(slot), { balance: sum, reserved: 0n });
 }
 
 function bePaid(transfer: Transfer, slot: Slot, standings: Map<string, Standing>): Refusal | undefined {

@@ -98,6 +98,10 @@ export async function readStanding(
   return { balance: BigInt(row.balance), reserved: BigInt(row.reserved), lapsed: BigInt(row.lapsed) };
 }
 
+/** What can be paid with. */
+export const availableOf = ({ balance, reserved, lapsed }: Standing & { readonly lapsed: bigint }): bigint =>
+  balance - reserved + lapsed;
+
 /** Those of the transfers that there are, by their key. */
 export async function findTransfers(db: Queryable, refs: readonly TransferRef[]): Promise<Transfer[]> {
   const rows = await db.all<TransferRow>(
@@ -183,13 +187,22 @@ export const lapsedHolds = async (
       select org_id, transfer_id from ledger_hold where org_id = ${orgId} and account_id = ${accountId} and expire_ms <= ${now} order by expire_ms limit ${limit}`)
   ).map(toRef);
 
-/** The same of all organisations. */
-export const dueHolds = async (db: Queryable, now: number, limit: number): Promise<TransferRef[]> =>
+/** What is set aside and due to be released, with its place among what is. */
+export type DueHold = TransferRef & { readonly expireMs: number };
+
+/** The same of all organisations, after a place. */
+export const dueHolds = async (
+  db: Queryable,
+  now: number,
+  { expireMs, orgId, transferId }: DueHold,
+  limit: number,
+): Promise<DueHold[]> =>
   (
-    await db.all<RefRow>(
-      sql`select org_id, transfer_id from ledger_hold where expire_ms <= ${now} order by expire_ms limit ${limit}`,
-    )
-  ).map(toRef);
+    await db.all<RefRow & { readonly expire_ms: number }>(sql`
+      select org_id, transfer_id, expire_ms from ledger_hold
+      where expire_ms <= ${now} and expire_ms >= ${expireMs} and (expire_ms, org_id, transfer_id) > (${expireMs}, ${orgId}, ${transferId})
+      order by expire_ms, org_id, transfer_id limit ${limit}`)
+  ).map((row) => ({ ...toRef(row), expireMs: row.expire_ms }));
 
 export const toTransfer = (row: TransferRow): Transfer => ({
   orgId: row.org_id,

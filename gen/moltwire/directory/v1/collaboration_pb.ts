@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/directory/v1/collaboration.proto.
  */
 export const file_moltwire_directory_v1_collaboration: GenFile = /*@__PURE__*/
-  fileDesc("Ciltb2x0d2lyZS9kaXJlY3RvcnkvdjEvY29sbGFib3JhdGlvbi5wcm90bxIVbW9sdHdpcmUuZGlyZWN0b3J5LnYxIosCCg1Db2xsYWJvcmF0aW9uEhgKEGNvbGxhYm9yYXRpb25faWQYASABKAkSEAoIYWdlbnRfaWQYAiABKAkSGAoQcGFydG5lcl9hZ2VudF9pZBgDIAEoCRIRCgl0YXNrX3R5cGUYBCABKAkSLwoHb3V0Y29tZRgFIAEoDjIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5PdXRjb21lEg4KBnJhdGluZxgGIAEoBRIRCgd0YXNrX2lkGAcgASgJSAASEAoGam9iX2lkGAggASgJSAASLwoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgoKCGV2aWRlbmNlKmEKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhMKD09VVENPTUVfU1VDQ0VTUxABEhMKD09VVENPTUVfUEFSVElBTBACEhMKD09VVENPTUVfRkFJTFVSRRADYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Ciltb2x0d2lyZS9kaXJlY3RvcnkvdjEvY29sbGFib3JhdGlvbi5wcm90bxIVbW9sdHdpcmUuZGlyZWN0b3J5LnYxIr8CCg1Db2xsYWJvcmF0aW9uEhgKEGNvbGxhYm9yYXRpb25faWQYASABKAkSEAoIYWdlbnRfaWQYAiABKAkSGAoQcGFydG5lcl9hZ2VudF9pZBgDIAEoCRIRCgl0YXNrX3R5cGUYBCABKAkSLwoHb3V0Y29tZRgFIAEoDjIeLm1vbHR3aXJlLmRpcmVjdG9yeS52MS5PdXRjb21lEg4KBnJhdGluZxgGIAEoBRIRCgd0YXNrX2lkGAcgASgJSAASEAoGam9iX2lkGAggASgJSAASEwoJdGhyZWFkX2lkGAogASgJSAASHQoTbWFya2V0cGxhY2VfdGFza19pZBgLIAEoCUgAEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIKCghldmlkZW5jZSphCgdPdXRjb21lEhcKE09VVENPTUVfVU5TUEVDSUZJRUQQABITCg9PVVRDT01FX1NVQ0NFU1MQARITCg9PVVRDT01FX1BBUlRJQUwQAhITCg9PVVRDT01FX0ZBSUxVUkUQA2IGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Collaboration is what one agent says of another after they did something together.
@@ -28,7 +28,7 @@ export type Collaboration = Message<"moltwire.directory.v1.Collaboration"> & {
   collaborationId: string;
 
   /**
-   * Who says it.
+   * Who says it. Empty: an administrator, who posted the task of the marketplace for its organisation.
    *
    * @generated from field: string agent_id = 2;
    */
@@ -83,6 +83,22 @@ export type Collaboration = Message<"moltwire.directory.v1.Collaboration"> & {
      */
     value: string;
     case: "jobId";
+  } | {
+    /**
+     * A thread of messages.
+     *
+     * @generated from field: string thread_id = 10;
+     */
+    value: string;
+    case: "threadId";
+  } | {
+    /**
+     * A task of the marketplace.
+     *
+     * @generated from field: string marketplace_task_id = 11;
+     */
+    value: string;
+    case: "marketplaceTaskId";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -107,7 +123,7 @@ export type CollaborationJson = {
   collaborationId?: string;
 
   /**
-   * Who says it.
+   * Who says it. Empty: an administrator, who posted the task of the marketplace for its organisation.
    *
    * @generated from field: string agent_id = 2;
    */
@@ -154,6 +170,20 @@ export type CollaborationJson = {
    * @generated from field: string job_id = 8;
    */
   jobId?: string;
+
+  /**
+   * A thread of messages.
+   *
+   * @generated from field: string thread_id = 10;
+   */
+  threadId?: string;
+
+  /**
+   * A task of the marketplace.
+   *
+   * @generated from field: string marketplace_task_id = 11;
+   */
+  marketplaceTaskId?: string;
 
   /**
    * When it was said.

@@ -71,6 +71,8 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
    * (GRANTOR or GRANTEE, who revoked it), revision.
+   * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
+   * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */
@@ -134,6 +136,8 @@ export type EventJson = {
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
    * (GRANTOR or GRANTEE, who revoked it), revision.
+   * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
+   * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *
    * @generated from field: google.protobuf.Struct payload = 7;
    */

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAizQMKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAyIPCg1HZXRTbGFSZXF1ZXN0ItYBCg5HZXRTbGFSZXNwb25zZRIWCg50YXJnZXRfcGVyY2VudBgBIAEoARIuCgpzaW5jZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgNkYXkYAyABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBHdlZWsYBCABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EikKBW1vbnRoGAUgASgLMhoubW9sdHdpcmUub3BzLnYxLlNsYVdpbmRvdyKYAQoJU2xhV2luZG93EhsKDnVwdGltZV9wZXJjZW50GAEgASgBSACIAQESMAoNbWVhbl9yZXNwb25zZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptaW51dGVzX3VwGAMgASgFEhUKDW1pbnV0ZXNfdG90YWwYBCABKAVCEQoPX3VwdGltZV9wZXJjZW50MswCCg1TdGF0dXNTZXJ2aWNlEmwKCUdldFN0YXR1cxIhLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0dXNSZXF1ZXN0GiIubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1Jlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAISaAoIR2V0U3RhdHMSIC5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXF1ZXN0GiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXRzUmVzcG9uc2UiF5ACAZLeGBAIAhIKc3RhdHM6cmVhZBgCEmMKBkdldFNsYRIeLm1vbHR3aXJlLm9wcy52MS5HZXRTbGFSZXF1ZXN0Gh8ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlc3BvbnNlIhiQAgGS3hgRCAESC3N0YXR1czpyZWFkGAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3Qi1gEKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93IpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -343,7 +343,7 @@ export const GetStatsRequestSchema: GenMessage<GetStatsRequest, {jsonType: GetSt
   messageDesc(file_moltwire_ops_v1_status_service, 3);
 
 /**
- * GetStatsResponse is the response of GetStats. What is not built yet has no field yet.
+ * GetStatsResponse is the response of GetStats.
  *
  * @generated from message moltwire.ops.v1.GetStatsResponse
  */
@@ -466,10 +466,31 @@ export type GetStatsResponse = Message<"moltwire.ops.v1.GetStatsResponse"> & {
    * @generated from field: int64 schedules = 17;
    */
   schedules: bigint;
+
+  /**
+   * What its wallet can pay with, in micro-credits: 1 credit is 1,000,000.
+   *
+   * @generated from field: int64 credits_micros = 18;
+   */
+  creditsMicros: bigint;
+
+  /**
+   * Tasks of the marketplace that it posted. At most 10,000 are counted.
+   *
+   * @generated from field: int64 marketplace_tasks_posted = 19;
+   */
+  marketplaceTasksPosted: bigint;
+
+  /**
+   * Tasks of the marketplace that it works on, or was the last to. At most 10,000 are counted.
+   *
+   * @generated from field: int64 marketplace_tasks_worked = 20;
+   */
+  marketplaceTasksWorked: bigint;
 };
 
 /**
- * GetStatsResponse is the response of GetStats. What is not built yet has no field yet.
+ * GetStatsResponse is the response of GetStats.
  *
  * @generated from message moltwire.ops.v1.GetStatsResponse
  */
@@ -592,6 +613,27 @@ export type GetStatsResponseJson = {
    * @generated from field: int64 schedules = 17;
    */
   schedules?: string;
+
+  /**
+   * What its wallet can pay with, in micro-credits: 1 credit is 1,000,000.
+   *
+   * @generated from field: int64 credits_micros = 18;
+   */
+  creditsMicros?: string;
+
+  /**
+   * Tasks of the marketplace that it posted. At most 10,000 are counted.
+   *
+   * @generated from field: int64 marketplace_tasks_posted = 19;
+   */
+  marketplaceTasksPosted?: string;
+
+  /**
+   * Tasks of the marketplace that it works on, or was the last to. At most 10,000 are counted.
+   *
+   * @generated from field: int64 marketplace_tasks_worked = 20;
+   */
+  marketplaceTasksWorked?: string;
 };
 
 /**
@@ -811,7 +853,7 @@ export const StatusService: GenService<{
   /**
    * GetStats answers what an agent has and did. An agent asks about itself, an administrator about any of its organisation's.
    *
-   * Counts are cheap rather than unlimited: those of tasks, collaborations given, webhooks and schedules end at 10,000. Requests, jobs and messages sent are counted
+   * Counts are cheap rather than unlimited: those of tasks (also of the marketplace), collaborations given, webhooks and schedules end at 10,000. Requests, jobs and messages sent are counted
    * in memory and written every 30 s, so that a crash loses at most so much of them, and another replica's are answered so much later.
    *
    * Errors: NOT_FOUND.

@@ -1,0 +1,46 @@
+/** What tests of the marketplace do again and again. */
+import type { JsonValue, MessageInitShape } from "@bufbuild/protobuf";
+import type { MarketplaceTask } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
+import { MarketplaceTaskState, ReviewVerdict } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
+import type { PostTaskRequestSchema } from "../../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import { json, nameOf, value } from "../bus-fixtures/bus.ts";
+import type { Clients, Org, OrgAgent } from "../harness.ts";
+import { credits } from "./ledger.ts";
+
+type TaskInit = Partial<Extract<MessageInitShape<typeof PostTaskRequestSchema>, { $typeName?: never }>>;
+
+/** Offers a task for 5 credits, unless told otherwise. */
+export const post = async (by: Clients, init: TaskInit = {}): Promise<MarketplaceTask> =>
+  (await by.market.postTask({ title: "Sum it up", category: "writing", rewardMicros: credits(5), ...init })).task!;
+
+export const get = async (by: Clients, taskId: string): Promise<MarketplaceTask> =>
+  (await by.market.getTask({ taskId })).task!;
+
+export const stateOf = (task: MarketplaceTask | undefined): string => nameOf(MarketplaceTaskState, task?.state);
+
+/** JSON as a result. */
+export const result = (of: JsonValue) => ({ kind: { case: "json", value: value(of) } }) as const;
+export const resultOf = ({ delivery }: MarketplaceTask): JsonValue | undefined =>
+  delivery?.result?.kind.case === "json" ? json(delivery.result.kind.value) : undefined;
+
+export const accept = (by: Clients, taskId: string, rating = 0) =>
+  by.market.reviewTask({ taskId, verdict: ReviewVerdict.ACCEPTED, rating });
+export const reject = (by: Clients, taskId: string, reason = "too long") =>
+  by.market.reviewTask({ taskId, verdict: ReviewVerdict.REJECTED, reason });
+
+/** Claims and delivers. */
+export async function work(by: Clients, taskId: string, what: JsonValue = "done"): Promise<MarketplaceTask> {
+  await by.market.claimTask({ taskId });
+  return (await by.market.deliverTask({ taskId, result: result(what) })).task!;
+}
+
+/** An agent with credits of its organisation's. */
+export async function agentWith(org: Org, count: number, init?: Parameters<Org["agent"]>[0]): Promise<OrgAgent> {
+  const agent = await org.agent(init);
+  await org.admin.billing.transferCredits({ toAgentId: agent.agentId, amountMicros: credits(count) });
+  return agent;
+}
+
+/** What a wallet can pay with: the key's own, or that of an account. */
+export const available = async (by: Clients, accountId = ""): Promise<bigint> =>
+  (await by.billing.getBalance({ accountId })).balance!.availableMicros;

@@ -1,0 +1,713 @@
+import { randomBytes } from "node:crypto";
+import { durationFromMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { CollaborationSide } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
+import { Visibility } from "../gen/moltwire/directory/v1/profile_pb.ts";
+import { TransactionKind } from "../gen/moltwire/exchange/v1/ledger_pb.ts";
+import { MarketplaceTaskState as State } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
+import { TaskSide } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import { sql } from "../src/db/db.ts";
+import { keyDigest } from "../src/federation/key-text.ts";
+import { parseMasterKey } from "../src/vault/master-key.ts";
+import { serverProcess } from "./bus-fixtures/process.ts";
+import { storage } from "./bus-fixtures/storage.ts";
+import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
+import {
+  accept,
+  agentWith,
+  available,
+  get,
+  post,
+  reject,
+  result,
+  resultOf,
+  stateOf,
+  work,
+} from "./exchange-fixtures/market.ts";
+import {
+  type Clients,
+  clientsAt,
+  dialects,
+  eventually,
+  fakeClock,
+  type Org,
+  type OrgAgent,
+  refusal,
+  start,
+  unique,
+  type World,
+} from "./harness.ts";
+
+const hour = 3_600_000;
+const day = 24 * hour;
+const operatorKey = "market-crash-0123456789-abcdefghijklmnopqrstuvwxyz";
+const program = new URL("bus-fixtures/server.ts", import.meta.url).pathname;
+
+describe.each(dialects)("%s", (dialect) => {
+  const clock = fakeClock();
+  let world: World;
+  let [home, away]: Org[] = [];
+  let [creator, worker]: OrgAgent[] = [];
+  beforeAll(async () => {
+    world = await start(dialect, { clock });
+    [home, away] = [await world.org(), await world.org()];
+    creator = await agentWith(home, 500);
+    worker = await away.agent();
+  });
+  afterAll(async () => {
+    // Whatever happened above: the books balance.
+    const proof = await proofOf(world.operator);
+    await world[Symbol.asyncDispose]();
+    expect([proof.faults, proof.sumMicros]).toEqual([[], 0n]);
+  });
+
+  /** Goes on until time has been written down. */
+  const settledAs = (taskId: string, state: State) =>
+    eventually(async () => {
+      clock.advance(1_000);
+      const row = await world.server.app.db.query.one<{ state: number }>(
+        sql`select state from marketplace_task where task_id = ${taskId}`,
+      );
+      return row?.state === state;
+    });
+  const eventsOf = async (by: Clients, taskId: string) => {
+    await world.settled();
+    const { events } = await by.events.listEvents({ pageSize: 250 });
+    return events
+      .filter(({ payload }) => payload?.task_id === taskId)
+      .map(({ type, payload }) => [type.replace("marketplace.task_", ""), payload!.cause]);
+  };
+  const listed = async (by: Clients, request: Parameters<Clients["market"]["listTasks"]>[0] = {}) =>
+    (await by.market.listTasks(request)).tasks.map(({ taskId }) => taskId);
+
+  test("a reward goes from the creator into escrow, and when the result is accepted to the worker, in full", async () => {
+    const [mine, other] = [await agentWith(home!, 20), await away!.agent()];
+    const task = await post(mine.as, {
+      ...{ description: "All of it", rewardMicros: credits(12.5), priority: 7, tags: ["urgent"], requirements: [] },
+      estimatedEffort: durationFromMs(2 * hour),
+    });
+    expect(task).toMatchObject({
+      ...{ taskId: expect.stringMatching(/^mkt_[0-9a-f]{32}$/), creatorAgentId: mine.agentId, state: State.OPEN },
+      ...{ title: "Sum it up", rewardMicros: credits(12.5), feeBasisPoints: 0, priority: 7, deliveries: 0 },
+    });
+    expect([await available(mine.as), await available(home!.admin, task.taskId)]).toEqual([
+      credits(7.5),
+      credits(12.5),
+    ]);
+    const claimed = (await other.as.market.claimTask({ taskId: task.taskId })).task!;
+    expect(claimed).toMatchObject({ state: State.CLAIMED, workerAgentId: other.agentId, workerOrgId: away!.orgId });
+    await other.as.market.deliverTask({ taskId: task.taskId, result: result({ sum: 42 }) });
+    expect(resultOf(await get(mine.as, task.taskId))).toEqual({ sum: 42 });
+    const done = (await accept(mine.as, task.taskId, 4)).task!;
+    expect(done).toMatchObject({ state: State.COMPLETED, paidMicros: credits(12.5), rating: 4 });
+    expect([await available(other.as), await available(home!.admin, task.taskId)]).toEqual([credits(12.5), 0n]);
+    const [line] = (await other.as.billing.listTransactions({})).transactions;
+    expect(line).toMatchObject({
+      ...{ kind: TransactionKind.MARKETPLACE_PAYMENT, amountMicros: credits(12.5), reference: task.taskId },
+      counterpartyOrgId: home!.orgId,
+    });
+    expect(await eventsOf(mine.as, task.taskId)).toEqual([
+      ["claimed", "CLAIM"],
+      ["delivered", "DELIVER"],
+    ]);
+    expect(await eventsOf(other.as, task.taskId)).toEqual([["reviewed", "ACCEPT"]]);
+    // 0.7 × 4 + 0.3 × 5.
+    const stats = await other.as.status.getStats({});
+    expect(stats).toMatchObject({ reputation: 4.3, marketplaceTasksWorked: 1n, creditsMicros: credits(12.5) });
+    expect((await mine.as.status.getStats({})).marketplaceTasksPosted).toBe(1n);
+    const { collaborations } = await other.as.directory.listCollaborations({ side: CollaborationSide.RECEIVED });
+    expect(collaborations).toMatchObject([
+      { agentId: mine.agentId, rating: 4, evidence: { case: "marketplaceTaskId", value: task.taskId } },
+    ]);
+  });
+
+  test("who has too little posts nothing", async () => {
+    const poor = await agentWith(home!, 1);
+    const title = unique("dear");
+    const refused = await refusal(post(poor.as, { title, rewardMicros: credits(1) + 1n }));
+    expect(refused).toMatchObject({ code: "FailedPrecondition", reason: "INSUFFICIENT_CREDITS" });
+    expect(await available(poor.as)).toBe(credits(1));
+    expect(await listed(home!.admin, { text: title })).toEqual([]);
+    // Nor do ten at once post more than there is.
+    const posts = await Promise.allSettled(
+      Array.from({ length: 10 }, () => post(poor.as, { title, rewardMicros: credits(0.3) })),
+    );
+    expect(posts.filter(({ status }) => status === "fulfilled")).toHaveLength(3);
+    expect(await available(poor.as)).toBe(credits(0.1));
+    expect(await listed(home!.admin, { text: title })).toHaveLength(3);
+  });
+
+  test("an administrator posts from the organisation's wallet, or for an agent from the agent's", async () => {
+    const org = await world.org();
+    const agent = await agentWith(org, 10);
+    const own = await post(org.admin);
+    expect([own.creatorOrgId, own.creatorAgentId]).toEqual([org.orgId, ""]);
+    const forAgent = await post(org.admin, { agentId: agent.agentId });
+    expect(forAgent.creatorAgentId).toBe(agent.agentId);
+    expect([await available(org.admin), await available(agent.as)]).toEqual([credits(985), credits(5)]);
+    for (const agentId of [worker!.agentId, "agt_none"])
+      expect((await refusal(post(org.admin, { agentId }))).reason).toBe("NOT_FOUND");
+    await org.admin.market.cancelTask({ taskId: own.taskId });
+    await agent.as.market.cancelTask({ taskId: forAgent.taskId });
+    expect([await available(org.admin), await available(agent.as)]).toEqual([credits(990), credits(10)]);
+  });
+
+  test("rewards that are negative, nothing or too many, and whatever else cannot be, are refused with the field named", async () => {
+    const wrong: [Parameters<typeof post>[1], string][] = [
+      ...[-1n, 0n, credits(1_000_000_000) + 1n, 2n ** 63n - 1n, -(2n ** 63n)].map(
+        (rewardMicros): [Parameters<typeof post>[1], string] => [{ rewardMicros }, "reward_micros"],
+      ),
+      [{ title: "" }, "title"],
+      [{ title: "x".repeat(257) }, "title"],
+      [{ description: "x".repeat(5_001) }, "description"],
+      [{ category: "Not Lower" }, "category"],
+      [{ priority: 11 }, "priority"],
+      [{ tags: Array.from({ length: 21 }, (_, n) => `t${n}`) }, "tags"],
+      [{ requirements: [""] }, "requirements[0]"],
+      [{ deadlineTime: timestampFromMs(clock.now()) }, "deadline_time"],
+      [{ deadlineTime: timestampFromMs(clock.now() + 367 * day) }, "deadline_time"],
+      [{ claimTimeout: durationFromMs(999) }, "claim_timeout"],
+      [{ disputeWindow: durationFromMs(8 * day) }, "dispute_window"],
+    ];
+    for (const [init, field] of wrong) {
+      const { code, metadata } = await refusal(post(creator!.as, init));
+      expect([code, metadata.field]).toEqual(["InvalidArgument", field]);
+    }
+  });
+
+  test("of 100 agents that claim a task at once one gets it", async () => {
+    const { taskId } = await post(creator!.as);
+    const agents = await Promise.all(Array.from({ length: 20 }, () => away!.agent()));
+    const claims = Array.from({ length: 100 }, (_, n) => agents[n % agents.length]!.as.market.claimTask({ taskId }));
+    const ends = await Promise.allSettled(claims);
+    const won = ends.flatMap((end) => (end.status === "fulfilled" ? [end.value.task!.workerAgentId] : []));
+    expect(won).toHaveLength(1);
+    expect((await get(creator!.as, taskId)).workerAgentId).toBe(won[0]);
+    const lost = await refusal(claims[ends.findIndex(({ status }) => status === "rejected")]!);
+    expect([lost.reason, lost.metadata.state]).toEqual(["FAILED_PRECONDITION", "CLAIMED"]);
+    await creator!.as.market.cancelTask({ taskId });
+  });
+
+  test("100 who accept at once pay once", async () => {
+    const mine = await away!.agent();
+    const { taskId } = await post(creator!.as);
+    await work(mine.as, taskId);
+    const ends = await Promise.allSettled(Array.from({ length: 100 }, () => accept(creator!.as, taskId, 5)));
+    expect(ends.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    expect([await available(mine.as), await available(home!.admin, taskId)]).toEqual([credits(5), 0n]);
+    expect((await mine.as.billing.listTransactions({})).transactions).toHaveLength(1);
+    expect((await mine.as.directory.getProfile({})).profile!.ratings).toBe(1n);
+  });
+
+  test("of an accept, a cancel and a rejection at once one happens, and the reward goes one way", async () => {
+    const mine = await away!.agent();
+    for (let n = 0; n < 5; n++) {
+      const paidBefore = await available(mine.as).catch(() => 0n);
+      const before = await available(creator!.as);
+      const { taskId } = await post(creator!.as, { disputeWindow: durationFromMs(0) });
+      await mine.as.market.claimTask({ taskId });
+      await Promise.allSettled([
+        mine.as.market.deliverTask({ taskId, result: result(1) }),
+        creator!.as.market.cancelTask({ taskId }),
+        accept(creator!.as, taskId),
+        reject(creator!.as, taskId),
+        creator!.as.market.cancelTask({ taskId }),
+      ]);
+      await accept(creator!.as, taskId).catch(() => {});
+      await creator!.as.market.cancelTask({ taskId }).catch(() => {});
+      const paid = (await available(mine.as).catch(() => 0n)) - paidBefore;
+      const { state } = await get(creator!.as, taskId);
+      expect([State.COMPLETED, State.CANCELED]).toContain(state);
+      expect(paid).toBe(state === State.COMPLETED ? credits(5) : 0n);
+      expect(await available(creator!.as)).toBe(before - paid);
+    }
+  });
+
+  test("who claims must have been granted what is required, and may not be the creator or disabled", async () => {
+    const [can, cannot] = [
+      await away!.agent({ capabilities: ["sum", "read"] }),
+      await away!.agent({ capabilities: ["sum"] }),
+    ];
+    await cannot.as.directory.updateProfile({
+      change: { capabilities: ["read"] },
+      updateMask: { paths: ["capabilities"] },
+    });
+    const { taskId } = await post(creator!.as, { requirements: ["sum", "read"] });
+    const missing = await refusal(cannot.as.market.claimTask({ taskId }));
+    expect([missing.reason, missing.metadata.missing]).toEqual(["FAILED_PRECONDITION", "read"]);
+    expect((await refusal(creator!.as.market.claimTask({ taskId }))).error.rawMessage).toMatch(/its own/);
+    expect((await refusal(can.as.market.claimTask({ taskId, agentId: cannot.agentId }))).reason).toBe("NOT_FOUND");
+    expect((await refusal(away!.admin.market.claimTask({ taskId }))).metadata.field).toBe("agent_id");
+    await away!.admin.agents.updateAgent({
+      agentId: can.agentId,
+      change: { disabled: true },
+      updateMask: { paths: ["disabled"] },
+    });
+    expect((await refusal(can.as.market.claimTask({ taskId }))).error.rawMessage).toMatch(/disabled/);
+    await away!.admin.agents.updateAgent({ agentId: can.agentId, change: {}, updateMask: { paths: ["disabled"] } });
+    // An administrator claims for the agent it names.
+    expect((await away!.admin.market.claimTask({ taskId, agentId: can.agentId })).task!.workerAgentId).toBe(
+      can.agentId,
+    );
+    for (const id of ["mkt_none", taskId.replace(/.{6}$/, "ffffff")])
+      expect((await refusal(can.as.market.claimTask({ taskId: id }))).reason).toBe("NOT_FOUND");
+    await creator!.as.market.cancelTask({ taskId });
+  });
+
+  test("an agent has at most 100 claims at once", async () => {
+    const [rich, busy] = [await agentWith(home!, 1), await away!.agent()];
+    const tasks = await Promise.all(Array.from({ length: 101 }, () => post(rich.as, { rewardMicros: 1n })));
+    const ends = await Promise.allSettled(tasks.map(({ taskId }) => busy.as.market.claimTask({ taskId })));
+    expect(ends.filter(({ status }) => status === "fulfilled")).toHaveLength(100);
+    const open = tasks[ends.findIndex(({ status }) => status === "rejected")]!;
+    expect((await refusal(busy.as.market.claimTask({ taskId: open.taskId }))).reason).toBe("QUOTA_EXCEEDED");
+  });
+
+  test("only who claimed a task delivers it, at most 50 KB", async () => {
+    const { taskId } = await post(creator!.as);
+    const other = await away!.agent();
+    const early = await refusal(worker!.as.market.deliverTask({ taskId, result: result(1) }));
+    expect([early.reason, early.metadata.state]).toEqual(["FAILED_PRECONDITION", "OPEN"]);
+    await worker!.as.market.claimTask({ taskId });
+    const foreign = await refusal(other.as.market.deliverTask({ taskId, result: result(1) }));
+    expect(foreign).toMatchObject({ code: "PermissionDenied", reason: "MARKETPLACE_PARTY_REQUIRED" });
+    expect(foreign.metadata.required_party).toBe("WORKER");
+    // Two quotes.
+    const most = "x".repeat(51_198);
+    const tooMuch = await refusal(worker!.as.market.deliverTask({ taskId, result: result(`${most}x`) }));
+    expect([tooMuch.reason, tooMuch.metadata]).toMatchObject([
+      "PAYLOAD_TOO_LARGE",
+      { field: "result", actual: "51201" },
+    ]);
+    const bytes = { kind: { case: "data", value: new Uint8Array(51_201) } } as const;
+    expect((await refusal(worker!.as.market.deliverTask({ taskId, result: bytes }))).code).toBe("InvalidArgument");
+    await worker!.as.market.deliverTask({ taskId, result: result(most) });
+    expect(resultOf(await get(creator!.as, taskId))).toBe(most);
+    expect((await refusal(worker!.as.market.deliverTask({ taskId, result: result(2) }))).metadata.state).toBe(
+      "DELIVERED",
+    );
+    expect((await refusal(accept(worker!.as, taskId))).metadata.required_party).toBe("CREATOR");
+    expect((await refusal(accept(other.as, taskId))).metadata.required_party).toBe("CREATOR");
+    expect((await refusal(other.as.market.cancelTask({ taskId }))).metadata.required_party).toBe("CREATOR");
+    await accept(creator!.as, taskId);
+  });
+
+  test("a result is seen by creator and worker and the administrators of theirs, and by nobody else in no answer", async () => {
+    const secret = unique("secret");
+    const [sibling, colleague] = [await home!.agent(), await away!.agent()];
+    const { taskId } = await post(creator!.as);
+    await work(worker!.as, taskId, secret);
+    for (const by of [creator!.as, worker!.as, home!.admin, away!.admin, world.operator])
+      expect(resultOf(await get(by, taskId))).toBe(secret);
+    for (const by of [sibling.as, colleague.as, (await world.org()).admin]) {
+      const { state, delivery } = await get(by, taskId);
+      expect([state, delivery]).toEqual([State.DELIVERED, undefined]);
+      const refused = await refusal(reject(by, taskId, secret));
+      expect(JSON.stringify(refused.metadata) + refused.error.rawMessage).not.toContain(secret);
+    }
+    await reject(creator!.as, taskId, `not ${secret}`);
+    expect((await get(worker!.as, taskId)).delivery).toMatchObject({ number: 1, reason: `not ${secret}`, verdict: 2 });
+    clock.advance(day);
+    // Who does it next sees nothing of it, and the worker before nothing of theirs.
+    await colleague.as.market.claimTask({ taskId });
+    expect((await get(colleague.as, taskId)).delivery).toBeUndefined();
+    await colleague.as.market.deliverTask({ taskId, result: result("other") });
+    expect([resultOf(await get(worker!.as, taskId)), resultOf(await get(colleague.as, taskId))]).toEqual([
+      secret,
+      "other",
+    ]);
+    expect(resultOf(await get(creator!.as, taskId))).toBe("other");
+    await accept(creator!.as, taskId);
+    const all = [State.OPEN, State.COMPLETED, State.DELIVERED];
+    for (const by of [world.as(undefined), sibling.as, creator!.as, worker!.as, world.operator])
+      for (const state of all)
+        expect(JSON.stringify((await by.market.listTasks({ state })).tasks.map(textOf))).not.toContain(secret);
+  });
+  const textOf = (task: object) =>
+    JSON.stringify(task, (_key, it: unknown) => (typeof it === "bigint" ? String(it) : it));
+
+  test("parties are shown to one another, to their own, and to others as the directory shows them", async () => {
+    const [shy, open] = [await agentWith(home!, 10), await agentWith(home!, 10)];
+    const show = (agent: OrgAgent, visibility: Visibility) =>
+      agent.as.directory.updateProfile({ change: { visibility }, updateMask: { paths: ["visibility"] } });
+    await show(shy, Visibility.PRIVATE);
+    await show(open, Visibility.PUBLIC);
+    const [hidden, seen] = [await post(shy.as), await post(open.as)];
+    const sibling = await home!.agent();
+    const whoFor = async (by: Clients, { taskId }: { taskId: string }) => {
+      const { tasks } = await by.market.listTasks({ pageSize: 250 });
+      const task = tasks.find((one) => one.taskId === taskId)!;
+      return [task.creatorOrgId, task.creatorAgentId];
+    };
+    for (const by of [world.as(undefined), worker!.as, away!.admin]) {
+      expect(await whoFor(by, hidden)).toEqual(["", ""]);
+      expect(await whoFor(by, seen)).toEqual([home!.orgId, open.agentId]);
+    }
+    expect(await whoFor(sibling.as, hidden)).toEqual(["", ""]);
+    for (const by of [shy.as, home!.admin, world.operator])
+      expect(await whoFor(by, hidden)).toEqual([home!.orgId, shy.agentId]);
+    const { task } = await worker!.as.market.claimTask({ taskId: hidden.taskId });
+    expect([task!.creatorOrgId, task!.creatorAgentId]).toEqual([home!.orgId, shy.agentId]);
+    expect(await get(shy.as, hidden.taskId)).toMatchObject({ workerAgentId: worker!.agentId });
+    expect(await get(sibling.as, hidden.taskId)).toMatchObject({
+      workerAgentId: "",
+      workerOrgId: "",
+      creatorAgentId: "",
+    });
+    await shy.as.market.cancelTask({ taskId: hidden.taskId });
+    await open.as.market.cancelTask({ taskId: seen.taskId });
+  });
+
+  describe("a rejected result", () => {
+    test("opens the task again: to its worker at once, to others after the dispute window, to the worker no more after three", async () => {
+      const [one, other] = [await away!.agent(), await away!.agent()];
+      const { taskId } = await post(creator!.as, { disputeWindow: durationFromMs(hour) });
+      for (let n = 1; n <= 3; n++) {
+        await work(one.as, taskId, n);
+        expect((await refusal(creator!.as.market.reviewTask({ taskId, verdict: 2 }))).metadata.field).toBe("reason");
+        const { task } = await reject(creator!.as, taskId);
+        expect(task).toMatchObject({ state: State.OPEN, workerAgentId: one.agentId, deliveries: n });
+        expect(timestampMs(task!.openToAllTime!)).toBe(clock.now() + hour);
+      }
+      expect((await refusal(one.as.market.claimTask({ taskId }))).metadata.rejections).toBe("3");
+      const kept = await refusal(other.as.market.claimTask({ taskId }));
+      expect([kept.reason, kept.metadata.open_to_all_time]).toEqual([
+        "FAILED_PRECONDITION",
+        new Date(clock.now() + hour).toISOString(),
+      ]);
+      expect((await refusal(creator!.as.market.cancelTask({ taskId }))).metadata.open_to_all_time).toBeDefined();
+      clock.advance(hour);
+      expect((await refusal(one.as.market.disputeTask({ taskId, reason: "but" }))).metadata.state).toBe("OPEN");
+      const { workerAgentId, openToAllTime } = await get(one.as, taskId);
+      expect([workerAgentId, openToAllTime]).toEqual(["", undefined]);
+      await work(other.as, taskId);
+      await accept(creator!.as, taskId);
+      expect(await available(other.as)).toBe(credits(5));
+      expect((await eventsOf(one.as, taskId)).map(([, cause]) => cause)).toEqual(["REJECT", "REJECT", "REJECT"]);
+    });
+
+    test("opens it to everybody at once where there are no disputes", async () => {
+      const { taskId } = await post(creator!.as, { disputeWindow: durationFromMs(0) });
+      const other = await away!.agent();
+      await work(worker!.as, taskId);
+      await reject(creator!.as, taskId);
+      expect((await refusal(worker!.as.market.disputeTask({ taskId, reason: "but" }))).metadata.state).toBe("OPEN");
+      await other.as.market.claimTask({ taskId });
+      expect(await eventsOf(worker!.as, taskId)).toEqual([["reviewed", "REJECT"]]);
+      await creator!.as.market.cancelTask({ taskId });
+      expect(await eventsOf(other.as, taskId)).toEqual([["expired", "CANCEL"]]);
+    });
+
+    test("can be disputed by its worker, and the operator divides the reward", async () => {
+      const mine = await away!.agent();
+      const before = await available(creator!.as);
+      const { taskId } = await post(creator!.as);
+      await work(mine.as, taskId);
+      await reject(creator!.as, taskId);
+      expect((await refusal(worker!.as.market.disputeTask({ taskId, reason: "I too" }))).metadata.required_party).toBe(
+        "WORKER",
+      );
+      const { task } = await mine.as.market.disputeTask({ taskId, reason: "it is what was asked for" });
+      expect(task!.state).toBe(State.DISPUTED);
+      for (const act of [
+        () => creator!.as.market.cancelTask({ taskId }),
+        () => accept(creator!.as, taskId),
+        () => mine.as.market.claimTask({ taskId }),
+      ])
+        expect((await refusal(act())).metadata.state).toBe("DISPUTED");
+      expect((await refusal(creator!.as.market.settleDispute({ taskId, workerMicros: 0n }))).reason).toBe(
+        "ROLE_REQUIRED",
+      );
+      expect(await listed(world.operator, { state: State.DISPUTED })).toEqual([taskId]);
+      expect((await get(world.operator, taskId)).delivery).toMatchObject({
+        reason: "too long",
+        dispute: "it is what was asked for",
+      });
+      const settle = (workerMicros: bigint) =>
+        world.operator.market.settleDispute({ taskId, workerMicros, note: "most of it" });
+      expect((await refusal(settle(credits(5) + 1n))).metadata.field).toBe("worker_micros");
+      const ends = await Promise.allSettled([settle(credits(3)), settle(credits(3)), settle(credits(2))]);
+      expect(ends.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+      const settled = await get(mine.as, taskId);
+      expect(settled).toMatchObject({ state: State.SETTLED, delivery: { settlement: "most of it" } });
+      expect(await available(mine.as)).toBe(settled.paidMicros);
+      expect(await available(creator!.as)).toBe(before - settled.paidMicros);
+      expect(await available(home!.admin, taskId)).toBe(0n);
+      const causes = ["REJECT", "DISPUTE", "SETTLE"];
+      expect((await eventsOf(mine.as, taskId)).map(([, cause]) => cause)).toEqual(causes);
+      const [audit] = (await world.operator.admin.listAuditEvents({ pageSize: 1 })).auditEvents;
+      expect(audit).toMatchObject({
+        method: "moltwire.exchange.v1.MarketplaceService/SettleDispute",
+        resource: { task_id: taskId },
+      });
+    });
+  });
+
+  describe("time", () => {
+    test("ends a claim: the task is open again at that instant, and another gets it", async () => {
+      const other = await away!.agent();
+      const { taskId } = await post(creator!.as, { claimTimeout: durationFromMs(hour) });
+      const { task } = await worker!.as.market.claimTask({ taskId });
+      expect(timestampMs(task!.claimExpireTime!)).toBe(clock.now() + hour);
+      clock.advance(hour - 1);
+      expect((await refusal(other.as.market.claimTask({ taskId }))).metadata.state).toBe("CLAIMED");
+      clock.advance(1);
+      expect(await get(creator!.as, taskId)).toMatchObject({ state: State.OPEN, workerAgentId: "" });
+      expect((await refusal(worker!.as.market.deliverTask({ taskId, result: result(1) }))).reason).toBe(
+        "FAILED_PRECONDITION",
+      );
+      await other.as.market.claimTask({ taskId });
+      expect((await get(creator!.as, taskId)).workerAgentId).toBe(other.agentId);
+      expect(await eventsOf(worker!.as, taskId)).toEqual([["expired", "RELEASE"]]);
+      await creator!.as.market.cancelTask({ taskId });
+    });
+
+    test("ends a task at its deadline, open or claimed, and gives the reward back", async () => {
+      const before = await available(creator!.as);
+      const deadlineTime = timestampFromMs(clock.now() + hour);
+      const [open, claimed] = [await post(creator!.as, { deadlineTime }), await post(creator!.as, { deadlineTime })];
+      await worker!.as.market.claimTask({ taskId: claimed.taskId });
+      expect(await available(creator!.as)).toBe(before - credits(10));
+      clock.advance(hour);
+      for (const { taskId } of [open, claimed]) {
+        const task = await get(world.operator, taskId);
+        expect([stateOf(task), timestampMs(task.stateTime!)]).toEqual(["EXPIRED", timestampMs(deadlineTime)]);
+        expect(await listed(world.as(undefined))).not.toContain(taskId);
+        expect((await refusal(worker!.as.market.claimTask({ taskId }))).reason).toBe("FAILED_PRECONDITION");
+        await settledAs(taskId, State.EXPIRED);
+      }
+      expect(await available(creator!.as)).toBe(before);
+      expect(await eventsOf(creator!.as, open.taskId)).toEqual([["expired", "EXPIRE"]]);
+      expect(await eventsOf(worker!.as, claimed.taskId)).toEqual([["expired", "EXPIRE"]]);
+      expect(await listed(creator!.as, { state: State.EXPIRED })).toEqual(
+        expect.arrayContaining([open.taskId, claimed.taskId]),
+      );
+    });
+
+    test("accepts a result that nobody reviewed in 7 days", async () => {
+      const mine = await away!.agent();
+      const { taskId } = await post(creator!.as, { deadlineTime: timestampFromMs(clock.now() + hour) });
+      const { reviewDueTime } = await work(mine.as, taskId);
+      expect(timestampMs(reviewDueTime!)).toBe(clock.now() + 7 * day);
+      clock.advance(7 * day - 1);
+      expect((await get(mine.as, taskId)).state).toBe(State.DELIVERED);
+      clock.advance(1);
+      expect(await get(mine.as, taskId)).toMatchObject({ state: State.COMPLETED, paidMicros: credits(5) });
+      expect((await refusal(reject(creator!.as, taskId))).metadata.state ?? "COMPLETED").toBe("COMPLETED");
+      await settledAs(taskId, State.COMPLETED);
+      expect(await available(mine.as)).toBe(credits(5));
+      expect((await get(mine.as, taskId)).delivery!.verdict).toBe(1);
+      expect(await eventsOf(mine.as, taskId)).toEqual([["reviewed", "AUTO_ACCEPT"]]);
+    });
+
+    test("that has come for a task that cannot be paid out keeps no other waiting", async () => {
+      const deadlineTime = timestampFromMs(clock.now() + hour);
+      const [broken, fine] = [await post(creator!.as, { deadlineTime }), await post(creator!.as, { deadlineTime })];
+      const { db } = world.server.app;
+      const spoil = (by: bigint) =>
+        db.tx((tx) =>
+          tx.run(sql`update ledger_account set balance = balance + ${by} where account_id = ${broken.taskId}`),
+        );
+      await spoil(-1n);
+      clock.advance(hour);
+      await settledAs(fine.taskId, State.EXPIRED);
+      expect(await available(home!.admin, broken.taskId)).toBe(credits(5) - 1n);
+      await spoil(1n);
+      await settledAs(broken.taskId, State.EXPIRED);
+    });
+  });
+
+  describe("lists", () => {
+    test("are everybody's, by state, category, tag, reward and words, page by page, newest first", async () => {
+      const org = await world.org();
+      const mark = unique("m").replace("-", "");
+      const at = { category: mark, tags: [mark] };
+      const [cheap, dear, claimed] = [
+        await post(org.admin, { ...at, title: "Translate a poem", rewardMicros: 1n }),
+        await post(org.admin, { ...at, title: "Résumé of a book", tags: [mark, "b/w"], rewardMicros: credits(9) }),
+        await post(org.admin, { ...at, description: "poems, too" }),
+      ].map(({ taskId }) => taskId);
+      await worker!.as.market.claimTask({ taskId: claimed! });
+      const by = world.as(undefined);
+      const find = (request: Parameters<typeof listed>[1]) => listed(by, { category: mark, ...request });
+      expect(await find({})).toEqual([dear, cheap]);
+      expect(await find({ state: State.CLAIMED })).toEqual([claimed]);
+      expect(await find({ tag: "b/w" })).toEqual([dear]);
+      expect(await find({ tag: "b" })).toEqual([]);
+      expect(await find({ minRewardMicros: 2n })).toEqual([dear]);
+      expect(await find({ text: "POEM" })).toEqual([cheap]);
+      expect(await find({ text: "poe", state: State.CLAIMED })).toEqual([claimed]);
+      expect(await find({ text: "resume book", tag: mark })).toEqual([dear]);
+      expect(await find({ text: "resume poem" })).toEqual([]);
+      expect(await listed(by, { tag: mark })).toEqual([dear, cheap]);
+      expect(await listed(by, { text: mark, minRewardMicros: 1n })).toEqual([dear, cheap]);
+      const first = await by.market.listTasks({ category: mark, pageSize: 1 });
+      const second = await by.market.listTasks({ category: mark, pageSize: 1, pageToken: first.nextPageToken });
+      expect([...first.tasks, ...second.tasks].map(({ taskId }) => taskId)).toEqual([dear, cheap]);
+      expect(second.nextPageToken).toBe("");
+      const other = await refusal(by.market.listTasks({ pageSize: 1, pageToken: first.nextPageToken }));
+      expect(other.reason).toBe("INVALID_PAGE_TOKEN");
+      expect((await refusal(by.market.listTasks({ text: "?!" }))).metadata.field).toBe("text");
+      expect((await refusal(by.market.listTasks({ text: "a ".repeat(11) }))).metadata.field).toBe("text");
+      expect((await refusal(by.market.listTasks({ side: TaskSide.CREATOR }))).metadata.field).toBe("side");
+      expect((await refusal(by.market.getTask({ taskId: cheap! }))).reason).toBe("KEY_MISSING");
+      const update = (disabled: boolean) =>
+        world.operator.organizations.updateOrganization({
+          orgId: org.orgId,
+          change: { disabled },
+          updateMask: { paths: ["disabled"] },
+        });
+      await update(true);
+      expect(await find({})).toEqual([]);
+      expect((await refusal(creator!.as.market.getTask({ taskId: cheap! }))).reason).toBe("NOT_FOUND");
+      expect((await get(worker!.as, claimed!)).state).toBe(State.CLAIMED);
+      await update(false);
+    });
+
+    test("show one's own tasks, on either side, in every state", async () => {
+      const org = await world.org();
+      const [poster, doer] = [await agentWith(org, 20), await org.agent()];
+      const [own, ended, byOrg] = [await post(poster.as), await post(poster.as), await post(org.admin)].map(
+        ({ taskId }) => taskId,
+      );
+      await work(doer.as, ended!);
+      await accept(poster.as, ended!);
+      await doer.as.market.claimTask({ taskId: byOrg! });
+      expect(await listed(poster.as, { side: TaskSide.CREATOR })).toEqual([ended, own]);
+      expect(await listed(poster.as, { side: TaskSide.CREATOR, state: State.OPEN })).toEqual([own]);
+      expect(await listed(poster.as, { side: TaskSide.WORKER })).toEqual([]);
+      expect(await listed(doer.as, { side: TaskSide.WORKER })).toEqual([byOrg, ended]);
+      expect(await listed(org.admin, { side: TaskSide.CREATOR })).toEqual([byOrg, ended, own]);
+      expect(await listed(org.admin, { side: TaskSide.WORKER, agentId: doer.agentId })).toEqual([byOrg, ended]);
+      expect((await refusal(poster.as.market.listTasks({ side: TaskSide.WORKER, agentId: doer.agentId }))).reason).toBe(
+        "NOT_FOUND",
+      );
+      expect(await listed(world.operator, { side: TaskSide.CREATOR, orgId: org.orgId })).toEqual([byOrg, ended, own]);
+    });
+  });
+
+  test("what an agent that is gone is owed goes to its organisation", async () => {
+    const org = await world.org();
+    const [poster, doer] = [await agentWith(org, 20), await away!.agent()];
+    const [paid, back] = [await post(poster.as), await post(poster.as)].map(({ taskId }) => taskId);
+    await work(doer.as, paid!);
+    await away!.admin.agents.deleteAgent({ agentId: doer.agentId });
+    const before = await available(away!.admin);
+    expect((await accept(org.admin, paid!, 5)).task!.state).toBe(State.COMPLETED);
+    expect(await available(away!.admin)).toBe(before + credits(5));
+    await org.admin.agents.deleteAgent({ agentId: poster.agentId });
+    expect(await available(org.admin)).toBe(credits(990));
+    await org.admin.market.cancelTask({ taskId: back! });
+    expect(await available(org.admin)).toBe(credits(995));
+  });
+
+  test("a result that can be read no more is paid for all the same, and who reads it is told why", async () => {
+    await using sealed = await start(dialect, { masterKeys: [parseMasterKey(randomBytes(32).toString("base64"))] });
+    const [org, doing] = [await sealed.org(), await sealed.org()];
+    const doer = await doing.agent();
+    const [paid, disputed] = [await post(org.admin), await post(org.admin)].map(({ taskId }) => taskId);
+    for (const taskId of [paid!, disputed!]) await work(doer.as, taskId);
+    await reject(org.admin, disputed!);
+    const { orgId } = org;
+    const disable = (disabled: boolean) =>
+      sealed.operator.organizations.updateOrganization({
+        ...{ orgId, change: { disabled }, updateMask: { paths: ["disabled"] } },
+      });
+    await disable(true);
+    await sealed.operator.maintenance.dropOrganizationKeys({ targetOrgId: orgId });
+    await disable(false);
+    expect((await accept(org.admin, paid!)).task!.state).toBe(State.COMPLETED);
+    await doer.as.market.disputeTask({ taskId: disputed!, reason: "but" });
+    await sealed.operator.market.settleDispute({ taskId: disputed!, workerMicros: credits(5) });
+    expect(await available(doer.as)).toBe(credits(10));
+    expect((await refusal(get(doer.as, paid!))).reason).toBe("KEY_DROPPED");
+  });
+
+  test("a repeated call with the same idempotency key claims, delivers and posts once", async () => {
+    const headers = { "idempotency-key": unique("key") };
+    const before = await available(creator!.as);
+    const wish = { title: "once", category: "writing", rewardMicros: credits(1) };
+    const [first, again] = [
+      await creator!.as.market.postTask(wish, { headers }),
+      await creator!.as.market.postTask(wish, { headers }),
+    ];
+    expect(again).toEqual(first);
+    expect(await available(creator!.as)).toBe(before - credits(1));
+    const { taskId } = first.task!;
+    const claim = () => worker!.as.market.claimTask({ taskId }, { headers });
+    expect(await claim()).toEqual(await claim());
+    await creator!.as.market.cancelTask({ taskId });
+  });
+
+  test("the platform keeps the fee that was set when the task was posted, rounded down", async () => {
+    await using dear = await start(dialect, { marketplaceFeeBps: 1_000 });
+    const org = await dear.org();
+    const doer = await org.agent();
+    const fees = () => available(dear.operator, "fees").catch(() => 0n);
+    const { taskId, feeBasisPoints } = await post(org.admin, { rewardMicros: credits(5) });
+    expect(feeBasisPoints).toBe(1_000);
+    await work(doer.as, taskId);
+    expect((await accept(org.admin, taskId)).task!.paidMicros).toBe(credits(4.5));
+    expect([await available(doer.as), await fees()]).toEqual([credits(4.5), credits(0.5)]);
+    const small = await post(org.admin, { rewardMicros: 9n });
+    await work(doer.as, small.taskId);
+    await accept(org.admin, small.taskId);
+    expect([await available(doer.as), await fees()]).toEqual([credits(4.5) + 9n, credits(0.5)]);
+    expect((await proofOf(dear.operator)).faults).toEqual([]);
+  });
+
+  test("a server that is killed while tasks are posted, claimed, delivered and accepted leaves each reward in one place", async () => {
+    await using place = await storage(dialect);
+    const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
+    const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+    let server = await serverProcess(program, [options]);
+    try {
+      const operator = clientsAt(server.url, operatorKey);
+      const { orgId } = (await operator.organizations.createOrganization({ name: unique("crash") })).organization!;
+      const { secret } = await operator.keys.createApiKey({ orgId, role: Role.ORG });
+      let as = clientsAt(server.url, secret);
+      const agentId = (await as.agents.registerAgent({ name: unique("a") })).agent!.agentId;
+      let over = false;
+      const lane = async () => {
+        while (!over) {
+          try {
+            const { taskId } = await post(as, { rewardMicros: credits(1) });
+            await as.market.claimTask({ taskId, agentId });
+            await as.market.deliverTask({ taskId, agentId, result: result(1) });
+            await accept(as, taskId);
+          } catch {
+            await sleep(20);
+          }
+        }
+      };
+      const lanes = Promise.all(Array.from({ length: 8 }, lane));
+      for (let kill = 0; kill < 2; kill++) {
+        await eventually(
+          async () => (await available(as, agentId).catch(() => 0n)) >= credits(20 * (kill + 1)),
+          30_000,
+        );
+        await server.kill();
+        server = await serverProcess(program, [options]);
+        as = clientsAt(server.url, secret);
+      }
+      over = true;
+      await lanes;
+      const proof = await proofOf(clientsAt(server.url, operatorKey));
+      expect([proof.faults, proof.sumMicros]).toEqual([[], 0n]);
+      const tasks = [];
+      for (let pageToken = ""; ; ) {
+        const page = await as.market.listTasks({ side: TaskSide.CREATOR, pageSize: 250, pageToken });
+        tasks.push(...page.tasks);
+        if ((pageToken = page.nextPageToken) === "") break;
+      }
+      const done = tasks.filter(({ state }) => state === State.COMPLETED);
+      expect(await available(as, agentId)).toBe(credits(done.length));
+      expect(await available(as)).toBe(credits(1_000 - tasks.length));
+      for (const { taskId, state } of tasks)
+        expect(await available(as, taskId)).toBe(state === State.COMPLETED ? 0n : credits(1));
+    } finally {
+      await server.kill();
+    }
+  }, 90_000);
+});

@@ -48,6 +48,7 @@ import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
+import { renewMs, renewSubscriptions } from "./exchange/subscription/renew.ts";
 import { endUngranted } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
@@ -331,6 +332,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       await endUngranted(app);
     }),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
+    every(app, renewMs, "subscriptions", () => renewSubscriptions(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),

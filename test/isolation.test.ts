@@ -82,6 +82,15 @@ async function party(world: World, mark: string): Promise<Party> {
   await caller.as.relay.createChannel({ name: channel, description: `${mark} channel`, membersOnly: true });
   await caller.as.relay.createConsumerGroup({ channel, name: `${mark}group` });
   const { messageId } = await caller.as.relay.send({ to: { case: "toChannel", value: channel }, payload });
+  const offer = {
+    title: `${mark} title`,
+    description: `${mark} offer`,
+    category: "c",
+    contractId,
+    pricing: { requestMicros: 1n },
+  };
+  const { listingId } = (await org.admin.catalog.publishListing({ offer })).listing!;
+  await org.admin.catalog.unpublishListing({ listingId });
   const wished = {
     eventTypes: ["message.received"],
     url: `http://127.0.0.1:9/${mark}hook`,
@@ -120,6 +129,7 @@ async function party(world: World, mark: string): Promise<Party> {
   });
   const { invite } = await org.admin.directory.createInvite({});
   const belongings = {
+    listing_id: listingId,
     invite_id: invite!.inviteId,
     account_id: caller.agentId,
     from_agent_id: caller.agentId,
@@ -276,6 +286,7 @@ describe.each(dialects)("%s", (dialect) => {
       "BillingService/TransferCredits from_agent_id",
       "RelayService/Send to_agent_id",
       "DirectoryService/RevokeInvite invite_id",
+      "CatalogService/GetListing listing_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",

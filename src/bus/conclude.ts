@@ -5,6 +5,7 @@ import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { charge, pay } from "../exchange/call/pay.ts";
 import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
 import { isAway, isGuest } from "../federation/gateway/sides.ts";
 import { emit } from "../ops/outbox.ts";
@@ -76,18 +77,25 @@ export async function concludeTask(tx: Tx, app: App, { hold, task }: HeldTask, e
   const abandoned =
     !ending && ended.attempts > 0 && end.fault && (await abandonAttempt(tx, app, task, ended.attempts, end.fault));
   const changed = isAway(task) ? [] : await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
+  const charged = await charge(tx, task, end);
   // Its budgets before these, as when it came in.
   const home = await endAtHome(tx, task, end);
   if (home) await concludeTask(tx, app, home.held, home.end);
   const budgeted = ended.budgeted ? await settleBudgets(tx, app, task, end.endMs) : [];
   await endUnderGrant(tx, task, end);
-  await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed, ...budgeted));
+  await recordSteps(
+    tx,
+    app,
+    spanOf(task),
+    end.steps.toSpliced(-1, 0, ...changed, ...budgeted, ...(charged?.steps ?? [])),
+  );
   // Events and dead letters are for those who asked.
   if (!isGuest(task)) await emitEnd(tx, app, task, end);
   if (end.state === TaskState.FAILED && end.fault && !isGuest(task))
     await writeDeadLetter(tx, app, task, ended.target_agent_id, end.fault.reason, end.endMs);
   const counted = ending ?? abandoned;
   if (counted) await countAttempt(tx, counted);
+  if (charged) await pay(tx, app, charged, end.state);
   return true;
 }
 

@@ -21,7 +21,8 @@ export type EventType =
   | "job.failed"
   | "message.received"
   | "webhook.disabled"
-  | "grant.revoked";
+  | "grant.revoked"
+  | "subscription.paused";
 
 export type NewEvent = {
   readonly orgId: string;

@@ -8,8 +8,7 @@ type Announced =
   | "marketplace.task_claimed"
   | "marketplace.task_delivered"
   | "marketplace.task_reviewed"
-  | "marketplace.task_expired"
-  | "subscription.paused";
+  | "marketplace.task_expired";
 
 /** A record, so that an event that is emitted and cannot be asked for does not compile. */
 const known: Readonly<Record<EventType | Announced, true>> = {

@@ -35,7 +35,11 @@ import { foreignStep, outwardStep } from "./trace.ts";
 import { type Entry, type Weighed, weigh } from "./weigh.ts";
 
 /** A task to have done by another organisation. An empty grant in its wish: any that fits. */
-export type AcrossOrder = TaskOrder & { readonly targetOrgId: string };
+export type AcrossOrder = TaskOrder & {
+  readonly targetOrgId: string;
+  /** The listing that is invoked, under the grant that the wish names; none: it is no listing's request. */
+  readonly listingId?: string;
+};
 
 /** The task of the organisation that asks, and the work that is to begin, unless it waits for an approval on the asking side. */
 export type AcceptedAcross = {
@@ -65,12 +69,13 @@ async function look(
     checkInputSize(wish, (kind, message, details) => steps.push({ kind, timeMs: now, message, details }));
     const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
     if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
-    const sought = { callerOrgId: orgId, targetOrgId, contract: wish.contract, grantId: wish.grantId };
+    const { contract: ref, grantId, origin } = wish;
+    const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId, listingId: order.listingId };
     const { grant, contract } = await findOpening(db, sought, now);
-    const outward = await decideOutward(app, db, { orgId, caller, contract, grant, wantedAgentId, now });
+    const outward = await decideOutward(app, db, { orgId, caller, contract, grant, wantedAgentId, origin, now });
     steps.push(outwardStep(outward, grant, now));
     const entry: Entry = {
-      ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, turn },
+      ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, origin, turn },
       callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
       deadlineMs: order.deadlineMs,
       trace: { traceId: trace.traceId, spanId: app.ids.span(), parentSpanId: trace.spanId },

@@ -78,7 +78,7 @@ describe.each(dialects)("%s", (dialect) => {
         };
         const lanes = Array.from({ length: callers }, (_, n) => lane(n));
         for (let kill = 1; kill <= kills; kill++) {
-          await sleep(by.int(200, 700));
+          await sleep(by.int(500, 1_500));
           await server.kill();
           server = await serverProcess(program, [options]);
         }

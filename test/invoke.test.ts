@@ -142,7 +142,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await proofOf(world.operator)).faults).toEqual([]);
   }, 60_000);
 
-  test("a request that fails, is canceled or rejected costs nothing, and one of the free tier is given back", async () => {
+  test("a request that fails, is canceled or rejected costs nothing, and no dead letter brings it back for nothing", async () => {
     const init = { agent: { endpoint: scripted } };
     const { seller, buyer, listingId, buy } = await market(world, init);
     const before = [await walletOf(seller), await walletOf(buyer)];

@@ -6,6 +6,7 @@ import {
   amountOf,
   type Cover,
   feeOf,
+  isPayable,
   mostMicros,
   mostOf,
   type Prices,
@@ -22,10 +23,7 @@ const prices: fc.Arbitrary<Prices> = fc
     thousandTokensMicros: micros,
     maxTokens: fc.bigInt(0n, 1_000_000_000n),
   })
-  .filter(({ requestMicros, thousandTokensMicros, maxTokens }) => {
-    const exact = requestMicros * 1_000n + thousandTokensMicros * maxTokens;
-    return exact <= mostMicros * 1_000n;
-  });
+  .filter(isPayable);
 const tokens = fc.bigInt(0n, 2n ** 53n);
 
 test("a request never costs more than what was set aside for it, whatever tokens are reported", () => {
@@ -67,6 +65,8 @@ test("fee and earnings are the price to the last micro-credit, and 10 % of 5 cre
 test("what does not fit into 64 bits is no amount", () => {
   const huge = { requestMicros: int64Most, thousandTokensMicros: 1_000n, maxTokens: 1n };
   expect(() => mostOf(huge)).toThrow(RangeError);
+  expect([isPayable(huge), isPayable({ ...huge, requestMicros: mostMicros, maxTokens: 0n })]).toEqual([false, true]);
+  expect(isPayable({ ...huge, requestMicros: mostMicros })).toBe(false);
   expect(() => feeOf(int64Most + 1n, 1_000)).toThrow(RangeError);
   expect(() => feeOf(-1n, 1_000)).toThrow(RangeError);
   expect(feeOf(int64Most, 10_000)).toBe(int64Most);

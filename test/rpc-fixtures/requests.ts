@@ -26,6 +26,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   scope: 1,
   period: 1,
   job: {},
+  plan_id: "none",
   offer: { title: "none", category: "none", contractId: "no-such-contract", pricing: { requestMicros: 1n } },
   jobs: [{}],
   settings: { timing: { cron: "@daily" } },

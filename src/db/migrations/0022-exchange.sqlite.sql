@@ -112,9 +112,9 @@ create table exchange_day (
   requests_micros integer not null,
   subscriptions_micros integer not null,
   fees_micros integer not null,
-  primary key (org_id, day_ms, listing_id)
+  primary key (org_id, listing_id, day_ms)
 ) strict, without rowid;
-create index exchange_day_listing on exchange_day (org_id, listing_id, day_ms);
+create index exchange_day_latest on exchange_day (org_id, day_ms, listing_id);
 
 -- How many requests of the free tier an organisation has used in a period that began then.
 create table exchange_free_use (

@@ -25,7 +25,7 @@ export type Window = { readonly listingId: string; readonly startMs: number; rea
 const within = (orgId: string, { listingId, startMs, endMs }: Window): Sql =>
   sql`org_id = ${orgId} ${listingId ? sql`and listing_id = ${listingId}` : sql``} and day_ms >= ${startMs} and day_ms <= ${endMs}`;
 
-/** Latest day first, then by listing, backwards along the key or the index on the listing. */
+/** Latest day first, then by listing, backwards along the index on days, or for one listing along the key. */
 export const listEarnings = (
   db: Queryable,
   orgId: string,

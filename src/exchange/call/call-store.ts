@@ -105,7 +105,7 @@ export function addToDay(tx: Tx, share: DayShare): Promise<number> {
   return tx.run(sql`
     insert into exchange_day (org_id, day_ms, listing_id, completed, failed, requests_micros, subscriptions_micros, fees_micros)
     values (${orgId}, ${dayMs}, ${listingId}, ${completed}, ${failed}, ${requestsMicros}, ${subscriptionsMicros}, ${feesMicros})
-    on conflict (org_id, day_ms, listing_id) do update set completed = exchange_day.completed + excluded.completed, failed = exchange_day.failed + excluded.failed,
+    on conflict (org_id, listing_id, day_ms) do update set completed = exchange_day.completed + excluded.completed, failed = exchange_day.failed + excluded.failed,
       requests_micros = exchange_day.requests_micros + excluded.requests_micros,
       subscriptions_micros = exchange_day.subscriptions_micros + excluded.subscriptions_micros, fees_micros = exchange_day.fees_micros + excluded.fees_micros`);
 }

@@ -12,7 +12,7 @@ export const sampleSize = 1_000;
 
 type Of = Pick<ListingRow, "org_id" | "listing_id">;
 
-/** Requests of the days from one on that ended well and badly; along the index on the listing. */
+/** Requests of the days from one on that ended well and badly; along the key. */
 export const endedSince = async (
   db: Queryable,
   { org_id, listing_id }: Of,

@@ -8,7 +8,7 @@ import type { Queryable } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { deeperThan } from "../../rpc/json-depth.ts";
 import { creditsText } from "../ledger/fault.ts";
-import { mostMicros, mostOf, type Prices } from "./price.ts";
+import { isPayable, mostMicros, type Prices } from "./price.ts";
 
 const maxExampleBytes = 16_384;
 const maxExampleDepth = 24;
@@ -55,12 +55,8 @@ function checkPricing(pricing: Pricing): void {
       "offer.pricing.max_tokens",
       "is required with a price for tokens: that much is set aside for each request",
     );
-  const most = mostOf(pricesOf(pricing));
-  if (most > mostMicros)
-    throw badField(
-      "offer.pricing",
-      `one request could cost ${creditsText(most)} credits, and at most ${creditsText(mostMicros)} are allowed`,
-    );
+  if (!isPayable(pricesOf(pricing)))
+    throw badField("offer.pricing", `one request could cost more than ${creditsText(mostMicros)} credits`);
 }
 
 function checkExample(field: string, example: Offer["exampleInput"]): void {

@@ -45,6 +45,10 @@ export function amountOf({ requestMicros, thousandTokensMicros, maxTokens }: Pri
 /** The most that a request can cost: what is set aside for it. */
 export const mostOf = (prices: Prices): bigint => amountOf(prices, prices.maxTokens);
 
+/** Whether such prices may be published: no request costs more than {@link mostMicros}. */
+export const isPayable = ({ requestMicros, thousandTokensMicros, maxTokens }: Prices): boolean =>
+  requestMicros * 1_000n + thousandTokensMicros * maxTokens <= mostMicros * 1_000n;
+
 /** What of an amount goes to the platform, rounded down to a whole micro-credit; the provider has the rest. */
 export const feeOf = (amount: bigint, feeBps: number): bigint => (within(amount) * BigInt(feeBps)) / basisPoints;
 

@@ -461,7 +461,7 @@ export type SearchListingsRequest = Message<"moltwire.exchange.v1.SearchListings
   providerOrgId: string;
 
   /**
-   * The listings of the caller's own organisation, those that are not published too.
+   * The listings of the caller's own organisation, those that are not published too; but by words and tags only published ones are found.
    *
    * @generated from field: bool mine = 7;
    */
@@ -538,7 +538,7 @@ export type SearchListingsRequestJson = {
   providerOrgId?: string;
 
   /**
-   * The listings of the caller's own organisation, those that are not published too.
+   * The listings of the caller's own organisation, those that are not published too; but by words and tags only published ones are found.
    *
    * @generated from field: bool mine = 7;
    */

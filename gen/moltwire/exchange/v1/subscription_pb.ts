@@ -233,7 +233,7 @@ export const SubscriptionState = {
   PAUSED: 2,
 
   /**
-   * It was canceled, or its listing is not published any more, and what was paid for is over.
+   * It was canceled, or its listing is not published any more or its provider disabled, and what was paid for is over.
    *
    * @generated from enum value: SUBSCRIPTION_STATE_ENDED = 3;
    */

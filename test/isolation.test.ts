@@ -315,6 +315,7 @@ describe.each(dialects)("%s", (dialect) => {
       "caller_agent_id",
       "member_agent_id",
       "contract_id",
+      "listing_id",
       "grant_id",
       "counterparty_org_id",
     ]);

@@ -27,6 +27,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   period: 1,
   job: {},
   plan_id: "none",
+  "RespondToReviewRequest.text": "none",
   offer: { title: "none", category: "none", contractId: "no-such-contract", pricing: { requestMicros: 1n } },
   jobs: [{}],
   settings: { timing: { cron: "@daily" } },

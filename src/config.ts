@@ -44,6 +44,8 @@ export type Config = {
   readonly corsOrigins: readonly string[];
   /** Whose `x-forwarded-for` is believed. */
   readonly trustedProxies: readonly string[];
+  /** What of a price goes to the platform, in basis points: 10,000 is all of it. */
+  readonly feeBps: number;
   /** How many keys and bytes of keys and values a memory holds at most. */
   readonly memoryMaxKeys: number;
   readonly memoryMaxBytes: number;
@@ -204,6 +206,13 @@ export const settings = {
     help: "requests a minute and agent, or address without a key; 0 for no limit",
     fallback: "120",
     parse: integer(0, 100_000),
+  },
+  MOLTWIRE_FEE_BPS: {
+    flag: "fee-bps",
+    form: "NUMBER",
+    help: "what of the price of a listing goes to the platform, in basis points: 1000 is 10 %",
+    fallback: "1000",
+    parse: integer(0, 10_000),
   },
   MOLTWIRE_TLS_CERT: {
     flag: "tls-cert",
@@ -418,6 +427,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     registrationOrg: value("MOLTWIRE_REGISTRATION_ORG") ?? "",
     registrationTier: value("MOLTWIRE_REGISTRATION_TIER")!,
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
+    feeBps: value("MOLTWIRE_FEE_BPS")!,
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),
     tlsClientCa: value("MOLTWIRE_TLS_CLIENT_CA"),

@@ -27,7 +27,10 @@ export type IdPrefix =
   | "con"
   | "txn"
   | "per"
-  | "mkt";
+  | "mkt"
+  | "lst"
+  | "sub"
+  | "rev";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -49,6 +49,7 @@ import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
 import { sweepMarket, sweepMarketMs } from "./exchange/market/sweep.ts";
+import { renewMs, renewSubscriptions } from "./exchange/subscription/renew.ts";
 import { sweepCrossings } from "./federation/gateway/old-crossings.ts";
 import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
@@ -340,6 +341,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, sweepMarketMs, "marketplace", () => sweepMarket(app)),
+    every(app, renewMs, "subscriptions", () => renewSubscriptions(app)),
     every(app, pulledMs, "pulled tasks", async () => void (await sweepPulled(app, dispatcher))),
     every(app, expiryMs, "memory expiry", async () => void (await expireEntries(app))),
     every(app, memoryLogMs, "memory logs", async () => void (await walkLogs())),

@@ -12,7 +12,10 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { CatalogService } from "../gen/moltwire/exchange/v1/catalog_service_pb.ts";
 import { MarketplaceService } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import { ReviewService } from "../gen/moltwire/exchange/v1/review_service_pb.ts";
+import { SubscriptionService } from "../gen/moltwire/exchange/v1/subscription_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
@@ -50,7 +53,10 @@ import { sessionHandler } from "./console/session-handler.ts";
 import { directoryHandler } from "./directory/handler.ts";
 import { billingHandler } from "./exchange/billing/handler.ts";
 import { verifyHandler } from "./exchange/ledger/verify.ts";
+import { catalogHandler } from "./exchange/listing/handler.ts";
 import { marketplaceHandler } from "./exchange/market/handler.ts";
+import { reviewHandler } from "./exchange/review/handler.ts";
+import { subscriptionHandler } from "./exchange/subscription/handler.ts";
 import { apiKeyHandler } from "./federation/api-key-handler.ts";
 import { gatewayHandler } from "./federation/gateway/handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
@@ -93,6 +99,9 @@ export const services: readonly DescService[] = [
   DirectoryService,
   BillingService,
   MarketplaceService,
+  CatalogService,
+  SubscriptionService,
+  ReviewService,
   TextService,
   OrganizationService,
   NamespaceService,
@@ -137,6 +146,9 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(DirectoryService, directoryHandler(app));
   serve(BillingService, billingHandler(app));
   serve(MarketplaceService, marketplaceHandler(app));
+  serve(CatalogService, catalogHandler(app, dispatcher));
+  serve(SubscriptionService, subscriptionHandler(app));
+  serve(ReviewService, reviewHandler(app));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));

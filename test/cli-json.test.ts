@@ -6,9 +6,11 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { commandLine } from "../clients/cli/commands.ts";
+import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { contract, echoEndpoint } from "./bus-fixtures/bus.ts";
 import { cleanEnv, commandsAt, commandsIn, main, node } from "./cli-process.ts";
+import { market } from "./exchange-fixtures/listing.ts";
 import { start, type World } from "./harness.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-json-"));
@@ -107,6 +109,49 @@ const runs: Readonly<Record<string, Run>> = {
     async () => {
       const { task } = await world.operator.market.postTask({ title: "no", category: "none", rewardMicros: 1n });
       return [task!.taskId];
+    },
+  ],
+  "listing publish": [
+    () => ["--offer", '{"title":"Say","category":"talk","contractId":"say","pricing":{"requestMicros":"5"}}'],
+    ({ listing }) => keep("own", listing!.listingId),
+  ],
+  "listing update": [
+    () => [
+      made.own!,
+      "--offer",
+      '{"title":"Say it","category":"talk","contractId":"say","pricing":{"requestMicros":"6"}}',
+    ],
+  ],
+  "listing get": [() => [made.own!]],
+  "listing search": [() => ["--text", "say"]],
+  "listing categories": [() => []],
+  "listing unpublish": [() => [made.own!]],
+  "listing invoke": [
+    async () => {
+      const plan = {
+        planId: "daily",
+        period: BillingPeriod.DAY,
+        priceMicros: 7n,
+        includedRequests: 2n,
+        overageMicros: 1n,
+      };
+      const { listingId } = await market(world, { offer: { pricing: { requestMicros: 1n }, plans: [plan] } });
+      keep("listing", listingId);
+      return [listingId, "1", "--max-price", "5"];
+    },
+  ],
+  "subscription create": [
+    () => [made.listing!, "daily"],
+    ({ subscription }) => keep("subscription", subscription!.subscriptionId),
+  ],
+  "subscription list": [() => []],
+  "subscription cancel": [() => [made.subscription!]],
+  "review create": [() => [made.listing!, "4"], ({ review }) => keep("review", review!.reviewId)],
+  "review list": [() => [made.listing!]],
+  "review respond": [
+    async () => {
+      const { listing } = await world.operator.catalog.getListing({ listingId: made.listing! });
+      return [made.review!, "thank you", "--org", listing!.orgId];
     },
   ],
   "ledger verify": [() => []],

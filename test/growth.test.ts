@@ -28,7 +28,10 @@ import { countLiveInvites, listInvites } from "../src/directory/invite-store.ts"
 import { agentsInNeed, recentWork } from "../src/directory/match-store.ts";
 import { findPublicProfile } from "../src/directory/profile-store.ts";
 import { type Filter, noFilter, searchProfiles } from "../src/directory/search-store.ts";
+import { listEarnings, totalEarnings } from "../src/exchange/billing/earnings.ts";
 import { listLines } from "../src/exchange/billing/line-store.ts";
+import { findCall as findPurchase, freeUsed, hasBought } from "../src/exchange/call/call-store.ts";
+import { latestGrant } from "../src/exchange/call/grant.ts";
 import {
   dueHolds,
   findEnding,
@@ -38,9 +41,14 @@ import {
   lapsedHolds,
   readStanding,
 } from "../src/exchange/ledger/store.ts";
+import { endedSince, latestTimes } from "../src/exchange/listing/measure.ts";
+import { type ListingFilter, searchListings } from "../src/exchange/listing/search-store.ts";
+import { countListings, findListing, findOffer, listCategories } from "../src/exchange/listing/store.ts";
 import { countVerdicts, lastDelivery } from "../src/exchange/market/delivery-store.ts";
 import { searchTasks, type TaskFilter } from "../src/exchange/market/list-store.ts";
 import { countClaims, countLive, dueTasks, findTask } from "../src/exchange/market/store.ts";
+import { findReview, listReviews } from "../src/exchange/review/store.ts";
+import { dueSubscriptions, findLive, listSubscriptions } from "../src/exchange/subscription/store.ts";
 import { findKey, listKeys } from "../src/federation/api-key-store.ts";
 import {
   findCrossing,
@@ -149,6 +157,14 @@ const mine = { orgId: org, agentId: "agt_a" };
 const budgetName = { orgId: org, scope: 6, subjectId: "m", period: 1 };
 const useKey = { orgId: org, budgetId: "bdg_a", subjectId: "agt_a" };
 
+const listing = { org_id: org, listing_id: "lst_a" };
+const earned = { listingId: "", startMs: 0, endMs: 10 };
+const noListingFilter: ListingFilter = {
+  ...{ words: [], category: "", tags: [], maxPriceMicros: 0, minMeanMilli: 0, providerOrgId: "", mine: false },
+};
+const listings = (filter: Partial<ListingFilter>, order: 1 | 2 | 3) => (db: Queryable) =>
+  searchListings(db, { ...noListingFilter, ...filter }, order, ["walk", 5, 5], 50);
+
 const agents =
   (orgId: string | undefined, filter: Partial<Filter>, order: AgentOrder, after: (string | number)[]) =>
   (db: Queryable) =>
@@ -186,6 +202,78 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["where the steps end", (db) => lastStep(db, org), /trace_event_log \(org_id=\?/],
   ["following events", (db) => readEvents(db, org, at, 256), /outbox_log \(org_id=\? AND xid=\? AND seq>\?\)/],
   ["events, newest first", (db) => readEventsBack(db, org, at, 256), /outbox_log \(org_id=\? AND xid=\? AND seq<\?\)/],
+  ["listings, the best first", listings({}, 1), /exchange_listing_best \(\(?rank_milli/],
+  ["listings, newest first", listings({}, 2), /exchange_listing_newest/],
+  ["listings, cheapest first", listings({}, 3), /exchange_listing_price/],
+  ["listings of a category", listings({ category: "c" }, 1), /exchange_listing_category_best \(category=\?/],
+  [
+    "listings of an organisation",
+    (db) => searchListings(db, { ...noListingFilter, providerOrgId: org }, 1, undefined, 50),
+    /exchange_listing_org \(org_id=\?\)/,
+  ],
+  [
+    "listings by words",
+    (db) => searchListings(db, { ...noListingFilter, words: ["a"] }, 1, undefined, 50),
+    /exchange_words VIRTUAL TABLE INDEX/,
+  ],
+  ["a listing", (db) => findListing(db, "lst_a"), /sqlite_autoindex_exchange_listing_1 \(listing_id=\?\)/],
+  ["an offer of a listing", (db) => findOffer(db, listing, 3), /exchange_offer USING PRIMARY KEY/],
+  ["how many listings there are", (db) => countListings(db, org, 1_000), /exchange_listing_org \(org_id=\?\)/],
+  ["categories", (db) => listCategories(db, "c", 51), /exchange_category USING PRIMARY KEY \(category>\?\)/],
+  [
+    "how requests for a listing ended",
+    (db) => endedSince(db, listing, 5),
+    /exchange_day USING PRIMARY KEY \(org_id=\? AND listing_id=\? AND day_ms>\?\)/,
+  ],
+  [
+    "how long they took",
+    (db) => latestTimes(db, listing, 5),
+    /exchange_call_settled \(org_id=\? AND listing_id=\? AND end_ms>\?\)/,
+  ],
+  ["a request for a listing", (db) => findPurchase(db, org, "tsk_a"), /exchange_call_1 \(org_id=\? AND task_id=\?\)/],
+  [
+    "whether a listing was bought",
+    (db) => hasBought(db, org, "lst_a"),
+    /exchange_call_bought \(caller_org_id=\? AND listing_id=\?\)/,
+  ],
+  [
+    "what is used of a free tier",
+    (db) => freeUsed(db, { orgId: org, listingId: "lst_a", periodMs: 5 }),
+    /exchange_free_use USING PRIMARY KEY/,
+  ],
+  [
+    "the grant on a listing",
+    (db) => latestGrant(db, org, "lst_a"),
+    /federation_grant_listings \(grantee_org_id=\? AND subject=\?\)/,
+  ],
+  ["a page of earnings", (db) => listEarnings(db, org, earned, [5, "lst_a"], 51), /exchange_day_latest \(org_id=\?/],
+  [
+    "earnings of a listing",
+    (db) => listEarnings(db, org, { ...earned, listingId: "lst_a" }, undefined, 51),
+    /exchange_day USING PRIMARY KEY \(org_id=\? AND listing_id=\?/,
+  ],
+  ["all earnings", (db) => totalEarnings(db, org, earned), /exchange_day_latest \(org_id=\?/],
+  [
+    "the subscription to a listing",
+    (db) => findLive(db, org, "lst_a"),
+    /exchange_subscription_live \(org_id=\? AND listing_id=\?\)/,
+  ],
+  ["due subscriptions", (db) => dueSubscriptions(db, 5, 100), /exchange_subscription_due \(period_end_ms<\?\)/],
+  [
+    "a page of subscriptions",
+    (db) => listSubscriptions(db, org, { state: 1, listingId: "lst_a" }, ["sub_z"], 51),
+    /exchange_subscription_1 \(org_id=\? AND subscription_id<\?\)/,
+  ],
+  [
+    "a review",
+    (db) => findReview(db, listing, org),
+    /exchange_review_1 \(org_id=\? AND listing_id=\? AND reviewer_org_id=\?\)/,
+  ],
+  [
+    "a page of reviews",
+    (db) => listReviews(db, listing, [5, "rev_a"], 51),
+    /exchange_review_latest \(org_id=\? AND listing_id=\?/,
+  ],
   ["a session", (db) => findSession(db, "0".repeat(64)), /console_session USING PRIMARY KEY \(token_sha256=\?\)/],
   [
     "an overview: what there is",
@@ -901,7 +989,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|exchange|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
         line,
       ),
   );

@@ -17,7 +17,10 @@ import { PolicyService } from "../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { DirectoryService } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { CatalogService } from "../gen/moltwire/exchange/v1/catalog_service_pb.ts";
 import { MarketplaceService } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import { ReviewService } from "../gen/moltwire/exchange/v1/review_service_pb.ts";
+import { SubscriptionService } from "../gen/moltwire/exchange/v1/subscription_service_pb.ts";
 import { ApiKeyService } from "../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
@@ -174,6 +177,9 @@ const clientsOf = (over: Transport) => ({
   directory: createClient(DirectoryService, over),
   billing: createClient(BillingService, over),
   market: createClient(MarketplaceService, over),
+  catalog: createClient(CatalogService, over),
+  subscriptions: createClient(SubscriptionService, over),
+  reviews: createClient(ReviewService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

@@ -84,6 +84,15 @@ async function party(world: World, mark: string): Promise<Party> {
   await caller.as.relay.createChannel({ name: channel, description: `${mark} channel`, membersOnly: true });
   await caller.as.relay.createConsumerGroup({ channel, name: `${mark}group` });
   const { messageId } = await caller.as.relay.send({ to: { case: "toChannel", value: channel }, payload });
+  const offer = {
+    title: `${mark} title`,
+    description: `${mark} offer`,
+    category: "c",
+    contractId,
+    pricing: { requestMicros: 1n },
+  };
+  const { listingId } = (await org.admin.catalog.publishListing({ offer })).listing!;
+  await org.admin.catalog.unpublishListing({ listingId });
   const wished = {
     eventTypes: ["message.received"],
     url: `http://127.0.0.1:9/${mark}hook`,
@@ -121,10 +130,10 @@ async function party(world: World, mark: string): Promise<Party> {
     reference: `${mark}reference`,
   });
   // What a task tells is for everybody; its results are not.
-  const offer = { title: "to sum up", category: "writing", rewardMicros: 1n, disputeWindow: durationFromMs(1_000) };
+  const posted = { title: "to sum up", category: "writing", rewardMicros: 1n, disputeWindow: durationFromMs(1_000) };
   const seller = await org.agent();
   await org.admin.billing.transferCredits({ toAgentId: seller.agentId, amountMicros: 1n });
-  const { taskId: offered } = (await seller.as.market.postTask(offer)).task!;
+  const { taskId: offered } = (await seller.as.market.postTask(posted)).task!;
   await worker.as.market.claimTask({ taskId: offered });
   const json = fromJson(ValueSchema, `${mark} result`);
   await worker.as.market.deliverTask({ taskId: offered, result: { kind: { case: "json", value: json } } });
@@ -133,6 +142,7 @@ async function party(world: World, mark: string): Promise<Party> {
   await worker.as.market.disputeTask({ taskId: offered, reason: `${mark} dispute` });
   const { invite } = await org.admin.directory.createInvite({});
   const belongings = {
+    listing_id: listingId,
     invite_id: invite!.inviteId,
     account_id: caller.agentId,
     from_agent_id: caller.agentId,
@@ -292,6 +302,7 @@ describe.each(dialects)("%s", (dialect) => {
       "BillingService/TransferCredits from_agent_id",
       "RelayService/Send to_agent_id",
       "DirectoryService/RevokeInvite invite_id",
+      "CatalogService/GetListing listing_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",
@@ -375,6 +386,7 @@ describe.each(dialects)("%s", (dialect) => {
       "caller_agent_id",
       "member_agent_id",
       "contract_id",
+      "listing_id",
       "grant_id",
       "counterparty_org_id",
     ]);

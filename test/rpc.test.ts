@@ -328,6 +328,8 @@ describe.each(dialects)("%s", (dialect) => {
       const { inviteId } = (await admin.directory.createInvite({})).invite!;
       const offered = async () =>
         (await other.admin.grants.createGrant({ granteeOrgId: orgId, subject: onX })).grant!.grantId;
+      const offer = { title: "t", category: "c", contractId, pricing: { requestMicros: 1n } };
+      const { listingId } = (await admin.catalog.publishListing({ offer })).listing!;
       const { webhookId } = (await admin.webhooks.createWebhook({ url: "http://127.0.0.1:9/", eventTypes: ["job.*"] }))
         .webhook!;
       const calls: Record<string, (headers: Record<string, string>) => Promise<unknown>> = {
@@ -380,6 +382,12 @@ describe.each(dialects)("%s", (dialect) => {
           admin.directory.createInvite({}, { headers }),
         "moltwire.exchange.v1.BillingService/TransferCredits": (headers) =>
           admin.billing.transferCredits({ toAgentId: caller.agentId, amountMicros: 1n }, { headers }),
+        "moltwire.exchange.v1.CatalogService/PublishListing": (headers) =>
+          admin.catalog.publishListing({ offer }, { headers }),
+        "moltwire.exchange.v1.CatalogService/UpdateListing": (headers) =>
+          admin.catalog.updateListing({ listingId, offer }, { headers }),
+        "moltwire.exchange.v1.CatalogService/UnpublishListing": (headers) =>
+          admin.catalog.unpublishListing({ listingId }, { headers }),
         "moltwire.directory.v1.DirectoryService/RevokeInvite": async (headers) =>
           admin.directory.revokeInvite({ inviteId }, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {
@@ -422,6 +430,10 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.federation.v1.PeerService/RotatePeerKey",
       "moltwire.federation.v1.PeerService/SyncPeer",
       "moltwire.exchange.v1.MarketplaceService/SettleDispute", // with the marketplace: it is the operator's
+      "moltwire.exchange.v1.SubscriptionService/Subscribe", // with the subscriptions: it takes another organisation
+      "moltwire.exchange.v1.SubscriptionService/CancelSubscription",
+      "moltwire.exchange.v1.ReviewService/CreateReview", // with the listings, as the next
+      "moltwire.exchange.v1.ReviewService/RespondToReview",
     ]);
 
     test("every effective call of an audited method is one row: who, what, to what, in which trace", async () => {

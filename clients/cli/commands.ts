@@ -15,15 +15,18 @@ import { gateway } from "./gateway.ts";
 import { grant } from "./grant.ts";
 import { key } from "./key.ts";
 import { ledger } from "./ledger.ts";
+import { listing } from "./listing.ts";
 import { market } from "./market.ts";
 import { org } from "./org.ts";
 import { columns } from "./output.ts";
 import { peer } from "./peer.ts";
 import { report } from "./problem.ts";
 import { restore } from "./restore.ts";
+import { review } from "./review.ts";
 import { server } from "./server.ts";
 import { status } from "./status.ts";
 import { submit } from "./submit.ts";
+import { subscription } from "./subscription.ts";
 import { task } from "./task.ts";
 import { trace } from "./trace.ts";
 import { vault } from "./vault.ts";
@@ -31,7 +34,8 @@ import { vault } from "./vault.ts";
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace],
-  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key, billing, market],
+  "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
+  "Credits, and what they buy:": [billing, listing, subscription, review, market],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
 };
 

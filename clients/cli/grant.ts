@@ -158,7 +158,12 @@ const ofDays: readonly Column<GrantDayUsage>[] = [
   { title: "COST", cell: ({ costMicros }) => String(costMicros), right: true },
 ];
 
-const kinds = { contractId: "contract", capability: "capability", namespace: "namespace" } as const;
+const kinds = {
+  contractId: "contract",
+  capability: "capability",
+  namespace: "namespace",
+  listingId: "listing",
+} as const;
 const subject = ({ subject: { case: kind, value } }: Grant): string => (kind ? `${kinds[kind]} ${value}` : "");
 const figure = (given: bigint | undefined): string => (given === undefined ? "" : String(given));
 

@@ -6,6 +6,7 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { inLockOrder } from "../db/lock-order.ts";
+import { type Charged, charge, pay } from "../exchange/call/pay.ts";
 import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
 import { isAway, isGuest } from "../federation/gateway/sides.ts";
 import { emit } from "../ops/outbox.ts";
@@ -76,6 +77,7 @@ export async function concludeTask(tx: Tx, app: App, held: HeldTask, end: TaskEn
     settled.set(side, side.budgeted ? await settleBudgets(tx, app, side.task, side.end.endMs) : []);
   for (const side of sides) await tellEnd(tx, app, side, settled.get(side)!);
   if (work.counted) await countAttempt(tx, work.counted);
+  for (const { charged, end } of sides) if (charged) await pay(tx, app, charged, end.state);
   return true;
 }
 
@@ -87,6 +89,7 @@ type Side = {
   readonly budgeted: boolean;
   readonly changed: readonly Step[];
   readonly counted: CountedAttempt | undefined;
+  readonly charged: Charged | undefined;
 };
 
 /** The task, what hangs on it alone, and the circuit of its agent. */
@@ -109,19 +112,21 @@ async function endSide(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd)
       ? await abandonAttempt(tx, app, task, ended.attempts, end.fault)
       : undefined;
   const changed = isAway(task) ? [] : await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
+  const charged = await charge(tx, task, end);
   const { target_agent_id: targetAgentId } = ended;
-  return { task, end, targetAgentId, budgeted: ended.budgeted !== 0, changed, counted: ending ?? abandoned };
+  return { task, end, targetAgentId, budgeted: ended.budgeted !== 0, changed, counted: ending ?? abandoned, charged };
 }
 
 /** The steps of the end, and what is told of it. Events and dead letters are for those who asked. */
 async function tellEnd(
   tx: Tx,
   app: App,
-  { task, end, changed, targetAgentId }: Side,
+  { task, end, changed, targetAgentId, charged }: Side,
   budgeted: readonly Step[],
 ): Promise<void> {
   await endUnderGrant(tx, task, end);
-  await recordSteps(tx, app, spanOf(task), end.steps.toSpliced(-1, 0, ...changed, ...budgeted));
+  const steps = end.steps.toSpliced(-1, 0, ...changed, ...budgeted, ...(charged?.steps ?? []));
+  await recordSteps(tx, app, spanOf(task), steps);
   if (isGuest(task)) return;
   await emitEnd(tx, app, task, end);
   if (end.state === TaskState.FAILED && end.fault)

@@ -203,6 +203,7 @@ export function newTask(
     approval_id: "",
     retry_of_dead_letter_id: order.retryOfDeadLetterId,
     cost_micros: 0,
+    receipt: "",
     budgeted: 0,
   };
 }

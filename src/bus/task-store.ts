@@ -1,6 +1,15 @@
-import { create, fromBinary, fromJson, type JsonValue, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import {
+  create,
+  fromBinary,
+  fromJson,
+  fromJsonString,
+  type JsonValue,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import { timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
+import { ReceiptSchema } from "../../gen/moltwire/bus/v1/receipt_pb.ts";
 import { TaskErrorSchema, type TaskSchema, TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
@@ -51,6 +60,8 @@ export type TaskRow = {
   readonly approval_id: string;
   readonly retry_of_dead_letter_id: string;
   readonly cost_micros: number;
+  /** What it costs: the message Receipt as JSON; empty: nothing. */
+  readonly receipt: string;
   /** Whether its end has budgets to settle. */
   readonly budgeted: number;
 };
@@ -76,7 +87,7 @@ export type Hold = { readonly orgId: string; readonly taskId: string; readonly t
 
 const summaryColumns = sql`org_id, task_id, state, namespace, contract_id, contract_version, caller_agent_id, caller_key_id, target_org_id, target_agent_id,
   wanted_agent_id, error, attempts, input_tokens, output_tokens, model, trace_id, span_id, parent_span_id, labels, create_ms, end_ms, deadline_ms, lease_owner, lease_token, in_flight,
-  requested_version, origin, grant_id, approval_id, retry_of_dead_letter_id, cost_micros`;
+  requested_version, origin, grant_id, approval_id, retry_of_dead_letter_id, cost_micros, receipt`;
 const columns = sql`${summaryColumns}, input, output, budgeted`;
 
 /** See TaskState: below 4 a task is not terminal. */
@@ -89,8 +100,12 @@ export const insertTask = (tx: Tx, row: TaskRow): Promise<number> =>
       ${row.caller_key_id}, ${row.target_org_id}, ${row.target_agent_id}, ${row.wanted_agent_id}, ${row.error}, ${row.attempts}, ${row.input_tokens},
       ${row.output_tokens}, ${row.model}, ${row.trace_id}, ${row.span_id}, ${row.parent_span_id}, ${row.labels}, ${row.create_ms}, ${row.end_ms},
       ${row.deadline_ms}, ${row.lease_owner}, ${row.lease_token}, ${row.in_flight}, ${row.requested_version},
-      ${row.origin}, ${row.grant_id}, ${row.approval_id}, ${row.retry_of_dead_letter_id}, ${row.cost_micros}, ${row.input}, ${row.output},
+      ${row.origin}, ${row.grant_id}, ${row.approval_id}, ${row.retry_of_dead_letter_id}, ${row.cost_micros}, ${row.receipt}, ${row.input}, ${row.output},
       ${row.budgeted})`);
+
+/** Writes what a task costs, in the transaction in which it was accepted or ends. */
+export const putReceipt = (tx: Tx, orgId: string, taskId: string, receipt: string): Promise<number> =>
+  tx.run(sql`update task set receipt = ${receipt} where org_id = ${orgId} and task_id = ${taskId}`);
 
 export const findTask = (db: Queryable, orgId: string, taskId: string): Promise<TaskRow | undefined> =>
   db.one<TaskRow>(sql`select ${columns} from task where org_id = ${orgId} and task_id = ${taskId}`);
@@ -331,5 +346,6 @@ export function toTask(
     retryOfDeadLetterId: row.retry_of_dead_letter_id,
     targetOrgId: row.target_org_id === orgId ? "" : row.target_org_id,
     grantId: row.grant_id,
+    ...(row.receipt && { receipt: fromJsonString(ReceiptSchema, row.receipt) }),
   };
 }

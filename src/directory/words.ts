@@ -23,12 +23,15 @@ export const wordsOf = (text: string): string[] =>
 export const scopeWord = (orgId: string | undefined): string =>
   orgId === undefined ? "xscopepublic" : `xscope${orgId.replaceAll("_", "")}`;
 
-/** The profiles with all of these words, where a word is the beginning of one; in the engine's own language. */
+/** What an index of words is asked for all of these words, where a word is the beginning of one; in the engine's own language. */
+export const matchText = (dialect: Dialect, scope: string, words: readonly string[]): string =>
+  dialect.name === "sqlite"
+    ? [`"${scope}"`, ...words.map((word) => `"${word}" *`)].join(" AND ")
+    : [`'${scope}'`, ...words.map((word) => `'${word}':*`)].join(" & ");
+
+/** The profiles with all of these words. */
 export function wordsQuery(dialect: Dialect, scope: string, words: readonly string[]): Sql {
-  const text =
-    dialect.name === "sqlite"
-      ? [`"${scope}"`, ...words.map((word) => `"${word}" *`)].join(" AND ")
-      : [`'${scope}'`, ...words.map((word) => `'${word}':*`)].join(" & ");
+  const text = matchText(dialect, scope, words);
   return dialect.name === "sqlite"
     ? sql`select rowid as seq from directory_words where directory_words match ${text}`
     : sql`select seq from directory_profile where cast(words as tsvector) @@ cast(${text} as tsquery)`;

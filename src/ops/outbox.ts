@@ -25,7 +25,8 @@ export type EventType =
   | "marketplace.task_claimed"
   | "marketplace.task_delivered"
   | "marketplace.task_reviewed"
-  | "marketplace.task_expired";
+  | "marketplace.task_expired"
+  | "subscription.paused";
 
 export type NewEvent = {
   readonly orgId: string;

@@ -8,7 +8,7 @@ import type {
 import type { App } from "../app.ts";
 import { asked, type Keeping, keepApart, keepingOf, readKeepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
-import type { Queryable, Tx } from "../db/db.ts";
+import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound, Refused } from "../errors.ts";
 import { bellMs } from "../queue/wait.ts";
 import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";

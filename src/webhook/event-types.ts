@@ -3,7 +3,7 @@ import { badField } from "../errors.ts";
 import type { EventType } from "../ops/outbox.ts";
 
 /** Announced in the contract, and emitted by areas as they are built. */
-type Announced = "message.received" | "subscription.paused";
+type Announced = "message.received";
 
 /** A record, so that an event that is emitted and cannot be asked for does not compile. */
 const known: Readonly<Record<EventType | Announced, true>> = {

@@ -43,6 +43,14 @@ export async function retryOrder(
   request: RetryDeadLetterRequest,
   failed: TaskRow,
 ): Promise<TaskOrder> {
+  if (failed.origin === "listing")
+    throw new Fault(
+      "FAILED_PRECONDITION",
+      "it was bought, and cost nothing: ask for it anew (CatalogService/InvokeListing)",
+      {
+        state: stateName(failed.state),
+      },
+    );
   return {
     wish: {
       orgId,

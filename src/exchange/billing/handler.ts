@@ -17,6 +17,7 @@ import { type Account, agentWallet, isPlatform, issuanceOf, walletOf } from "../
 import { postTransfers } from "../ledger/post.ts";
 import { findTransfers, readStanding } from "../ledger/store.ts";
 import { csvHead, csvLine } from "./csv.ts";
+import { listEarnings, toDayEarnings, toEarnings, totalEarnings, windowOf } from "./earnings.ts";
 import { type LineFilter, listLines, positionOf } from "./line-store.ts";
 import { toBalance, toCreditTransfer, toTransaction } from "./message.ts";
 
@@ -49,6 +50,16 @@ export const billingHandler = (app: App): ServiceImpl<typeof BillingService> => 
     const orgId = await orgOf(app.db.query, caller, req.orgId);
     yield* watched(app, context, (signal) => exported(app, orgId, filterOf(req, caller), signal));
   },
+
+  getEarnings: query(app, async (req, { db, orgId, now }) => {
+    const window = windowOf(req, now);
+    const scope = ["GetEarnings", orgId, req.listingId, req.startDate, req.endDate];
+    const read = (after: Parameters<typeof listEarnings>[3], limit: number) =>
+      listEarnings(db, orgId, window, after, limit);
+    const page = await readPage(app.cursors, scope, req, read, (row) => [row.day_ms, row.listing_id]);
+    const total = toEarnings(await totalEarnings(db, orgId, window));
+    return { days: page.rows.map(toDayEarnings), total, nextPageToken: page.nextPageToken };
+  }),
 
   topUp: command(app, async (req, { tx, orgId, now }) => {
     const transferId = req.transferId || app.ids.next("txn");

@@ -39,6 +39,8 @@ export type AcrossOrder = TaskOrder & {
   readonly targetOrgId: string;
   /** What it may cost at most, in micro-credits; not set: no bound. */
   readonly budgetLeftMicros?: number;
+  /** The listing that is invoked, under the grant that the wish names; none: it is no listing's request. */
+  readonly listingId?: string;
 };
 
 /** The task of the organisation that asks, and the work that is to begin, unless it waits for an approval on the asking side. */
@@ -69,12 +71,13 @@ async function look(
     checkInputSize(wish, (kind, message, details) => steps.push({ kind, timeMs: now, message, details }));
     const caller = callerAgentId ? await findAgent(db, orgId, callerAgentId) : undefined;
     if (callerAgentId && !caller) throw notFound("agent", callerAgentId);
-    const sought = { callerOrgId: orgId, targetOrgId, contract: wish.contract, grantId: wish.grantId };
+    const { contract: ref, grantId, origin } = wish;
+    const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId, listingId: order.listingId };
     const { grant, contract } = await findOpening(db, sought, now);
-    const outward = await decideOutward(app, db, { orgId, caller, contract, grant, wantedAgentId, now });
+    const outward = await decideOutward(app, db, { orgId, caller, contract, grant, wantedAgentId, origin, now });
     steps.push(outwardStep(outward, grant, now));
     const entry: Entry = {
-      ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, turn },
+      ...{ taskId, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, wantedAgentId, origin, turn },
       callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
       deadlineMs: order.deadlineMs,
       budgetLeftMicros: order.budgetLeftMicros,

@@ -1,25 +1,33 @@
 /** Which grant a request is made under, when it names none. Pure. */
-import type { ContractRow } from "../../bus/contract-store.ts";
+import type { ContractRow, ContractSubject } from "../../bus/contract-store.ts";
 import type { GrantRow } from "../grant/store.ts";
 
 type Subject = Pick<GrantRow, "subject_kind" | "subject">;
 type Choosable = Subject & Pick<GrantRow, "grant_id" | "expire_ms">;
 
 /** The closest first. */
-const kinds: readonly GrantRow["subject_kind"][] = ["contractId", "capability", "namespace"];
+const kinds: readonly GrantRow["subject_kind"][] = ["listingId", "contractId", "capability", "namespace"];
 
 /** What a grant has to be on in order to cover a contract, by its kind. An empty subject is none. */
 export const subjectsOf = (
   contract: Pick<ContractRow, "contract_id" | "capability" | "namespace">,
-): Readonly<Record<GrantRow["subject_kind"], string>> => ({
+): Readonly<Record<ContractSubject["kind"], string>> => ({
   contractId: contract.contract_id,
   capability: contract.capability,
   namespace: contract.namespace,
 });
 
-/** Whether a grant of the contract's organisation is on this contract. */
-export const covers = ({ subject_kind, subject }: Subject, contract: Parameters<typeof subjectsOf>[0]): boolean =>
-  subject !== "" && subjectsOf(contract)[subject_kind] === subject;
+/** Whether a grant of the contract's organisation is on this contract; where a listing is invoked, on that: one on a listing opens nothing else. */
+export function covers(
+  { subject_kind, subject }: Subject,
+  contract: Parameters<typeof subjectsOf>[0],
+  listingId?: string,
+): boolean {
+  if (subject === "") return false;
+  if (listingId !== undefined || subject_kind === "listingId")
+    return subject_kind === "listingId" && subject === listingId;
+  return subjectsOf(contract)[subject_kind] === subject;
+}
 
 /**
  * Grants that cover a contract, the best first: one on the contract before one on its capability before one on its namespace; of equals one that never expires

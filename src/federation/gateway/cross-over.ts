@@ -8,12 +8,14 @@ import { findAgent } from "../../bus/agent-store.ts";
 import { callerGone, withdrawal } from "../../bus/authority.ts";
 import { concludeTask, type HeldTask, rejectedStep, spanOf } from "../../bus/conclude.ts";
 import { persist } from "../../bus/persist.ts";
+import type { Origin } from "../../bus/policy/decide-task.ts";
 import { leaveToPull } from "../../bus/serve/pulled-store.ts";
 import type { Accepted } from "../../bus/submit.ts";
-import { advanceTask, lockHeld, type TaskFault, type TaskRow } from "../../bus/task-store.ts";
+import { advanceTask, lockHeld, putReceipt, type TaskFault, type TaskRow } from "../../bus/task-store.ts";
 import { openTrace, recordSteps, type Step } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { findCall } from "../../exchange/call/call-store.ts";
 import { awaitedThere } from "./accept.ts";
 import { enter, spanOf as spanOfGuest, type TurnedAway } from "./enter.ts";
 import { findOpening } from "./opening.ts";
@@ -70,21 +72,29 @@ async function bring(
   const caller = callerAgentId ? await findAgent(tx, orgId, callerAgentId) : undefined;
   if (callerAgentId && !caller) return { fault: callerGone(callerAgentId) };
   const ref = { contractId: task.contract_id, version: task.contract_version };
-  const sought = { callerOrgId: orgId, targetOrgId, contract: ref, grantId: task.grant_id };
+  const call = task.origin === "listing" ? await findCall(tx, targetOrgId, task.task_id) : undefined;
+  const sought = {
+    callerOrgId: orgId,
+    targetOrgId,
+    contract: ref,
+    grantId: task.grant_id,
+    listingId: call?.listing_id,
+  };
   const opening = await findOpening(tx, sought, now).catch((error: unknown) => {
     if (error instanceof Fault) return error;
     throw error;
   });
   if (opening instanceof Fault) return { fault: asTaskFault(opening) };
   const { grant, contract } = opening;
-  const out = { orgId, caller, contract, grant, wantedAgentId: task.wanted_agent_id, now };
+  const origin = task.origin as Origin;
+  const out = { orgId, caller, contract, grant, wantedAgentId: task.wanted_agent_id, origin, now };
   const outward = await decideOutward(app, tx, out);
   steps.push(outwardStep(outward, grant, now));
   const by = { orgId, callerAgentId, targetOrgId, traceId: task.trace_id, keyId: task.caller_key_id, now };
   await keepOutward(tx, app, outward, { ...by, taskId: task.task_id, contractId: task.contract_id });
   if (outward.refusal) return { fault: asTaskFault(outward.refusal) };
   const entry: Entry = {
-    ...{ taskId: task.task_id, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, turn },
+    ...{ taskId: task.task_id, callerOrgId: orgId, callerAgentId, caller, grant, contract, input, origin, turn },
     callerVerdict: PolicyVerdict[outward.decided.answer.verdict],
     wantedAgentId: task.wanted_agent_id,
     deadlineMs: task.deadline_ms,
@@ -94,7 +104,10 @@ async function bring(
   steps.push(...foreignStep(targetOrgId, weighed.decision.verdict, grant, "in", now));
   const isNewTrace = (await openTrace(tx, spanOfGuest(entry, ""), now)) > 0;
   const entered = await enter(tx, app, entry, weighed, { now, isNewTrace });
-  if ("task" in entered) return entered;
+  if ("task" in entered) {
+    if (task.receipt) await putReceipt(tx, targetOrgId, task.task_id, task.receipt);
+    return entered;
+  }
   if ("keep" in entered) return { fault: asTaskFault(toldAcross(entered.fault, targetOrgId)), keep: entered.keep };
   throw new Error(`budgets that task ${task.task_id} had been asked of refused it`);
 }

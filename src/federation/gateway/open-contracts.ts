@@ -75,7 +75,10 @@ async function add(
   after: Position | undefined,
   size: number,
 ): Promise<void> {
-  const of = { kind: grant.subject_kind, subject: grant.subject };
+  const { subject_kind: kind, subject } = grant;
+  // What it is on is found in the catalog, and is not to be had without its price.
+  if (kind === "listingId") return;
+  const of = { kind, subject };
   // Of an organisation that is disabled nothing is open, as SubmitTask has it.
   if ((await findOrganization(db, grant.org_id))?.disabled !== 0) return;
   const found = await usableContracts(db, grant.org_id, of, capability, after, size + 1 - rows.length);

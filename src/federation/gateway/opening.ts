@@ -1,6 +1,6 @@
 /** What of another organisation is open to one: a contract, by a grant in force. */
 import { GrantState } from "../../../gen/moltwire/federation/v1/grant_pb.ts";
-import type { ContractRef, ContractRow } from "../../bus/contract-store.ts";
+import type { ContractRef, ContractRow, ContractSubject } from "../../bus/contract-store.ts";
 import { resolveContract } from "../../bus/resolve.ts";
 import { join, type Queryable, sql, type Tx } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
@@ -15,6 +15,8 @@ export type Sought = {
   readonly targetOrgId: string;
   readonly contract: ContractRef;
   readonly grantId: string;
+  /** The listing that is invoked, which only grants on it cover; none: it is no listing's request. */
+  readonly listingId?: string | undefined;
 };
 
 export type Opening = { readonly grant: GrantRow; readonly contract: ContractRow };
@@ -36,13 +38,13 @@ const maxLooked = 100;
  * The contract and the grant that opens it. NOT_FOUND, the same whatever it is that is not there; CONTRACT_VERSION_NOT_FOUND for a contract that a grant in force names.
  */
 export async function findOpening(db: Queryable, sought: Sought, now: number): Promise<Opening> {
-  const { callerOrgId, targetOrgId, contract: ref, grantId } = sought;
+  const { callerOrgId, targetOrgId, contract: ref, grantId, listingId } = sought;
   const contract = await contractOf(db, sought, now);
   const candidates = grantId
     ? [await findGrant(db, callerOrgId, grantId)].filter((row) => row !== undefined)
     : inOrder(await grantsOn(db, callerOrgId, targetOrgId, subjectsOf(contract)));
   for (const one of candidates) {
-    if (one.grantee_org_id !== callerOrgId || one.org_id !== targetOrgId || !covers(one, contract)) continue;
+    if (one.grantee_org_id !== callerOrgId || one.org_id !== targetOrgId || !covers(one, contract, listingId)) continue;
     if (asOf(one, now).state !== GrantState.ACTIVE) continue;
     if ((await findOrganization(db, targetOrgId))?.disabled === 0) return { grant: one, contract };
   }
@@ -70,7 +72,7 @@ export function grantsOn(
   db: Queryable,
   granteeOrgId: string,
   grantorOrgId: string,
-  subjects: Readonly<Partial<Record<GrantRow["subject_kind"], string>>>,
+  subjects: Readonly<Partial<Record<ContractSubject["kind"], string>>>,
 ): Promise<GrantRow[]> {
   const walks = Object.entries(subjects)
     .filter(([, subject]) => subject !== "")

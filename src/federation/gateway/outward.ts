@@ -6,7 +6,7 @@ import type { Demand } from "../../bus/approval/gate.ts";
 import type { ContractRow } from "../../bus/contract-store.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
 import { demandOf } from "../../bus/permit.ts";
-import { type Decided, decideInvoke, policyDenied } from "../../bus/policy/decide-task.ts";
+import { type Decided, decideInvoke, type Origin, policyDenied } from "../../bus/policy/decide-task.ts";
 import { recordDecisions } from "../../bus/policy/decision-store.ts";
 import { asForeignContract } from "../../bus/policy/entity.ts";
 import type { Queryable, Tx } from "../../db/db.ts";
@@ -53,6 +53,8 @@ export type GoingOut = {
   readonly contract: ContractRow;
   readonly grant: GrantRow;
   readonly wantedAgentId: string;
+  /** By which door it goes. */
+  readonly origin: Origin;
   readonly now: number;
 };
 
@@ -66,12 +68,12 @@ export type Outward = {
 
 /** Of the foreign contract policies see what the organisation is shown of it. */
 export async function decideOutward(app: App, db: Queryable, out: GoingOut): Promise<Outward> {
-  const { orgId, caller, grant, wantedAgentId: targetAgentId, now } = out;
+  const { orgId, caller, grant, wantedAgentId: targetAgentId, origin, now } = out;
   const contract = asForeignContract(out.contract);
   const decided = await decideInvoke(app, db, {
     ...{ orgId, caller, contract, targetAgentId, now },
     tokens: reserveTokens(contract),
-    origin: "gateway",
+    origin,
     grantId: grant.grant_id,
     direction: "out",
   });

@@ -14,7 +14,7 @@ type Sides = Pick<TaskSummaryRow, "org_id" | "target_org_id" | "origin">;
 export const isAway = ({ org_id, target_org_id }: Sides): boolean => target_org_id !== org_id;
 
 /** Whether the work is done for another organisation. */
-export const isGuest = (task: Sides): boolean => task.origin === "gateway" && !isAway(task);
+export const isGuest = (task: Sides): boolean => task.origin !== "bus" && !isAway(task);
 
 /** Under what a guest came in. */
 export async function crossingOf(db: Queryable, guest: TaskSummaryRow): Promise<CrossingRow> {

@@ -5,6 +5,7 @@ import { findAgent } from "../../bus/agent-store.ts";
 import { approvalNeeded, callerGone } from "../../bus/authority.ts";
 import { stillWithinBudgets } from "../../bus/budget/reserve-budgets.ts";
 import type { ContractRow } from "../../bus/contract-store.ts";
+import type { Origin } from "../../bus/policy/decide-task.ts";
 import type { TaskFault, TaskSummaryRow } from "../../bus/task-store.ts";
 import { recordSteps } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
@@ -33,7 +34,8 @@ export async function takenBack(
   if (callerAgentId && !caller) return { here: callerGone(callerAgentId), atHome: callerGone(callerAgentId) };
   const grant = await findGrant(tx, guest.org_id, guest.grant_id);
   if (!grant) throw new Error(`task ${taskId} came in under no grant`);
-  const out = { orgId, caller, contract, grant, wantedAgentId: home.wanted_agent_id, now };
+  const origin = home.origin as Origin;
+  const out = { orgId, caller, contract, grant, wantedAgentId: home.wanted_agent_id, origin, now };
   const outward = await decideOutward(app, tx, out);
   const of = { orgId, callerAgentId, targetOrgId: guest.org_id, traceId, taskId, keyId: home.caller_key_id, now };
   await keepOutward(tx, app, outward, { ...of, contractId: contract.contract_id });

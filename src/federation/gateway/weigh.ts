@@ -9,6 +9,7 @@ import { costMicros, unknownUsage } from "../../bus/cost/price.ts";
 import { reserveTokens } from "../../bus/cost/price-attempt.ts";
 import { rateFor } from "../../bus/cost/rate-store.ts";
 import { type Decision, decide, refusedStep, type Wish } from "../../bus/decide.ts";
+import type { Origin } from "../../bus/policy/decide-task.ts";
 import { asForeigner } from "../../bus/policy/entity.ts";
 import type { Queryable } from "../../db/db.ts";
 import type { Fault } from "../../errors.ts";
@@ -23,6 +24,8 @@ export type Entry = {
   readonly callerAgentId: string;
   /** Undefined: an administrator, for no agent. */
   readonly caller: AgentRow | undefined;
+  /** By which door it came. */
+  readonly origin: Origin;
   /** What policies of the caller's organisation said. */
   readonly callerVerdict: PolicyVerdict;
   readonly grant: GrantRow;
@@ -52,7 +55,7 @@ export const wishOf = (entry: Entry): Wish => ({
   input: entry.input,
   wantedAgentId: entry.wantedAgentId,
   callerAgentId: entry.callerAgentId,
-  origin: "gateway",
+  origin: entry.origin,
   grantId: entry.grant.grant_id,
   from: { orgId: entry.callerOrgId, caller: entry.caller && asForeigner(entry.caller) },
   allows: (contract) => beyondTerms(entry.grant, tierOf(entry.caller), contract) === undefined,

@@ -19,7 +19,7 @@ export type GrantRow = {
   readonly grant_id: string;
   readonly grantee_org_id: string;
   readonly state: GrantState;
-  readonly subject_kind: "capability" | "contractId" | "namespace";
+  readonly subject_kind: "capability" | "contractId" | "namespace" | "listingId";
   readonly subject: string;
   readonly terms: string;
   readonly expire_ms: number | null;
@@ -73,10 +73,10 @@ export const lockGrantOf = (
   tx.one<GrantRow>(sql`
     select ${grantColumns} from federation_grant where org_id = ${org_id} and grant_id = ${grant_id} ${tx.dialect.forUpdate}`);
 
-/** How many grants an organisation gives that have not ended, counted up to a bound; by the index on states, of which the live ones are below 4. */
+/** How many grants an organisation gives that have not ended, without those that its listings make, counted up to a bound; by the partial index on them. */
 export const countLiveGrants = async (db: Queryable, orgId: string, bound: number): Promise<number> =>
   (await db.one<{ n: number }>(sql`
-    select count(*) as n from (select 1 as one from federation_grant where org_id = ${orgId} and state < 4 limit ${bound}) counted`))!
+    select count(*) as n from (select 1 as one from federation_grant where org_id = ${orgId} and state < 4 and subject_kind <> 'listingId' limit ${bound}) counted`))!
     .n;
 
 /** How many proposals to one organisation are open. Sifts the open proposals to all, which are bounded: the expression keeps it off the index on the grantee, which has all that ever were. */

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/exchange/v1/billing_service.proto.
  */
 export const file_moltwire_exchange_v1_billing_service: GenFile = /*@__PURE__*/
-  fileDesc("Ciptb2x0d2lyZS9leGNoYW5nZS92MS9iaWxsaW5nX3NlcnZpY2UucHJvdG8SFG1vbHR3aXJlLmV4Y2hhbmdlLnYxImQKEUdldEJhbGFuY2VSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAMgASgJQge6SARyAhhAIkQKEkdldEJhbGFuY2VSZXNwb25zZRIuCgdiYWxhbmNlGAEgASgLMh0ubW9sdHdpcmUuZXhjaGFuZ2UudjEuQmFsYW5jZSLEAgoXTGlzdFRyYW5zYWN0aW9uc1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIZCghhZ2VudF9pZBgEIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAUgASgJQge6SARyAhhAEj0KBGtpbmQYBiABKA4yJS5tb2x0d2lyZS5leGNoYW5nZS52MS5UcmFuc2FjdGlvbktpbmRCCLpIBYIBAhABEi4KCnN0YXJ0X3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJsChhMaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2USNwoMdHJhbnNhY3Rpb25zGAEgAygLMiEubW9sdHdpcmUuZXhjaGFuZ2UudjEuVHJhbnNhY3Rpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIokCChlFeHBvcnRUcmFuc2FjdGlvbnNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAMgASgJQge6SARyAhhAEj0KBGtpbmQYBCABKA4yJS5tb2x0d2lyZS5leGNoYW5nZS52MS5UcmFuc2FjdGlvbktpbmRCCLpIBYIBAhABEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIpChpFeHBvcnRUcmFuc2FjdGlvbnNSZXNwb25zZRILCgNjc3YYASABKAkiyAEKDFRvcFVwUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASJwoNYW1vdW50X21pY3JvcxgCIAEoA0IQukgNIgsYgICapuqv4wEoARIxCgt0cmFuc2Zlcl9pZBgDIAEoCUIcukgZchcyFV4odHhuX1swLTlhLWZdezMyfSk/JBJDCglyZWZlcmVuY2UYBCABKAlCMLpILXIrMileKFtBLVphLXowLTldW0EtWmEtejAtOSAuXzovIy1dezAsMTI3fSk/JCJ3Cg1Ub3BVcFJlc3BvbnNlEjYKCHRyYW5zZmVyGAEgASgLMiQubW9sdHdpcmUuZXhjaGFuZ2UudjEuQ3JlZGl0VHJhbnNmZXISLgoHYmFsYW5jZRgCIAEoCzIdLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkJhbGFuY2UikAIKFlRyYW5zZmVyQ3JlZGl0c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KDWZyb21fYWdlbnRfaWQYAiABKAlCB7pIBHICGEASHAoLdG9fYWdlbnRfaWQYAyABKAlCB7pIBHICGEASJwoNYW1vdW50X21pY3JvcxgEIAEoA0IQukgNIgsYgICapuqv4wEoARIxCgt0cmFuc2Zlcl9pZBgFIAEoCUIcukgZchcyFV4odHhuX1swLTlhLWZdezMyfSk/JBJDCglyZWZlcmVuY2UYBiABKAlCMLpILXIrMileKFtBLVphLXowLTldW0EtWmEtejAtOSAuXzovIy1dezAsMTI3fSk/JCKpAQoXVHJhbnNmZXJDcmVkaXRzUmVzcG9uc2USNgoIdHJhbnNmZXIYASABKAsyJC5tb2x0d2lyZS5leGNoYW5nZS52MS5DcmVkaXRUcmFuc2ZlchIrCgRmcm9tGAIgASgLMh0ubW9sdHdpcmUuZXhjaGFuZ2UudjEuQmFsYW5jZRIpCgJ0bxgDIAEoCzIdLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkJhbGFuY2UyqAUKDkJpbGxpbmdTZXJ2aWNlEnoKCkdldEJhbGFuY2USJy5tb2x0d2lyZS5leGNoYW5nZS52MS5HZXRCYWxhbmNlUmVxdWVzdBooLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkdldEJhbGFuY2VSZXNwb25zZSIZkAIBkt4YEggCEgxiaWxsaW5nOnJlYWQYAhKMAQoQTGlzdFRyYW5zYWN0aW9ucxItLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkxpc3RUcmFuc2FjdGlvbnNSZXF1ZXN0Gi4ubW9sdHdpcmUuZXhjaGFuZ2UudjEuTGlzdFRyYW5zYWN0aW9uc1Jlc3BvbnNlIhmQAgGS3hgSCAISDGJpbGxpbmc6cmVhZBgCEpEBChJFeHBvcnRUcmFuc2FjdGlvbnMSLy5tb2x0d2lyZS5leGNoYW5nZS52MS5FeHBvcnRUcmFuc2FjdGlvbnNSZXF1ZXN0GjAubW9sdHdpcmUuZXhjaGFuZ2UudjEuRXhwb3J0VHJhbnNhY3Rpb25zUmVzcG9uc2UiFpLeGBIIAhIMYmlsbGluZzpyZWFkGAUwARJrCgVUb3BVcBIiLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLlRvcFVwUmVxdWVzdBojLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLlRvcFVwUmVzcG9uc2UiGZLeGBUIBBINYmlsbGluZzp3cml0ZRgBIAESiQEKD1RyYW5zZmVyQ3JlZGl0cxIsLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLlRyYW5zZmVyQ3JlZGl0c1JlcXVlc3QaLS5tb2x0d2lyZS5leGNoYW5nZS52MS5UcmFuc2ZlckNyZWRpdHNSZXNwb25zZSIZkt4YFQgDEg1iaWxsaW5nOndyaXRlGAEgAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_exchange_v1_ledger]);
+  fileDesc("Ciptb2x0d2lyZS9leGNoYW5nZS92MS9iaWxsaW5nX3NlcnZpY2UucHJvdG8SFG1vbHR3aXJlLmV4Y2hhbmdlLnYxImQKEUdldEJhbGFuY2VSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAMgASgJQge6SARyAhhAIkQKEkdldEJhbGFuY2VSZXNwb25zZRIuCgdiYWxhbmNlGAEgASgLMh0ubW9sdHdpcmUuZXhjaGFuZ2UudjEuQmFsYW5jZSLEAgoXTGlzdFRyYW5zYWN0aW9uc1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIZCghhZ2VudF9pZBgEIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAUgASgJQge6SARyAhhAEj0KBGtpbmQYBiABKA4yJS5tb2x0d2lyZS5leGNoYW5nZS52MS5UcmFuc2FjdGlvbktpbmRCCLpIBYIBAhABEi4KCnN0YXJ0X3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJsChhMaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2USNwoMdHJhbnNhY3Rpb25zGAEgAygLMiEubW9sdHdpcmUuZXhjaGFuZ2UudjEuVHJhbnNhY3Rpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIokCChlFeHBvcnRUcmFuc2FjdGlvbnNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCghhZ2VudF9pZBgCIAEoCUIHukgEcgIYQBIbCgphY2NvdW50X2lkGAMgASgJQge6SARyAhhAEj0KBGtpbmQYBCABKA4yJS5tb2x0d2lyZS5leGNoYW5nZS52MS5UcmFuc2FjdGlvbktpbmRCCLpIBYIBAhABEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIpChpFeHBvcnRUcmFuc2FjdGlvbnNSZXNwb25zZRILCgNjc3YYASABKAkiyAEKDFRvcFVwUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASJwoNYW1vdW50X21pY3JvcxgCIAEoA0IQukgNIgsYgICapuqv4wEoARIxCgt0cmFuc2Zlcl9pZBgDIAEoCUIcukgZchcyFV4odHhuX1swLTlhLWZdezMyfSk/JBJDCglyZWZlcmVuY2UYBCABKAlCMLpILXIrMileKFtBLVphLXowLTldW0EtWmEtejAtOSAuXzovIy1dezAsMTI3fSk/JCJ3Cg1Ub3BVcFJlc3BvbnNlEjYKCHRyYW5zZmVyGAEgASgLMiQubW9sdHdpcmUuZXhjaGFuZ2UudjEuQ3JlZGl0VHJhbnNmZXISLgoHYmFsYW5jZRgCIAEoCzIdLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkJhbGFuY2UikAIKFlRyYW5zZmVyQ3JlZGl0c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh4KDWZyb21fYWdlbnRfaWQYAiABKAlCB7pIBHICGEASHAoLdG9fYWdlbnRfaWQYAyABKAlCB7pIBHICGEASJwoNYW1vdW50X21pY3JvcxgEIAEoA0IQukgNIgsYgICapuqv4wEoARIxCgt0cmFuc2Zlcl9pZBgFIAEoCUIcukgZchcyFV4odHhuX1swLTlhLWZdezMyfSk/JBJDCglyZWZlcmVuY2UYBiABKAlCMLpILXIrMileKFtBLVphLXowLTldW0EtWmEtejAtOSAuXzovIy1dezAsMTI3fSk/JCKpAQoXVHJhbnNmZXJDcmVkaXRzUmVzcG9uc2USNgoIdHJhbnNmZXIYASABKAsyJC5tb2x0d2lyZS5leGNoYW5nZS52MS5DcmVkaXRUcmFuc2ZlchIrCgRmcm9tGAIgASgLMh0ubW9sdHdpcmUuZXhjaGFuZ2UudjEuQmFsYW5jZRIpCgJ0bxgDIAEoCzIdLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkJhbGFuY2Ui/QEKEkdldEVhcm5pbmdzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGwoKbGlzdGluZ19pZBgCIAEoCUIHukgEcgIYQBI6CgpzdGFydF9kYXRlGAMgASgJQia6SCNyITIfXihbMC05XXs0fS1bMC05XXsyfS1bMC05XXsyfSk/JBI4CghlbmRfZGF0ZRgEIAEoCUImukgjciEyH14oWzAtOV17NH0tWzAtOV17Mn0tWzAtOV17Mn0pPyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGIAIIp8BCghFYXJuaW5ncxIXCg9yZXF1ZXN0c19taWNyb3MYASABKAMSHAoUc3Vic2NyaXB0aW9uc19taWNyb3MYAiABKAMSEwoLZmVlc19taWNyb3MYAyABKAMSEgoKbmV0X21pY3JvcxgEIAEoAxIaChJjb21wbGV0ZWRfcmVxdWVzdHMYBSABKAMSFwoPZmFpbGVkX3JlcXVlc3RzGAYgASgDImEKC0RheUVhcm5pbmdzEgwKBGRhdGUYASABKAkSEgoKbGlzdGluZ19pZBgCIAEoCRIwCghlYXJuaW5ncxgDIAEoCzIeLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkVhcm5pbmdzIo4BChNHZXRFYXJuaW5nc1Jlc3BvbnNlEi8KBGRheXMYASADKAsyIS5tb2x0d2lyZS5leGNoYW5nZS52MS5EYXlFYXJuaW5ncxItCgV0b3RhbBgCIAEoCzIeLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkVhcm5pbmdzEhcKD25leHRfcGFnZV90b2tlbhgDIAEoCTKnBgoOQmlsbGluZ1NlcnZpY2USegoKR2V0QmFsYW5jZRInLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkdldEJhbGFuY2VSZXF1ZXN0GigubW9sdHdpcmUuZXhjaGFuZ2UudjEuR2V0QmFsYW5jZVJlc3BvbnNlIhmQAgGS3hgSCAISDGJpbGxpbmc6cmVhZBgCEowBChBMaXN0VHJhbnNhY3Rpb25zEi0ubW9sdHdpcmUuZXhjaGFuZ2UudjEuTGlzdFRyYW5zYWN0aW9uc1JlcXVlc3QaLi5tb2x0d2lyZS5leGNoYW5nZS52MS5MaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2UiGZACAZLeGBIIAhIMYmlsbGluZzpyZWFkGAISkQEKEkV4cG9ydFRyYW5zYWN0aW9ucxIvLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLkV4cG9ydFRyYW5zYWN0aW9uc1JlcXVlc3QaMC5tb2x0d2lyZS5leGNoYW5nZS52MS5FeHBvcnRUcmFuc2FjdGlvbnNSZXNwb25zZSIWkt4YEggCEgxiaWxsaW5nOnJlYWQYBTABEmsKBVRvcFVwEiIubW9sdHdpcmUuZXhjaGFuZ2UudjEuVG9wVXBSZXF1ZXN0GiMubW9sdHdpcmUuZXhjaGFuZ2UudjEuVG9wVXBSZXNwb25zZSIZkt4YFQgEEg1iaWxsaW5nOndyaXRlGAEgARKJAQoPVHJhbnNmZXJDcmVkaXRzEiwubW9sdHdpcmUuZXhjaGFuZ2UudjEuVHJhbnNmZXJDcmVkaXRzUmVxdWVzdBotLm1vbHR3aXJlLmV4Y2hhbmdlLnYxLlRyYW5zZmVyQ3JlZGl0c1Jlc3BvbnNlIhmS3hgVCAMSDWJpbGxpbmc6d3JpdGUYASABEn0KC0dldEVhcm5pbmdzEigubW9sdHdpcmUuZXhjaGFuZ2UudjEuR2V0RWFybmluZ3NSZXF1ZXN0GikubW9sdHdpcmUuZXhjaGFuZ2UudjEuR2V0RWFybmluZ3NSZXNwb25zZSIZkAIBkt4YEggDEgxiaWxsaW5nOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_exchange_v1_ledger]);
 
 /**
  * GetBalanceRequest is the request of GetBalance.
@@ -735,6 +735,342 @@ export const TransferCreditsResponseSchema: GenMessage<TransferCreditsResponse, 
   messageDesc(file_moltwire_exchange_v1_billing_service, 9);
 
 /**
+ * GetEarningsRequest is the request of GetEarnings.
+ *
+ * @generated from message moltwire.exchange.v1.GetEarningsRequest
+ */
+export type GetEarningsRequest = Message<"moltwire.exchange.v1.GetEarningsRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * Only by this listing.
+   *
+   * @generated from field: string listing_id = 2;
+   */
+  listingId: string;
+
+  /**
+   * The first day in UTC, such as `2025-01-31`. Default: the first there was.
+   *
+   * @generated from field: string start_date = 3;
+   */
+  startDate: string;
+
+  /**
+   * The last day. Default: today.
+   *
+   * @generated from field: string end_date = 4;
+   */
+  endDate: string;
+
+  /**
+   * How many to answer at most. Default 50.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * GetEarningsRequest is the request of GetEarnings.
+ *
+ * @generated from message moltwire.exchange.v1.GetEarningsRequest
+ */
+export type GetEarningsRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * Only by this listing.
+   *
+   * @generated from field: string listing_id = 2;
+   */
+  listingId?: string;
+
+  /**
+   * The first day in UTC, such as `2025-01-31`. Default: the first there was.
+   *
+   * @generated from field: string start_date = 3;
+   */
+  startDate?: string;
+
+  /**
+   * The last day. Default: today.
+   *
+   * @generated from field: string end_date = 4;
+   */
+  endDate?: string;
+
+  /**
+   * How many to answer at most. Default 50.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize?: number;
+
+  /**
+   * Where to go on: `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken?: string;
+};
+
+/**
+ * Describes the message moltwire.exchange.v1.GetEarningsRequest.
+ * Use `create(GetEarningsRequestSchema)` to create a new message.
+ */
+export const GetEarningsRequestSchema: GenMessage<GetEarningsRequest, {jsonType: GetEarningsRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_exchange_v1_billing_service, 10);
+
+/**
+ * Earnings is what was earned in a time. Amounts are in micro-credits; 1 credit is 1,000,000.
+ *
+ * @generated from message moltwire.exchange.v1.Earnings
+ */
+export type Earnings = Message<"moltwire.exchange.v1.Earnings"> & {
+  /**
+   * What was paid for requests.
+   *
+   * @generated from field: int64 requests_micros = 1;
+   */
+  requestsMicros: bigint;
+
+  /**
+   * What was paid for periods of subscriptions.
+   *
+   * @generated from field: int64 subscriptions_micros = 2;
+   */
+  subscriptionsMicros: bigint;
+
+  /**
+   * What of both went to the platform.
+   *
+   * @generated from field: int64 fees_micros = 3;
+   */
+  feesMicros: bigint;
+
+  /**
+   * What was earned: both less the fees.
+   *
+   * @generated from field: int64 net_micros = 4;
+   */
+  netMicros: bigint;
+
+  /**
+   * Requests that completed, those that cost nothing too.
+   *
+   * @generated from field: int64 completed_requests = 5;
+   */
+  completedRequests: bigint;
+
+  /**
+   * Requests that failed, and so cost nothing.
+   *
+   * @generated from field: int64 failed_requests = 6;
+   */
+  failedRequests: bigint;
+};
+
+/**
+ * Earnings is what was earned in a time. Amounts are in micro-credits; 1 credit is 1,000,000.
+ *
+ * @generated from message moltwire.exchange.v1.Earnings
+ */
+export type EarningsJson = {
+  /**
+   * What was paid for requests.
+   *
+   * @generated from field: int64 requests_micros = 1;
+   */
+  requestsMicros?: string;
+
+  /**
+   * What was paid for periods of subscriptions.
+   *
+   * @generated from field: int64 subscriptions_micros = 2;
+   */
+  subscriptionsMicros?: string;
+
+  /**
+   * What of both went to the platform.
+   *
+   * @generated from field: int64 fees_micros = 3;
+   */
+  feesMicros?: string;
+
+  /**
+   * What was earned: both less the fees.
+   *
+   * @generated from field: int64 net_micros = 4;
+   */
+  netMicros?: string;
+
+  /**
+   * Requests that completed, those that cost nothing too.
+   *
+   * @generated from field: int64 completed_requests = 5;
+   */
+  completedRequests?: string;
+
+  /**
+   * Requests that failed, and so cost nothing.
+   *
+   * @generated from field: int64 failed_requests = 6;
+   */
+  failedRequests?: string;
+};
+
+/**
+ * Describes the message moltwire.exchange.v1.Earnings.
+ * Use `create(EarningsSchema)` to create a new message.
+ */
+export const EarningsSchema: GenMessage<Earnings, {jsonType: EarningsJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_exchange_v1_billing_service, 11);
+
+/**
+ * DayEarnings is what was earned by a listing on a day.
+ *
+ * @generated from message moltwire.exchange.v1.DayEarnings
+ */
+export type DayEarnings = Message<"moltwire.exchange.v1.DayEarnings"> & {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date: string;
+
+  /**
+   * The listing.
+   *
+   * @generated from field: string listing_id = 2;
+   */
+  listingId: string;
+
+  /**
+   * What was earned.
+   *
+   * @generated from field: moltwire.exchange.v1.Earnings earnings = 3;
+   */
+  earnings?: Earnings | undefined;
+};
+
+/**
+ * DayEarnings is what was earned by a listing on a day.
+ *
+ * @generated from message moltwire.exchange.v1.DayEarnings
+ */
+export type DayEarningsJson = {
+  /**
+   * The day in UTC, such as `2025-01-31`.
+   *
+   * @generated from field: string date = 1;
+   */
+  date?: string;
+
+  /**
+   * The listing.
+   *
+   * @generated from field: string listing_id = 2;
+   */
+  listingId?: string;
+
+  /**
+   * What was earned.
+   *
+   * @generated from field: moltwire.exchange.v1.Earnings earnings = 3;
+   */
+  earnings?: EarningsJson;
+};
+
+/**
+ * Describes the message moltwire.exchange.v1.DayEarnings.
+ * Use `create(DayEarningsSchema)` to create a new message.
+ */
+export const DayEarningsSchema: GenMessage<DayEarnings, {jsonType: DayEarningsJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_exchange_v1_billing_service, 12);
+
+/**
+ * GetEarningsResponse is the response of GetEarnings.
+ *
+ * @generated from message moltwire.exchange.v1.GetEarningsResponse
+ */
+export type GetEarningsResponse = Message<"moltwire.exchange.v1.GetEarningsResponse"> & {
+  /**
+   * The days and listings by which anything came, latest day first.
+   *
+   * @generated from field: repeated moltwire.exchange.v1.DayEarnings days = 1;
+   */
+  days: DayEarnings[];
+
+  /**
+   * What all of them come to, those of other pages too.
+   *
+   * @generated from field: moltwire.exchange.v1.Earnings total = 2;
+   */
+  total?: Earnings | undefined;
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 3;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * GetEarningsResponse is the response of GetEarnings.
+ *
+ * @generated from message moltwire.exchange.v1.GetEarningsResponse
+ */
+export type GetEarningsResponseJson = {
+  /**
+   * The days and listings by which anything came, latest day first.
+   *
+   * @generated from field: repeated moltwire.exchange.v1.DayEarnings days = 1;
+   */
+  days?: DayEarningsJson[];
+
+  /**
+   * What all of them come to, those of other pages too.
+   *
+   * @generated from field: moltwire.exchange.v1.Earnings total = 2;
+   */
+  total?: EarningsJson;
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 3;
+   */
+  nextPageToken?: string;
+};
+
+/**
+ * Describes the message moltwire.exchange.v1.GetEarningsResponse.
+ * Use `create(GetEarningsResponseSchema)` to create a new message.
+ */
+export const GetEarningsResponseSchema: GenMessage<GetEarningsResponse, {jsonType: GetEarningsResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_exchange_v1_billing_service, 13);
+
+/**
  * BillingService is about credits: who has how many, and where they came from and went to.
  *
  * Amounts are whole micro-credits; 1 credit is 1,000,000. An organisation and each of its agents has a wallet, from its first credit on; before, it has 0. One that the operator
@@ -810,6 +1146,18 @@ export const BillingService: GenService<{
     methodKind: "unary";
     input: typeof TransferCreditsRequestSchema;
     output: typeof TransferCreditsResponseSchema;
+  },
+  /**
+   * GetEarnings lists what the organisation has earned by its listings, by day of UTC and listing, latest day first, and what that comes to in all.
+   *
+   * Errors: INVALID_REQUEST (a date that is none; the first day is after the last), INVALID_PAGE_TOKEN.
+   *
+   * @generated from rpc moltwire.exchange.v1.BillingService.GetEarnings
+   */
+  getEarnings: {
+    methodKind: "unary";
+    input: typeof GetEarningsRequestSchema;
+    output: typeof GetEarningsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_moltwire_exchange_v1_billing_service, 0);

@@ -1253,7 +1253,7 @@ export const GrantService: GenService<{
    * nobody learns by it who is there; to the operator alone it is NOT_FOUND.
    *
    * Errors: INVALID_REQUEST (the grantee is the organisation itself; the time to expire is over), NOT_FOUND (the namespace), CONTRACT_NOT_FOUND, QUOTA_EXCEEDED (1,000
-   * grants per organisation that have not ended; 100 to one organisation that it has not answered).
+   * grants per organisation that have not ended, without those that its listings make; 100 to one organisation that it has not answered).
    *
    * @generated from rpc moltwire.federation.v1.GrantService.CreateGrant
    */

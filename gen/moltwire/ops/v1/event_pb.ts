@@ -70,7 +70,8 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
    * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
-   * (GRANTOR or GRANTEE, who revoked it), revision.
+   * (GRANTOR or GRANTEE, who revoked it), revision. For `subscription.paused`, told to the organisation that pays: subscription_id, listing_id, provider_org_id, plan_id,
+   * price_micros, available_micros.
    * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
    * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *
@@ -135,7 +136,8 @@ export type EventJson = {
    * For `job.completed` and `job.failed`: job_id, queue, attempts, worker_agent_id, and of the latter error (code, message). For `webhook.disabled`: webhook_id,
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
-   * (GRANTOR or GRANTEE, who revoked it), revision.
+   * (GRANTOR or GRANTEE, who revoked it), revision. For `subscription.paused`, told to the organisation that pays: subscription_id, listing_id, provider_org_id, plan_id,
+   * price_micros, available_micros.
    * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
    * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *

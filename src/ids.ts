@@ -25,7 +25,8 @@ export type IdPrefix =
   | "inv"
   | "col"
   | "con"
-  | "txn";
+  | "txn"
+  | "scn";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

@@ -17,6 +17,7 @@ import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { ScenarioService } from "../gen/moltwire/lab/v1/scenario_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -52,6 +53,8 @@ import { gatewayHandler } from "./federation/gateway/handler.ts";
 import { grantHandler } from "./federation/grant/handler.ts";
 import { namespaceHandler } from "./federation/namespace-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
+import { scenarioHandler } from "./lab/handler.ts";
+import type { Lab } from "./lab/lab.ts";
 import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
@@ -86,6 +89,7 @@ export const services: readonly DescService[] = [
   WebhookService,
   DirectoryService,
   BillingService,
+  ScenarioService,
   TextService,
   OrganizationService,
   NamespaceService,
@@ -103,7 +107,7 @@ export const services: readonly DescService[] = [
 /** The routes of all services, and the methods that are in the contract and not built yet. */
 export type Routes = { readonly mount: (router: ConnectRouter) => void; readonly unbuilt: ReadonlySet<DescMethod> };
 
-export function routes(app: App, dispatcher: Dispatcher): Routes {
+export function routes(app: App, dispatcher: Dispatcher, lab: Lab): Routes {
   const mounts: ((router: ConnectRouter) => void)[] = [];
   const unbuilt = new Set<DescMethod>();
   const serve = <S extends DescService>(service: S, built: Partial<ServiceImpl<S>>) => {
@@ -127,6 +131,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(WebhookService, webhookHandler(app));
   serve(DirectoryService, directoryHandler(app));
   serve(BillingService, billingHandler(app));
+  serve(ScenarioService, scenarioHandler(app, lab));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));

@@ -22,6 +22,7 @@ import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb
 import { GrantService } from "../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { ScenarioService } from "../gen/moltwire/lab/v1/scenario_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -168,6 +169,7 @@ const clientsOf = (over: Transport) => ({
   contacts: createClient(ContactService, over),
   directory: createClient(DirectoryService, over),
   billing: createClient(BillingService, over),
+  scenarios: createClient(ScenarioService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

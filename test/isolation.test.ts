@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
+import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { services } from "../src/services.ts";
@@ -119,7 +120,10 @@ async function party(world: World, mark: string): Promise<Party> {
     reference: `${mark}reference`,
   });
   const { invite } = await org.admin.directory.createInvite({});
+  const wish = { pattern: Pattern.CONSENSUS, agentCount: 2, name: `${mark}scenario` };
+  const { scenario } = await org.admin.scenarios.createScenario(wish);
   const belongings = {
+    scenario_id: scenario!.scenarioId,
     invite_id: invite!.inviteId,
     account_id: caller.agentId,
     from_agent_id: caller.agentId,
@@ -273,6 +277,8 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
       "BillingService/GetBalance account_id",
+      "ScenarioService/GetScenarioResults scenario_id",
+      "ScenarioService/RunScenario scenario_id",
       "BillingService/TransferCredits from_agent_id",
       "RelayService/Send to_agent_id",
       "DirectoryService/RevokeInvite invite_id",

@@ -12,6 +12,7 @@ import {
 } from "../gen/google/rpc/error_details_pb.ts";
 import { access, Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
+import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { Fault, type ReasonName, toConnectError } from "../src/errors.ts";
 import { slidingWindow } from "../src/rpc/limits.ts";
 import { services } from "../src/services.ts";
@@ -380,6 +381,10 @@ describe.each(dialects)("%s", (dialect) => {
           admin.directory.createInvite({}, { headers }),
         "moltwire.exchange.v1.BillingService/TransferCredits": (headers) =>
           admin.billing.transferCredits({ toAgentId: caller.agentId, amountMicros: 1n }, { headers }),
+        "moltwire.lab.v1.ScenarioService/RunScenario": async (headers) => {
+          const { scenario } = await admin.scenarios.createScenario({ pattern: Pattern.CONSENSUS, agentCount: 2 });
+          return await admin.scenarios.runScenario({ scenarioId: scenario!.scenarioId }, { headers });
+        },
         "moltwire.directory.v1.DirectoryService/RevokeInvite": async (headers) =>
           admin.directory.revokeInvite({ inviteId }, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {

@@ -14,6 +14,7 @@ import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { gateway } from "./gateway.ts";
 import { grant } from "./grant.ts";
 import { key } from "./key.ts";
+import { lab } from "./lab.ts";
 import { ledger } from "./ledger.ts";
 import { org } from "./org.ts";
 import { columns } from "./output.ts";
@@ -28,7 +29,7 @@ import { vault } from "./vault.ts";
 
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
-  "Work:": [submit, task, trace],
+  "Work:": [submit, task, trace, lab],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, key, billing],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
 };

@@ -80,7 +80,7 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test.each(patterns.map((pattern) => [named(pattern), pattern] as const))(
-    "%s with 5 %% of all calls and messages lost, delays, crashes and a partition: nothing unsafe, and the same seed gives the same",
+    "%s with a twentieth of all calls and messages lost, delays, crashes and a partition: nothing unsafe, and the same seed gives the same",
     async (_name, pattern) => {
       const wish = {
         pattern,
@@ -156,7 +156,7 @@ describe.each(dialects)("%s", (dialect) => {
     for (const name of grown) expect(own).toContain(name.split(" ")[1]);
     expect(
       (await world.operator.organizations.listOrganizations({ pageSize: 250 })).organizations.map(({ name }) => name),
-    ).not.toContainEqual(expect.stringMatching(/^org-/));
+    ).not.toContainEqual(expect.stringMatching(/^org-[0-9a-f]{32}$/));
   });
 
   test("a canceled run is CANCELED at once, its stream ends, and a moment later nothing of it is left", async () => {
@@ -200,7 +200,7 @@ describe.each(dialects)("%s", (dialect) => {
     for (const { calls } of results.participants) expect(calls).toBeLessThanOrEqual(4);
     const headers = { authorization: `Bearer ${busy.operatorKey}` };
     const told = await (await fetch(`${busy.url}/metrics`, { headers })).text();
-    expect(told).toMatch(/RelayService\/Send.*RATE_LIMITED/);
+    expect(told).toMatch(/^moltwire_rpc_errors_total\{reason="RATE_LIMITED"\} [1-9]/m);
   });
 
   test("where everything is lost nobody gets anywhere, and the run fails soon instead of spinning", async () => {
@@ -324,12 +324,12 @@ describe.each(dialects)("%s", (dialect) => {
     const { admin, agent } = await world.org();
     for (const id of [scenarioId, unknownId]) {
       for (const call of [
-        admin.scenarios.runScenario({ scenarioId: id }),
-        admin.scenarios.cancelScenario({ scenarioId: id }),
-        admin.scenarios.getScenarioResults({ scenarioId: id }),
-        watchToEnd(admin, id),
+        () => admin.scenarios.runScenario({ scenarioId: id }),
+        () => admin.scenarios.cancelScenario({ scenarioId: id }),
+        () => admin.scenarios.getScenarioResults({ scenarioId: id }),
+        () => watchToEnd(admin, id),
       ])
-        expect((await refusal(call)).reason).toBe("NOT_FOUND");
+        expect((await refusal(call())).reason).toBe("NOT_FOUND");
     }
     expect((await admin.scenarios.listScenarios({})).scenarios).toEqual([]);
     const { as } = await agent();

@@ -157,7 +157,7 @@ export function createActor(needs: ActorNeeds): { readonly tally: Tally; begin()
         const dies = crash !== undefined && tally.crashes === 0 && ++named === crash.atCall;
         if (dies && !crash.after) die(crash.downMs);
         const place = `${agent}/${name}`;
-        const key = `${needs.keyPrefix}/${once ? "" : `${life}/`}${place}`;
+        const key = `${needs.keyPrefix}/${once ? "" : `${life}/`}${place}`.replaceAll(" ", "-");
         const { answer } = await tried(place, key, send);
         if (dies) die(crash.downMs);
         return answer;
@@ -165,6 +165,7 @@ export function createActor(needs: ActorNeeds): { readonly tally: Tally; begin()
       follow(open, arrive) {
         const read = async () => {
           await connected(signal);
+          tally.calls++;
           for await (const message of open({ signal })) arrive(message);
         };
         read().catch((error: unknown) => over.abort(error));

@@ -8,7 +8,7 @@ const seeds = process.env.FULL ? 100 : 10;
 /** As many as an organisation runs at once. */
 const atOnce = 2;
 
-describe.each(dialects)("on %s, with 5 %% of all calls and messages lost", (dialect) => {
+describe.each(dialects)("on %s, with a twentieth of all calls and messages lost", (dialect) => {
   test.each(patterns.map((pattern) => [PatternSchema.value[pattern]!.localName, pattern] as const))(
     `%s: nothing unsafe with ${seeds} seeds`,
     async (_name, pattern) => {

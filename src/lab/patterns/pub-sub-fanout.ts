@@ -12,7 +12,7 @@ const publisher = 0;
 const gapMs = 5;
 /** How long a subscriber waits for what is missing before it asks for it. */
 const silenceMs = 400;
-const maxAsked = 50;
+const maxAsked = 20;
 const pageSize = 250;
 
 const textOf = (plan: Plan, number: number): string => `${number}:${plan.pick(`text ${number}`, 1_000_000)}`;

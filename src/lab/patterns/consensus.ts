@@ -34,13 +34,12 @@ export const consensus = (clock: Parameters<typeof notice>[0]): PatternPlay => (
     const said = (round: keyof Heard) => before.find(({ label }) => label === round);
 
     if (!said("propose")) await sayToAll(life, "propose", { value: proposalOf(scene.plan, agent) });
-    await news.until(() => heard.propose.size === all || heard.commit.size > 0, scene.roundMs);
+    await news.until(() => heard.propose.size === all, scene.roundMs);
 
     // One vote, whatever happens: who has voted before it crashed stands by it.
     const voted = said("vote");
-    if (!voted && heard.commit.size === 0) {
-      const choice = lowest(heard.propose.values());
-      if (choice === undefined) throw new Error("it heard of no proposal");
+    const choice = lowest(heard.propose.values());
+    if (!voted && choice !== undefined) {
       await sayToAll(life, "vote", { value: choice });
       scene.tell(`votes for ${choice}`, agent);
     }
@@ -50,6 +49,8 @@ export const consensus = (clock: Parameters<typeof notice>[0]): PatternPlay => (
     scene.see({ kind: "decided", agent, value: decision.value, votes: decision.votes });
     if (!said("commit")) await sayToAll(life, "commit", { value: decision.value });
     scene.tell(`commits to ${decision.value}`, agent);
+    // To the end of the round, so that what it is told does not depend on who is quick.
+    await news.until(() => heard.vote.size === all && heard.commit.size === all, scene.roundMs);
   },
 
   async conclude(scene) {

@@ -30,7 +30,8 @@ export type IdPrefix =
   | "mkt"
   | "lst"
   | "sub"
-  | "rev";
+  | "rev"
+  | "scn";
 
 export type Ids = {
   /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */

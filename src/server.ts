@@ -57,6 +57,7 @@ import { keyUse } from "./federation/key-use.ts";
 import { peerAdapter } from "./federation/peer/adapter.ts";
 import { sweepPeers } from "./federation/peer/sweep.ts";
 import { type Ids, randomIds } from "./ids.ts";
+import { createLab, recoverMs } from "./lab/lab.ts";
 import { beginLife, defaultLeaseMs } from "./life.ts";
 import { cleartextServer, type ListenLimits, type Port } from "./listen.ts";
 import { removeDropped } from "./memory/drop.ts";
@@ -266,7 +267,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const contactCourier = createContactCourier(app, resolve);
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
-  const served = routes(app, dispatcher);
+  const lab = createLab(app);
+  const served = routes(app, dispatcher, lab);
   const { port, certificates } = openPort(app, limits, tls);
   const http = fastify({
     serverFactory: port.serverFactory,
@@ -283,15 +285,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services, consolePages(http, ids, consoleFolder));
   serveContactPage(http, app, app.limiters);
-  mount(http, {
-    routes: (router) => {
-      served.mount(router);
-      healthRoutes(health)(router);
-      reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
-      moreRoutes?.(router);
-    },
-    contextValues: (request) =>
-      createContextValues().set(clientAddressKey, clientAddress(request)).set(browserKey, browserOf(request)),
+  const inside = {
     gate: gate(app, served.unbuilt),
     interceptors: [
       observeInterceptor(app),
@@ -301,6 +295,18 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ],
     readMaxBytes,
     writeMaxBytes: largestAnswerBytes,
+  };
+  lab.open({ ...inside, routes: served.mount });
+  mount(http, {
+    ...inside,
+    routes: (router) => {
+      served.mount(router);
+      healthRoutes(health)(router);
+      reflectionRoutes([...services, Health], [file_moltwire_api_v1_access, AgentRuntimeService.file])(router);
+      moreRoutes?.(router);
+    },
+    contextValues: (request) =>
+      createContextValues().set(clientAddressKey, clientAddress(request)).set(browserKey, browserOf(request)),
     shutdownSignal: stopping.signal,
     onFailure: ({ error, method }) =>
       log.error({ err: error, method: method.name }, "a call failed outside its handler"),
@@ -339,6 +345,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       return endUngranted();
     }),
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
+    every(app, recoverMs, "lab", () => lab.recover()),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, sweepMarketMs, "marketplace", () => sweepMarket(app)),
     every(app, renewMs, "subscriptions", () => renewSubscriptions(app)),
@@ -372,7 +379,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     const drainedMs = performance.now() + drainMs;
     stopping.abort(toConnectError(new Fault("SHUTTING_DOWN", "the server is stopping")));
     const closed = http.close();
-    await Promise.all([dispatcher.drain(drainMs), courier.drain(drainMs)]);
+    await Promise.all([dispatcher.drain(drainMs), courier.drain(drainMs), lab.drain(drainMs)]);
     ending.abort(new Fault("SHUTTING_DOWN", "the server has stopped; the task goes on when it is back"));
     await closed;
     await courier.ended();
@@ -394,6 +401,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       const url = await http.listen({ host: config.host, port: config.port });
       // Not before: a start that fails for its port must not have begun anybody's work.
       await recoverTasks(app, dispatcher);
+      await lab.recover();
       await courier.begin();
       contactCourier.begin();
       await check().catch((error: unknown) => log.error({ err: error }, "the first self-check failed"));

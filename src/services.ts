@@ -23,6 +23,7 @@ import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_servic
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { PeerGatewayService } from "../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
 import { PeerService } from "../gen/moltwire/federation/v1/peer_service_pb.ts";
+import { ScenarioService } from "../gen/moltwire/lab/v1/scenario_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -64,6 +65,8 @@ import { namespaceHandler } from "./federation/namespace-handler.ts";
 import { organizationHandler } from "./federation/organization-handler.ts";
 import { peerGatewayHandler } from "./federation/peer/gateway-handler.ts";
 import { peerHandler } from "./federation/peer/handler.ts";
+import { scenarioHandler } from "./lab/handler.ts";
+import type { Lab } from "./lab/lab.ts";
 import { memoryHandler } from "./memory/handler.ts";
 import { sharedMemoryHandler } from "./memory/shared-handler.ts";
 import { adminHandler } from "./ops/admin-handler.ts";
@@ -102,6 +105,7 @@ export const services: readonly DescService[] = [
   CatalogService,
   SubscriptionService,
   ReviewService,
+  ScenarioService,
   TextService,
   OrganizationService,
   NamespaceService,
@@ -121,7 +125,7 @@ export const services: readonly DescService[] = [
 /** The routes of all services, and the methods that are in the contract and not built yet. */
 export type Routes = { readonly mount: (router: ConnectRouter) => void; readonly unbuilt: ReadonlySet<DescMethod> };
 
-export function routes(app: App, dispatcher: Dispatcher): Routes {
+export function routes(app: App, dispatcher: Dispatcher, lab: Lab): Routes {
   const mounts: ((router: ConnectRouter) => void)[] = [];
   const unbuilt = new Set<DescMethod>();
   const serve = <S extends DescService>(service: S, built: Partial<ServiceImpl<S>>) => {
@@ -149,6 +153,7 @@ export function routes(app: App, dispatcher: Dispatcher): Routes {
   serve(CatalogService, catalogHandler(app, dispatcher));
   serve(SubscriptionService, subscriptionHandler(app));
   serve(ReviewService, reviewHandler(app));
+  serve(ScenarioService, scenarioHandler(app, lab));
   serve(TextService, textHandler(app));
   serve(OrganizationService, organizationHandler(app));
   serve(NamespaceService, namespaceHandler(app));

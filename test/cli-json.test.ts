@@ -7,6 +7,7 @@ import type { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { commandLine } from "../clients/cli/commands.ts";
 import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
+import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { contract, echoEndpoint } from "./bus-fixtures/bus.ts";
 import { cleanEnv, commandsAt, commandsIn, main, node } from "./cli-process.ts";
@@ -155,6 +156,19 @@ const runs: Readonly<Record<string, Run>> = {
     },
   ],
   "ledger verify": [() => []],
+  "lab create": [() => ["CONSENSUS", "2"], ({ scenario }) => keep("scenario", scenario!.scenarioId)],
+  "lab list": [() => []],
+  "lab run": [() => [made.scenario!]],
+  "lab watch": [() => [made.scenario!]],
+  "lab results": [() => [made.scenario!]],
+  "lab cancel": [
+    async () => {
+      const [wish, scenarios] = [{ pattern: Pattern.LOAD_BALANCING, agentCount: 20 }, world.operator.scenarios];
+      const { scenario } = await scenarios.createScenario(wish);
+      await scenarios.runScenario({ scenarioId: scenario!.scenarioId });
+      return [scenario!.scenarioId];
+    },
+  ],
   "contract deprecate": [() => ["say", "1.0.0"]],
   "agent delete": [() => ["worker"]],
   "org create": [() => ["acme"], ({ organization }) => keep("org", organization!.orgId)],

@@ -28,6 +28,7 @@ import { NamespaceService } from "../gen/moltwire/federation/v1/namespace_servic
 import { OrganizationService } from "../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { PeerGatewayService } from "../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
 import { PeerService } from "../gen/moltwire/federation/v1/peer_service_pb.ts";
+import { ScenarioService } from "../gen/moltwire/lab/v1/scenario_service_pb.ts";
 import { MemoryService } from "../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { SharedMemoryService } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -180,6 +181,7 @@ const clientsOf = (over: Transport) => ({
   catalog: createClient(CatalogService, over),
   subscriptions: createClient(SubscriptionService, over),
   reviews: createClient(ReviewService, over),
+  scenarios: createClient(ScenarioService, over),
   queues: createClient(QueueService, over),
   schedules: createClient(ScheduleService, over),
   relay: createClient(RelayService, over),

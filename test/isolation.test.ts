@@ -7,6 +7,7 @@ import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
 import { ReviewVerdict } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
+import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { services } from "../src/services.ts";
@@ -141,8 +142,11 @@ async function party(world: World, mark: string): Promise<Party> {
   await seller.as.market.reviewTask(rejected);
   await worker.as.market.disputeTask({ taskId: offered, reason: `${mark} dispute` });
   const { invite } = await org.admin.directory.createInvite({});
+  const wish = { pattern: Pattern.CONSENSUS, agentCount: 2, name: `${mark}scenario` };
+  const { scenario } = await org.admin.scenarios.createScenario(wish);
   const belongings = {
     listing_id: listingId,
+    scenario_id: scenario!.scenarioId,
     invite_id: invite!.inviteId,
     account_id: caller.agentId,
     from_agent_id: caller.agentId,
@@ -299,6 +303,8 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/GetChannel channel",
       "RelayService/Subscribe channel",
       "BillingService/GetBalance account_id",
+      "ScenarioService/GetScenarioResults scenario_id",
+      "ScenarioService/RunScenario scenario_id",
       "BillingService/TransferCredits from_agent_id",
       "RelayService/Send to_agent_id",
       "DirectoryService/RevokeInvite invite_id",

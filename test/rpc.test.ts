@@ -12,6 +12,7 @@ import {
 } from "../gen/google/rpc/error_details_pb.ts";
 import { access, Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
+import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { Fault, type ReasonName, toConnectError } from "../src/errors.ts";
 import { slidingWindow } from "../src/rpc/limits.ts";
 import { services } from "../src/services.ts";
@@ -388,6 +389,10 @@ describe.each(dialects)("%s", (dialect) => {
           admin.catalog.updateListing({ listingId, offer }, { headers }),
         "moltwire.exchange.v1.CatalogService/UnpublishListing": (headers) =>
           admin.catalog.unpublishListing({ listingId }, { headers }),
+        "moltwire.lab.v1.ScenarioService/RunScenario": async (headers) => {
+          const { scenario } = await admin.scenarios.createScenario({ pattern: Pattern.CONSENSUS, agentCount: 2 });
+          return await admin.scenarios.runScenario({ scenarioId: scenario!.scenarioId }, { headers });
+        },
         "moltwire.directory.v1.DirectoryService/RevokeInvite": async (headers) =>
           admin.directory.revokeInvite({ inviteId }, { headers }),
         "moltwire.queue.v1.QueueService/RedriveJob": async (headers) => {

@@ -14,6 +14,7 @@ import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { gateway } from "./gateway.ts";
 import { grant } from "./grant.ts";
 import { key } from "./key.ts";
+import { lab } from "./lab.ts";
 import { ledger } from "./ledger.ts";
 import { listing } from "./listing.ts";
 import { market } from "./market.ts";
@@ -33,7 +34,7 @@ import { vault } from "./vault.ts";
 
 /** Every command there is, as --help groups them. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
-  "Work:": [submit, task, trace],
+  "Work:": [submit, task, trace, lab],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
   "Credits, and what they buy:": [billing, listing, subscription, review, market],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],

@@ -1,0 +1,34 @@
+/** What Node does in its own way. Browsers have platform-web.ts. */
+import type { Interceptor, Transport } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import type { TraceApi } from "./trace.ts";
+
+const maxMessageBytes = 16 << 20;
+
+/** One HTTP/2 connection, which is opened at the first call and again whenever it breaks. */
+export const openTransport = (baseUrl: string, interceptors: Interceptor[]): Transport =>
+  createConnectTransport({
+    baseUrl,
+    httpVersion: "2",
+    readMaxBytes: maxMessageBytes,
+    interceptors,
+    // A connection that died without a word is noticed within some 20 s.
+    pingIntervalMs: 15_000,
+    pingTimeoutMs: 5_000,
+  });
+
+/** A variable of the environment. */
+export const environment = (name: string): string | undefined => process.env[name];
+
+/** Calls back on SIGTERM; gives what stops listening. */
+export function onTerminate(listener: () => void): () => void {
+  process.once("SIGTERM", listener);
+  return () => void process.removeListener("SIGTERM", listener);
+}
+
+/** @opentelemetry/api, where the program has it. */
+export const findTraceApi = (): Promise<TraceApi | undefined> =>
+  import("@opentelemetry/api").then(
+    ({ context, propagation }) => ({ context, propagation }),
+    () => undefined,
+  );

@@ -57,6 +57,8 @@ const fillings: Readonly<Record<string, unknown>> = {
   "LogCollaborationRequest.outcome": 1,
   "SignInRequest.credential": { case: "password", value: "x" },
   password: "correct horse battery",
+  pattern: 2,
+  agent_count: 2,
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -66,6 +66,9 @@ import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
 import { findByKey, findPeer, keysOf, listPeers } from "../src/federation/peer/store.ts";
 import { offeredFor } from "../src/federation/peer/withdraw.ts";
+import { readEvents as readScenarioEvents } from "../src/lab/event-store.ts";
+import { sandboxesToRemove } from "../src/lab/sandbox.ts";
+import { countRunning, findResults, findScenario, listScenarios, orphanedRuns } from "../src/lab/store.ts";
 import { logAges, oldestChanges, readChanges } from "../src/memory/log-store.ts";
 import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
@@ -983,13 +986,32 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
       checkEvidence(db, org, { kind: "thread", id: "t" }, { agentId: "agt_a", partnerId: "agt_b" }).catch(() => {}),
     /relay_message_thread \(org_id=\? AND sender_agent_id=\? AND thread_id=\? AND log_id=\?\)[\s\S]*relay_message_thread \(org_id=\? AND sender_agent_id=\? AND thread_id=\? AND log_id>\?/,
   ],
+  [
+    "a page of scenarios",
+    (db) => listScenarios(db, org, { pattern: 1, state: 2 }, ["scn_z"], 51),
+    /s USING (PRIMARY KEY|INDEX lab_scenario_running) \(org_id=\? AND scenario_id<\?\)[\s\S]*b USING .*PRIMARY KEY \(org_id=\? AND scenario_id=\?\)/,
+  ],
+  ["a scenario", (db) => findScenario(db, org, "scn_a"), /s USING PRIMARY KEY \(org_id=\? AND scenario_id=\?\)/],
+  [
+    "the results of a run",
+    (db) => findResults(db, org, "scn_a"),
+    /lab_scenario USING PRIMARY KEY \(org_id=\? AND scenario_id=\?\)/,
+  ],
+  ["how many scenarios run", (db) => countRunning(db, org), /lab_scenario_running \(org_id=\?\)/],
+  ["runs without a server", (db) => orphanedRuns(db, "srv_a", 1, 100), /lab_scenario_running/],
+  ["what is left of runs", (db) => sandboxesToRemove(db, "srv_a", 1, 100), /SCAN b/],
+  [
+    "following a scenario",
+    (db) => readScenarioEvents(db, org, "scn_a", 5, 256),
+    /lab_event USING PRIMARY KEY \(org_id=\? AND scenario_id=\? AND sequence>\?\)/,
+  ],
 ])("%s goes along its index and looks at no other rows", async (_what, read, index) => {
   const plan = await planOf(read);
   expect(plan.join("\n")).toMatch(index);
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|exchange|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|exchange|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|s USING INDEX lab_scenario_running$|lease|\(subquery)/.test(
         line,
       ),
   );

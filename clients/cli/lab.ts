@@ -18,12 +18,12 @@ import { addCall } from "./call.ts";
 import { addNoun, type Noun, run, withServer } from "./command.ts";
 import { connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
-import { choices, type Field, number, oneOf } from "./field.ts";
+import { choices, duration, type Field, number, oneOf, type Reading } from "./field.ts";
 import { follow } from "./follow.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
 import { note, paint, plain, print, printJson, span } from "./output.ts";
-import { type ConnectionOptions, readSettings } from "./settings.ts";
+import { type ConnectionOptions, readSettings, UsageError } from "./settings.ts";
 import { age, at, type Column, renderFacts } from "./table.ts";
 
 const { createScenario, runScenario, listScenarios, cancelScenario, getScenarioResults } = ScenarioService.method;
@@ -33,8 +33,13 @@ const rate = (name: string, help: string): Field => ({
   name: `faults.${name}`,
   as: `--${name} <probability>`,
   help,
-  read: number,
+  read: probability,
 });
+
+function probability(text: string, { label }: Reading): number {
+  if (/^(0|1|0?\.\d{1,15}|1\.0+)$/.test(text)) return Number(text);
+  throw new UsageError(`${label} ${text} is no probability`, "write it like 0.05, from 0 to 1");
+}
 
 /** Adds the commands. */
 export const lab: Noun = (program) => {
@@ -42,14 +47,14 @@ export const lab: Noun = (program) => {
   addCall(noun, {
     name: "create",
     summary: "describe a play of agents",
-    example: "moltwire lab create CONSENSUS 5 --drop 0.05 --seed 42",
+    example: "moltwire lab create consensus 5 --drop 0.05 --seed 42",
     method: createScenario,
     fields: [
       { name: "pattern", as: "[pattern]", help: choices(PatternSchema), read: oneOf(PatternSchema), required: true },
       { name: "agentCount", as: "[agents]", help: "how many agents: 2 to 50", read: number, required: true },
       { name: "name", as: "--name <text>", help: "what it is called" },
-      { name: "timeout", as: "--timeout <span>", help: "how long a run may take, such as 30s" },
-      { name: "seed", as: "--seed <number>", help: "what faults and choices follow from", read: number },
+      { name: "timeout", as: "--timeout <span>", help: "how long a run may take, such as 30s", read: duration },
+      { name: "seed", as: "--seed <number>", help: "what faults and choices follow from" },
       rate("drop", "of each call and message: it is lost"),
       rate("delay", "of each call and message: it is late"),
       rate("crash", "of each agent: it crashes once"),
@@ -79,7 +84,7 @@ export const lab: Noun = (program) => {
     rows: ({ scenarios }) => scenarios,
     columns,
     things: "scenarios",
-    first: "moltwire lab create CONSENSUS 5",
+    first: "moltwire lab create consensus 5",
   });
   addCall(noun, {
     name: "cancel",

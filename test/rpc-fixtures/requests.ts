@@ -71,6 +71,8 @@ const fillings: Readonly<Record<string, unknown>> = {
   audience: "none",
   public_keys: [new Uint8Array(32)],
   envelope: { payload: new Uint8Array(1), keyId: "none", signature: new Uint8Array(64) },
+  pattern: 2,
+  agent_count: 2,
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -46,7 +46,7 @@ export type Faults = Message<"moltwire.lab.v1.Faults"> & {
   crash: number;
 
   /**
-   * Of the run: some agents, fewer than half, are cut off from the server for 300 to 1,500 ms.
+   * Of the run: some agents, fewer than half (of two: one), are cut off from the server for 300 to 1,500 ms.
    *
    * @generated from field: double partition = 4;
    */
@@ -84,7 +84,7 @@ export type FaultsJson = {
   crash?: number | "NaN" | "Infinity" | "-Infinity";
 
   /**
-   * Of the run: some agents, fewer than half, are cut off from the server for 300 to 1,500 ms.
+   * Of the run: some agents, fewer than half (of two: one), are cut off from the server for 300 to 1,500 ms.
    *
    * @generated from field: double partition = 4;
    */
@@ -802,7 +802,7 @@ export type Participant = Message<"moltwire.lab.v1.Participant"> & {
   reason: string;
 
   /**
-   * How many calls it made, each try counted.
+   * How many calls it made that reached the server, each try and each stream counted.
    *
    * @generated from field: int32 calls = 5;
    */
@@ -865,7 +865,7 @@ export type ParticipantJson = {
   reason?: string;
 
   /**
-   * How many calls it made, each try counted.
+   * How many calls it made that reached the server, each try and each stream counted.
    *
    * @generated from field: int32 calls = 5;
    */

@@ -747,7 +747,7 @@ export const GetScenarioResultsResponseSchema: GenMessage<GetScenarioResultsResp
 /**
  * ScenarioService runs plays of agents that coordinate. A run makes an organisation of its own with agents that live as long as it does. They speak the public relay,
  * memory and queue of this server with keys of their own, under the same policies and limits as anybody, and nothing of theirs is left afterwards but the run's
- * results, its events and its trace, which belong to the organisation of the caller.
+ * results, its events and its trace, which belong to the organisation of the caller. As long as it is there, the operator sees it among the organisations.
  *
  * An organisation keeps its last 1,000 scenarios: a new one takes the place of the oldest that does not run.
  *

@@ -15,6 +15,7 @@ import {
 import { calendarStart, periodEnd } from "../src/exchange/subscription/period.ts";
 
 const int64Most = 2n ** 63n - 1n;
+const least = (a: bigint, b: bigint): bigint => (a < b ? a : b);
 const micros = fc.bigInt(0n, mostMicros);
 /** Prices that can be published. */
 const prices: fc.Arbitrary<Prices> = fc
@@ -40,7 +41,7 @@ test("more tokens never cost less, and a part of a micro-credit costs one", () =
     fc.property(prices, tokens, tokens, (of, one, other) => {
       const [fewer, more] = one < other ? [one, other] : [other, one];
       expect(amountOf(of, fewer) <= amountOf(of, more)).toBe(true);
-      const thousandths = (more > of.maxTokens ? of.maxTokens : more) * of.thousandTokensMicros;
+      const thousandths = least(more, of.maxTokens) * of.thousandTokensMicros;
       const rounded = (amountOf(of, more) - of.requestMicros) * 1_000n;
       expect(rounded >= thousandths && rounded - thousandths < 1_000n).toBe(true);
     }),
@@ -95,7 +96,6 @@ test("of any sequence of requests exactly the included ones, or exactly the free
           expect(mostOf(at)).toBe(isFree ? 0n : charge === Charge.OVERAGE ? overageMicros : mostOf(of));
         }
         const number = (of: Charge) => BigInt(charges.filter((one) => one === of).length);
-        const least = (a: bigint, b: bigint) => (a < b ? a : b);
         const [covered, rest] = has ? [Charge.INCLUDED, Charge.OVERAGE] : [Charge.FREE, Charge.PRICED];
         expect(number(covered)).toBe(least(asked, has ? included : requests));
         expect(number(covered) + number(rest)).toBe(asked);

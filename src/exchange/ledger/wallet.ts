@@ -1,7 +1,7 @@
 /** What becomes of wallets as their owners come and go. */
 import { TransactionKind } from "../../../gen/moltwire/exchange/v1/ledger_pb.ts";
-import type { Queryable, Tx } from "../../db/db.ts";
-import { type Account, agentWallet, issuanceOf, slotOf, walletOf } from "./account.ts";
+import type { Tx } from "../../db/db.ts";
+import { agentWallet, issuanceOf, slotOf, walletOf } from "./account.ts";
 import { postTransfers, releaseLapsed } from "./post.ts";
 import { lockStandings, readStanding } from "./store.ts";
 
@@ -37,10 +37,4 @@ export async function closeWallet(tx: Tx, orgId: string, agentId: string, now: n
   const kind = TransactionKind.WALLET_CLOSED;
   await postTransfers(tx, [{ does: "move", transferId, kind, from: wallet, to: walletOf(orgId), amount }], now);
   return amount;
-}
-
-/** What an account can pay with now: a look, after which others may be faster. */
-export async function availableOf(db: Queryable, account: Account, now: number): Promise<bigint> {
-  const standing = await readStanding(db, account, now);
-  return standing ? standing.balance - standing.reserved + standing.lapsed : 0n;
 }

@@ -1,4 +1,14 @@
+/** Whether there is enough: a look, which others may be faster than. */
+import type { Queryable } from "../../db/db.ts";
 import { Fault, Refused } from "../../errors.ts";
+import type { Account } from "./account.ts";
+import { readStanding } from "./store.ts";
+
+/** What an account can pay with now. */
+export async function availableOf(db: Queryable, account: Account, now: number): Promise<bigint> {
+  const standing = await readStanding(db, account, now);
+  return standing ? standing.balance - standing.reserved + standing.lapsed : 0n;
+}
 
 /** How often it is begun. After the first race a look finds the credits gone, as a rule. */
 const rounds = 3;

@@ -595,7 +595,7 @@ describe.each(dialects)("%s", (dialect) => {
     const row = (await findTask(db.query, dear.taskId))!;
     // Of the lists alone: nothing is paid for them.
     await db.tx(async (tx) => {
-      for (let n = 0; n < walkLength; n++)
+      for (let n = 0; n < walkLength + 100; n++)
         await insertTask(tx, { ...row, task_id: `mkt_many${n}`, reward: 1, org_id: away!.orgId }, "");
     });
     const wish = { minRewardMicros: credits(50) };

@@ -8,6 +8,8 @@ import { TransactionKind } from "../gen/moltwire/exchange/v1/ledger_pb.ts";
 import { MarketplaceTaskState as State } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { TaskSide } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { walkLength } from "../src/exchange/market/list-store.ts";
+import { findTask, insertTask } from "../src/exchange/market/store.ts";
 import { keyDigest } from "../src/federation/key-text.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
@@ -585,6 +587,24 @@ describe.each(dialects)("%s", (dialect) => {
       );
       expect(await listed(world.operator, { side: TaskSide.CREATOR, orgId: org.orgId })).toEqual([byOrg, ended, own]);
     });
+  });
+
+  test("one task that fits among more than a page looks at is found by going on", async () => {
+    const dear = await post(creator!.as, { rewardMicros: credits(50) });
+    const { db } = world.server.app;
+    const row = (await findTask(db.query, dear.taskId))!;
+    // Of the lists alone: nothing is paid for them.
+    await db.tx(async (tx) => {
+      for (let n = 0; n < walkLength + 100; n++)
+        await insertTask(tx, { ...row, task_id: `mkt_many${n}`, reward: 1, org_id: away!.orgId }, "");
+    });
+    const wish = { minRewardMicros: credits(50) };
+    const first = await worker!.as.market.listTasks(wish);
+    expect([first.tasks, first.nextPageToken]).toEqual([[], expect.stringMatching(/./)]);
+    const second = await worker!.as.market.listTasks({ ...wish, pageToken: first.nextPageToken });
+    expect(second.tasks.map(({ taskId }) => taskId)).toEqual([dear.taskId]);
+    await db.tx((tx) => tx.run(sql`delete from marketplace_task where org_id = ${away!.orgId} and reward = 1`));
+    await creator!.as.market.cancelTask({ taskId: dear.taskId });
   });
 
   test("what an agent that is gone is owed goes to its organisation", async () => {

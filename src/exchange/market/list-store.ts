@@ -79,7 +79,9 @@ function alongIndex({ side, state, category }: TaskFilter): Sql {
   return category === "" ? sql`t.state = ${state}` : sql`t.state = ${state} and t.category = ${category}`;
 }
 
-/** The tasks that fit, after a position. Without `side` the filter has a state. */
+/**
+ * The tasks that fit, after a position. Without `side` the filter has a state. Along an index it looks at as many as a page has, which mostly all fit, and then at a longer stretch.
+ */
 export async function searchTasks(
   db: Queryable,
   filter: TaskFilter,
@@ -89,17 +91,34 @@ export async function searchTasks(
 ): Promise<Found> {
   const fit = fits(db.dialect, filter, now);
   const few = hasWords(filter) ? await candidates(db, filter) : undefined;
-  const before = after ? sql`and t.seq < ${after[0]!}` : empty;
-  const stretch = sql`select t.seq from marketplace_task t where ${alongIndex(filter)} ${before} order by t.seq desc limit ${walkLength}`;
-  const chosen = few ? listed(db.dialect, few) : stretch;
-  // A cross join, which SQLite does not turn round: it begins with the few.
-  const found = await db.all<ShownRow>(sql`
+  if (few) {
+    const chosen = sql`select seq from (${listed(db.dialect, few)}) listed ${after ? sql`where seq < ${after[0]!}` : empty}`;
+    const rows = await readTasks(db, chosen, fit, size + 1);
+    return pageOf(rows, size, undefined);
+  }
+  const rows: ShownRow[] = [];
+  let from = after;
+  for (const length of [size + 1, walkLength]) {
+    const place = sql`marketplace_task t where ${alongIndex(filter)} ${from ? sql`and t.seq < ${from[0]!}` : empty} order by t.seq desc`;
+    rows.push(...(await readTasks(db, sql`select t.seq from ${place} limit ${length}`, fit, size + 1 - rows.length)));
+    if (rows.length > size) break;
+    const last = await db.one<{ seq: number }>(sql`select t.seq from ${place} limit 1 offset ${length - 1}`);
+    from = last && [last.seq];
+    if (!from) break;
+  }
+  return pageOf(rows, size, from);
+}
+
+/** Of some tasks those that fit, newest first. A cross join, which SQLite does not turn round: it begins with the some. */
+const readTasks = (db: Queryable, chosen: Sql, fit: Sql, limit: number): Promise<ShownRow[]> =>
+  db.all<ShownRow>(sql`
     select ${shownColumns} from (${chosen}) chosen cross join marketplace_task t ${withParties}
-    where t.seq = chosen.seq ${few ? before : empty} and ${fit} order by t.seq desc limit ${size + 1}`);
+    where t.seq = chosen.seq and ${fit} order by t.seq desc limit ${limit}`);
+
+/** `end`: where what was looked at ends, if there is more. */
+function pageOf(found: readonly ShownRow[], size: number, end: Position | undefined): Found {
   const rows = found.slice(0, size);
-  const last = rows.at(-1);
-  if (found.length > size && last) return { rows, next: [last.seq] };
-  return { rows, next: few ? undefined : await endOfWalk(db, filter, before) };
+  return { rows, next: found.length > size ? [rows.at(-1)!.seq] : end };
 }
 
 /** The tasks with the words, if they are few. */
@@ -113,10 +132,3 @@ const listed = (dialect: Dialect, numbers: readonly number[]): Sql =>
   dialect.name === "sqlite"
     ? sql`select value as seq from json_each(${JSON.stringify(numbers)})`
     : sql`select cast(value as bigint) as seq from json_array_elements_text(cast(${JSON.stringify(numbers)} as json))`;
-
-/** Where the stretch of a walk ends; undefined: it came to the end of the index. */
-async function endOfWalk(db: Queryable, filter: TaskFilter, before: Sql): Promise<Position | undefined> {
-  const row = await db.one<{ seq: number }>(sql`
-    select t.seq from marketplace_task t where ${alongIndex(filter)} ${before} order by t.seq desc limit 1 offset ${walkLength - 1}`);
-  return row && [row.seq];
-}

@@ -279,7 +279,7 @@ describe.each(dialects)("%s", (dialect) => {
       ["whose envelope is of ten minutes ahead", { madeMs: 10 * minute, requestMadeMs: 0 }, "PEER_MESSAGE_EARLY"],
       ["that lives for an hour", { livesMs: 60 * minute }, "PEER_MESSAGE_STALE"],
       ["that another key signed", { requestKey: newKey().key }, "PEER_SIGNATURE_INVALID"],
-      ["whose envelope another key signed", { envelopeKey: newKey().key }, "PEER_ENVELOPE_INVALID"],
+      ["whose envelope another key signed", { envelopeKey: newKey().key }, "PEER_SIGNATURE_INVALID"],
       ["in the name of another origin", { envelope: { origin: "somebody-else" } }, "PEER_ENVELOPE_INVALID"],
       ["of another version", { envelope: { version: 2 } }, "PEER_ENVELOPE_INVALID"],
       ["that has gone over five servers", { envelope: { hops: 5 } }, "PEER_HOPS_EXCEEDED"],
@@ -372,6 +372,13 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await world.operator.peers.listPeers({})).peers).toHaveLength(2);
       expect((await world.operator.peers.listPeers({ includeRemoved: true })).peers).toHaveLength(3);
       expect((await refusal(world.operator.peers.removePeer({ peerId: "per_none" }))).reason).toBe("NOT_FOUND");
+      // Added again, by another key, in the place of the organisation that there is.
+      const publicKeys = [newKey().publicKey];
+      const again = { name: one!.name, baseUrl: one!.baseUrl, audience: one!.audience, publicKeys, orgId: one!.orgId };
+      const { peer: back } = await world.operator.peers.addPeer(again);
+      expect([back!.orgId, back!.agentId === one!.agentId]).toEqual([one!.orgId, false]);
+      const [row] = (await world.operator.admin.listAuditEvents({ orgId: one!.orgId, pageSize: 1 })).auditEvents;
+      expect(row!.resource.peer_id).toBe(back!.peerId);
       const { auditEvents } = await world.operator.admin.listAuditEvents({ pageSize: 250 });
       const rows = auditEvents.filter(({ method }) => method.includes("PeerService"));
       expect(rows.map(({ method, resource }) => [method.split("/")[1], resource.peer_id])).toEqual([

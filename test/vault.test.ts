@@ -111,6 +111,8 @@ describe.each(dialects)("canaries on %s", (dialect) => {
       const { app } = world.server;
       const { db } = app;
       await failSchedules(app);
+      // Makes the server's own key.
+      await world.operator.peers.getIdentity({});
 
       const stored = dialect === "sqlite" ? filesOf(place.folder) : await tablesOf(db);
       expect(found(canaries, stored)).toEqual(encrypts ? [] : kinds);

@@ -33,6 +33,8 @@ const cancelMs = 5_000;
 type Job = {
   readonly peer: PeerRow;
   readonly task: TaskSummaryRow;
+  /** The organisation that asks. */
+  readonly fromOrgId: string;
   readonly assignment: Assignment;
   readonly hops: number;
   readonly budgetLeftMicros: number | undefined;
@@ -70,7 +72,9 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   if (hops > maxHops) throw refused(`the work has gone from server to server ${came?.hops} times`);
   const bounds = [cap === undefined ? undefined : Number(cap), came?.budget_micros ?? undefined];
   const least = Math.min(...bounds.filter((bound) => bound !== undefined));
-  return { peer, task, assignment, hops, budgetLeftMicros: Number.isFinite(least) ? least : undefined };
+  const fromOrgId = crossing?.caller_org_id ?? orgId;
+  const budgetLeftMicros = Number.isFinite(least) ? least : undefined;
+  return { peer, task, fromOrgId, assignment, hops, budgetLeftMicros };
 }
 
 const refused = (why: string): AttemptFault =>
@@ -120,7 +124,7 @@ function isPassing(error: unknown): boolean {
 
 /** The answer; undefined when the work goes on. */
 async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal): Promise<Answer | undefined> {
-  const { peer, task, assignment, hops, budgetLeftMicros } = job;
+  const { peer, task, fromOrgId, assignment, hops, budgetLeftMicros } = job;
   const answered = await ask(app, peer, {
     ...{ hops, timeoutMs: leftMs, signal, traceparent: assignment.traceparent },
     ...(budgetLeftMicros !== undefined && { budgetLeftMicros: BigInt(budgetLeftMicros) }),
@@ -132,7 +136,7 @@ async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal):
         contractId: assignment.contractId,
         contractVersion: assignment.contractVersion,
         input: fromJson(ValueSchema, assignment.input),
-        fromOrgId: (await findCrossing(app.db.query, task.org_id, task.task_id))?.caller_org_id ?? task.org_id,
+        fromOrgId,
         fromAgentId: task.caller_agent_id,
         timeout: durationFromMs(Math.max(1, Math.floor(leftMs))),
       },
@@ -155,13 +159,13 @@ async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal):
 /** The receipt of work that has ended, checked and kept in the trace. */
 async function receiptOf(
   app: App,
-  { peer, task, budgetLeftMicros }: Job,
+  { peer, task }: Job,
   result: PeerResult,
   { publicKey, payload }: Answered,
 ): Promise<PeerReceipt> {
   const receipt = readReceipt(result, publicKey, {
     ...{ origin: peer.audience, audience: audienceOf(app), callId: task.task_id, traceId: task.trace_id },
-    ...{ orgId: peer.remote_org_id, contractId: task.contract_id, requestSha256: sha256(payload), budgetLeftMicros },
+    ...{ orgId: peer.remote_org_id, contractId: task.contract_id, requestSha256: sha256(payload) },
   });
   if (typeof receipt === "string") throw new BadReply(receipt);
   await keepReceipt(app, peer, task, receipt, result.receipt!);

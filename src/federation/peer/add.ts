@@ -72,11 +72,14 @@ async function newOrganization(tx: Tx, app: App, name: string, now: number): Pro
 /** The agent that asks the peer, and in whose name the peer asks: of the lower of the internal tiers, so that its organisation lets it ask under grants. */
 async function newAgent(tx: Tx, { org_id, agent_id, peer_id, name }: PeerRow, now: number): Promise<void> {
   const endpoint = create(EndpointSchema, { kind: { case: "peer", value: { peerId: peer_id } } });
-  const added = await insertAgent(tx, {
+  const row = {
     ...{ org_id, agent_id, name, description: "another server, made by AddPeer" },
     trust_tier: TrustTier.INTERNAL_RESTRICTED,
     ...{ capabilities: "[]", allowed_tools: "[]", endpoint: toJsonString(EndpointSchema, endpoint), metadata: "{}" },
     ...{ disabled: 0, create_ms: now, update_ms: now, revision: 1, weight: 1, breaker: "", namespace: "" },
-  });
-  if (added === 0) throw taken("agent", name, "name");
+  };
+  if ((await insertAgent(tx, row)) === 1) return;
+  // The organisation has one of this name, perhaps of a peer that was removed.
+  const other = `${name}-${peer_id.slice(-12)}`;
+  if ((await insertAgent(tx, { ...row, name: other })) === 0) throw taken("agent", other, "name");
 }

@@ -43,7 +43,8 @@ export async function letIn(app: App, signed: SignedMessage, context: HandlerCon
     throw new Fault("PEER_DIGEST_MISMATCH", "the body is not the one whose digest was signed");
   checkTimes(nonce.createMs, nonce.expireMs, now);
   const envelope = openMessage(signed, keyBytes(peer.public_key), PeerEnvelopeSchema);
-  if (!envelope || signed.keyId !== nonce.keyId) throw invalid("it is not signed by the key that signed the request");
+  if (!envelope || signed.keyId !== nonce.keyId)
+    throw notSigned("the envelope is not signed by the key that signed the request");
   checkEnvelope(app, peer, envelope, nonce.text, now);
   const expireMs = Math.max(timestampMs(envelope.expireTime!), nonce.expireMs) + skewMs;
   const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));

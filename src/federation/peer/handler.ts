@@ -63,7 +63,7 @@ export const peerHandler = (app: App): ServiceImpl<typeof PeerService> => ({
     if (await isOwnKey(tx, app, publicKey)) throw badField("public_key", "is this server's own");
     await endPeerKeys(tx, row, now + overlapMs, now);
     if ((await insertPeerKey(tx, row, publicKey, now)) === 0) throw keyTaken("public_key");
-    return { peer: await shown(tx, row, now) };
+    return { peer: await shown(tx, { ...row, update_ms: now }, now) };
   }),
 
   syncPeer: (request, context: HandlerContext) => syncPeer(app, request, context),

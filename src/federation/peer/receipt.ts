@@ -52,8 +52,6 @@ export type Expected = Between & {
   readonly contractId: string;
   /** SHA-256 of the payload of the envelope. */
   readonly requestSha256: Uint8Array;
-  /** Undefined: no bound. */
-  readonly budgetLeftMicros: number | undefined;
 };
 
 /** The most that is believed of tokens, as of any agent. */

@@ -84,10 +84,11 @@ export const insertPeerKey = (
     insert into federation_peer_key (org_id, peer_id, key_id, public_key, create_ms, expire_ms)
     values (${org_id}, ${peer_id}, ${keyIdOf(publicKey)}, ${keyText(publicKey)}, ${now}, null) on conflict do nothing`);
 
-/** The keys that a peer has now are good until a time at most; those that are over are forgotten. */
+/** The keys that a peer has now are good until a time at most; those that are over are forgotten. The caller has locked the peer. */
 export async function endPeerKeys(tx: Tx, { org_id, peer_id }: PeerRow, expireMs: number, now: number): Promise<void> {
   const of = sql`org_id = ${org_id} and peer_id = ${peer_id}`;
   await tx.run(sql`delete from federation_peer_key where ${of} and (expire_ms <= ${now} or ${expireMs} <= ${now})`);
+  await tx.run(sql`update federation_peer set update_ms = ${now} where ${of}`);
   await tx.run(
     sql`update federation_peer_key set expire_ms = ${expireMs} where ${of} and (expire_ms is null or expire_ms > ${expireMs})`,
   );

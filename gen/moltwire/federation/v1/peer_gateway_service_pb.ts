@@ -102,7 +102,7 @@ export const PeerGatewayService: GenService<{
    * says. It is decided as work for the organisation that stands for the peer here, by the grants and policies of the organisation that is asked, and of that one.
    *
    * The order of the checks is that of these errors: PEER_SIGNATURE_INVALID (there is no signature of the form above), PEER_UNKNOWN (no peer has the key), PEER_SIGNATURE_INVALID (another
-   * key signed it, or what is signed was changed), PEER_DIGEST_MISMATCH, PEER_MESSAGE_STALE, PEER_MESSAGE_EARLY, PEER_ENVELOPE_INVALID (of another version or form, or not by the origin
+   * key signed it, or what is signed was changed), PEER_DIGEST_MISMATCH, PEER_MESSAGE_STALE, PEER_MESSAGE_EARLY, PEER_SIGNATURE_INVALID (of the envelope), PEER_ENVELOPE_INVALID (of another version or form, or not by the origin
    * that it names), PEER_AUDIENCE_WRONG, PEER_HOPS_EXCEEDED (more than 4), PEER_MESSAGE_REPLAYED. Then those of GatewayService/SubmitTask, and IDEMPOTENCY_KEY_REUSED (the `call_id` was
    * used for other work). After that the call succeeds, and the reply tells how the work ended.
    *

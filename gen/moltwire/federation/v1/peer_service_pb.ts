@@ -83,7 +83,7 @@ export const GetIdentityResponseSchema: GenMessage<GetIdentityResponse, {jsonTyp
  */
 export type AddPeerRequest = Message<"moltwire.federation.v1.AddPeerRequest"> & {
   /**
-   * Its name: lower-case letters, digits and `-`. Its agent has the same.
+   * Its name: lower-case letters, digits and `-`. Its agent has the same, or one that begins so where that is taken.
    *
    * @generated from field: string name = 1;
    */
@@ -132,7 +132,7 @@ export type AddPeerRequest = Message<"moltwire.federation.v1.AddPeerRequest"> & 
  */
 export type AddPeerRequestJson = {
   /**
-   * Its name: lower-case letters, digits and `-`. Its agent has the same.
+   * Its name: lower-case letters, digits and `-`. Its agent has the same, or one that begins so where that is taken.
    *
    * @generated from field: string name = 1;
    */
@@ -657,7 +657,8 @@ export const PeerService: GenService<{
     output: typeof GetIdentityResponseSchema;
   },
   /**
-   * AddPeer adds a server, with a local organisation that stands for it and an agent in that.
+   * AddPeer adds a server, with a local organisation that stands for it and an agent in that. A server is one peer at a time, by its keys, and offers what one of its organisations
+   * opens.
    *
    * Errors: INVALID_REQUEST (the audience or a key is this server's own; a key is none; the base URL has a path; the organisation is the operator's own), ENDPOINT_REFUSED (the base URL may not be
    * called: https, or what MOLTWIRE_EGRESS_ALLOW lists), NOT_FOUND (organisation), ALREADY_EXISTS (the name, a key, or the organisation is another peer's; the name of the

@@ -1,4 +1,4 @@
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -32,14 +32,14 @@ beforeAll(() => {
 }, 120_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+/** Not waited for by blocking: the server is in this process. */
 const run = (program: string, env: Record<string, string> = {}) => {
   const { PATH = "" } = process.env;
-  const { status, stdout, stderr } = spawnSync(process.execPath, [join(folder, program)], {
-    env: { PATH, ...env },
-    encoding: "utf8",
-    timeout: 20_000,
-  });
-  return { status, stdout, stderr };
+  return new Promise<{ status: unknown; stdout: string; stderr: string }>((resolve) =>
+    execFile(process.execPath, [join(folder, program)], { env: { PATH, ...env }, timeout: 20_000 }, (error, ...out) =>
+      resolve({ status: error ? (error.code ?? error.signal) : 0, stdout: out[0], stderr: out[1] }),
+    ),
+  );
 };
 
 test("the packed package runs from another folder, and knows the code that it was generated without rules of validation", async () => {
@@ -58,7 +58,7 @@ const empty = await mw.memory.set("", 1).catch((error) => error);
 console.log(JSON.stringify([await mw.memory.get("a"), kind, wrong instanceof NotFound, empty instanceof InvalidRequest, typeof testServer]));
 `,
   );
-  const { status, stdout, stderr } = run("program.js", { MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: key });
+  const { status, stdout, stderr } = await run("program.js", { MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: key });
   expect([status, stderr]).toEqual([0, ""]);
   expect(JSON.parse(stdout)).toEqual([{ b: [1, null] }, "wordCount", true, true, "function"]);
 });
@@ -125,7 +125,7 @@ test("every example of the documentation compiles against the package's types, a
     `export { createServer } from ${JSON.stringify(join(repository, "src/server.ts"))};\n`,
   );
   for (const { file, says } of programs) {
-    const { status, stdout, stderr } = run(`out/${file}.js`);
+    const { status, stdout, stderr } = await run(`out/${file}.js`);
     expect([file, status, stderr]).toEqual([file, 0, ""]);
     for (const line of says) expect(stdout.split("\n")).toContain(line);
   }

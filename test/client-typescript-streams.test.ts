@@ -38,7 +38,8 @@ describe.each(dialects)("a server on %s that is killed while streams are open", 
     const { secret: apiKey } = await keys.createApiKey({ orgId, agentId });
 
     const problems: unknown[] = [];
-    const mw = connect({ url, apiKey, onProblem: (error) => problems.push(error) });
+    // A server takes longer to come back than calls wait by default.
+    const mw = connect({ url, apiKey, maxAttempts: 30, onProblem: (error) => problems.push(error) });
     const stop = new AbortController();
     const { signal } = stop;
     const heard = { memory: [] as bigint[], relay: [] as unknown[], events: [] as string[], jobs: [] as string[] };

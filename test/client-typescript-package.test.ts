@@ -6,6 +6,7 @@ import { rolldown } from "rolldown";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { build } from "../clients/typescript/build.ts";
 import { echoEndpoint } from "./bus-fixtures/bus.ts";
+import { wireTo } from "./client-fixtures/proxy.ts";
 import { start } from "./harness.ts";
 
 const repository = join(import.meta.dirname, "..");
@@ -162,4 +163,31 @@ test("it bundles for browsers without anything of Node, and a page that uses one
   const servicesOf = (files: readonly string[]) => files.filter((file) => file.endsWith("_service_pb.js")).length;
   expect([servicesOf(all.files) > 25, servicesOf(memory.files)]).toEqual([true, 1]);
   expect(memory.code.length).toBeLessThan(all.code.length * 0.6);
+});
+
+test("what is built for browsers calls by fetch: it reads, watches over a lost connection, and knows its errors", async () => {
+  await using world = await start();
+  await using wire = await wireTo(world.url);
+  const { key } = await (await world.org()).agent();
+  const { code } = await bundled(
+    `import { KeyInvalid, memoryOf, open, Unreachable } from "@moltwire/client";
+const memory = memoryOf(open({ url: ${JSON.stringify(wire.url)}, apiKey: ${JSON.stringify(key)} }));
+await memory.set("a", 1);
+const error = (apiKey, url) => memoryOf(open({ url, apiKey, maxAttempts: 2 })).get("a").catch((thrown) => thrown);
+console.log(await memory.get("a"), await error("mw_wrong", ${JSON.stringify(wire.url)}) instanceof KeyInvalid, await error("", "http://127.0.0.1:1") instanceof Unreachable);
+for await (const { revision } of memory.watch({ afterRevision: 0n })) {
+  console.log(String(revision));
+  if (revision === 3n) break;
+  if (revision === 1n) {
+    console.log("cut");
+    setTimeout(() => memory.set("a", 2).then(() => memory.set("a", 3)), 500);
+  }
+}`,
+  );
+  writeFileSync(join(folder, "page.mjs"), code);
+  const cutting = setInterval(() => wire.cut(), 1_000);
+  const { status, stdout, stderr } = await run("page.mjs");
+  clearInterval(cutting);
+  expect([status, stderr]).toEqual([0, ""]);
+  expect(stdout.trim().split("\n")).toEqual(["1 true true", "1", "cut", "2", "3"]);
 });

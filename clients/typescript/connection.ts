@@ -6,7 +6,7 @@ import { resuming } from "./resume.ts";
 import { idempotencyKeys, retries } from "./retry.ts";
 import { anySignal } from "./time.ts";
 import { type TraceApi, traceContext } from "./trace.ts";
-import { typedErrors } from "./typed-errors.ts";
+import { typing } from "./typed-errors.ts";
 
 export type ConnectOptions = {
   /** Where the server listens, such as `http://127.0.0.1:6658`. Default: the variable MOLTWIRE_URL, or that. */
@@ -47,14 +47,13 @@ export function open(options: ConnectOptions = {}): Connection {
   };
   // The first is the outermost: all attempts of a call have its key and its trace.
   const interceptors = [
-    typedErrors,
     traceContext(options.traceparent, traceApi),
     idempotencyKeys,
     retries(maxAttempts, onProblem),
     withKey,
   ];
   const transport = resuming(openTransport(url, interceptors), maxAttempts, onProblem);
-  return { transport: withDeadline(transport, timeoutMs) };
+  return { transport: typing(withDeadline(transport, timeoutMs)) };
 }
 
 const withDeadline = (inner: Transport, timeoutMs: number): Transport => ({
@@ -70,10 +69,12 @@ const withDeadline = (inner: Transport, timeoutMs: number): Transport => ({
  *
  * @example
  * ```ts
- * import { clientOf, open, services } from "@moltwire/client";
+ * import { clientOf, open } from "@moltwire/client";
+ * import { TextOperation, TextService } from "@moltwire/client/gen/moltwire/text/v1/text_service_pb";
  *
- * const text = clientOf(open({ url, apiKey }), services.TextService);
- * const { text: upper } = await text.process({ operation: { case: "changeCase", value: { to: "upper" } }, text: "hello" });
+ * const text = clientOf(open({ url, apiKey }), TextService);
+ * const { result } = await text.process({ operation: TextOperation.WORD_COUNT, input: { case: "text", value: "two words" } });
+ * console.log(result.case, result.value); // wordCount 2
  * ```
  */
 export function clientOf<S extends DescService>({ transport }: Connection, service: S): Client<S> {

@@ -34,10 +34,10 @@ export type TraceArea = Area<typeof TraceService, TraceHelpers>;
  * ```ts
  * import { connect } from "@moltwire/client";
  *
- * const { events, queue } = connect({ url, apiKey });
- * await queue.submit("mail", null);
- * for await (const { event } of events.watch({ types: ["job.*"], fromStart: true })) {
- *   console.log(event.type); // job.submitted
+ * const { events, relay } = connect({ url, apiKey });
+ * await relay.send({ agentId }, "a message is an event too");
+ * for await (const { event } of events.watch({ types: ["message.*"], fromStart: true })) {
+ *   console.log(event.type); // message.received
  *   break;
  * }
  * ```

@@ -13,7 +13,10 @@ const numbers = new Set(
 /** Names that every error has already. */
 const taken: Readonly<Record<string, string>> = { code: "agentCode", cause: "causedBy" };
 /** Values told that the comments of the services name, not those of the reason. */
-const more: Readonly<Record<string, readonly string[]>> = { CURSOR_EXPIRED: ["oldest_revision", "oldest_sequence"] };
+const more: Readonly<Record<string, readonly string[]>> = {
+  CURSOR_EXPIRED: ["oldest_revision", "oldest_sequence"],
+  QUOTA_EXCEEDED: ["used"],
+};
 /** What is worked out of the values. */
 const derived: Readonly<Record<string, string>> = {
   BUDGET_EXCEEDED: `

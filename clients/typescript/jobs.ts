@@ -97,7 +97,7 @@ function doJob(
     payload: contentOf(job.payload),
     job,
     signal: give.signal,
-    traceparent: `00-${traceId}-${spanId}-01`,
+    traceparent: traceId && spanId ? `00-${traceId}-${spanId}-01` : "",
     progress: (fraction, message, details) =>
       void (progress = { ...toldOf(fraction, message), ...(details && { details }) }),
   };

@@ -157,6 +157,10 @@ export class QuotaExceeded extends MoltwireError {
   get limit(): number | undefined {
     return this.numberOf("limit");
   }
+
+  get used(): number | undefined {
+    return this.numberOf("used");
+  }
 }
 
 /**

@@ -39,10 +39,10 @@ export const retries =
       } catch (thrown) {
         const error = typedError(thrown, request.signal);
         const waitMs = retryWaitMs(error, attempt - 1);
-        if (attempt >= maxAttempts || waitMs === undefined || waitMs > longestWaitMs + firstWaitMs) throw error;
+        if (attempt >= maxAttempts || waitMs === undefined || waitMs > longestWaitMs + firstWaitMs) throw thrown;
         onProblem(error);
         await pause(waitMs, request.signal);
-        if (request.signal.aborted) throw error;
+        if (request.signal.aborted) throw thrown;
       }
     }
   };

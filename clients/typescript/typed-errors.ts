@@ -1,6 +1,6 @@
 /** From what the wire tells to the class of its reason. */
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason } from "../../gen/moltwire/api/v1/error_reason_pb.ts";
 import type { TaskError as TaskFailure } from "../../gen/moltwire/bus/v1/task_pb.ts";
@@ -47,17 +47,29 @@ export function taskFailure(taskId: string, error: TaskFailure | undefined): Mol
   return reasonError({ reason, message: error?.message || "the task did not complete", code: Code.Aborted, about });
 }
 
-/** The outermost interceptor: whatever is thrown has its class, also in the middle of a stream. */
-export const typedErrors: Interceptor = (next) => async (request) => {
-  try {
-    const response = await next(request);
-    return response.stream ? { ...response, message: typed(response.message, request.signal) } : response;
-  } catch (error) {
-    throw typedError(error, request.signal);
-  }
-};
+/**
+ * The transport, with errors of their classes, also in the middle of a stream. No interceptor could do that: what ends a call by its deadline is put in the place of what
+ * they throw.
+ */
+export const typing = (inner: Transport): Transport => ({
+  async unary(method, signal, ...call) {
+    try {
+      return await inner.unary(method, signal, ...call);
+    } catch (error) {
+      throw typedError(error, signal);
+    }
+  },
+  async stream(method, signal, ...call) {
+    try {
+      const response = await inner.stream(method, signal, ...call);
+      return { ...response, message: typed(response.message, signal) };
+    } catch (error) {
+      throw typedError(error, signal);
+    }
+  },
+});
 
-async function* typed<T>(messages: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+async function* typed<T>(messages: AsyncIterable<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
   try {
     yield* messages;
   } catch (error) {

@@ -12,7 +12,7 @@ import { auditSealer, sealBatch, sealMs } from "../src/ops/audit-seal.ts";
 import { insertAudit } from "../src/ops/audit-store.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
-import { storage } from "./bus-fixtures/storage.ts";
+import { emptyStorage, storage } from "./bus-fixtures/storage.ts";
 import { type Clients, dialects, eventually, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-audit-test-"));
@@ -346,7 +346,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test.each(dialects)("restored into %s a chain is the same, and goes on where it was", async (into) => {
     await using from = await storage(dialect);
-    await using to = await storage(into);
+    await using to = await emptyStorage(into);
     const path = join(folder, unique("backup"));
     let operatorKey: string;
     let adminKey: string;

@@ -7,7 +7,7 @@ import { sql } from "../src/db/db.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
 import { echoEndpoint, submit } from "./bus-fixtures/bus.ts";
-import { storage } from "./bus-fixtures/storage.ts";
+import { emptyStorage, storage } from "./bus-fixtures/storage.ts";
 import { dialects, eventually, fakeClock, start, unique, type World } from "./harness.ts";
 import { data, get } from "./memory-fixtures/memory.ts";
 
@@ -29,7 +29,7 @@ describe.each(dialects)("%s", (dialect) => {
     "restored into %s while what was in the clear is being encrypted: all is there, and the rest is encrypted",
     async (into) => {
       await using from = await storage(dialect);
-      await using to = await storage(into);
+      await using to = await emptyStorage(into);
       const clock = fakeClock(Date.now());
       const masterKeys = [newMaster()];
       const path = join(folder, unique("backup"));

@@ -10,7 +10,7 @@ import { makeBackup } from "../src/ops/backup.ts";
 import { type BackupHead, type BackupTable, backupWriter, type Cell, checkBackup } from "../src/ops/backup-format.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
 import { contract, echoEndpoint, stateOf, value } from "./bus-fixtures/bus.ts";
-import { storage } from "./bus-fixtures/storage.ts";
+import { emptyStorage, storage } from "./bus-fixtures/storage.ts";
 import { freshDatabase } from "./engines.ts";
 import { dialects, eventually, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
 import { get, jsonOf, write } from "./memory-fixtures/memory.ts";
@@ -59,7 +59,7 @@ describe.each(dialects)("%s", (dialect) => {
     "restored into %s: all that was acknowledged before the backup began, no transaction in part, though 16 writers never stopped",
     async (into) => {
       await using from = await storage(dialect);
-      await using to = await storage(into);
+      await using to = await emptyStorage(into);
       const path = newPath();
       let orgId: string;
       let agents: OrgAgent[];
@@ -150,7 +150,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("numbers of a queue that were given are not given again, also where their rows are gone", async () => {
     await using from = await storage(dialect);
-    await using to = await storage(dialect);
+    await using to = await emptyStorage(dialect);
     const path = newPath();
     const lastOf = async ({ server }: World) =>
       (await server.app.db.query.one<{ last: number }>(sql`select coalesce(max(seq), 0) as last from queue_job`))!.last;

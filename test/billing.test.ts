@@ -13,7 +13,7 @@ import { postTransfers } from "../src/exchange/ledger/post.ts";
 import { reserve, settle } from "../src/exchange/ledger/reserve.ts";
 import { closeWallet } from "../src/exchange/ledger/wallet.ts";
 import { backUp, restore } from "./backup-fixtures/backup.ts";
-import { storage } from "./bus-fixtures/storage.ts";
+import { emptyStorage, storage } from "./bus-fixtures/storage.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
 import {
   type Clients,
@@ -478,7 +478,7 @@ test.each([
   [second, first],
 ] as const)("a backup of %s restored into %s keeps the books", async (dialect, into) => {
   await using from = await storage(dialect);
-  await using to = await storage(into);
+  await using to = await emptyStorage(into);
   const path = `${from.folder}/books.backup`;
   let adminKey: string;
   let operatorKey: string;

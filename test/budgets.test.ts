@@ -13,7 +13,7 @@ import { sql } from "../src/db/db.ts";
 import { eventsOf, kindsOf, nameOf, reasonOf, stateOf, submit, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { type Call, failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { asTold, begin, limit, metered, microsOf, refusedWith, tokensOf, use } from "./bus-fixtures/metered.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { type Clients, dialects, eventually, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
 
 const { AGENT, ORG, GRANT, TRACE, KEY, MODEL } = BudgetScope;
@@ -688,7 +688,7 @@ test.each(dialects)("the warning of a day comes again on the next (%s)", async (
 
 test.each(dialects)("a server that stops between reserve and settle leaves no reserve behind (%s)", async (dialect) => {
   const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-  const database = dialect === "postgres" ? await freshDatabase() : undefined;
+  const database = dialect === "postgres" ? await migratedDatabase() : undefined;
   const place = database ? { databaseUrl: database.url } : { data: folder };
   try {
     await using agent = await httpAgent(silent);
@@ -720,7 +720,7 @@ test.each(dialects)("a server that stops between reserve and settle leaves no re
 test.runIf(dialects.includes("postgres"))(
   "two servers on one PostgreSQL let no more in than one: 200 at once, exactly 100 pass, and 500 are spent",
   async () => {
-    const database = await freshDatabase();
+    const database = await migratedDatabase();
     const place = { databaseUrl: database.url };
     try {
       await using one = await start("postgres", place);

@@ -9,7 +9,7 @@ import { sql } from "../src/db/db.ts";
 import { openSockets } from "../src/egress/socket.ts";
 import { nextAttemptMs } from "../src/ops/contact-courier.ts";
 import { type Mail, parseSmtpUrl } from "../src/ops/mail-settings.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { dialects, eventually, fakeClock, start, type World } from "./harness.ts";
 import { type SmtpServer, smtpServer } from "./mail-fixtures/smtp-server.ts";
 import { makePair } from "./tls-fixtures/certificates.ts";
@@ -91,7 +91,7 @@ describe.each(dialects)("mail of the contact form on %s", (dialect) => {
   });
 
   test("what was not mailed when the server stopped is mailed when it is back", async () => {
-    const database = dialect === "postgres" ? await freshDatabase() : undefined;
+    const database = dialect === "postgres" ? await migratedDatabase() : undefined;
     const data = mkdtempSync(join(tmpdir(), "mail-"));
     const port = await freePort();
     try {
@@ -114,7 +114,7 @@ describe.each(dialects)("mail of the contact form on %s", (dialect) => {
   });
 
   test.runIf(dialect === "postgres")("two servers mail it once", async () => {
-    const database = await freshDatabase();
+    const database = await migratedDatabase();
     await using smtp = await smtpServer();
     try {
       const options = { mail: mailAt(smtp.port), databaseUrl: database.url };

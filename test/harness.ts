@@ -89,13 +89,16 @@ export type OrgAgent = { readonly agentId: string; readonly key: string; readonl
  */
 export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: ServerOptions = {}): Promise<World> {
   const { MOLTWIRE_MASTER_KEY } = process.env;
+  const { drainMs = 2_000 } = options;
   const database = dialect === "postgres" && !options.databaseUrl ? await migratedDatabase() : undefined;
   const server = await createServer({
     data: ":memory:",
     port: 0,
     rateLimit: 0,
     egressAllow: ["127.0.0.1"],
-    drainMs: 2_000,
+    drainMs,
+    // A reader that has stopped reading closes no connection, and the stop would wait ten seconds for it.
+    limits: { drainTimeoutMs: drainMs + 500 },
     log: pino({ level: "silent" }),
     ...(MOLTWIRE_MASTER_KEY && { masterKeys: [parseMasterKey(MOLTWIRE_MASTER_KEY)] }),
     ...(database && { databaseUrl: database.url }),

@@ -13,7 +13,7 @@ import { type Decided, decideInvoke, decideTools, policyDenied } from "../src/bu
 import { recordDecisions } from "../src/bus/policy/decision-store.ts";
 import { simulate as goThrough } from "../src/bus/policy/simulate.ts";
 import { contract, echoEndpoint, nameOf, submit, value } from "./bus-fixtures/bus.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import {
   clientsAt,
   dialects,
@@ -836,7 +836,7 @@ describe.each(dialects)("policies on %s", (dialect) => {
 
 describe.skipIf(!dialects.includes("postgres"))("two servers on one PostgreSQL", () => {
   test("a policy that one was given holds in the next decision of the other", async () => {
-    const database = await freshDatabase();
+    const database = await migratedDatabase();
     try {
       await using first = await start("postgres", { databaseUrl: database.url });
       await using second = await start("postgres", { databaseUrl: database.url });

@@ -64,8 +64,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const { url, stop } = server;
   const template = `template_${randomUUID().replaceAll("-", "")}`;
   const end = async () => {
-    await runOn(url, `drop database if exists ${template}`);
-    await stop();
+    try {
+      await runOn(url, `drop database if exists ${template}`);
+    } finally {
+      await stop();
+    }
   };
   try {
     await makeTemplate(url, template);

@@ -7,7 +7,7 @@ import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { selfCheck } from "../src/ops/self-check.ts";
 import { value } from "./bus-fixtures/bus.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { dialects, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
 
@@ -127,7 +127,7 @@ describe.each(dialects)("%s", (dialect) => {
     });
 
     test("counts the time in which the server was not running as down", async () => {
-      const database = dialect === "postgres" ? await freshDatabase() : undefined;
+      const database = dialect === "postgres" ? await migratedDatabase() : undefined;
       const data = mkdtempSync(join(tmpdir(), "sla-"));
       try {
         const storage = { data, ...(database && { databaseUrl: database.url }) };

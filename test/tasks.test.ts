@@ -29,7 +29,7 @@ import {
   worker,
 } from "./bus-fixtures/bus.ts";
 import { deadUrl, echo, failing, type Handle, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { dialects, refusal, start, unique, type World } from "./harness.ts";
 
 const completed = [
@@ -505,7 +505,7 @@ describe.each(dialects)("%s", (dialect) => {
 
     test("is refused at the dispatch too: what was allowed may be allowed no more", async () => {
       const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-      const database = dialect === "postgres" ? await freshDatabase() : undefined;
+      const database = dialect === "postgres" ? await migratedDatabase() : undefined;
       const storage = database ? { databaseUrl: database.url } : { data: folder };
       try {
         await using agent = await httpAgent();

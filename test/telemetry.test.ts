@@ -15,7 +15,7 @@ import type { FinishedSpan } from "../src/telemetry/span.ts";
 import { contract, reasonOf, stateOf, submit, whenEnded, worker } from "./bus-fixtures/bus.ts";
 import { failing, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { puller, respond, serving } from "./bus-fixtures/instance.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
 import { type Collector, collector, partialSuccess, type ReceivedSpan } from "./telemetry-fixtures/collector.ts";
 
@@ -160,7 +160,7 @@ describe.each(dialects)("spans on %s", (dialect) => {
 
   test("a task that outlives its server has one span, of whoever ends it, below the call that submitted it", async () => {
     await using to = await collector();
-    const database = dialect === "postgres" ? await freshDatabase() : undefined;
+    const database = dialect === "postgres" ? await migratedDatabase() : undefined;
     const data = mkdtempSync(join(tmpdir(), "moltwire-spans-"));
     const options = { ...exporting(to), data, drainMs: 1, ...(database && { databaseUrl: database.url }) };
     try {

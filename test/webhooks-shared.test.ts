@@ -6,7 +6,7 @@ import { serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { canary, closedPort, httpPeer } from "./egress-fixtures/servers.ts";
 import { loopbackSpellings, specialAddresses } from "./egress-fixtures/spellings.ts";
-import { freshDatabase } from "./engines.ts";
+import { migratedDatabase } from "./engines.ts";
 import { type Clients, clientsAt, dialects, eventually, fakeClock, refusal, start, unique } from "./harness.ts";
 import { deliveriesWhen, eventSource, hook, stateOf } from "./webhook-fixtures/hooks.ts";
 import { receiver, verify } from "./webhook-fixtures/receiver.ts";
@@ -159,7 +159,7 @@ test.runIf(dialects.includes("postgres"))(
   "two servers on one database share the work, and none of it is sent twice",
   { timeout: 60_000 },
   async () => {
-    const database = await freshDatabase();
+    const database = await migratedDatabase();
     onTestFinished(() => database.drop());
     await using one = await start("postgres", { databaseUrl: database.url });
     await using two = await start("postgres", { databaseUrl: database.url });
@@ -187,7 +187,7 @@ test.runIf(dialects.includes("postgres"))(
   "two servers together do not send one webhook more at once than one would",
   { timeout: 60_000 },
   async () => {
-    const database = await freshDatabase();
+    const database = await migratedDatabase();
     onTestFinished(() => database.drop());
     await using one = await start("postgres", { databaseUrl: database.url, drainMs: 100 });
     await using two = await start("postgres", { databaseUrl: database.url, drainMs: 100 });

@@ -11,6 +11,8 @@ const maxKeyShown = 64;
 
 /** One for the process: it keeps what it compiled. */
 const validator = createValidator();
+/** The requests whose rules {@link warmValidation} has seen to. */
+const warmed = new WeakSet<DescMessage>();
 
 /** Refuses requests that break the limits of their schema (INVALID_REQUEST, naming every field), on streams each message. */
 export function validateInterceptor(): Interceptor {
@@ -44,10 +46,12 @@ export function validateInterceptor(): Interceptor {
  * Compiles the rules of every request, a few at a time: the first message of a type would wait for it, up to a tenth of a second.
  */
 export function warmValidation(services: readonly DescService[]): void {
-  const inputs = services.flatMap((service) => service.methods.map((method) => method.input));
+  const all = services.flatMap((service) => service.methods.map((method) => method.input));
+  const inputs = all.filter((input) => !warmed.has(input));
   const next = () => {
     const input = inputs.pop();
     if (!input) return;
+    warmed.add(input);
     validator.validate(input, create(input));
     setImmediate(next);
   };

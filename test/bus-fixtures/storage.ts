@@ -1,12 +1,17 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freshDatabase } from "../engines.ts";
+import { freshDatabase, migratedDatabase } from "../engines.ts";
 
 /** Storage that outlives its servers. */
-export async function storage(dialect: "sqlite" | "postgres") {
+export const storage = (dialect: "sqlite" | "postgres") => storageOn(dialect, migratedDatabase);
+
+/** Storage in which there is nothing at all yet: what a backup can be restored into. */
+export const emptyStorage = (dialect: "sqlite" | "postgres") => storageOn(dialect, freshDatabase);
+
+async function storageOn(dialect: "sqlite" | "postgres", newDatabase: typeof freshDatabase) {
   const folder = mkdtempSync(join(tmpdir(), "moltwire-test-"));
-  const database = dialect === "postgres" ? await freshDatabase() : undefined;
+  const database = dialect === "postgres" ? await newDatabase() : undefined;
   return {
     folder,
     options: database ? { databaseUrl: database.url } : { data: folder },

@@ -52,10 +52,12 @@ const maxAnswerWeight = 32 * 1_048_576;
 const answerOverhead = 400;
 const longestPlainKey = 1_024;
 
+/** Never changes: read once, however many servers a process has. */
+let common: Pick<Policies, "vocabulary" | "builtins"> | undefined;
+
 export function createPolicies(): Policies {
   const cedar = openCedar();
-  const vocabulary = readVocabulary(cedar);
-  const builtins = readBuiltins(cedar);
+  const { vocabulary, builtins } = (common ??= { vocabulary: readVocabulary(cedar), builtins: readBuiltins(cedar) });
   const sets = bounded<PolicySet>(maxSets, maxSetBytes);
   const answers = bounded<Answer>(maxAnswers, maxAnswerWeight);
   const outcomesOfBuiltins = bounded<readonly CedarOutcome[]>(maxAnswers, maxAnswerWeight);

@@ -7,7 +7,7 @@ import { approvalDigest } from "../src/bus/approval/gate.ts";
 import { contract, echoEndpoint, httpEndpoint, reasonOf, stateOf, submit, whenEnded } from "./bus-fixtures/bus.ts";
 import { type HttpAgent, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { pullEndpoint, serving } from "./bus-fixtures/instance.ts";
-import { type Across, across } from "./federation-fixtures/across.ts";
+import { type Across, across, granted } from "./federation-fixtures/across.ts";
 import { type Clients, dialects, type Org, refusal, start, type World } from "./harness.ts";
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
@@ -105,6 +105,31 @@ describe.each(dialects)("%s", (dialect) => {
         [],
       ]);
     });
+  });
+
+  test("of tasks that wait to be pulled those that may not be done any more end, and the others are handed out at once", async () => {
+    const at = await across(world, { agent: { endpoint: pullEndpoint } });
+    const other = await granted(at.doing, at.asking, at.contractId);
+    const soon = { returnImmediately: true };
+    const under = (grantId: string) => at.go({ ...soon, grantId });
+    const asked = [
+      await under(at.grantId),
+      await under(other),
+      await under(at.grantId),
+      await under(other),
+      await under(at.grantId),
+    ];
+    const change = { allowedTiers: [TrustTier.INTERNAL_TRUSTED] };
+    await at.doing.admin.grants.updateGrant({ grantId: at.grantId, change, updateMask: { paths: ["allowed_tiers"] } });
+    const begunMs = performance.now();
+    await using instance = serving(at.worker.as, { capacity: 5 });
+    await instance.delivery(1);
+    // And not at the next checkpoint, which is fifteen seconds away.
+    expect(performance.now() - begunMs).toBeLessThan(5_000);
+    const ids = (tasks: readonly { taskId: string }[]) => tasks.map(({ taskId }) => taskId);
+    expect(ids(instance.deliveries.map(({ task }) => task!))).toEqual(ids([asked[1]!, asked[3]!]));
+    for (const { taskId } of [asked[0]!, asked[2]!, asked[4]!])
+      expect(reasonOf(await whenEnded(at.asker.as, taskId))).toBe("GRANT_TERMS_EXCEEDED");
   });
 
   test("a price cap that was lowered since holds for a task that waits to be pulled", async () => {

@@ -37,19 +37,22 @@ export const maxClaimed = 16;
 export type Claimed = { readonly task: TaskRow; readonly row: DeliveryRow; readonly contract: ContractRow };
 
 /**
- * Hands out the oldest tasks that wait, as many as the instance has room for and at most {@link maxClaimed}; an attempt begins with each. Nothing is handed to an
+ * Hands out the oldest tasks that wait, as many as the instance has room for and about {@link maxClaimed}; an attempt begins with each. Nothing is handed to an
  * agent that is disabled. NOT_FOUND when the agent is gone; `check` throws when the stream may not go on.
  */
 export async function claimTasks(app: App, instance: Instance, check: Check): Promise<Claimed[]> {
+  const claimed: Claimed[] = [];
   try {
-    for (;;) {
-      const { claimed, ended } = await claimNow(app, instance, check);
-      if (claimed.length > 0 || !ended) return claimed;
+    for (let ended = true; ended && claimed.length < maxClaimed; ) {
+      const round = await claimNow(app, instance, check);
+      claimed.push(...round.claimed);
+      ({ ended } = round);
     }
   } catch (error) {
-    if (error instanceof CircuitOpen) return []; // another instance got the probe a moment ago
-    throw error;
+    // Another instance got the probe a moment ago; or what is claimed goes out first, and whoever claims again meets the error.
+    if (!(error instanceof CircuitOpen) && claimed.length === 0) throw error;
   }
+  return claimed;
 }
 
 /** What was handed out; `ended`: a task may not be worked on any more and has ended, with which the transaction is over, see `lock-order.ts`. */
@@ -103,8 +106,12 @@ async function deliver(
   if (held?.task.approval_id) {
     const input = openJson(app, orgId, taskId, "input", held.task.input);
     const again = await askAgain(tx, app, held, input, agent, contract);
-    if (!again || "refused" in again || "rejected" in again) return "ended";
-  } else if (held && (await ungranted(tx, app, held, contract, agent))) return "ended";
+    if (!again || "refused" in again) return undefined;
+    if ("rejected" in again) return "ended";
+  } else if (held) {
+    const barred = await ungranted(tx, app, held, contract, agent);
+    if (barred) return "rejected" in barred ? "ended" : undefined;
+  }
   const inFlight = contract.repeatable !== 0 ? InFlight.repeatable : InFlight.once;
   const task = await beginDelivery(tx, orgId, taskId, agentId, inFlight);
   if (!task) throw new Error(`task ${taskId} waits to be pulled and has ended`);

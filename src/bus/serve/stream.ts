@@ -72,7 +72,7 @@ async function* serveInstance(
     if (claimed.length > 0) {
       yield* deliver(app, instance, claimed, held, signal);
       toldMs = app.clock.now();
-      if (claimed.length === maxClaimed) continue;
+      if (claimed.length >= maxClaimed) continue;
     }
     const leftMs = toldMs + checkpointMs - app.clock.now();
     if (leftMs > 0 && (await bell.wait(leftMs, signal))) continue;

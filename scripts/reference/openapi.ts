@@ -210,4 +210,4 @@ function accessWords(declared: Access): string {
 }
 
 /** The first sentence, without what is in brackets at its end. */
-const firstSentence = (text: string): string => /^.*?[^.]\.(?=\s|$)/s.exec(text)?.[0] ?? text.split("\n")[0]!;
+export const firstSentence = (text: string): string => /^.*?[^.]\.(?=\s|$)/s.exec(text)?.[0] ?? text.split("\n")[0]!;

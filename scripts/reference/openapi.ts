@@ -55,7 +55,10 @@ export function openApi(services: readonly DescService[], reasons: readonly Reas
       responses: {
         Error: {
           description: `The call failed. The status follows the code:\n\n${errorStatuses}`,
-          headers: { "x-trace-id": { $ref: "#/components/headers/TraceId" } },
+          headers: {
+            "x-trace-id": { $ref: "#/components/headers/TraceId" },
+            "retry-after": { $ref: "#/components/headers/RetryAfter" },
+          },
           content: { [json]: { schema: { $ref: "#/components/schemas/connect.Error" } } },
         },
       },
@@ -94,6 +97,11 @@ const headers = {
   RateLimit: {
     description: "Requests that the caller may make in any 60 seconds, where there is a limit.",
     schema: { type: "integer" },
+  },
+  RetryAfter: { description: "Seconds after which the call is worth trying again.", schema: { type: "integer" } },
+  IdempotencyReplayed: {
+    description: "`true`: the answer is that of an earlier call with the same idempotency key.",
+    schema: { type: "string", const: "true" },
   },
   RateRemaining: { description: "How many of them are left.", schema: { type: "integer" } },
 };
@@ -185,6 +193,9 @@ const answers = (method: DescMethod, schemas: Schemas): Schema => ({
     description: commentOf(method.output) || "Done.",
     headers: {
       "x-trace-id": { $ref: "#/components/headers/TraceId" },
+      ...(getOption(method, access).kind === Kind.COMMAND && {
+        "idempotency-replayed": { $ref: "#/components/headers/IdempotencyReplayed" },
+      }),
       "ratelimit-limit": { $ref: "#/components/headers/RateLimit" },
       "ratelimit-remaining": { $ref: "#/components/headers/RateRemaining" },
     },

@@ -1,6 +1,7 @@
 /** Messages and enums as JSON Schemas of their ProtoJSON, which is what the Connect protocol speaks. */
 import { type DescEnum, type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
 import { FeatureSet_FieldPresence as Presence } from "@bufbuild/protobuf/wkt";
+import type { FieldRules } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import { commentOf } from "./image.ts";
 import { limitsOf, messageLimits, notIn, oneofRequired, requiredFields, rulesOf, type Schema } from "./limits.ts";
 
@@ -56,8 +57,7 @@ function enumSchema(desc: DescEnum): Schema {
 }
 
 function messageSchema(desc: DescMessage, ref: Schemas["ref"]): Schema {
-  const inOneof = new Set(desc.oneofs.flatMap(({ fields }) => fields));
-  const required = requiredFields(desc).filter((name) => ![...inOneof].some(({ jsonName }) => jsonName === name));
+  const required = requiredFields(desc);
   const oneofs = desc.oneofs.map((oneof) => {
     const one = oneof.fields.map(({ jsonName }) => ({ required: [jsonName] }));
     return { oneOf: oneofRequired(oneof) ? one : [...one, { not: { anyOf: one } }] };
@@ -89,14 +89,11 @@ function valueSchema(field: DescField, ref: Schemas["ref"]): Schema {
   const rules = rulesOf(field);
   switch (field.fieldKind) {
     case "scalar":
-      return { ...scalarSchema(field.scalar), ...emptyOr(field, limitsOf(rules)) };
+      return { ...scalarSchema(field.scalar), ...filled(field, rules), ...limitsOf(rules) };
     case "enum":
       return enumRef(field.enum, ref, notIn(rules));
-    case "message": {
-      const limits = limitsOf(rules);
-      const known = ref(field.message);
-      return { ...known, ...limits };
-    }
+    case "message":
+      return { ...ref(field.message), ...limitsOf(rules) };
     case "list": {
       const items = rules?.type.case === "repeated" ? rules.type.value.items : undefined;
       const item =
@@ -124,11 +121,9 @@ function valueSchema(field: DescField, ref: Schemas["ref"]): Schema {
   }
 }
 
-/** Fields without presence say nothing when they are empty, so that limits hold for the empty value too. */
-const emptyOr = (field: DescField, limits: Schema): Schema =>
-  field.presence === Presence.IMPLICIT && rulesOf(field)?.required === true && field.scalar === ScalarType.STRING
-    ? { minLength: 1, ...limits }
-    : limits;
+/** A field without presence that is required must not be empty. */
+const filled = (field: DescField & { fieldKind: "scalar" }, rules: FieldRules | undefined): Schema =>
+  rules?.required && field.presence === Presence.IMPLICIT && field.scalar === ScalarType.STRING ? { minLength: 1 } : {};
 
 const enumRef = (desc: DescEnum, ref: Schemas["ref"], not: readonly number[]): Schema => {
   const names = desc.values.filter(({ number }) => not.includes(number)).map(({ name }) => name);

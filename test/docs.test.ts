@@ -57,7 +57,8 @@ describe("docs/migrating.md", () => {
   test("names methods that the server has, and says of exactly the others that they are not built yet", () => {
     for (const { was, is, call } of rows) {
       if (!is) continue;
-      expect([was, is, call === "not built yet"]).toEqual([was, is, !methods.has(is)]);
+      // Take the words away where this fails: the call after them is then tried below.
+      expect([was, is, call.startsWith("not built yet: ")]).toEqual([was, is, !methods.has(is)]);
     }
     const names = new Set([...methods.values()].map(({ name }) => name));
     // What MoltMesh calls its errors is in such quotes too.
@@ -67,7 +68,8 @@ describe("docs/migrating.md", () => {
 
   test("shows calls that the server takes as they stand", async () => {
     const [define] = /^call\(\).*$/m.exec(text)!;
-    const shown = rows.flatMap((row) => (row.is && line(row) ? [{ ...row, line: line(row)! }] : []));
+    const built = rows.filter(({ call }) => !call.startsWith("not built yet"));
+    const shown = built.flatMap((row) => (row.is && line(row) ? [{ ...row, line: line(row)! }] : []));
     expect(shown.length).toBeGreaterThan(70);
     for (const { is, line } of shown) expect(line.startsWith(`call ${is} '`), line).toBe(true);
     for (const { is, line } of shown) {

@@ -61,11 +61,14 @@ function keywordsOf(type: FieldRules["type"]): Schema {
         ...(wellKnown.case === "email" && { format: "email" }),
       };
     }
-    case "bytes":
-      return {
-        maxLength: Math.ceil(Number(type.value.maxLen) / 3) * 4,
-        description: `At most ${type.value.maxLen} bytes before base64.`,
-      };
+    case "bytes": {
+      const { len, maxLen } = type.value;
+      const exactly = Object.hasOwn(type.value, "len");
+      if (!exactly && !Object.hasOwn(type.value, "maxLen")) return {};
+      const most = exactly ? len : maxLen;
+      const words = `${exactly ? "Exactly" : "At most"} ${most} bytes before base64.`;
+      return { maxLength: Math.ceil(Number(most) / 3) * 4, description: words };
+    }
     case "int32":
     case "int64":
     case "uint32":

@@ -69,6 +69,7 @@ import { sweepContacts } from "./ops/contact-store.ts";
 import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { queueMetrics } from "./ops/queue-metrics.ts";
+import { serveReference } from "./ops/reference/serve.ts";
 import { selfCheck } from "./ops/self-check.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
@@ -284,6 +285,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   allowOrigins(http, config.corsOrigins);
   answerUnknownPaths(http, (code, tookMs) => metrics.rpc("unknown", codeToString(code), "", tookMs / 1_000));
   servePages(http, app, services, consolePages(http, ids, consoleFolder));
+  serveReference(http);
   serveContactPage(http, app, app.limiters);
   const inside = {
     gate: gate(app, served.unbuilt),

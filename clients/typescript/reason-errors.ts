@@ -637,6 +637,109 @@ export class TaskCanceled extends MoltwireError {
 }
 
 /**
+ * It is for the task's creator, or for its worker, to do this. Code PERMISSION_DENIED. metadata: {"task_id": "mkt_...", "required_party": "CREATOR" or "WORKER"}
+ */
+export class MarketplacePartyRequired extends MoltwireError {
+  get taskId(): string | undefined {
+    return this.about.task_id;
+  }
+
+  get requiredParty(): string | undefined {
+    return this.about.required_party;
+  }
+}
+
+/**
+ * The signature of a message between servers is missing, of another form than HandlePeerCall names, of another key than it says, or not of this message. Code UNAUTHENTICATED.
+ * metadata: {"detail": "..."}
+ */
+export class PeerSignatureInvalid extends MoltwireError {
+  get detail(): string | undefined {
+    return this.about.detail;
+  }
+}
+
+/**
+ * No peer of this server has the key that a message is signed with. Code UNAUTHENTICATED. metadata: {"key_id": "..."}
+ */
+export class PeerUnknown extends MoltwireError {
+  get keyId(): string | undefined {
+    return this.about.key_id;
+  }
+}
+
+/**
+ * The body of a message between servers is not the one whose digest was signed. Code UNAUTHENTICATED.
+ */
+export class PeerDigestMismatch extends MoltwireError {}
+
+/**
+ * A message between servers has expired, or lives longer than is taken. Code UNAUTHENTICATED. metadata: {"expire_time": "...", "now": "..."}
+ */
+export class PeerMessageStale extends MoltwireError {
+  get expireTime(): Date | undefined {
+    return this.timeOf("expire_time");
+  }
+
+  get now(): string | undefined {
+    return this.about.now;
+  }
+}
+
+/**
+ * A message between servers was made at a time that has not come. Code UNAUTHENTICATED. metadata: {"create_time": "...", "now": "..."}
+ */
+export class PeerMessageEarly extends MoltwireError {
+  get createTime(): Date | undefined {
+    return this.timeOf("create_time");
+  }
+
+  get now(): string | undefined {
+    return this.about.now;
+  }
+}
+
+/**
+ * The envelope of a message between servers is of another version or form, or of another origin than its signature. Code INVALID_ARGUMENT. metadata: {"detail": "..."}
+ */
+export class PeerEnvelopeInvalid extends MoltwireError {
+  get detail(): string | undefined {
+    return this.about.detail;
+  }
+}
+
+/**
+ * A message between servers is for another server. Code UNAUTHENTICATED. metadata: {"audience": "..."}
+ */
+export class PeerAudienceWrong extends MoltwireError {
+  get audience(): string | undefined {
+    return this.about.audience;
+  }
+}
+
+/**
+ * A message between servers has gone from server to server too often. Code FAILED_PRECONDITION. metadata: {"hops": "5", "limit": "4"}
+ */
+export class PeerHopsExceeded extends MoltwireError {
+  get hops(): string | undefined {
+    return this.about.hops;
+  }
+
+  get limit(): number | undefined {
+    return this.numberOf("limit");
+  }
+}
+
+/**
+ * A message between servers was taken before. Code UNAUTHENTICATED. metadata: {"nonce": "..."}
+ */
+export class PeerMessageReplayed extends MoltwireError {
+  get nonce(): string | undefined {
+    return this.about.nonce;
+  }
+}
+
+/**
  * The data keys of the organisation were dropped, so that what it stored before cannot be read by anybody any more. Code FAILED_PRECONDITION.
  * metadata: {"org_id": "org_..."}
  */
@@ -734,6 +837,16 @@ export const reasonErrors = {
   OUTCOME_UNKNOWN: OutcomeUnknown,
   DEADLINE_EXCEEDED: DeadlineExceeded,
   TASK_CANCELED: TaskCanceled,
+  MARKETPLACE_PARTY_REQUIRED: MarketplacePartyRequired,
+  PEER_SIGNATURE_INVALID: PeerSignatureInvalid,
+  PEER_UNKNOWN: PeerUnknown,
+  PEER_DIGEST_MISMATCH: PeerDigestMismatch,
+  PEER_MESSAGE_STALE: PeerMessageStale,
+  PEER_MESSAGE_EARLY: PeerMessageEarly,
+  PEER_ENVELOPE_INVALID: PeerEnvelopeInvalid,
+  PEER_AUDIENCE_WRONG: PeerAudienceWrong,
+  PEER_HOPS_EXCEEDED: PeerHopsExceeded,
+  PEER_MESSAGE_REPLAYED: PeerMessageReplayed,
   KEY_DROPPED: KeyDropped,
   DATA_NOT_AUTHENTIC: DataNotAuthentic,
   UNIMPLEMENTED: Unimplemented,

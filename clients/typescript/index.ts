@@ -10,11 +10,17 @@ import { DeadLetterService } from "../../gen/moltwire/bus/v1/dead_letter_service
 import { PolicyService } from "../../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { DirectoryService } from "../../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { BillingService } from "../../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { CatalogService } from "../../gen/moltwire/exchange/v1/catalog_service_pb.ts";
+import { MarketplaceService } from "../../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import { ReviewService } from "../../gen/moltwire/exchange/v1/review_service_pb.ts";
+import { SubscriptionService } from "../../gen/moltwire/exchange/v1/subscription_service_pb.ts";
 import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { GatewayService } from "../../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { GrantService } from "../../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { NamespaceService } from "../../gen/moltwire/federation/v1/namespace_service_pb.ts";
 import { OrganizationService } from "../../gen/moltwire/federation/v1/organization_service_pb.ts";
+import { PeerService } from "../../gen/moltwire/federation/v1/peer_service_pb.ts";
+import { ScenarioService } from "../../gen/moltwire/lab/v1/scenario_service_pb.ts";
 import { SharedMemoryService } from "../../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import { AdminService } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { ContactService } from "../../gen/moltwire/ops/v1/contact_service_pb.ts";
@@ -87,6 +93,7 @@ export function connect(options: ConnectOptions = {}) {
     approvals: of(ApprovalService),
     billing: of(BillingService),
     budgets: of(BudgetService),
+    catalog: of(CatalogService),
     contacts: of(ContactService),
     contracts: of(ContractService),
     costs: of(CostService),
@@ -96,13 +103,18 @@ export function connect(options: ConnectOptions = {}) {
     grants: of(GrantService),
     keys: of(ApiKeyService),
     maintenance: of(MaintenanceService),
+    market: of(MarketplaceService),
     namespaces: of(NamespaceService),
     organizations: of(OrganizationService),
+    peers: of(PeerService),
     policies: of(PolicyService),
+    reviews: of(ReviewService),
+    scenarios: of(ScenarioService),
     schedules: of(ScheduleService),
     sessions: of(SessionService),
     sharedMemory: of(SharedMemoryService),
     status: of(StatusService),
+    subscriptions: of(SubscriptionService),
     text: of(TextService),
     webhooks: of(WebhookService),
     /** The same as `bus.serve`. */

@@ -162,7 +162,7 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     this.values = values;
     this.#raw = raw;
     this.#response = response;
-    this.#endMs = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
+    this.#endMs = timeoutMs === undefined ? undefined : Date.now() + timeoutMs;
   }
 
   get contextValues(): ContextValues {
@@ -190,8 +190,9 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     return this.#signal.signal;
   }
 
+  /** Whole milliseconds. */
   timeoutMs(): number | undefined {
-    return this.#endMs === undefined ? undefined : this.#endMs - performance.now();
+    return this.#endMs === undefined ? undefined : this.#endMs - Date.now();
   }
 
   /** The headers of the answer, trailers among them as Connect has it. */

@@ -132,7 +132,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("nobody is signed in to what was restored who was when the backup was made", async () => {
     await using from = await storage(dialect);
-    await using to = await storage(dialect);
+    await using to = await emptyStorage(dialect);
     const path = newPath();
     const sessions = ({ server: { app } }: World) => app.db.query.all(sql`select token_sha256 from console_session`);
     {

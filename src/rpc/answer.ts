@@ -184,7 +184,7 @@ function addTrailers(response: RawResponse, trailers: Record<string, string | st
  * Resolves at the event or when the response is closed; closes it when neither comes in time, or when readers leave so many bytes lying that memory
  * is at stake and this one has waited longest.
  */
-function taken(response: RawResponse, event: "drain" | "finish", stallMs: number, bytes: number): Promise<void> {
+export function taken(response: RawResponse, event: "drain" | "finish", stallMs: number, bytes: number): Promise<void> {
   if (isGone(response)) return Promise.resolve();
   return new Promise((resolve) => {
     const cut = () => {

@@ -76,6 +76,7 @@ export function whenCallerLeaves(
   };
   closing.on("close", onLeave);
   request.on("error", onLeave);
-  if (closing.closed) onLeave();
+  // A request of HTTP/2 never says that it is closed; its stream does.
+  if (closing.closed || ("stream" in request && (request.stream.closed || request.stream.destroyed))) onLeave();
   return release;
 }

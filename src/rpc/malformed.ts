@@ -40,6 +40,9 @@ export function readWhole(request: RawRequest, limits: BodyLimits): AsyncIterabl
 
 /** A body that is one message; see {@link readWhole}. */
 export function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
+  // A canceled HTTP/2 request ends as one whose body is empty.
+  if (request.aborted) return Promise.reject(senderLeft());
+  if (Number(request.headers["content-length"]) > maxBytes) return Promise.reject(tooLarge(maxBytes));
   if (request.readableEnded) return Promise.resolve(Buffer.alloc(0));
   if (request.destroyed) return Promise.reject(senderLeft());
   return new Promise((resolve, reject) => {
@@ -64,11 +67,12 @@ export function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits
       only = undefined;
       if (!held.add(chunk)) fail(tooLarge(maxBytes));
     };
+    const onLeave = () => fail(senderLeft());
     const onEnd = () => {
+      if (request.aborted) return onLeave();
       release();
       resolve(only ?? held.take());
     };
-    const onLeave = () => fail(senderLeft());
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => fail(tooLate(timeoutMs)), timeoutMs);
     request.on("end", onEnd).on("close", onLeave).on("error", onLeave).on("data", onData);
   });

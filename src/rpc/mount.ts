@@ -20,7 +20,7 @@ import {
 } from "@connectrpc/connect/protocol";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced } from "./answer.ts";
+import { dialectOf, errorAnswer, type RawRequest, sendAnswer, sendStream, takeAnnounced, taken } from "./answer.ts";
 import { digested } from "./body-digest.ts";
 import { brotli, gzip } from "./compression.ts";
 import { type Incoming, incoming } from "./incoming.ts";
@@ -176,6 +176,9 @@ function gateOf({ gate }: MountOptions, limits: Limits): Gate {
   };
 }
 
+/** What a service may have of its own and its calls still go the short way; what else a router takes is for Connect's handlers. */
+const ordinaryOptions: ReadonlySet<string> = new Set(["readMaxBytes", "writeMaxBytes", "jsonOptions", "binaryOptions"]);
+
 /** The router, whose unary methods are told as they are registered. */
 function seeing(
   router: ConnectRouter,
@@ -185,7 +188,8 @@ function seeing(
     ...router,
     service(service, implementation, options) {
       const methods = implementation as Record<string, UnaryImpl | undefined>;
-      for (const method of service.methods) {
+      const isOrdinary = Object.keys(options ?? {}).every((name) => ordinaryOptions.has(name));
+      for (const method of isOrdinary ? service.methods : []) {
         const impl = methods[method.localName];
         if (method.methodKind === "unary" && impl !== undefined)
           tell(method as DescMethodUnary, impl.bind(implementation), options);
@@ -219,7 +223,7 @@ async function serve(route: Route, request: FastifyRequest, reply: FastifyReply,
   }
 }
 
-/** Answers that are no longer than this are not watched as they go out, unless the connection's reader already leaves some lying. */
+/** Answers that are no longer than this are not watched as they go out, unless their connection's reader leaves some lying. */
 const shortBytes = 16_384;
 
 async function answerShortly(
@@ -235,8 +239,11 @@ async function answerShortly(
   const answer = await handle(short, raw, reply.raw, values, { gate, onUnreadable: limits.onUnreadable });
   if (!raw.complete) await takeAnnounced(raw);
   const extra = reply.getHeaders();
-  const isTaken = !("stream" in raw) && raw.socket.writableLength === 0;
-  if (isTaken && answer.body.byteLength <= shortBytes) return sendAnswer(raw, reply.raw, answer, extra);
+  if (answer.body.byteLength <= shortBytes && !("stream" in raw)) {
+    sendAnswer(raw, reply.raw, answer, extra);
+    if (raw.socket.writableLength === 0) return;
+    return taken(reply.raw, "finish", limits.stallTimeoutMs, answer.body.byteLength);
+  }
   const body = createAsyncIterable([answer.body]);
   await sendStream(raw, reply.raw, { ...answer, body }, { extra, stallMs: limits.stallTimeoutMs, isWhole: true });
 }

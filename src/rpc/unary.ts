@@ -101,7 +101,8 @@ export function shortHandler(method: DescMethodUnary, impl: UnaryImpl, options: 
     try {
       await way.gate(context);
       context.message = await read();
-      const { message } = await invoke(context);
+      const { message, header } = await invoke(context);
+      if (header !== context.responseHeader) throw new Error("an interceptor answered with headers of its own");
       const body = serialization.getO(call.isBinary).serialize(message);
       context.responseHeader.set("content-type", call.isBinary ? typeProto : typeJson);
       return await packed({ status: 200, header: context.wholeHeader(), body }, raw, options.compressions);
@@ -229,6 +230,7 @@ async function packed(answer: Answer, { headers }: RawRequest, compressions: rea
   if (answer.body.byteLength < compressMinBytes || typeof accepted !== "string") return answer;
   const { response } = compressionNegotiate([...compressions], null, accepted, "accept-encoding");
   if (response === null) return answer;
+  const body = await response.compress(answer.body);
   answer.header.set("content-encoding", response.name);
-  return { ...answer, body: await response.compress(answer.body) };
+  return { ...answer, body };
 }

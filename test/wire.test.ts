@@ -1,4 +1,5 @@
-import type { ClientHttp2Session } from "node:http2";
+import { once } from "node:events";
+import { type ClientHttp2Session, constants } from "node:http2";
 import {
   Code,
   ConnectError,
@@ -295,6 +296,58 @@ describe("paths and methods", () => {
 describe("what a call may do", () => {
   const headers = { ":path": `${prefix}/HandleTask`, "content-type": "application/json" };
 
+  test("a call that is canceled while it waits at the gate is not carried out", async () => {
+    const [reached, opened] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const gone = Promise.withResolvers<void>();
+    const gate = async ({ requestHeader, signal }: HandlerContext) => {
+      if (requestHeader.get("x-gate") !== "slow") return;
+      signal.addEventListener("abort", () => gone.resolve(), { once: true });
+      reached.resolve();
+      await opened.promise;
+    };
+    const own = await startServer({ mount: { gate } });
+    const mine = await connect2(own.port);
+    const stream = mine.request({
+      ":method": "POST",
+      ...headers,
+      "content-type": "application/proto",
+      "x-gate": "slow",
+    });
+    stream.on("error", () => {});
+    stream.end(Buffer.from([0x0a, 0x00]));
+    await reached.promise;
+    stream.close(constants.NGHTTP2_CANCEL);
+    await gone.promise;
+    opened.resolve();
+    expect((await request2(mine, headers, Buffer.from("{}"))).status).toBe(200);
+    expect(own.asked()).toBe(1);
+    mine.destroy();
+    await own.close();
+  });
+  test("a handler that asks late hears that its caller has left", async () => {
+    const [begun, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const heard = Promise.withResolvers<boolean>();
+    const late: Interceptor = (next) => async (request) => {
+      begun.resolve();
+      await goOn.promise;
+      heard.resolve(request.signal.aborted);
+      return next(request);
+    };
+    const own = await startServer({ interceptors: [late] });
+    const mine = await connect2(own.port);
+    const stream = mine.request({ ":method": "POST", ...headers });
+    stream.on("error", () => {});
+    const left = once(stream, "close");
+    stream.end(Buffer.from("{}"));
+    await begun.promise;
+    stream.close(constants.NGHTTP2_CANCEL);
+    await left;
+    await new Promise((resolve, reject) => mine.ping((error) => (error ? reject(error) : resolve(undefined))));
+    goOn.resolve();
+    expect(await heard.promise).toBe(true);
+    mine.destroy();
+    await own.close();
+  });
   test("a gate refuses before the body is read, lets the others in, and its bugs are the server's", async () => {
     const gate = ({ requestHeader }: HandlerContext) => {
       if (requestHeader.get("x-gate") === "shut") throw new ConnectError("shut", Code.PermissionDenied);

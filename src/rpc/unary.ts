@@ -190,8 +190,9 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     return this.#signal.signal;
   }
 
+  /** What is left, in whole milliseconds, as times are kept. */
   timeoutMs(): number | undefined {
-    return this.#endMs === undefined ? undefined : this.#endMs - performance.now();
+    return this.#endMs === undefined ? undefined : Math.ceil(this.#endMs - performance.now());
   }
 
   /** The headers of the answer, trailers among them as Connect has it. */

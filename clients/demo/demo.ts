@@ -15,10 +15,11 @@ import { UsageError } from "../cli/settings.ts";
 import { children } from "./children.ts";
 import { contracts } from "./contracts.ts";
 import { keptJson, renderKept } from "./kept.ts";
+import { ledgerText, proveLedger } from "./ledger.ts";
 import { chooseScenarios, type Numbered } from "./scenarios/list.ts";
 import type { Outcome, World } from "./scenarios/scenario.ts";
 import { setUp } from "./setup.ts";
-import { startAll } from "./start.ts";
+import { startAll, startPeer } from "./start.ts";
 import { type RunStep, StepFailed, steps } from "./steps.ts";
 
 /** The options of `demo`. */
@@ -118,10 +119,15 @@ async function show({ question, chosen, folder, processes, signal, options }: Sh
   if (!json) print();
   const outcomes = await runScenarios(
     chosen,
-    { ...up, operator, admin, planner, made, root, question, width },
+    {
+      ...{ ...up, operator, admin, planner, made, root, question, width },
+      startPeer: () => startPeer(processes, join(folder, "second"), up.url),
+    },
     step,
     signal,
   );
+  if (!json) print();
+  await step("ledger", () => proveLedger(operator), ledgerText);
   const { details } = await operator(StatusService).getStatus({});
   const off = [...(details?.encryptionAtRest ? [] : ["encryption at rest"]), "TLS"];
   const end = { chosen, outcomes, tookMs: performance.now() - began, off, kept: options.keep === true };

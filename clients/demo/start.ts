@@ -19,6 +19,9 @@ export type Up = {
 
 type Processes = ReturnType<typeof children>;
 
+/** By this name the first server may reach the second, whose port is not known when it starts; agents are named by address and port. */
+const peerHost = "localhost";
+
 const root = join(import.meta.dirname, "../..");
 
 /** Starts them all. `folder` is for the server's data; a port of 0 chooses a free one. */
@@ -36,10 +39,10 @@ export async function startAll(processes: Processes, folder: string, port: numbe
   );
   const [researcherUrl, flakyUrl] = [researcher.ready[1]!, flaky.ready[1]!];
   const operatorKey = randomBytes(32).toString("base64url");
-  const reachable = [new URL(researcherUrl).host, new URL(flakyUrl).host, placeOf(reviewer)];
+  const reachable = [new URL(researcherUrl).host, new URL(flakyUrl).host, placeOf(reviewer), peerHost];
   const server = await step(
     "server",
-    () => processes.start(serverStart({ folder, port, operatorKey, reachable, reviewer })),
+    () => processes.start(serverStart({ name: "server", folder, port, operatorKey, reachable, reviewer })),
     ({ pid, ready }) => `process ${pid} at ${ready[1]}, with a new data folder`,
   );
   return { url: server.ready[1]!, operatorKey, researcherUrl, flakyUrl, reviewer };
@@ -64,22 +67,42 @@ const agentStart = (name: string, ready: RegExp, env: NodeJS.ProcessEnv = {}) =>
   ready,
 });
 
+/** A second server, with nothing in it. */
+export type Peer = {
+  readonly url: string;
+  /** Its address as the first server may reach it. */
+  readonly peerUrl: string;
+  readonly pid: number;
+  readonly operatorKey: string;
+};
+
+/** Starts a second server, which may reach the first, and nothing else. `folder` is for its data. */
+export async function startPeer(processes: Processes, folder: string, firstUrl: string): Promise<Peer> {
+  const operatorKey = randomBytes(32).toString("base64url");
+  const reachable = [new URL(firstUrl).host];
+  const start = serverStart({ name: "second server", folder, port: 0, operatorKey, reachable });
+  const { pid, ready } = await processes.start(start);
+  const url = ready[1]!;
+  return { url, peerUrl: `http://${peerHost}:${new URL(url).port}`, pid, operatorKey };
+}
+
 type Serving = {
+  readonly name: string;
   readonly folder: string;
   readonly port: number;
   readonly operatorKey: string;
   readonly reachable: readonly string[];
-  readonly reviewer: Reviewer;
+  readonly reviewer?: Reviewer;
 };
 
-const serverStart = ({ folder, port, operatorKey, reachable, reviewer }: Serving) => ({
-  name: "server",
+const serverStart = ({ name, folder, port, operatorKey, reachable, reviewer }: Serving) => ({
+  name,
   args: [join(root, "src/main.ts"), "--host", "127.0.0.1", "--port", String(port), "--data", folder],
   env: {
     ...cleanEnv(),
     MOLTWIRE_OPERATOR_KEY: operatorKey,
     MOLTWIRE_EGRESS_ALLOW: reachable.join(","),
-    ...(reviewer.key?.case === "apiKeyEnv" && {
+    ...(reviewer?.key?.case === "apiKeyEnv" && {
       MOLTWIRE_ADAPTER_KEYS: `${reviewer.key.value}@${new URL(reviewer.baseUrl).origin}`,
     }),
   },

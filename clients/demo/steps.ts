@@ -23,7 +23,7 @@ export class StepFailed extends Error {
   }
 }
 
-const nameColumns = 13;
+const nameColumns = 15;
 const timeColumns = 7;
 /** Columns before a step's text. */
 const before = 2 + nameColumns + 2 + timeColumns + 2;

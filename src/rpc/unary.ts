@@ -163,7 +163,7 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     this.values = values;
     this.#raw = raw;
     this.#response = response;
-    this.#endMs = timeoutMs === undefined ? undefined : Date.now() + timeoutMs;
+    this.#endMs = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
   }
 
   get contextValues(): ContextValues {
@@ -191,9 +191,9 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     return this.#signal.signal;
   }
 
-  /** Whole milliseconds. */
+  /** What is left, in whole milliseconds, as times are kept. */
   timeoutMs(): number | undefined {
-    return this.#endMs === undefined ? undefined : this.#endMs - Date.now();
+    return this.#endMs === undefined ? undefined : Math.ceil(this.#endMs - performance.now());
   }
 
   /** The headers of the answer, trailers among them as Connect has it. */

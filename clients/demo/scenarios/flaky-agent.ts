@@ -22,7 +22,7 @@ const maxWaitMs = 5_000;
 
 /** Registers the contract `NAME/count` with these terms, and the agent `NAME-counter` that does it. */
 export async function addFlaky(
-  { admin, flakyUrl }: World,
+  { admin, flakyUrl }: Pick<World, "admin" | "flakyUrl">,
   name: string,
   terms: Terms,
   settings: Settings = {},

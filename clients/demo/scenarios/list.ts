@@ -6,15 +6,23 @@ import { breaker } from "./breaker.ts";
 import { budget } from "./budget.ts";
 import { crossOrg } from "./cross-org.ts";
 import { deadLetter } from "./dead-letter.ts";
+import { discovery } from "./discovery.ts";
 import { grant } from "./grant.ts";
+import { invoke } from "./invoke.ts";
 import { isolation } from "./isolation.ts";
+import { overage } from "./overage.ts";
+import { peers } from "./peers.ts";
 import { policy } from "./policy.ts";
+import { publication } from "./publication.ts";
 import { quota } from "./quota.ts";
+import { rating } from "./rating.ts";
 import { register } from "./register.ts";
 import { research } from "./research.ts";
 import { revocation } from "./revocation.ts";
 import type { Scenario } from "./scenario.ts";
+import { subscription } from "./subscription.ts";
 import { tools } from "./tools.ts";
+import { topUp } from "./top-up.ts";
 import { trace } from "./trace.ts";
 
 /** A new one goes at the end, so that each keeps its number. */
@@ -34,6 +42,14 @@ const all: readonly Scenario[] = [
   { name: "quota", run: quota },
   { name: "revocation", run: revocation },
   { name: "api-key", run: apiKey },
+  { name: "publication", run: publication },
+  { name: "discovery", run: discovery },
+  { name: "top-up", run: topUp },
+  { name: "invoke", run: invoke },
+  { name: "subscription", run: subscription },
+  { name: "overage", run: overage },
+  { name: "rating", run: rating },
+  { name: "peers", run: peers },
 ];
 
 /** A scenario with its number, from 1. */

@@ -1,7 +1,7 @@
 /** What a scenario is: it does something over the wire, checks that it came out as it says, and throws if it did not. */
 import type { Clients } from "../../cli/connect.ts";
 import type { Made } from "../setup.ts";
-import type { Who } from "../start.ts";
+import type { Peer, Who } from "../start.ts";
 
 /** What scenarios work with. Each makes what it needs besides, under names of its own, so that each can run alone. */
 export type World = {
@@ -16,6 +16,8 @@ export type World = {
   readonly reviewer: Who;
   /** Where flaky agents are, each at a path of its own. */
   readonly flakyUrl: string;
+  /** Starts a second server, which ends with the demo. */
+  readonly startPeer: () => Promise<Peer>;
   /** Where the documents are that are quoted. */
   readonly root: string;
   readonly question: string;

@@ -29,7 +29,7 @@ export async function invoke(world: World): Promise<Outcome> {
   same("the receipt on the provider's side", theirs?.receipt, receipt);
   const paid = [atFirst - price, atFirst + share.provider];
   same("what both hold then", await walletsOf(shop), paid);
-  // The platform's account is of all listings: this task's line is told by its transfer.
+  // The platform's account has the fees of all listings; each line names its own.
   const fees = await world.operator(BillingService).listTransactions({ accountId: "fees" });
   const own = fees.transactions.filter(({ reference }) => reference === listing.listingId);
   same(

@@ -252,6 +252,20 @@ export async function eventually<T>(
   }
 }
 
+/** What comes of something while time goes on: on PostgreSQL a watcher may have to look a second time, when an older transaction of the cluster has ended. */
+export async function asTimePasses<T>(clock: { advance(ms: number): void }, coming: Promise<T>): Promise<T> {
+  let isOver = false;
+  const over = () => {
+    isOver = true;
+  };
+  coming.then(over, over);
+  while (!isOver) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    clock.advance(1_000);
+  }
+  return coming;
+}
+
 /** A clock that stands still until it is moved; timers fire as it passes them. */
 export function fakeClock(startMs = Date.parse("2026-01-01T00:00:00Z")): Clock & { advance(ms: number): void } {
   let now = startMs;

@@ -3,9 +3,9 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { ChangeKind, EntryOrder } from "../gen/moltwire/memory/v1/memory_pb.ts";
 import type { SharedEntryChange } from "../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import {
+  asTimePasses,
   type Clients,
   dialects,
-  eventually,
   fakeClock,
   type Org,
   refusal,
@@ -300,19 +300,13 @@ describe.each(dialects)("shared memory on %s", (dialect) => {
     const afterCursor = (await as.sharedMemory.listSharedEntries(named)).cursor;
     clock.advance(5_000);
     expect(await refusal(as.sharedMemory.getSharedEntry({ ...named, key: "k" }))).toMatchObject(notFound);
-    const telling = watch(as, { ...named, afterCursor }, 1);
-    // The sweep may be at work as time goes on, and comes again with the next step of it.
-    await eventually(async () => {
-      clock.advance(1_000);
-      return (await as.sharedMemory.listSharedEntries(named)).cursor !== afterCursor;
-    });
-    const [expired] = await telling;
+    const [expired] = await asTimePasses(clock, watch(as, { ...named, afterCursor }, 1));
     expect(told(expired!)).toEqual([0, EXPIRED, "k", undefined, false]);
     const stream = as.sharedMemory.watchSharedEntries(named)[Symbol.asyncIterator]();
     await stream.next();
     const ended = refusal(stream.next());
     await home.admin.agents.deleteAgent({ agentId: owner.agentId });
-    expect(await ended).toMatchObject(notFound);
+    expect(await asTimePasses(clock, ended)).toMatchObject(notFound);
   });
 
   test("an entry has a description, tags and a time, which a write replaces or keeps", async () => {

@@ -275,6 +275,14 @@ describe.each(dialects)("%s", (dialect) => {
     const foreign = await refusal(other.as.market.deliverTask({ taskId, result: result(1) }));
     expect(foreign).toMatchObject({ code: "PermissionDenied", reason: "MARKETPLACE_PARTY_REQUIRED" });
     expect(foreign.metadata.required_party).toBe("WORKER");
+    // An administrator names agents of its own organisation, and no other's, also if it knows their ids.
+    const named = { taskId, agentId: worker!.agentId };
+    for (const administrator of [home!.admin, (await world.org()).admin]) {
+      const delivered = await refusal(administrator.market.deliverTask({ ...named, result: result(1) }));
+      expect([delivered.reason, delivered.metadata.required_party]).toEqual(["MARKETPLACE_PARTY_REQUIRED", "WORKER"]);
+      const disputed = await refusal(administrator.market.disputeTask({ ...named, reason: "no" }));
+      expect([disputed.reason, disputed.metadata.required_party]).toEqual(["MARKETPLACE_PARTY_REQUIRED", "WORKER"]);
+    }
     // Two quotes.
     const most = "x".repeat(51_198);
     const tooMuch = await refusal(worker!.as.market.deliverTask({ taskId, result: result(`${most}x`) }));

@@ -69,7 +69,7 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
   deliverTask: command(app, async (req, given) => {
     const agentId = workerOf(given.caller, req.agentId);
     checkResult(req.result!);
-    const task = await held(app, req.taskId, given);
+    const task = await heldForWorker(app, req.taskId, given, agentId);
     const row = await acted(app, given, task, "deliver", agentId);
     await insertDelivery(given.tx, app, latestOf(row), { orgId: given.orgId, agentId }, req.result!, given.now);
     return shown(app, given, row);
@@ -93,7 +93,7 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
 
   disputeTask: command(app, async (req, given) => {
     const agentId = workerOf(given.caller, req.agentId);
-    const task = await held(app, req.taskId, given);
+    const task = await heldForWorker(app, req.taskId, given, agentId);
     const row = await acted(app, given, task, "dispute", agentId);
     await sayOfDelivery(given.tx, app, latestOf(row), { dispute: req.reason });
     return shown(app, given, row);
@@ -121,6 +121,13 @@ async function acted(
   const outcome = take(lifeOf(task), act, agentId, now);
   if ("refusal" in outcome) throw refusalFault(task, outcome.refusal);
   return carryOut(tx, app, task, act, outcome.life, { now, traceId: trace.traceId }, brought);
+}
+
+/** As {@link held}, for what is the worker's: who names the worker of another organisation is not it. */
+async function heldForWorker(app: App, taskId: string, given: Command, agentId: string): Promise<TaskRow> {
+  const task = await held(app, taskId, given);
+  if (task.worker_agent_id === agentId && task.worker_org_id !== given.orgId) throw partyRequired(taskId, "WORKER");
+  return task;
 }
 
 /** The task, held for a change; NOT_FOUND. */

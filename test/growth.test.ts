@@ -64,7 +64,7 @@ import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
 import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
-import { findByKey, findPeer, keysOf, listPeers } from "../src/federation/peer/store.ts";
+import { findByKey, findPeer, isAudienceTaken, keysOf, listPeers } from "../src/federation/peer/store.ts";
 import { offeredFor } from "../src/federation/peer/withdraw.ts";
 import { readEvents as readScenarioEvents } from "../src/lab/event-store.ts";
 import { sandboxesToRemove } from "../src/lab/sandbox.ts";
@@ -362,6 +362,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     /approval_target \(org_id=\? AND target_agent_id=\? AND approval_id<\?\)/,
   ],
   ["the peer whose key it is", (db) => findByKey(db, "k", 1), /federation_peer_key_id \(key_id=\?\)/],
+  ["a peer by its audience", (db) => isAudienceTaken(db, "a"), /federation_peer_audience \(audience=\?\)/],
   ["a peer", (db) => findPeer(db, "per_a"), /federation_peer_id \(peer_id=\?\)/],
   ["a page of all peers", (db) => listPeers(db, true, ["per_a"], 51), /federation_peer_id \(peer_id>\?\)/],
   ["a page of peers", (db) => listPeers(db, false, ["per_a"], 51), /federation_peer_(active|id) \(peer_id>\?\)/],

@@ -401,9 +401,11 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await reasonOfAdd({ orgId: b.server.homeOrgId })).toBe("INVALID_REQUEST");
       expect(await reasonOfAdd({ orgId: "org_none" })).toBe("NOT_FOUND");
       const { peer } = await operator.peers.addPeer(good);
-      const other = { name: unique("p"), publicKeys: [newKey().publicKey] };
-      expect(await reasonOfAdd({ publicKeys: other.publicKeys })).toBe("ALREADY_EXISTS");
-      expect(await reasonOfAdd({ name: other.name })).toBe("ALREADY_EXISTS");
+      const other = { name: unique("p"), audience: unique("a"), publicKeys: [newKey().publicKey] };
+      expect(await reasonOfAdd({ publicKeys: other.publicKeys, audience: other.audience })).toBe("ALREADY_EXISTS");
+      expect(await reasonOfAdd({ name: other.name, audience: other.audience })).toBe("ALREADY_EXISTS");
+      // One could pass on to the other what is meant for it.
+      expect(await reasonOfAdd({ ...other, audience: good.audience })).toBe("ALREADY_EXISTS");
       expect(await reasonOfAdd({ ...other, orgId: peer!.orgId })).toBe("ALREADY_EXISTS");
       const org = await b.org();
       const named = await operator.peers.addPeer({ ...good, ...other, orgId: org.orgId });

@@ -36,6 +36,8 @@ create unique index federation_peer_id on federation_peer (peer_id);
 create unique index federation_peer_active on federation_peer (peer_id) where state = 1;
 create unique index federation_peer_name on federation_peer (name) where state = 1;
 create unique index federation_peer_org on federation_peer (org_id) where state = 1;
+-- Or one peer could pass what is meant for another on to it.
+create unique index federation_peer_audience on federation_peer (audience) where state = 1;
 
 create table federation_peer_key (
   org_id text collate "C" not null,

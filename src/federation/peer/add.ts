@@ -11,7 +11,7 @@ import { grantStartingCredits } from "../../exchange/ledger/wallet.ts";
 import { insertOrganization, lockOrganization } from "../organization-store.ts";
 import { keyTaken } from "./faults.ts";
 import { audienceOf, isOwnKey } from "./identity.ts";
-import { countPeers, insertPeer, insertPeerKey, type PeerRow } from "./store.ts";
+import { countPeers, insertPeer, insertPeerKey, isAudienceTaken, type PeerRow } from "./store.ts";
 
 const maxPeers = 1_000;
 
@@ -37,6 +37,7 @@ export async function addPeer(
     const message = `at most ${maxPeers} peers: remove some`;
     throw new Fault("QUOTA_EXCEEDED", message, { resource: "peers", limit: String(maxPeers) });
   }
+  if (await isAudienceTaken(tx, req.audience)) throw taken("peer", req.audience, "audience");
   const org = orgId ?? (await newOrganization(tx, app, req.name, now));
   await checkAgentQuota(tx, org);
   const row: PeerRow = {

@@ -43,6 +43,11 @@ export const insertPeer = (tx: Tx, row: PeerRow): Promise<number> =>
 export const findPeer = (db: Queryable, peerId: string): Promise<PeerRow | undefined> =>
   db.one<PeerRow>(sql`select ${columns} from federation_peer p where p.peer_id = ${peerId}`);
 
+/** Whether a peer has this audience; by its index. */
+export const isAudienceTaken = async (db: Queryable, audience: string): Promise<boolean> =>
+  (await db.one(sql`select 1 as one from federation_peer p where p.state = 1 and p.audience = ${audience}`)) !==
+  undefined;
+
 export const lockPeer = (tx: Tx, peerId: string): Promise<PeerRow | undefined> =>
   tx.one<PeerRow>(sql`select ${columns} from federation_peer p where p.peer_id = ${peerId} ${tx.dialect.forUpdate}`);
 

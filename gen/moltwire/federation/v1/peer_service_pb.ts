@@ -97,7 +97,7 @@ export type AddPeerRequest = Message<"moltwire.federation.v1.AddPeerRequest"> & 
   baseUrl: string;
 
   /**
-   * What it calls itself; see ServerIdentity.
+   * What it calls itself; see ServerIdentity. No other peer may be called so (ALREADY_EXISTS): it could pass on to one what is meant for the other.
    *
    * @generated from field: string audience = 3;
    */
@@ -146,7 +146,7 @@ export type AddPeerRequestJson = {
   baseUrl?: string;
 
   /**
-   * What it calls itself; see ServerIdentity.
+   * What it calls itself; see ServerIdentity. No other peer may be called so (ALREADY_EXISTS): it could pass on to one what is meant for the other.
    *
    * @generated from field: string audience = 3;
    */

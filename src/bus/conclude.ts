@@ -49,6 +49,8 @@ export type TaskEnd = {
   readonly home?: TaskEnd;
   /** The same with nothing but another fault: one that arose on its own side, and is told there as it is. */
   readonly faultAtHome?: TaskFault | undefined;
+  /** What is written of its refusal for the organisation that refused it: before accounts are locked, as usage under grants always is. */
+  readonly keep?: (() => Promise<void>) | undefined;
 };
 
 export const spanOf = (task: TaskSummaryRow): Span => ({
@@ -77,6 +79,7 @@ export async function concludeTask(tx: Tx, app: App, held: HeldTask, end: TaskEn
     settled.set(side, side.budgeted ? await settleBudgets(tx, app, side.task, side.end.endMs) : []);
   for (const side of sides) await tellEnd(tx, app, side, settled.get(side)!);
   if (work.counted) await countAttempt(tx, work.counted);
+  await end.keep?.();
   for (const { charged, end } of sides) if (charged) await pay(tx, app, charged, end.state);
   return true;
 }

@@ -9,6 +9,8 @@
  * 5. grants
  * 6. what is counted under grants
  * 7. what is counted of agents' costs
+ * 8. what is left of subscriptions and free requests, then the days of listings
+ * 9. accounts of the ledger
  *
  * So what ends a task is the last that a transaction does, and a transaction ends one task.
  */

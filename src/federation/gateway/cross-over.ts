@@ -37,9 +37,8 @@ export const crossOver = (app: App, held: Home, input: JsonValue, turn: number):
     const came = await bring(tx, app, task, input, turn, now, steps);
     if ("fault" in came) {
       const { fault, keep } = came;
-      const end = { state: TaskState.REJECTED, endMs: now, fault, steps: [...steps, rejectedStep(task, fault, now)] };
-      await concludeTask(tx, app, held, end);
-      await keep?.();
+      const told = [...steps, rejectedStep(task, fault, now)];
+      await concludeTask(tx, app, held, { state: TaskState.REJECTED, endMs: now, fault, steps: told, keep });
       return undefined;
     }
     await leaveToPull(tx, hold);

@@ -156,6 +156,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
   test("a list is saved as CSV, in which nothing that a user wrote is a formula", async () => {
     await clientsAt(url, operatorKey).organizations.createOrganization({ name: "sums", displayName: '=1+1, "x"' });
     await open("/organizations");
+    await page.waitForSelector("tr.row:has-text('sums')");
     const download = page.waitForEvent("download");
     await page.click("button:has-text('Save as CSV')");
     const text = readFileSync(await (await download).path(), "utf8");

@@ -114,11 +114,11 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await exportOf(other.admin)).events.map(({ number, orgId }) => [number, orgId])).toEqual([
       [1n, other.orgId],
     ]);
-    for (const call of [exportOf(other.admin, one.orgId), headOf(other.admin, one.orgId)])
-      expect(await refusal(call)).toMatchObject({ reason: "NOT_FOUND" });
+    for (const call of [() => exportOf(other.admin, one.orgId), () => headOf(other.admin, one.orgId)])
+      expect(await refusal(call())).toMatchObject({ reason: "NOT_FOUND" });
     const agent = await one.agent();
-    for (const call of [exportOf(agent.as), headOf(agent.as)])
-      expect(await refusal(call)).toMatchObject({ reason: "ROLE_REQUIRED" });
+    for (const call of [() => exportOf(agent.as), () => headOf(agent.as)])
+      expect(await refusal(call())).toMatchObject({ reason: "ROLE_REQUIRED" });
   });
 
   test("a decision is a row like others, in the transaction of the decision", async () => {

@@ -259,10 +259,10 @@ export async function asTimePasses<T>(clock: { advance(ms: number): void }, comi
     isOver = true;
   };
   coming.then(over, over);
-  while (!isOver) {
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    clock.advance(1_000);
-  }
+  await eventually(() => {
+    if (!isOver) clock.advance(1_000);
+    return isOver;
+  }, 20_000);
   return coming;
 }
 

@@ -1,4 +1,5 @@
 /** Every end of a task, and of an attempt, is here: what depends on either is written in the same transaction. */
+
 import type { JsonValue } from "@bufbuild/protobuf";
 import { ApprovalState } from "../../gen/moltwire/bus/v1/approval_pb.ts";
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
@@ -6,6 +7,7 @@ import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { inLockOrder } from "../db/lock-order.ts";
+import { nameIn } from "../enum-name.ts";
 import { type Charged, charge, pay } from "../exchange/call/pay.ts";
 import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
 import { isAway, isGuest } from "../federation/gateway/sides.ts";
@@ -212,5 +214,4 @@ const emitEnd = (tx: Tx, app: App, task: TaskSummaryRow, { state, fault, endMs }
     },
   });
 
-export const stateName = (state: number): string =>
-  Object.keys(TaskState).find((name) => TaskState[name as keyof typeof TaskState] === state) ?? String(state);
+export const stateName = (state: number): string => nameIn(TaskState, state);

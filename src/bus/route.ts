@@ -1,6 +1,7 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
+import { nameIn } from "../enum-name.ts";
 import { Fault } from "../errors.ts";
 import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent, pulls } from "./agent-store.ts";
 import { admission, type Circuit, closedCircuit, retryAt } from "./circuit/circuit.ts";
@@ -239,5 +240,4 @@ function toolless(usable: readonly Judged[], contract: ContractRow): Fault | und
   return new Fault("POLICY_DENIED", message, { policy_ids: "builtin/allowed-tools", ...metadata, tool, agent_id });
 }
 
-export const tierName = (tier: number): string =>
-  Object.keys(TrustTier).find((name) => TrustTier[name as keyof typeof TrustTier] === tier) ?? String(tier);
+export const tierName = (tier: number): string => nameIn(TrustTier, tier);

@@ -1,5 +1,7 @@
 /** The rules of a job's life. Nothing here reads a clock, a table or chance. */
+
 import { JobState } from "../../gen/moltwire/queue/v1/job_pb.ts";
+import { nameIn } from "../enum-name.ts";
 
 export const defaults = {
   queue: "default",
@@ -80,8 +82,7 @@ export const expiryCode = (job: Life): "attempt_timeout" | "lease_expired" =>
 export const isTerminal = (state: JobState): boolean => state >= JobState.COMPLETED;
 
 /** The name of a state as metadata has it. */
-export const stateName = (state: JobState): string =>
-  Object.entries(JobState).find(([, number]) => number === state)?.[0] ?? String(state);
+export const stateName = (state: JobState): string => nameIn(JobState, state);
 
 /** Buckets of waits: 0 is no wait, b is up to 1.25^(b-1) ms. */
 const growth = 1.25;

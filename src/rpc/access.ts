@@ -1,6 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { getOption, hasOption } from "@bufbuild/protobuf";
 import { type Access, access, Kind, Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { nameIn } from "../enum-name.ts";
 import { Fault } from "../errors.ts";
 import type { Caller } from "./caller.ts";
 
@@ -31,8 +32,7 @@ export function accessOf(method: DescMethod): Declared {
 export const methodName = (method: DescMethod): string => `${method.parent.typeName}/${method.name}`;
 
 /** The name of a role as clients read it. */
-export const roleName = (role: Role): string =>
-  Object.keys(Role).find((name) => Role[name as keyof typeof Role] === role) ?? String(role);
+export const roleName = (role: Role): string => nameIn(Role, role);
 
 /** Whether a key with these scopes may do what the method asks. `tasks:*` and `*:read` stand for all that begin or end so. */
 export function holdsScope(scopes: readonly string[], wanted: string): boolean {

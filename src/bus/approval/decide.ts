@@ -1,9 +1,11 @@
 /** The decision on an approval, and what becomes of the task: in one transaction, with the task locked first. */
+
 import { ApprovalState } from "../../../gen/moltwire/bus/v1/approval_pb.ts";
 import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
+import { nameIn } from "../../enum-name.ts";
 import { Fault, notFound, Refused } from "../../errors.ts";
 import { tellApproved } from "../../federation/gateway/echo.ts";
 import { firstKey } from "../../federation/key-lineage.ts";
@@ -109,7 +111,7 @@ async function resume(tx: Tx, app: App, approval: ApprovalRow, task: TaskRow): P
 }
 
 const alreadyDecided = (state: number): Fault => {
-  const name = Object.entries(ApprovalState).find(([, value]) => value === state)?.[0] ?? String(state);
+  const name = nameIn(ApprovalState, state);
   return new Fault("FAILED_PRECONDITION", `the approval is ${name} already`, { state: name });
 };
 

@@ -1,8 +1,10 @@
 /** What is said of a budget: that a task does not fit, that most of it is used. */
+
 import type { JsonObject } from "@bufbuild/protobuf";
 import { BudgetPeriod, BudgetScope } from "../../../gen/moltwire/bus/v1/budget_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
+import { nameIn } from "../../enum-name.ts";
 import { Fault } from "../../errors.ts";
 import { emit } from "../../ops/outbox.ts";
 import { periodEnd } from "./period.ts";
@@ -24,8 +26,6 @@ const warnAt = 0.8;
 
 export const scopeName = (scope: number): string => nameIn(BudgetScope, scope);
 export const periodName = (period: number): string => nameIn(BudgetPeriod, period);
-const nameIn = (of: Readonly<Record<string, string | number>>, number: number): string =>
-  Object.keys(of).find((name) => of[name] === number) ?? String(number);
 
 /** The units that have a limit. */
 function unitsOf({ limits, use }: Standing): Unit[] {

@@ -1,8 +1,10 @@
 /** Where attempts meet the circuit of their agent: in the transactions in which they begin and end. */
+
 import { CircuitState } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
+import { nameIn } from "../../enum-name.ts";
 import { emit } from "../../ops/outbox.ts";
 import { type AgentRow, breakerOf, lockAgent } from "../agent-store.ts";
 import { workTopic } from "../serve/pulled-store.ts";
@@ -136,5 +138,4 @@ const facts = (breaker: Breaker, circuit: Circuit, now: number) => ({
 });
 
 /** The name of a state as clients read it, such as "HALF_OPEN". */
-export const stateName = (state: CircuitState): string =>
-  Object.keys(CircuitState).find((name) => CircuitState[name as keyof typeof CircuitState] === state) ?? String(state);
+export const stateName = (state: CircuitState): string => nameIn(CircuitState, state);

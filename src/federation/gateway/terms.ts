@@ -1,8 +1,10 @@
 /** What the terms of a grant say to a request. Pure. */
+
 import { TrustTier } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import { GrantState } from "../../../gen/moltwire/federation/v1/grant_pb.ts";
 import type { ContractRow } from "../../bus/contract-store.ts";
 import { tierName } from "../../bus/route.ts";
+import { nameIn } from "../../enum-name.ts";
 import { Fault } from "../../errors.ts";
 import { type GrantRow, termsOf } from "../grant/store.ts";
 
@@ -58,8 +60,7 @@ const exceeded = ({ grant_id }: Terms, term: string, actual: string, message: st
 
 /** What a task ends with whose grant is in this state. */
 export function notInForce(grantId: string, state: GrantState): Fault {
-  const name =
-    Object.keys(GrantState).find((one) => GrantState[one as keyof typeof GrantState] === state) ?? String(state);
+  const name = nameIn(GrantState, state);
   const message = `the grant ${grantId} is ${name}: nothing is done under it`;
   return new Fault("GRANT_NOT_ACTIVE", message, { grant_id: grantId, state: name });
 }

@@ -1,4 +1,5 @@
 /** The traces of both sides, and what they say of the two decisions. */
+
 import type { JsonObject } from "@bufbuild/protobuf";
 import { PolicyVerdict } from "../../../gen/moltwire/bus/v1/policy_pb.ts";
 import { TraceEventKind } from "../../../gen/moltwire/bus/v1/trace_pb.ts";
@@ -6,6 +7,7 @@ import { policyStep } from "../../bus/permit.ts";
 import { openTrace, type Span, type Step } from "../../bus/trace-store.ts";
 import type { Tx } from "../../db/db.ts";
 import { inLockOrder } from "../../db/lock-order.ts";
+import { nameIn } from "../../enum-name.ts";
 import type { GrantRow } from "../grant/store.ts";
 import type { Outward } from "./outward.ts";
 
@@ -45,6 +47,4 @@ export function foreignStep(
 }
 
 /** Its name, such as ALLOW. */
-export const verdictName = (verdict: PolicyVerdict): string =>
-  Object.keys(PolicyVerdict).find((name) => PolicyVerdict[name as keyof typeof PolicyVerdict] === verdict) ??
-  String(verdict);
+export const verdictName = (verdict: PolicyVerdict): string => nameIn(PolicyVerdict, verdict);

@@ -1,7 +1,9 @@
 /** One change of a grant: the look, the deed, its revision and its event, in the transaction that is given. */
+
 import { GrantAct, GrantParty, GrantState } from "../../../gen/moltwire/federation/v1/grant_pb.ts";
 import type { App } from "../../app.ts";
 import type { Tx } from "../../db/db.ts";
+import { nameIn } from "../../enum-name.ts";
 import { Fault } from "../../errors.ts";
 import { emit } from "../../ops/outbox.ts";
 import { markUnsettled } from "../gateway/crossing-store.ts";
@@ -79,6 +81,3 @@ function wrongState(act: Act, state: GrantState): Fault {
   const [done, is] = [nameIn(GrantAct, act).toLowerCase(), nameIn(GrantState, state)];
   return new Fault("FAILED_PRECONDITION", `the grant is ${is}, which is no state to ${done} it in`, { state: is });
 }
-
-const nameIn = (names: Readonly<Record<string, number>>, value: number): string =>
-  Object.keys(names).find((name) => names[name] === value) ?? String(value);

@@ -11,13 +11,13 @@ import { aftermathOf, fromEgress, shorten, timedOut, unusable } from "../../bus/
 import { jsonFault } from "../../bus/payload.ts";
 import { findTaskSummary, isTerminal, type TaskSummaryRow } from "../../bus/task-store.ts";
 import { EgressError } from "../../egress/error.ts";
+import { nameIn } from "../../enum-name.ts";
 import { findCrossing } from "../gateway/crossing-store.ts";
 import { findGrant, termsOf } from "../grant/store.ts";
 import { findCallOfTask } from "./call-store.ts";
 import { maxHops } from "./door.ts";
 import { sha256 } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
-import { nameIn } from "./names.ts";
 import { readReceipt } from "./receipt.ts";
 import { keepReceipt } from "./receipt-step.ts";
 import { type Answered, ask, BadReply, PeerRefusal } from "./send.ts";

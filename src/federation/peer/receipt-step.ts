@@ -5,7 +5,7 @@ import type { App } from "../../app.ts";
 import { spanOf } from "../../bus/conclude.ts";
 import type { TaskSummaryRow } from "../../bus/task-store.ts";
 import { recordSteps } from "../../bus/trace-store.ts";
-import { nameIn } from "./names.ts";
+import { nameIn } from "../../enum-name.ts";
 import type { PeerRow } from "./store.ts";
 
 /** Keeps a receipt in the trace of the work, with its signature, so that anybody who has the peer's key can check it later. */

@@ -34,7 +34,7 @@ export type IdPrefix =
   | "scn";
 
 export type Ids = {
-  /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time. */
+  /** A new id: prefix, `_`, 32 hexadecimal digits of a UUIDv7 (RFC 9562), so that ids sort by time and, of one process, in the order in which they were made. */
   next(prefix: IdPrefix): string;
   /** A W3C trace id: 32 hexadecimal digits. */
   trace(): string;
@@ -46,10 +46,29 @@ export type Ids = {
   chance(): number;
 };
 
-export const randomIds = (): Ids => ({
-  next: (prefix) => `${prefix}_${randomUUIDv7().replaceAll("-", "")}`,
+export const randomIds = (uuid: () => string = ascending(randomUUIDv7)): Ids => ({
+  next: (prefix) => `${prefix}_${uuid()}`,
   trace: () => randomBytes(16).toString("hex"),
   span: () => randomBytes(8).toString("hex"),
   bytes: (count) => randomBytes(count),
   chance: () => Math.random(),
 });
+
+const largestCount = 0xfff;
+
+/**
+ * UUIDv7s without dashes, each greater than the one before: the 12 bits after the version, which are random otherwise, count those of one millisecond (RFC 9562, section
+ * 6.2, method 1). The count begins anywhere in its lower half; one that runs over borrows the next millisecond, and a clock that goes back is not followed.
+ */
+export function ascending(uuid7: () => string): () => string {
+  let lastMs = 0;
+  let count = 0;
+  return () => {
+    const uuid = uuid7();
+    const ms = Number.parseInt(uuid.slice(0, 8) + uuid.slice(9, 13), 16);
+    if (ms > lastMs) [lastMs, count] = [ms, Number.parseInt(uuid.slice(15, 18), 16) >> 1];
+    else if (count < largestCount) count++;
+    else [lastMs, count] = [lastMs + 1, 0];
+    return `${lastMs.toString(16).padStart(12, "0")}7${count.toString(16).padStart(3, "0")}${uuid.slice(19, 23)}${uuid.slice(24)}`;
+  };
+}

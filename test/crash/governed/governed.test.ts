@@ -51,8 +51,8 @@ test.skipIf(!postgresUrl)(
 );
 
 function holds({ book, problems, killsByPhase, byState, recovered, exitCode }: Result, each: number): void {
-  expect.soft(book.surprises.slice(0, 20), "what clients must not see").toEqual([]);
-  expect.soft(problems.slice(0, 20), "what the server must not hold").toEqual([]);
+  expect.soft(book.surprises, `what clients must not see: ${book.surprises.slice(0, 20).join("; ")}`).toEqual([]);
+  expect.soft(problems, `what the server must not hold: ${problems.slice(0, 20).join("; ")}`).toEqual([]);
   expect.soft(killsByPhase, "kills").toEqual(Object.fromEntries(names.map((name) => [name, each])));
   expect.soft(exitCode, "the exit code at the stop").toBe(0);
   expect.soft(byState.COMPLETED, "completed tasks").toBeGreaterThan(0);

@@ -1,5 +1,6 @@
 /** Holds what was asked for, what agents saw and what was decided against what the server knows, over the wire. Call it when no task is open. */
 import { type Approval, ApprovalState, ApprovalStateSchema } from "../../../gen/moltwire/bus/v1/approval_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../../../gen/moltwire/bus/v1/budget_pb.ts";
 import type { StepCost } from "../../../gen/moltwire/bus/v1/cost_pb.ts";
 import {
   type DeadLetter,
@@ -163,7 +164,10 @@ export async function verifyReserves({ admin }: Stage, waiting: readonly Ask[]):
     tokens += approval?.reservedTokens ?? 0n;
   });
   const { budgets } = await admin.budgets.listBudgets({ pageSize: 250 });
-  const reserved = budgets.find(({ subjectId }) => subjectId === "")?.tokens?.reserved;
+  // Those of the callers have no end: what was asked for before midnight is reserved in another day's budget.
+  const reserved = budgets
+    .filter(({ scope, period }) => scope === BudgetScope.AGENT && period === BudgetPeriod.TOTAL)
+    .reduce((sum, budget) => sum + (budget.tokens?.reserved ?? 0n), 0n);
   if (reserved !== tokens)
     problems.push(`${reserved} tokens are reserved, and ${waiting.length} approvals say ${tokens}`);
   return problems;

@@ -82,11 +82,12 @@ import { relayCounts } from "./relay/metrics.ts";
 import { sweepPresence } from "./relay/presence.ts";
 import { retentionWalk, sweepRelay } from "./relay/sweep.ts";
 import { methodName } from "./rpc/access.ts";
+import { createBatch } from "./rpc/batch.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
 import { allowOrigins } from "./rpc/cors.ts";
 import { signedCursors } from "./rpc/cursor.ts";
 import { errorsInterceptor } from "./rpc/errors.ts";
-import { gate } from "./rpc/gate.ts";
+import { gate, innerGate } from "./rpc/gate.ts";
 import { createHealthState, healthRoutes } from "./rpc/health.ts";
 import { sweepReplies } from "./rpc/idempotency.ts";
 import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
@@ -269,7 +270,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const health = createHealthState(services.map(({ typeName }) => typeName));
 
   const lab = createLab(app);
-  const served = routes(app, dispatcher, lab);
+  const batch = createBatch(app);
+  const served = routes(app, dispatcher, lab, batch);
   const { port, certificates } = openPort(app, limits, tls);
   const http = fastify({
     serverFactory: port.serverFactory,
@@ -299,6 +301,12 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     writeMaxBytes: largestAnswerBytes,
   };
   lab.open({ ...inside, routes: served.mount });
+  batch.open({
+    services,
+    routes: served.mount,
+    gate: innerGate(app, served.unbuilt),
+    interceptors: inside.interceptors,
+  });
   mount(http, {
     ...inside,
     routes: (router) => {

@@ -1,6 +1,7 @@
 /** Every service, on one screen: who handles it, and by that which methods are not built yet. */
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
+import { BatchService } from "../gen/moltwire/batch/v1/batch_service_pb.ts";
 import { AgentService } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BudgetService } from "../gen/moltwire/bus/v1/budget_service_pb.ts";
@@ -78,6 +79,7 @@ import { vaultHandler } from "./ops/vault-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
 import { scheduleHandler } from "./queue/schedule/handler.ts";
 import { relayHandler } from "./relay/handler.ts";
+import type { Batch } from "./rpc/batch.ts";
 import { sealedTables } from "./sealed-columns.ts";
 import { textHandler } from "./text/handler.ts";
 import { webhookHandler } from "./webhook/handler.ts";
@@ -120,12 +122,13 @@ export const services: readonly DescService[] = [
   SessionService,
   AdminService,
   MaintenanceService,
+  BatchService,
 ];
 
 /** The routes of all services, and the methods that are in the contract and not built yet. */
 export type Routes = { readonly mount: (router: ConnectRouter) => void; readonly unbuilt: ReadonlySet<DescMethod> };
 
-export function routes(app: App, dispatcher: Dispatcher, lab: Lab): Routes {
+export function routes(app: App, dispatcher: Dispatcher, lab: Lab, batch: Batch): Routes {
   const mounts: ((router: ConnectRouter) => void)[] = [];
   const unbuilt = new Set<DescMethod>();
   const serve = <S extends DescService>(service: S, built: Partial<ServiceImpl<S>>) => {
@@ -173,6 +176,7 @@ export function routes(app: App, dispatcher: Dispatcher, lab: Lab): Routes {
     ...verifyHandler(app),
     ...passwordHandler(app),
   });
+  serve(BatchService, batch.handler);
   const mount: Routes["mount"] = (router) => {
     for (const each of mounts) each(router);
   };

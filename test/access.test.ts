@@ -33,7 +33,7 @@ describe("every method of moltwire declares", () => {
     expect(scope).toMatch(/^[a-z_]+:[a-z]+$/);
     const readsOnly = method.idempotency === Idempotency.NO_SIDE_EFFECTS;
     const shape = {
-      unary: [readsOnly ? Kind.QUERY : Kind.COMMAND],
+      unary: readsOnly ? [Kind.QUERY] : [Kind.COMMAND, Kind.BATCH],
       server_streaming: [Kind.FEED, Kind.DOWNLOAD],
       bidi_streaming: [Kind.CONVERSATION],
     };

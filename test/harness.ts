@@ -6,6 +6,7 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import { pino } from "pino";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
+import { BatchService } from "../gen/moltwire/batch/v1/batch_service_pb.ts";
 import { AgentService, type RegisterAgentRequestSchema } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BudgetService } from "../gen/moltwire/bus/v1/budget_service_pb.ts";
@@ -153,6 +154,7 @@ export const clientsAt = (url: string, key: string | undefined, protocol: Protoc
   clientsOf(transport(url, key, protocol));
 
 const clientsOf = (over: Transport) => ({
+  batch: createClient(BatchService, over),
   bus: createClient(BusService, over),
   approvals: createClient(ApprovalService, over),
   contracts: createClient(ContractService, over),

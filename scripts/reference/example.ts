@@ -57,6 +57,14 @@ const fillings: Readonly<Record<string, JsonValue>> = {
   amount_micros: "1000000",
   audience: "https://other.example.com",
   base_url: "https://other.example.com",
+  calls: [
+    {
+      method: "moltwire.memory.v1.MemoryService/SetEntry",
+      json: { write: { key: "state", value: { json: { step: 3 } } } },
+      idempotencyKey: "step-3",
+    },
+    { method: "moltwire.memory.v1.MemoryService/GetEntry", json: { key: "plan" } },
+  ],
   category: "research",
   cedar_text: 'permit (principal, action == Action::"invoke", resource);',
   changes: [{ set: { key: "state", value: { json: { step: 3 } } } }],

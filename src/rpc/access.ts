@@ -12,10 +12,10 @@ const foreign: ReadonlySet<string> = new Set([
   "grpc.reflection.v1alpha.ServerReflection",
 ]);
 
-type Declared = Pick<Access, "role" | "scope" | "kind" | "audited" | "items">;
+type Declared = Pick<Access, "role" | "scope" | "kind" | "audited" | "items" | "alone" | "waits">;
 
 const declared = new WeakMap<DescMethod, Declared>();
-const open = { role: Role.PUBLIC, scope: "", kind: Kind.QUERY, audited: false, items: "" };
+const open = { role: Role.PUBLIC, scope: "", kind: Kind.QUERY, audited: false, items: "", alone: true, waits: "" };
 
 /** What a method declares about itself. One that declares nothing is refused to everybody (ROLE_UNSPECIFIED). */
 export function accessOf(method: DescMethod): Declared {

@@ -6,37 +6,56 @@ import { signedIn } from "../console/session.ts";
 import { Fault } from "../errors.ts";
 import { checkAccess, methodName } from "./access.ts";
 import { authenticate, keyInHeaders } from "./auth.ts";
-import { callerKey, traceKey } from "./caller.ts";
+import { type Caller, callerKey, traceKey } from "./caller.ts";
 import { clientAddressKey } from "./client-address.ts";
 import { asConnectError } from "./errors.ts";
-import { takeRequest } from "./limits.ts";
+import { isOpenDoor, takeRequest } from "./limits.ts";
 import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
 /** What a call passes before its body is read: where it stands in a trace, whose key or session it has, whether that may call this method now. */
 export const gate =
-  (app: App, unbuilt: ReadonlySet<DescMethod>) =>
-  async (context: HandlerContext): Promise<void> => {
-    const { requestHeader, responseHeader, values, method } = context;
-    const trace = traceContext(requestHeader.get("traceparent"), app.ids);
-    values.set(traceKey, trace);
-    values.set(beganKey, { atMs: performance.now(), timeMs: app.clock.now(), protocol: context.protocolName });
-    responseHeader.set("x-trace-id", trace.traceId);
-    try {
+  (app: App, unbuilt: ReadonlySet<DescMethod>): ((context: HandlerContext) => Promise<void>) =>
+  (context) =>
+    admit(app, unbuilt, context, false, () => {
+      const { requestHeader, values } = context;
       const key = keyInHeaders(
         requestHeader.get("authorization") ?? undefined,
         requestHeader.get("x-api-key") ?? undefined,
       );
-      const caller = key === undefined ? await signedIn(app, values.get(browserKey)) : await authenticate(app, key);
-      values.set(callerKey, caller);
-      checkAccess(caller, method);
-      if (unbuilt.has(method)) {
-        throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
-      }
-      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
-    } catch (error) {
-      const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
-      callEnded(app, method, values, refusal);
-      throw refusal;
+      return key === undefined ? signedIn(app, values.get(browserKey)) : authenticate(app, key);
+    });
+
+/** What a call of a batch passes, whose caller the batch has told. `isCounted`: the batch itself has been counted for it. */
+export const innerGate =
+  (app: App, unbuilt: ReadonlySet<DescMethod>) =>
+  (context: HandlerContext, caller: Caller, isCounted: boolean): Promise<void> =>
+    admit(app, unbuilt, context, isCounted, async () => caller);
+
+async function admit(
+  app: App,
+  unbuilt: ReadonlySet<DescMethod>,
+  context: HandlerContext,
+  isCounted: boolean,
+  whoCalls: () => Promise<Caller>,
+): Promise<void> {
+  const { requestHeader, responseHeader, values, method } = context;
+  const trace = traceContext(requestHeader.get("traceparent"), app.ids);
+  values.set(traceKey, trace);
+  values.set(beganKey, { atMs: performance.now(), timeMs: app.clock.now(), protocol: context.protocolName });
+  responseHeader.set("x-trace-id", trace.traceId);
+  try {
+    const caller = await whoCalls();
+    values.set(callerKey, caller);
+    checkAccess(caller, method);
+    if (unbuilt.has(method)) {
+      throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
     }
-  };
+    if (!isCounted || isOpenDoor(method))
+      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
+  } catch (error) {
+    const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
+    callEnded(app, method, values, refusal);
+    throw refusal;
+  }
+}

@@ -112,6 +112,9 @@ const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", 
 const openDoors: ReadonlySet<string> = new Set(["Register", "SubmitContact"]);
 const openDoorShare = 12;
 
+/** Whether calls of the method are counted at open doors. */
+export const isOpenDoor = ({ name }: DescMethod): boolean => openDoors.has(name);
+
 /** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
 const passwordsPerWindow = 10;
 
@@ -154,7 +157,7 @@ export function takeRequest(
   responseHeader: Headers,
 ): void {
   if (caller.role > Role.AGENT || uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
-  if (openDoors.has(method.name)) take(limiters.doors, "address", addressGroup(address), responseHeader);
+  if (isOpenDoor(method)) take(limiters.doors, "address", addressGroup(address), responseHeader);
   else if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, responseHeader);
   else take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }

@@ -27,7 +27,8 @@ import { type Incoming, incoming } from "./incoming.ts";
 import { isWronglyCompressed, readEnvelopes, readWhole, requestFault } from "./malformed.ts";
 import { refuse } from "./refuse.ts";
 import { endOnAbort, linkSignals } from "./signals.ts";
-import { type ShortCall, type ShortHandler, shortCall, shortHandler, type UnaryImpl } from "./unary.ts";
+import { type ShortCall, type ShortHandler, shortCall, shortHandler } from "./unary.ts";
+import type { UnaryImpl } from "./unary-context.ts";
 
 /** What to mount, and within which limits. */
 export type MountOptions = {

@@ -2,23 +2,8 @@
  * The short way of unary calls over Connect: the same gate, interceptors and implementations as Connect's own handler, without its iterables, linked signals and
  * copies of headers, which took two thirds of a small call's processor time. Whatever is out of the ordinary goes the long way, by that handler.
  */
-import {
-  create,
-  type DescMessage,
-  type DescMethodUnary,
-  type DescService,
-  type Message,
-  type MessageInitShape,
-} from "@bufbuild/protobuf";
-import {
-  Code,
-  ConnectError,
-  type ContextValues,
-  type HandlerContext,
-  type Interceptor,
-  type UnaryRequest,
-  type UnaryResponse,
-} from "@connectrpc/connect";
+import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
+import { Code, ConnectError, type ContextValues, type HandlerContext, type Interceptor } from "@connectrpc/connect";
 import {
   type Compression,
   compressionNegotiate,
@@ -30,6 +15,7 @@ import { codeToHttpStatus, errorToJsonBytes } from "@connectrpc/connect/protocol
 import type { Answer, RawRequest, RawResponse } from "./answer.ts";
 import { urlOf, webHeaders, whenCallerLeaves } from "./incoming.ts";
 import { collect, requestFault } from "./malformed.ts";
+import { applied, UnaryContext, type UnaryImpl } from "./unary-context.ts";
 
 /** A call that goes the short way: how it is encoded, and after how many milliseconds nobody waits any more. */
 export type ShortCall = { readonly isBinary: boolean; readonly timeoutMs: number | undefined };
@@ -88,7 +74,7 @@ export function shortHandler(method: DescMethodUnary, impl: UnaryImpl, options: 
   const invoke = applied(method, impl, options.interceptors);
 
   return async (call, raw, response, values, way) => {
-    const context = new UnaryContext(method, raw, response, values, call.timeoutMs);
+    const context = new PostedContext(method, raw, response, values, call.timeoutMs);
     const read = async (): Promise<Message> => {
       try {
         return serialization.getI(call.isBinary).parse(await collect(raw, limits));
@@ -118,37 +104,12 @@ export function shortHandler(method: DescMethodUnary, impl: UnaryImpl, options: 
   };
 }
 
-/** A method's implementation. */
-export type UnaryImpl = (message: Message, context: HandlerContext) => Promise<MessageInitShape<DescMessage>>;
-
-/** The implementation behind its interceptors, put together once. They pass the request on as they got it, for it is the context too. */
-function applied(method: DescMethodUnary, impl: UnaryImpl, interceptors: readonly Interceptor[]) {
-  const invoke = async (request: UnaryRequest): Promise<UnaryResponse> => {
-    if (!(request instanceof UnaryContext)) throw new Error("an interceptor made a request of its own");
-    const message = create(method.output, await impl(request.message, request));
-    const { responseHeader: header, responseTrailer: trailer } = request;
-    return { stream: false, service: method.parent, method, message, header, trailer };
-  };
-  return interceptors.reduceRight<AnyFn>((next, interceptor) => interceptor(next), invoke as AnyFn) as typeof invoke;
-}
-
-type AnyFn = Parameters<Interceptor>[0];
-
-/** A call as its handler knows it, and as its interceptors do. What not every handler asks for is made when one does. */
-class UnaryContext implements HandlerContext, UnaryRequest {
-  readonly stream = false;
-  readonly requestMethod = "POST";
-  readonly protocolName = "connect";
-  readonly method: DescMethodUnary;
-  readonly service: DescService;
-  readonly values: ContextValues;
-  readonly responseHeader = new Headers();
-  declare message: Message;
+/** A call that came by itself, as an HTTP request. */
+class PostedContext extends UnaryContext {
   readonly #raw: RawRequest;
   readonly #response: RawResponse;
   readonly #endMs: number | undefined;
   #requestHeader: Headers | undefined;
-  #responseTrailer: Headers | undefined;
   #signal: { readonly signal: AbortSignal; readonly release: () => void } | undefined;
 
   constructor(
@@ -158,16 +119,10 @@ class UnaryContext implements HandlerContext, UnaryRequest {
     values: ContextValues,
     timeoutMs: number | undefined,
   ) {
-    this.method = method;
-    this.service = method.parent;
-    this.values = values;
+    super(method, values, "connect");
     this.#raw = raw;
     this.#response = response;
     this.#endMs = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
-  }
-
-  get contextValues(): ContextValues {
-    return this.values;
   }
 
   get url(): string {
@@ -176,14 +131,6 @@ class UnaryContext implements HandlerContext, UnaryRequest {
 
   get requestHeader(): Headers {
     return (this.#requestHeader ??= webHeaders(this.#raw.headers));
-  }
-
-  get header(): Headers {
-    return this.requestHeader;
-  }
-
-  get responseTrailer(): Headers {
-    return (this.#responseTrailer ??= new Headers());
   }
 
   get signal(): AbortSignal {
@@ -198,7 +145,7 @@ class UnaryContext implements HandlerContext, UnaryRequest {
 
   /** The headers of the answer, trailers among them as Connect has it. */
   wholeHeader(): Headers {
-    for (const [name, value] of this.#responseTrailer ?? []) this.responseHeader.append(`trailer-${name}`, value);
+    for (const [name, value] of this.trailersSet() ?? []) this.responseHeader.append(`trailer-${name}`, value);
     return this.responseHeader;
   }
 

@@ -30,6 +30,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   "RespondToReviewRequest.text": "none",
   offer: { title: "none", category: "none", contractId: "no-such-contract", pricing: { requestMicros: 1n } },
   jobs: [{}],
+  calls: [{ method: "none/None" }],
   settings: { timing: { cron: "@daily" } },
   start_time: { seconds: 0n },
   end_time: { seconds: 1n },

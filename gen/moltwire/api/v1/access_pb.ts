@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/api/v1/access.proto.
  */
 export const file_moltwire_api_v1_access: GenFile = /*@__PURE__*/
-  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEigQEKBkFjY2VzcxIjCgRyb2xlGAEgASgOMhUubW9sdHdpcmUuYXBpLnYxLlJvbGUSDQoFc2NvcGUYAiABKAkSIwoEa2luZBgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5LaW5kEg8KB2F1ZGl0ZWQYBCABKAgSDQoFaXRlbXMYBSABKAkqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9QVUJMSUMQARIOCgpST0xFX0FHRU5UEAISDAoIUk9MRV9PUkcQAxIRCg1ST0xFX09QRVJBVE9SEAQqdwoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASEAoMS0lORF9DT01NQU5EEAESDgoKS0lORF9RVUVSWRACEg0KCUtJTkRfRkVFRBADEhUKEUtJTkRfQ09OVkVSU0FUSU9OEAQSEQoNS0lORF9ET1dOTE9BRBAFOlEKBmFjY2VzcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGOKLAyABKAsyFy5tb2x0d2lyZS5hcGkudjEuQWNjZXNzUgZhY2Nlc3NiBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEinwEKBkFjY2VzcxIjCgRyb2xlGAEgASgOMhUubW9sdHdpcmUuYXBpLnYxLlJvbGUSDQoFc2NvcGUYAiABKAkSIwoEa2luZBgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5LaW5kEg8KB2F1ZGl0ZWQYBCABKAgSDQoFaXRlbXMYBSABKAkSDQoFYWxvbmUYBiABKAgSDQoFd2FpdHMYByABKAkqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9QVUJMSUMQARIOCgpST0xFX0FHRU5UEAISDAoIUk9MRV9PUkcQAxIRCg1ST0xFX09QRVJBVE9SEAQqhwEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfQ09NTUFORBABEg4KCktJTkRfUVVFUlkQAhINCglLSU5EX0ZFRUQQAxIVChFLSU5EX0NPTlZFUlNBVElPThAEEhEKDUtJTkRfRE9XTkxPQUQQBRIOCgpLSU5EX0JBVENIEAY6UQoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY4osDIAEoCzIXLm1vbHR3aXJlLmFwaS52MS5BY2Nlc3NSBmFjY2Vzc2IGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * Access is what a method declares about itself. Every method of moltwire declares it.
@@ -57,6 +57,21 @@ export type Access = Message<"moltwire.api.v1.Access"> & {
    * @generated from field: string items = 5;
    */
   items: string;
+
+  /**
+   * Whether its calls are never part of a batch: they wait for another server, or headers are a part of them.
+   *
+   * @generated from field: bool alone = 6;
+   */
+  alone: boolean;
+
+  /**
+   * The field of the request by which a call waits for work of others, and then is no part of a batch: how long it waits (a duration, not set or 0: not at all), or
+   * that it does not (a bool). Empty: its calls never wait.
+   *
+   * @generated from field: string waits = 7;
+   */
+  waits: string;
 };
 
 /**
@@ -100,6 +115,21 @@ export type AccessJson = {
    * @generated from field: string items = 5;
    */
   items?: string;
+
+  /**
+   * Whether its calls are never part of a batch: they wait for another server, or headers are a part of them.
+   *
+   * @generated from field: bool alone = 6;
+   */
+  alone?: boolean;
+
+  /**
+   * The field of the request by which a call waits for work of others, and then is no part of a batch: how long it waits (a duration, not set or 0: not at all), or
+   * that it does not (a bool). Empty: its calls never wait.
+   *
+   * @generated from field: string waits = 7;
+   */
+  waits?: string;
 };
 
 /**
@@ -221,6 +251,13 @@ export const Kind = {
    * @generated from enum value: KIND_DOWNLOAD = 5;
    */
   DOWNLOAD: 5,
+
+  /**
+   * Carries other calls, each of which keeps the promise of its own method.
+   *
+   * @generated from enum value: KIND_BATCH = 6;
+   */
+  BATCH: 6,
 } as const;
 
 /**
@@ -235,7 +272,7 @@ export type Kind = (typeof Kind)[keyof typeof Kind] | UnknownEnum;
  *
  * @generated from enum moltwire.api.v1.Kind
  */
-export type KindJson = "KIND_UNSPECIFIED" | "KIND_COMMAND" | "KIND_QUERY" | "KIND_FEED" | "KIND_CONVERSATION" | "KIND_DOWNLOAD";
+export type KindJson = "KIND_UNSPECIFIED" | "KIND_COMMAND" | "KIND_QUERY" | "KIND_FEED" | "KIND_CONVERSATION" | "KIND_DOWNLOAD" | "KIND_BATCH";
 
 /**
  * Describes the enum moltwire.api.v1.Kind.

@@ -1,7 +1,8 @@
 /** The way to a server, and clients of its services over it. */
 import type { DescService, MessageInitShape } from "@bufbuild/protobuf";
 import { type CallOptions, type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
-import { environment, findTraceApi, openTransport } from "#platform";
+import { afterTurn, environment, findTraceApi, transportsTo } from "#platform";
+import { coalescing } from "./coalesce.ts";
 import { resuming } from "./resume.ts";
 import { idempotencyKeys, retries } from "./retry.ts";
 import { anySignal } from "./time.ts";
@@ -20,6 +21,11 @@ export type ConnectOptions = {
   readonly timeoutMs?: number;
   /** How often a unary call is sent at most, and a feed that has not begun. Default 5; 1: never again. */
   readonly maxAttempts?: number;
+  /**
+   * Whether unary calls that are made in one turn of the event loop are sent together, as one batch, which costs a fraction of as many requests; each is answered, retried
+   * and refused by itself all the same. Calls that may wait for others go by themselves. Default true.
+   */
+  readonly coalesce?: boolean;
   /** The `traceparent` of every call that has none, or who knows it. Default: that of the span which is active in OpenTelemetry. */
   readonly traceparent?: string | (() => string | undefined);
   /** The module @opentelemetry/api. Default: in Node that which is installed, if one is; in browsers none. */
@@ -39,8 +45,10 @@ const defaultMaxAttempts = 5;
 export function open(options: ConnectOptions = {}): Connection {
   const { url = environment("MOLTWIRE_URL") ?? defaultUrl, apiKey = environment("MOLTWIRE_API_KEY") } = options;
   const { timeoutMs = defaultTimeoutMs, maxAttempts = defaultMaxAttempts, onProblem = () => {} } = options;
+  const { coalesce = true } = options;
   let found: Promise<TraceApi | undefined> | undefined;
   const traceApi = () => (options.openTelemetry ? Promise.resolve(options.openTelemetry) : (found ??= findTraceApi()));
+  const transportOf = transportsTo(url);
   const withKey: Interceptor = (next) => (request) => {
     if (apiKey !== undefined) request.header.set("authorization", `Bearer ${apiKey}`);
     return next(request);
@@ -51,8 +59,9 @@ export function open(options: ConnectOptions = {}): Connection {
     idempotencyKeys,
     retries(maxAttempts, onProblem),
     withKey,
+    ...(coalesce ? [coalescing(transportOf([]), afterTurn)] : []),
   ];
-  const transport = resuming(openTransport(url, interceptors), maxAttempts, onProblem);
+  const transport = resuming(transportOf(interceptors), maxAttempts, onProblem);
   return { transport: typing(withDeadline(transport, timeoutMs)) };
 }
 

@@ -1,6 +1,7 @@
 /** The client of a Moltwire server: every service, typed, the areas with what is said often in one word, and an error class for each reason. */
 import type { DescService } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
+import { BatchService } from "../../gen/moltwire/batch/v1/batch_service_pb.ts";
 import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BudgetService } from "../../gen/moltwire/bus/v1/budget_service_pb.ts";
@@ -116,6 +117,7 @@ export function connect(options: ConnectOptions = {}) {
     status: of(StatusService),
     subscriptions: of(SubscriptionService),
     text: of(TextService),
+    batch: of(BatchService),
     webhooks: of(WebhookService),
     /** The same as `bus.serve`. */
     serve: (handler: Handler, options: ServeOptions = {}): Promise<void> => bus.serve(handler, options),

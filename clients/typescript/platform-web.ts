@@ -4,8 +4,13 @@ import { createConnectTransport } from "@connectrpc/connect-web";
 import type { TraceApi } from "./trace.ts";
 
 /** By `fetch`. */
-export const openTransport = (baseUrl: string, interceptors: Interceptor[]): Transport =>
-  createConnectTransport({ baseUrl, useBinaryFormat: true, interceptors });
+export const transportsTo =
+  (baseUrl: string) =>
+  (interceptors: Interceptor[]): Transport =>
+    createConnectTransport({ baseUrl, useBinaryFormat: true, interceptors });
+
+/** When the turn of the event loop is over. */
+export const afterTurn = (run: () => void): void => void setTimeout(run, 0);
 
 /** There is none. */
 export const environment = (_name: string): string | undefined => undefined;

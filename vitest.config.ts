@@ -13,7 +13,8 @@ export default defineConfig({
     isolate: false,
     // For the many servers and commands that tests start as processes: compiled once, and not by each.
     env: { NODE_COMPILE_CACHE: join(import.meta.dirname, "node_modules/.cache/node-compile") },
-    testTimeout: 30_000,
-    hookTimeout: 30_000,
+    // Nothing takes a tenth of it, unless the machine is busy with something else.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
   },
 });

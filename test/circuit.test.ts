@@ -144,7 +144,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await stateOfCircuit(org.admin, agentId)).toBe("HALF_OPEN");
     let done = 0;
     for (const caller of callers) void caller.then(() => done++);
-    await eventually(() => done === 99, 20_000);
+    await eventually(() => done === 99);
     expect(agent.calls).toHaveLength(2);
     expect(await countOpenCircuits(world.server.app.db.query)).toMatchObject({ halfOpen: 1 });
     agent.handle = echo;

@@ -34,7 +34,7 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
     here = await serverProcess(program, [options]);
     there = await serverProcess(program, [options]);
-  }, 60_000);
+  });
   afterAll(async () => {
     await here?.[Symbol.asyncDispose]();
     await there?.[Symbol.asyncDispose]();

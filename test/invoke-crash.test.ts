@@ -86,7 +86,7 @@ describe.each(dialects)("%s", (dialect) => {
         isOver = true;
         await Promise.all(lanes);
         const balanceOf = async (as: Clients) => (await as.billing.getBalance({})).balance!;
-        await eventually(async () => (await balanceOf(buyer.as())).reservedMicros === 0n, 30_000);
+        await eventually(async () => (await balanceOf(buyer.as())).reservedMicros === 0n);
         const tasks: Task[] = [];
         for (let pageToken = ""; ; ) {
           const page = await buyer.as().bus.listTasks({ pageSize: 250, pageToken });

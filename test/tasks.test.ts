@@ -108,7 +108,7 @@ describe.each(dialects)("%s", (dialect) => {
       expect(task).toMatchObject({ traceId, parentSpanId: "b7ad6b7169203331" });
       expect(assignment).toMatchObject({ taskId: task.taskId, attempt: 1, contractId, contractVersion: "1.0.0" });
       expect(assignment.traceparent).toBe(received.traceparent);
-      expect(Date.parse(assignment.deadlineTime!) - timestampMs(task.createTime!)).toBeLessThan(4_500);
+      expect(Date.parse(assignment.deadlineTime!)).toBeLessThanOrEqual(Date.now() + 4_000);
       const everything = JSON.stringify([received, assignment]);
       expect(everything).not.toContain(caller.key);
       expect(everything).not.toContain("mw_");

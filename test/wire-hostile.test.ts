@@ -150,11 +150,12 @@ describe("sizes", () => {
       "content-type": "application/connect+json",
     });
     const answered = new Promise<void>((resolve) => stream.resume().once("end", resolve));
-    const started = performance.now();
+    const before = process.threadCpuUsage();
     for (const byte of envelope(text)) stream.write(Buffer.from([byte]));
     stream.end();
     await answered;
-    expect(performance.now() - started).toBeLessThan(5_000);
+    const { user, system } = process.threadCpuUsage(before);
+    expect((user + system) / 1_000).toBeLessThan(10_000);
   });
   test("a body that comes too slowly is deadline_exceeded, also over HTTP/2", async () => {
     const own = await startServer({ mount: { bodyTimeoutMs: 100 } });
@@ -205,7 +206,7 @@ test("answers that nobody takes are bounded in all, and others are answered", as
   );
   let cut = 0;
   for (const end of ends) void end.then((how) => (cut += how === "cut" ? 1 : 0));
-  await until(() => cut > 0, 20_000);
+  await until(() => cut > 0);
   expect(await send("connect+json", Buffer.from("{}"))).toBe(0);
   expect(deaf.closed).toBe(false);
   deaf.destroy();

@@ -59,10 +59,10 @@ test("heartbeats keep a task that takes longer than its lease, and a failure is 
       progress(0.5);
       usage({ inputTokens: 7n });
       if (attempt === 1) throw new Error("not today");
-      await delay(3_000);
+      await delay(7_000);
       return attempt;
     },
-    { leaseMs: 1_000, signal: stop.signal },
+    { leaseMs: 3_000, signal: stop.signal },
   );
   const task = await ended(org, contractId);
   expect([stateOf(task), json(task.output), task.usage?.inputTokens]).toEqual(["COMPLETED", 2, 14n]);

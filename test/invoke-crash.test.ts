@@ -66,17 +66,19 @@ describe.each(dialects)("%s", (dialect) => {
         };
         const listings = [await listingOf(true), await listingOf(false)];
         let isOver = false;
-        let cut = 0;
+        let [done, cut] = [0, 0];
         const lane = async (n: number) => {
           while (!isOver) {
             const call = buyer.as().catalog.invokeListing({ listingId: listings[n % 2]!, input: value({ n }) });
-            await call.catch(async () => {
+            const counted = call.then(() => void done++);
+            await counted.catch(async () => {
               cut++;
               await sleep(50);
             });
           }
         };
         const lanes = Array.from({ length: callers }, (_, n) => lane(n));
+        await eventually(() => done > 0);
         for (let kill = 1; kill <= kills; kill++) {
           await sleep(by.int(500, 1_500));
           await server.kill();

@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     root: join(import.meta.dirname, "../.."),
-    globalSetup: ["test/temporary-folder.ts", "test/postgres-server.ts"],
+    globalSetup: ["test/postgres-server.ts"],
     include: ["test/long/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 2,

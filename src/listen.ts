@@ -43,6 +43,8 @@ export type ListenLimits = {
   maxSessionMemoryMib: number;
   /** After the drain began: how long the open requests and streams may take before their connections are cut. */
   drainTimeoutMs: number;
+  /** HTTP/2, after the drain began: how long a client that has all its answers may leave its half of the connection open. Then it is cut. */
+  lingerTimeoutMs: number;
 };
 
 /** The limits of a server nobody configured. */
@@ -63,6 +65,7 @@ export const defaultListenLimits: ListenLimits = {
   maxInvalidFrames: 100,
   maxSessionMemoryMib: 16,
   drainTimeoutMs: 10_000,
+  lingerTimeoutMs: 2_000,
 };
 
 /** A port to give to Fastify, and the way to empty it. */
@@ -196,7 +199,8 @@ function http1Server(handler: Handler, limits: ListenLimits): http.Server {
 type Http2Sessions = { serve(socket: Socket, connection: Socket): void; goAway(): void };
 
 function http2Sessions(handler: Handler, limits: ListenLimits, connections: Connections): Http2Sessions {
-  const sessions = new Set<http2.ServerHttp2Session>();
+  /** Each with what to do when its last stream has ended while the port drains. */
+  const sessions = new Map<http2.ServerHttp2Session, () => void>();
   // Of the session that is being made: it tells of its socket by a proxy only.
   let connection: Socket;
   let leaving = false;
@@ -218,10 +222,20 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
     handler as unknown as (request: http2.Http2ServerRequest, response: http2.Http2ServerResponse) => void,
   );
   server.on("session", (session) => {
-    sessions.add(session);
-    session.once("close", () => sessions.delete(session));
     const own = connection;
     let openStreams = 0;
+    // A client that reads a stream no further says nothing when that ends, nor when the connection does.
+    const linger = () => {
+      if (openStreams > 0) return;
+      const timer = setTimeout(() => openStreams === 0 && own.destroy(), limits.lingerTimeoutMs);
+      own.once("close", () => clearTimeout(timer));
+    };
+    const leave = () => {
+      session.close();
+      linger();
+    };
+    sessions.set(session, leave);
+    session.once("close", () => sessions.delete(session));
     session.on("stream", (stream) => {
       if (stream.destroyed) return;
       openStreams += 1;
@@ -229,12 +243,13 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
       stream.once("close", () => {
         openStreams -= 1;
         connections.ended(own);
+        if (leaving) linger();
       });
     });
     session.setTimeout(limits.idleSessionTimeoutMs, () => {
       if (openStreams === 0) session.close();
     });
-    if (leaving) session.close();
+    if (leaving) leave();
   });
   return {
     serve: (socket, accepted) => {
@@ -245,7 +260,7 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
     },
     goAway: () => {
       leaving = true;
-      for (const session of sessions) session.close();
+      for (const leave of sessions.values()) leave();
     },
   };
 }

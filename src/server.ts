@@ -132,6 +132,8 @@ export type ServerOptions = Partial<Config> & {
   readonly readMaxBytes?: number;
   /** The folder of the built console. Default: that of this package. */
   readonly consoleFolder?: string;
+  /** How long a call waits for a connection to PostgreSQL before it is refused as OVERLOADED. Default 10 s. */
+  readonly databaseWaitMs?: number;
   /** How long a server that is gone keeps its tasks from the other replicas; each beats three times as often. Default 15 s. */
   readonly leaseMs?: number;
   /** How long the stop waits for tasks under way. Default 10 s. */
@@ -184,6 +186,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     routes: moreRoutes,
     readMaxBytes = 4 * mib,
     consoleFolder,
+    databaseWaitMs,
     drainMs = defaultDrainMs,
     leaseMs = defaultLeaseMs,
     onFatal,
@@ -195,7 +198,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const files = tlsFiles(config);
   const tls = files && { files, current: await readCredentials(files, clock.now()) };
   const metrics = createMetrics(log);
-  const storage = await openStorage(config, metrics, onFatal);
+  const storage = await openStorage(config, metrics, onFatal, databaseWaitMs);
   const opened = await openVault({
     db: storage,
     masters: config.masterKeys,
@@ -448,8 +451,9 @@ async function openStorage(
   config: Config,
   metrics: Metrics,
   onFatal: ((error: unknown) => void) | undefined,
+  databaseWaitMs: number | undefined,
 ): Promise<Db> {
-  const db = await openEngine(config, metrics, onFatal);
+  const db = await openEngine(config, metrics, onFatal, databaseWaitMs);
   try {
     await migrate(db, readMigrations(join(import.meta.dirname, "db/migrations"), db.engine));
     return db;
@@ -463,8 +467,9 @@ function openEngine(
   { databaseUrl, data, masterKeys }: Config,
   metrics: Metrics,
   onFatal: ((error: unknown) => void) | undefined,
+  databaseWaitMs: number | undefined,
 ): Promise<Db> | Db {
-  if (databaseUrl) return openPostgres(databaseUrl);
+  if (databaseUrl) return openPostgres(databaseUrl, databaseWaitMs ? { maxWaitMs: databaseWaitMs } : {});
   // Else what was sealed in its place would go on lying in the clear in what the file has free.
   const erases = masterKeys.length > 0;
   const common = { erases, onBatch: metrics.commit, ...(onFatal && { onFatal }) };

@@ -324,7 +324,7 @@ describe.each(dialects)("%s", (dialect) => {
       await (await org.agent()).as.memory.setEntry({
         write: { key: "a", value: { kind: { case: "data", value: Buffer.from("a") } } },
       });
-      await eventually(async () => (await headOf(org.admin)).unsealed === 0, 20_000);
+      await eventually(async () => (await headOf(org.admin)).unsealed === 0);
       before = (await exportOf(org.admin)).lines;
     }
     await using world = await start(dialect, { ...place.options, masterKeys: [masters[1], masters[0]] });
@@ -333,14 +333,14 @@ describe.each(dialects)("%s", (dialect) => {
     await eventually(async () => {
       const { status } = await operator.maintenance.getVaultStatus({});
       return status!.dataKeys!.toRewrap === 0n && status!.tables.every(({ rowsLeft }) => rowsLeft === 0n);
-    }, 20_000);
+    });
     expect((await exportOf(operator, orgId)).lines).toEqual(before);
     const change = { orgId, change: { disabled: true }, updateMask: { paths: ["disabled"] } };
     await operator.organizations.updateOrganization(change);
     await operator.maintenance.dropOrganizationKeys({ targetOrgId: orgId });
     // As if ten seconds were over: so long the server before would have had the chains to itself.
     await world.server.app.db.tx((tx) => tx.run(sql`update lease set until_ms = 0 where name = 'audit'`));
-    await eventually(async () => (await headOf(operator, orgId)).number === before.length, 20_000);
+    await eventually(async () => (await headOf(operator, orgId)).number === before.length);
     const { lines } = await exportOf(operator, orgId);
     expect(check(lines)).toEqual(unbroken);
     expect(lines.slice(1, before.length)).toEqual(before.slice(1));

@@ -65,7 +65,7 @@ describe.each(dialects)("%s", (dialect) => {
         await eventually(async () => {
           clock.advance(200);
           return (await algorithmsOf(world, sql`select body as it from trace_event`)).every((one) => one === 1);
-        }, 20_000);
+        });
         // As if the walk were still on its way.
         await world.server.app.db.tx(async (tx) => {
           const { seq, xid, org_id } = (await tx.one<{ seq: number; xid: number; org_id: string }>(
@@ -84,7 +84,7 @@ describe.each(dialects)("%s", (dialect) => {
       await eventually(async () => {
         clock.advance(1_000);
         return (await statusOf(operator)).complete;
-      }, 20_000);
+      });
       expect(await algorithmsOf(world, sql`select value as it from memory_entry`)).toEqual([1]);
       const { events } = await world.as(keys.admin).traces.getTrace({ traceId: trace });
       expect(events.length).toBeGreaterThan(2);

@@ -83,7 +83,7 @@ describe.each(dialects)("%s", (dialect) => {
         ({ nextPageToken: pageToken } = await org.admin.admin.listAuditEvents({ pageSize: 1 }));
         expect(pageToken).not.toBe("");
         const running = agents.map(startWriter);
-        await eventually(() => running.every((writer) => writer.acked >= 20), 20_000);
+        await eventually(() => running.every((writer) => writer.acked >= 20));
         acked = running.map((writer) => writer.acked);
         const manifest = await backUp(world.operator, path);
         expect(manifest).toMatchObject({ formatVersion: 1, engine: dialect });

@@ -144,7 +144,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await stateOfCircuit(org.admin, agentId)).toBe("HALF_OPEN");
     let done = 0;
     for (const caller of callers) void caller.then(() => done++);
-    await eventually(() => done === 99, 20_000);
+    await eventually(() => done === 99);
     expect(agent.calls).toHaveLength(2);
     expect(await countOpenCircuits(world.server.app.db.query)).toMatchObject({ halfOpen: 1 });
     agent.handle = echo;
@@ -247,7 +247,7 @@ describe.each(dialects)("%s", (dialect) => {
     const [slow, quick] = [await contract(org, { timeoutMs: 60_000 }), await contract(org, { timeoutMs: 100 })];
     const { agentId } = await worker(org, slow, agent, { capabilities: [slow, quick], breaker: breaker(1) });
     // Its caller may be gone by then; the task's deadline is what matters.
-    await submit(org.admin, slow, {}, { timeoutMs: 1_500 }).catch(() => undefined);
+    await submit(org.admin, slow, {}, { timeoutMs: 4_000 }).catch(() => undefined);
     const [late] = await eventually(async () => {
       const { tasks } = await org.admin.bus.listTasks({ state: TaskState.FAILED });
       return tasks.length > 0 && tasks;

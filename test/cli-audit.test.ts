@@ -18,7 +18,7 @@ const headOf = async (): Promise<string> => {
   const told = await eventually(async () => {
     const stdout = await head();
     return !stdout.includes("to chain") && stdout;
-  }, 20_000);
+  });
   return told.split("\n")[0]!;
 };
 

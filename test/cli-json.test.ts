@@ -322,7 +322,7 @@ describe("colours", () => {
     const line = [node, main, ...args].map((word) => `'${word}'`).join(" ");
     const options = {
       env: { ...rest, TERM: "xterm-256color", MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: world.operatorKey, ...env },
-      timeout: 20_000,
+      timeout: 120_000,
     };
     const { promise, resolve } = Promise.withResolvers<string>();
     execFile("script", ["-qec", line, "/dev/null"], options, (_error, stdout) => resolve(stdout));

@@ -40,7 +40,7 @@ const lasting = (screen: string): string =>
 async function shell(line: string, cwd?: string): Promise<string> {
   const env = { ...cleanEnv(), MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: world.operatorKey };
   const { promise, resolve } = Promise.withResolvers<string>();
-  execFile("sh", ["-c", `${line} 2>&1`], { env, cwd, timeout: 20_000 }, (_, stdout) => resolve(stdout.trimEnd()));
+  execFile("sh", ["-c", `${line} 2>&1`], { env, cwd, timeout: 120_000 }, (_, stdout) => resolve(stdout.trimEnd()));
   return await promise;
 }
 

@@ -49,7 +49,7 @@ describe("moltwire vault", () => {
       const { stdout } = await moltwire(["vault", "status", "--json"]);
       const { status } = JSON.parse(stdout) as { status: { dataKeys: { retired?: string } } };
       return Number(status.dataKeys.retired ?? 0) >= 1;
-    }, 20_000);
+    });
   });
 
   test("drop refuses an organisation that is not disabled, and says how to go on", async () => {

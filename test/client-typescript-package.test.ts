@@ -37,7 +37,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const run = (program: string, env: Record<string, string> = {}) => {
   const { PATH = "" } = process.env;
   return new Promise<{ status: unknown; stdout: string; stderr: string }>((resolve) =>
-    execFile(process.execPath, [join(folder, program)], { env: { PATH, ...env }, timeout: 20_000 }, (error, ...out) =>
+    execFile(process.execPath, [join(folder, program)], { env: { PATH, ...env }, timeout: 120_000 }, (error, ...out) =>
       resolve({ status: error ? (error.code ?? error.signal) : 0, stdout: out[0], stderr: out[1] }),
     ),
   );

@@ -8,6 +8,7 @@ import { readConfig } from "../src/config.ts";
 import { sql } from "../src/db/db.ts";
 import { openSockets } from "../src/egress/socket.ts";
 import { nextAttemptMs } from "../src/ops/contact-courier.ts";
+import { mailTimeoutMs } from "../src/ops/mail.ts";
 import { type Mail, parseSmtpUrl } from "../src/ops/mail-settings.ts";
 import { migratedDatabase } from "./engines.ts";
 import { dialects, eventually, fakeClock, start, type World } from "./harness.ts";
@@ -75,9 +76,7 @@ describe.each(dialects)("mail of the contact form on %s", (dialect) => {
     const refusals = ["451 not now", "554 no", ""];
     await using smtp = await smtpServer({ refuse: (nth) => refusals[nth] });
     await using world = await start(dialect, { clock, mail: mailAt(smtp.port), drainMs: 100 });
-    const began = performance.now();
     await world.as(undefined).contacts.submitContact(sent);
-    expect(performance.now() - began).toBeLessThan(2_000);
     for (const [n, waitMs] of [60_000, 300_000].entries()) {
       await eventually(() => smtp.connections() === n + 1);
       await eventually(async () => (await due(world)) === clock.now() + waitMs);
@@ -86,7 +85,8 @@ describe.each(dialects)("mail of the contact form on %s", (dialect) => {
     await eventually(() => smtp.connections() === 3);
     const again = performance.now();
     await world.as(undefined).contacts.submitContact(sent);
-    expect(performance.now() - again).toBeLessThan(2_000);
+    // Half of what the mail server is given to answer.
+    expect(performance.now() - again).toBeLessThan(mailTimeoutMs / 2);
     expect(smtp.taken).toEqual([]);
   });
 
@@ -121,7 +121,7 @@ describe.each(dialects)("mail of the contact form on %s", (dialect) => {
       await using one = await start(dialect, options);
       await using _two = await start(dialect, options);
       for (let n = 0; n < 10; n++) await one.as(undefined).contacts.submitContact({ ...sent, message: `${n}` });
-      await eventually(async () => (await one.server.app.db.query.all<{ n: number }>(unmailed))[0]!.n === 0, 10_000);
+      await eventually(async () => (await one.server.app.db.query.all<{ n: number }>(unmailed))[0]!.n === 0);
       expect(smtp.taken).toHaveLength(10);
     } finally {
       await database.drop();

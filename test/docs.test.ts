@@ -90,7 +90,7 @@ describe("docs/migrating.md", () => {
 async function shell(script: string, url: string, key: string): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   const env = { PATH: process.env.PATH, MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key };
-  execFile("sh", ["-c", script], { env, timeout: 20_000 }, (error, stdout, stderr) =>
+  execFile("sh", ["-c", script], { env, timeout: 120_000 }, (error, stdout, stderr) =>
     error ? reject(new Error(`${error.message}\n${stderr}`)) : resolve(stdout),
   );
   return await promise;

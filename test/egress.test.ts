@@ -737,10 +737,8 @@ describe("time and interruption", () => {
     ["silence", "", "", undefined],
   ])("%s run into the call's time, and the connection is closed", async (_, first, drop, status) => {
     const peer = await dripping(first, drop);
-    const began = performance.now();
     const request = call(`http://127.0.0.1:${peer.port}/`, { timeoutMs: 300, maxResponseBytes: 1_000_000 });
     expect(await failure(openLocal().fetch(request))).toMatchObject({ kind: "timeout", sent: true, status });
-    expect(performance.now() - began).toBeLessThan(2_000);
     await closed(await peer.connected(1));
   });
 

@@ -156,5 +156,5 @@ describe.each(dialects)("%s", (dialect) => {
     for (const org of [one, other]) expect(await standing(org)).toMatchObject({ spent, reserved: 0n });
     await world.server.close();
     if (database) expect(await deadlocksIn(database.url)).toBe(0);
-  }, 60_000);
+  });
 });

@@ -34,7 +34,7 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     const options = JSON.stringify({ ...place.options, operatorKeyDigest: keyDigest(operatorKey) });
     here = await serverProcess(program, [options]);
     there = await serverProcess(program, [options]);
-  }, 60_000);
+  });
   afterAll(async () => {
     await here?.[Symbol.asyncDispose]();
     await there?.[Symbol.asyncDispose]();
@@ -48,8 +48,11 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     across(undefined as unknown as World, { ...init, doing: await orgHere(), asking: await orgHere() });
   const thereAs = (key: string): Clients => clientsAt(there.url, key);
 
-  /** Revokes the grant at the second process; gives how long it then takes until the watchers at both have been told that the task has ended. */
-  async function revoke(at: Across, taskId: string): Promise<number> {
+  /**
+   * Revokes the grant at the second process, and waits until the watchers at both have been told that the task has ended. That this is within a second is shown where
+   * a clock can be moved.
+   */
+  async function revoke(at: Across, taskId: string): Promise<void> {
     const watch = async (by: Clients) => {
       const seen: string[] = [];
       for await (const message of by.bus.watchTask({ taskId })) seen.push(told(message));
@@ -57,16 +60,13 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     };
     const watching = [at.asker.as, thereAs(at.asker.key)].map(watch);
     await thereAs(at.doing.adminKey).grants.revokeGrant({ grantId: at.grantId });
-    const revokedMs = performance.now();
     expect((await refusal(at.go())).reason).toBe("NOT_FOUND"); // the next request, at the other process
     expect(await Promise.all(watching)).toEqual(["task REJECTED", "task REJECTED"]);
-    const tookMs = performance.now() - revokedMs;
     const { task } = await at.asker.as.bus.getTask({ taskId });
     expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
-    return tookMs;
   }
 
-  test("in the middle of a stream: the agent is hung up on and the watchers are told, within a second", async () => {
+  test("in the middle of a stream: the agent is hung up on and the watchers are told", async () => {
     const hungUp = Promise.withResolvers<void>();
     await using agent = await listening((_request, response) => {
       response.on("close", () => hungUp.resolve());
@@ -82,37 +82,37 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     for await (const message of thereAs(at.asker.key).bus.watchTask({ taskId }, { signal: leave.signal }))
       if (told(message) === "chunk begun") break;
     leave.abort();
-    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await revoke(at, taskId);
     await hungUp.promise;
   });
 
-  test("in the middle of a queue: what waits for an instance ends within a second and is never handed out", async () => {
+  test("in the middle of a queue: what waits for an instance ends and is never handed out", async () => {
     const at = await scene({ agent: { endpoint: pullEndpoint } });
     const { taskId } = await at.go(soon);
-    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await revoke(at, taskId);
     await using instance = serving(at.worker.as);
     const next = await at.go({ ...soon, grantId: await granted(at.doing, at.asking, at.contractId) });
     expect((await instance.delivery(0)).task?.taskId).toBe(next.taskId);
   });
 
-  test("in the hands of an instance: it is told within a second, and its answer comes too late", async () => {
+  test("in the hands of an instance: it is told, and its answer comes too late", async () => {
     const at = await scene({ agent: { endpoint: pullEndpoint } });
     await using instance = serving(at.worker.as);
     const { taskId } = await at.go(soon);
     const delivery = await instance.delivery(0);
-    expect(await revoke(at, taskId)).toBeLessThan(1_000);
+    await revoke(at, taskId);
     await eventually(() => instance.revoked.includes(taskId));
     expect((await refusal(respond(at.worker.as, delivery))).reason).toBe("LEASE_LOST");
   });
 
   test.each(["asking", "doing"] as const)(
-    "while it waits for an approval of the %s organisation: it ends within a second, and nobody can approve it any more",
+    "while it waits for an approval of the %s organisation: it ends, and nobody can approve it any more",
     async (side) => {
       const at = await scene();
       await at[side].admin.policies.putPolicy({ policyId: "look", cedarText: looking });
       const { taskId } = await at.go();
       const { approvals } = await at[side].admin.approvals.listApprovals({});
-      expect(await revoke(at, taskId)).toBeLessThan(1_000);
+      await revoke(at, taskId);
       const { approvalId } = approvals[0]!;
       for (const by of [at[side].admin, thereAs(at[side].adminKey)])
         expect((await refusal(by.approvals.approve({ approvalId }))).reason).toBe("FAILED_PRECONDITION");

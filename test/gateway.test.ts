@@ -7,7 +7,7 @@ import { PolicyVerdict } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import type { GrantDayUsage } from "../gen/moltwire/federation/v1/grant_pb.ts";
 import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
-import type { Adapter, Assignment } from "../src/server.ts";
+import type { Adapter, Adapters, Assignment } from "../src/server.ts";
 import {
   contract,
   echoEndpoint,
@@ -36,14 +36,20 @@ const randomOrg = () => `org_${"0123456789abcdef".repeat(2)}`;
 
 describe.each(dialects)("%s", (dialect) => {
   let world: World;
+  /** One whose time stands still until it is moved. */
+  let still: World;
+  const clock = fakeClock(Date.now());
   /** What the custom adapter does with the next attempts. */
   let work: (assignment: Assignment, signal: AbortSignal) => ReturnType<Adapter>;
   beforeAll(async () => {
-    world = await start(dialect, {
-      adapters: { scripted: (_endpoint, assignment, signal) => work(assignment, signal) },
-    });
+    const adapters: Adapters = { scripted: (_endpoint, assignment, signal) => work(assignment, signal) };
+    world = await start(dialect, { adapters });
+    still = await start(dialect, { adapters, clock });
   });
-  afterAll(() => world[Symbol.asyncDispose]());
+  afterAll(async () => {
+    await world[Symbol.asyncDispose]();
+    await still[Symbol.asyncDispose]();
+  });
 
   const usageOf = async ({ doing, grantId }: Across): Promise<Partial<GrantDayUsage>> =>
     (await doing.admin.grants.getGrantUsage({ grantId })).days[0] ?? {};
@@ -57,17 +63,6 @@ describe.each(dialects)("%s", (dialect) => {
     const { trace_id: _, ...rest } = metadata;
     return { code, reason, message: error.rawMessage, metadata: rest };
   };
-
-  /** Again while the machine is too busy to take it: so many at once can wait too long for a connection to the database. */
-  async function insisting<T>(call: () => Promise<T>): Promise<T> {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await call();
-      } catch (error) {
-        if (tries === 20 || (await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
-      }
-    }
-  }
 
   describe("a task for another organisation", () => {
     test("is done by its agent and is the caller's own: answered, read, listed, watched and told by its event", async () => {
@@ -271,13 +266,13 @@ describe.each(dialects)("%s", (dialect) => {
       "revoked by the grantor": (at: Across) => at.doing.admin.grants.revokeGrant({ grantId: at.grantId }),
       "revoked by the grantee": (at: Across) => at.asking.admin.grants.revokeGrant({ grantId: at.grantId }),
       expired: async (at: Across) => {
-        const change = { expireTime: timestampFromMs(Date.now() + 300) };
+        const change = { expireTime: timestampFromMs(clock.now() + 300) };
         await at.doing.admin.grants.updateGrant({
           grantId: at.grantId,
           change,
           updateMask: { paths: ["expire_time"] },
         });
-        await new Promise((resolve) => setTimeout(resolve, 310));
+        clock.advance(300);
       },
     };
 
@@ -293,7 +288,7 @@ describe.each(dialects)("%s", (dialect) => {
     };
 
     test.each(Object.keys(end) as (keyof typeof end)[])("a contract whose grant is %s is not there", async (how) => {
-      const at = await across(world);
+      const at = await across(still);
       expect(stateOf(await at.go())).toBe("COMPLETED");
       await end[how](at);
       await notThere(at);
@@ -531,7 +526,7 @@ describe.each(dialects)("%s", (dialect) => {
   describe("the quota of a grant", () => {
     test("of four hundred requests at once a hundred are let in, exactly, and the others are told the figures", async () => {
       const at = await across(world, { grant: { terms: { requestsPerDay: 100n } } });
-      const results = await Promise.allSettled(Array.from({ length: 400 }, () => insisting(() => at.go())));
+      const results = await Promise.allSettled(Array.from({ length: 400 }, () => at.go()));
       const refused = results.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
       expect(refused).toHaveLength(300);
       expect([...new Set(refused.map((error) => (error as Error).message.replaceAll(/\d+/g, "N")))]).toEqual([
@@ -546,7 +541,7 @@ describe.each(dialects)("%s", (dialect) => {
       ]);
       expect(Date.parse(metadata.reset_time!)).toBeGreaterThan(Date.now());
       expect(error.metadata.get("retry-after")).toMatch(/^\d+$/);
-    }, 60_000);
+    });
 
     test("tokens are set aside when a request comes in, and settled with what it used; the rest is free again", async () => {
       await using agent = await httpAgent(asTold);
@@ -620,7 +615,7 @@ describe.each(dialects)("%s", (dialect) => {
       suspended: (at: Across) => at.doing.admin.grants.suspendGrant({ grantId: at.grantId }),
       revoked: (at: Across) => at.doing.admin.grants.revokeGrant({ grantId: at.grantId }),
       expired: (at: Across) => {
-        const change = { expireTime: timestampFromMs(Date.now() + 300) };
+        const change = { expireTime: timestampFromMs(clock.now() + 300) };
         return at.doing.admin.grants.updateGrant({
           grantId: at.grantId,
           change,
@@ -630,13 +625,24 @@ describe.each(dialects)("%s", (dialect) => {
     };
     const hows = Object.keys(endings) as (keyof typeof endings)[];
 
-    /** Ends the grant and gives the task as it ended, which must be at once. */
+    /** What comes when a second has passed; a round of the server's that was under way then has its next one a little later. */
+    async function aSecondLater<T>(coming: Promise<T>): Promise<T> {
+      const over = coming.then(
+        () => true,
+        () => true,
+      );
+      clock.advance(1_000);
+      await eventually(async () => {
+        clock.advance(10);
+        return Promise.race([over, Promise.resolve(false)]);
+      });
+      return coming;
+    }
+
+    /** Ends the grant and gives the task as it ended. */
     async function endsWith(at: Across, taskId: string, how: keyof typeof endings) {
-      const begun = Date.now();
       await endings[how](at);
-      const task = await whenEnded(at.asker.as, taskId);
-      // Half a second until the next look at grants and what ending it takes; the time of the calls comes on top, and, where it expires, that until then.
-      expect(Date.now() - begun).toBeLessThan(2_000);
+      const task = await aSecondLater(whenEnded(at.asker.as, taskId));
       expect([stateOf(task), reasonOf(task), task.error!.metadata]).toEqual([
         "REJECTED",
         "GRANT_NOT_ACTIVE",
@@ -659,7 +665,7 @@ describe.each(dialects)("%s", (dialect) => {
           );
           throw new Error("never");
         };
-        const at = await across(world, { contract: { estimatedTokens: 70n }, agent: { endpoint: scripted } });
+        const at = await across(still, { contract: { estimatedTokens: 70n }, agent: { endpoint: scripted } });
         const { taskId } = await at.go(soon);
         const watching = (async () => {
           const seen = [];
@@ -672,14 +678,14 @@ describe.each(dialects)("%s", (dialect) => {
         );
         await endsWith(at, taskId, how);
         await aborted.promise;
-        expect((await watching).at(-1)).toBe("task REJECTED");
+        expect((await aSecondLater(watching)).at(-1)).toBe("task REJECTED");
         // Nobody knows what it used.
         expect(await usageOf(at)).toMatchObject({ tokens: 70n });
       },
     );
 
     test.each(hows)("waiting for an agent that pulls, when it is %s", async (how) => {
-      const at = await across(world, { contract: { estimatedTokens: 70n }, agent: { endpoint: pullEndpoint } });
+      const at = await across(still, { contract: { estimatedTokens: 70n }, agent: { endpoint: pullEndpoint } });
       const { taskId } = await at.go(soon);
       await endsWith(at, taskId, how);
       expect(await usageOf(at)).toMatchObject({ tokens: 0n });
@@ -692,7 +698,7 @@ describe.each(dialects)("%s", (dialect) => {
     test.each(hows)(
       "leased to an agent that pulls, when it is %s: the instance is told, and its answer comes too late",
       async (how) => {
-        const at = await across(world, { agent: { endpoint: pullEndpoint } });
+        const at = await across(still, { agent: { endpoint: pullEndpoint } });
         await using instance = serving(at.worker.as);
         const { taskId } = await at.go(soon);
         const delivery = await instance.delivery(0);
@@ -703,7 +709,7 @@ describe.each(dialects)("%s", (dialect) => {
     );
 
     test.each(["asking", "doing"] as const)("waiting for an approval of the %s organisation", async (side) => {
-      const at = await across(world);
+      const at = await across(still);
       await policy(
         at[side],
         `@approval("a human looks")\npermit (principal, action == Action::"invoke", resource) when { context.origin == "gateway" };`,
@@ -719,7 +725,7 @@ describe.each(dialects)("%s", (dialect) => {
 
     test("waiting between two attempts: the next one does not begin", async () => {
       await using agent = await httpAgent(() => undefined);
-      const at = await across(world, {
+      const at = await across(still, {
         contract: { retries: 1, backoffMs: 60_000, repeatable: true, timeoutMs: 300 },
         agent: { endpoint: httpEndpoint(agent.url) },
       });
@@ -729,14 +735,24 @@ describe.each(dialects)("%s", (dialect) => {
       await endsWith(at, taskId, "revoked");
       expect(agent.calls).toHaveLength(1);
     });
+
+    test("and not later", async () => {
+      // Of a server whose periodic work has not begun yet, a second holds its first rounds.
+      const own = fakeClock();
+      await using fresh = await start(dialect, { clock: own });
+      const at = await across(fresh, { agent: { endpoint: pullEndpoint } });
+      const { taskId } = await at.go(soon);
+      await endings.revoked(at);
+      own.advance(1_000);
+      const { task } = await eventually(async () => {
+        const read = await at.asker.as.bus.getTask({ taskId });
+        return read.task!.endTime && read;
+      });
+      expect([stateOf(task!), reasonOf(task!)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
+    });
   });
 
   describe("while no sweep comes, since time stands still", () => {
-    let still: World;
-    beforeAll(async () => {
-      still = await start(dialect, { clock: fakeClock(Date.now()) });
-    });
-    afterAll(() => still[Symbol.asyncDispose]());
     const revoke = ({ doing, grantId }: Across) => doing.admin.grants.revokeGrant({ grantId });
     const refusedAtLast = async (at: Across, taskId: string) => {
       const task = await whenEnded(at.asker.as, taskId);
@@ -795,7 +811,7 @@ describe.each(dialects)("%s", (dialect) => {
 
   test("of requests that race with the end of their grant none is left open", async () => {
     const at = await across(world, { agent: { endpoint: pullEndpoint } });
-    const asked = Array.from({ length: 40 }, () => insisting(() => at.go(soon)));
+    const asked = Array.from({ length: 40 }, () => at.go(soon));
     await Promise.race(asked);
     const [results] = await Promise.all([
       Promise.allSettled(asked),

@@ -49,7 +49,7 @@ describe.skipIf("missing" in found)("an agent in Python, written from the protos
   let agent: Awaited<ReturnType<typeof pythonAgent>>;
   beforeAll(async () => {
     agent = await pythonAgent((found as { python: string }).python);
-  }, 60_000);
+  });
   afterAll(() => agent?.[Symbol.asyncDispose]());
 
   test("gets the task with its deadline, its key and its trace, and its answer and usage come back", async () => {
@@ -119,7 +119,7 @@ describe.skipIf("missing" in found)("an agent in Python, written from the protos
     await victim.kill();
     const last = (await watched(org.admin, taskId)).at(-1)!;
     expect(last.event.case === "task" && reasonOf(last.event.value)).toBe("OUTCOME_UNKNOWN");
-  }, 60_000);
+  });
 });
 
 describe("an agent with Connect's gRPC server", () => {

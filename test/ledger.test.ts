@@ -256,13 +256,13 @@ describe.each(dialects)("%s", (dialect) => {
     await eventually(async () => {
       await expireReserves(world.server.app);
       return (await left(good)) === 0;
-    }, 20_000);
+    });
     expect(await left(bad)).toBe(120);
     await keep(120);
     await eventually(async () => {
       await expireReserves(world.server.app);
       return (await left(bad)) === 0;
-    }, 20_000);
+    });
     expect((await proofOf(world.operator)).faults).toEqual([]);
   });
 

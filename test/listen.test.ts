@@ -6,7 +6,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
 import type { ListenLimits } from "../src/listen.ts";
 import { connect2, connectRaw, envelope, frame, preface, type RawConnection, request2 } from "./wire-fixtures/raw.ts";
-import { promptMs, startServer, task, until, type WireServer } from "./wire-fixtures/server.ts";
+import { neverMs, startServer, task, until, type WireServer } from "./wire-fixtures/server.ts";
 
 const method = "/moltwire.agent.v1.AgentRuntimeService/HandleTask";
 const json = { ":path": method, "content-type": "application/json" };
@@ -88,19 +88,15 @@ describe("telling the protocols apart", () => {
       const server = await start({ firstBytesTimeoutMs: 200 });
       const connection = await raw(server);
       connection.socket.write(sent);
-      const started = performance.now();
       await connection.closed;
-      expect(performance.now() - started).toBeLessThan(promptMs);
       expect((await get1(server.port)).status).toBe(200);
     },
   );
 
   test("a client that ends before it is known what it speaks is closed at once", async () => {
-    const connection = await raw(await start());
+    const connection = await raw(await start({ firstBytesTimeoutMs: neverMs }));
     connection.socket.end("PRI");
-    const started = performance.now();
     await connection.closed;
-    expect(performance.now() - started).toBeLessThan(promptMs);
   });
 
   test("dripping the preface does not put off the deadline", async () => {
@@ -329,7 +325,7 @@ describe("HTTP/2 sessions", () => {
     connection.socket.write(Buffer.concat([frame(1, 4, 1, head), frame(0, 1, 1, body)]));
     await until(() => server.running.has("left"));
     connection.socket.end();
-    await until(() => !server.running.has("left"), 1_000);
+    await until(() => !server.running.has("left"));
   });
 
   test("a session without streams is told to go away and closed; one with a stream is left", async () => {
@@ -361,25 +357,22 @@ describe("HTTP/2 sessions", () => {
 });
 
 describe("closing", () => {
-  async function closedIn(server: WireServer): Promise<number> {
-    const started = performance.now();
-    await server.close();
-    return performance.now() - started;
-  }
+  /** With these a close that waits for a limit does not come to its end. */
+  const patient = { firstBytesTimeoutMs: neverMs, drainTimeoutMs: neverMs, lingerTimeoutMs: neverMs };
 
-  test("is quick with silent sockets, idle connections, idle sessions and half a preface", async () => {
-    const server = await start();
+  test("waits for no silent sockets, idle connections, idle sessions and half a preface", async () => {
+    const server = await start(patient);
     await raw(server);
     (await raw(server)).socket.write("PRI");
     const agent = new http.Agent({ keepAlive: true });
     await get1(server.port, agent);
     await session2(server);
-    expect(await closedIn(server)).toBeLessThan(promptMs);
+    await server.close();
     agent.destroy();
   });
 
   test("lets a unary call finish, over HTTP/1.1 and HTTP/2, and waits for nothing after it", async () => {
-    const server = await start();
+    const server = await start(patient);
     const over2 = request2(await session2(server), json, Buffer.from('{"task":{"taskId":"h2","capability":"wait"}}'));
     const agent = new http.Agent({ keepAlive: true });
     const over1 = new Promise<number | undefined>((resolve, reject) => {
@@ -399,23 +392,41 @@ describe("closing", () => {
     server.shutdown.abort();
     const closed = server.fastify.close();
     await until(() => !server.fastify.server.listening);
-    const started = performance.now();
     server.release();
     expect((await over2).status).toBe(200);
     expect(await over1).toBe(200);
     await closed;
-    expect(performance.now() - started).toBeLessThan(promptMs);
     agent.destroy();
   });
 
   test("ends open streams", async () => {
-    const server = await start();
+    const server = await start(patient);
     const client = createClient(AgentRuntimeService, createGrpcTransport({ baseUrl: server.url }));
     const stream = client.streamTask(task("forever", 1))[Symbol.asyncIterator]();
     await stream.next();
     const ended = expect(stream.next()).rejects.toThrow("unavailable");
-    expect(await closedIn(server)).toBeLessThan(promptMs);
+    await server.close();
     await ended;
+  });
+
+  test("gives a client that has its answers and leaves its half open no more than the time to linger", async () => {
+    const server = await start({ ...patient, lingerTimeoutMs: 50 });
+    const [asked, idle] = [await raw(server), await raw(server)];
+    for (const { socket, received } of [asked, idle]) {
+      socket.write(Buffer.concat([preface, frame(4, 0, 0)]));
+      await until(() => framesOf(received()).some(({ type }) => type === 4));
+    }
+    const head = hpack({ ":method": "POST", ":scheme": "http", ":authority": "x", ...json });
+    asked.socket.write(
+      Buffer.concat([
+        frame(1, 4, 1, head),
+        frame(0, 1, 1, Buffer.from('{"task":{"taskId":"answered","capability":"wait"}}')),
+      ]),
+    );
+    await until(() => server.running.has("answered"));
+    // From here on neither hears that the server has ended its half.
+    for (const { socket } of [asked, idle]) socket.pause();
+    await server.close();
   });
 
   test("cuts what has not ended after the drain's timeout", async () => {
@@ -423,9 +434,7 @@ describe("closing", () => {
     const answer = request2(await session2(server), json, Buffer.from('{"task":{"taskId":"x","capability":"wait"}}'));
     const cut = expect(answer).rejects.toThrow();
     await until(() => server.running.has("x"));
-    const started = performance.now();
     await server.fastify.close();
-    expect(performance.now() - started).toBeLessThan(promptMs);
     await cut;
   });
 });

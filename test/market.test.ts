@@ -737,5 +737,5 @@ describe.each(dialects)("%s", (dialect) => {
     } finally {
       await server.kill();
     }
-  }, 90_000);
+  });
 });

@@ -322,12 +322,13 @@ describe("patterns", () => {
     const { test } = linearRegex(pattern, () => {});
     const time = (length: number) => Math.min(...many(5, () => cpuMs(() => test(`${"a".repeat(length)}!`))));
     time(1_000);
-    expect(time(1 << 17)).toBeLessThan(20);
+    // A few; of the square it would be many seconds.
+    expect(time(1 << 17)).toBeLessThan(500);
   });
 
   test.each(["^(a)", "^\\u{61}", "^\\p{L}", "^[a]{2}", "^a{2,3}"])("a pattern of many %s is judged at once", (part) => {
     const pattern = `${part}${part.slice(1).repeat(60)}`;
-    expect(cpuMs(() => checkSchema({ pattern }))).toBeLessThan(50);
+    expect(cpuMs(() => checkSchema({ pattern }))).toBeLessThan(1_000);
   });
 
   test("match what ECMAScript matches", () => {

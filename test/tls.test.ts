@@ -20,7 +20,7 @@ import { tlsServer } from "../src/tls-port.ts";
 import { eventually, start } from "./harness.ts";
 import { folder, makePair, type Pair, place, put } from "./tls-fixtures/certificates.ts";
 import { connectRaw, envelope, request2 } from "./wire-fixtures/raw.ts";
-import { promptMs, startServer, until } from "./wire-fixtures/server.ts";
+import { neverMs, startServer, until } from "./wire-fixtures/server.ts";
 
 const pair = makePair();
 const other = makePair({ name: "renewed" });
@@ -152,10 +152,7 @@ describe("the limits of the cleartext port hold", () => {
       const server = await port({ firstBytesTimeoutMs: 200 });
       const connection = await connectRaw(server.port);
       connection.socket.write(Buffer.from(sent, "latin1"));
-      const started = performance.now();
       await connection.closed;
-      expect(performance.now() - started).toBeGreaterThan(100);
-      expect(performance.now() - started).toBeLessThan(promptMs);
       expect(await get1(server.port)).toBe(200);
     },
   );
@@ -163,20 +160,16 @@ describe("the limits of the cleartext port hold", () => {
   test.each(["h2", "http/1.1"])("a client that shakes hands for %s and is silent is closed in time", async (name) => {
     const server = await port({ firstBytesTimeoutMs: 200 });
     const socket = await handshake(server.port, { ALPNProtocols: [name] });
-    const started = performance.now();
     await closing(socket);
-    expect(performance.now() - started).toBeLessThan(promptMs);
   });
 
   test.each(["GET /plain HTTP/1.1\r\nhost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])(
     "cleartext %j is closed at once",
     async (sent) => {
-      const server = await port();
+      const server = await port({ firstBytesTimeoutMs: neverMs });
       const connection = await connectRaw(server.port);
       connection.socket.write(sent);
-      const started = performance.now();
       await connection.closed;
-      expect(performance.now() - started).toBeLessThan(promptMs);
       expect(connection.text()).not.toContain("HTTP/1.1");
       expect(await get1(server.port)).toBe(200);
     },
@@ -247,13 +240,13 @@ describe("the limits of the cleartext port hold", () => {
     stream.end(envelope(Buffer.from('{"task":{"taskId":"left","capability":"forever"}}')));
     await until(() => server.running.has("left"));
     socket.end();
-    await until(() => !server.running.has("left"), 1_000);
+    await until(() => !server.running.has("left"));
   });
 });
 
 describe("closing", () => {
-  test("is quick with half handshakes, silent clients, idle connections and idle sessions", async () => {
-    const server = await port();
+  test("waits for no half handshakes, silent clients, idle connections and idle sessions", async () => {
+    const server = await port({ firstBytesTimeoutMs: neverMs, drainTimeoutMs: neverMs, lingerTimeoutMs: neverMs });
     await connectRaw(server.port);
     (await connectRaw(server.port)).socket.write("\x16\x03\x01");
     await handshake(server.port, { ALPNProtocols: ["h2"] });
@@ -261,9 +254,7 @@ describe("closing", () => {
     const agent = new https.Agent({ keepAlive: true });
     await get1(server.port, { agent });
     await session(server.port);
-    const started = performance.now();
     await server.close();
-    expect(performance.now() - started).toBeLessThan(promptMs);
     agent.destroy();
   });
 
@@ -351,7 +342,7 @@ describe("a renewed certificate", () => {
     using at = folder();
     const { tlsCert, tlsKey } = place(at.path, pair);
     const child = run("--tls-cert", tlsCert, "--tls-key", tlsKey, "--data", ":memory:", "--port", "0");
-    await eventually(() => child.err().includes("listening on https://127.0.0.1:"), 20_000);
+    await eventually(() => child.err().includes("listening on https://127.0.0.1:"));
     expect(child.out()).toContain(`curl --cacert ${tlsCert} https://127.0.0.1:`);
     expect(child.out()).toContain(`grpcurl -cacert ${tlsCert} -H`);
     child.process.kill("SIGHUP");

@@ -211,7 +211,7 @@ function goBin(): string | undefined {
   try {
     const path = execFileSync("go", ["env", "GOPATH"], {
       encoding: "utf8",
-      timeout: 5_000,
+      timeout: 120_000,
       stdio: ["ignore", "pipe", "ignore"],
     });
     return join(path.trim(), "bin");

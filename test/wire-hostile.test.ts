@@ -16,7 +16,7 @@ import {
   sendAs,
 } from "./wire-fixtures/callers.ts";
 import { connect2, connectRaw, envelope, request2 } from "./wire-fixtures/raw.ts";
-import { startServer, until, type WireServer } from "./wire-fixtures/server.ts";
+import { neverMs, startServer, until, type WireServer } from "./wire-fixtures/server.ts";
 
 const prefix = `/${AgentRuntimeService.typeName}`;
 let server: WireServer & { release: () => void };
@@ -150,11 +150,12 @@ describe("sizes", () => {
       "content-type": "application/connect+json",
     });
     const answered = new Promise<void>((resolve) => stream.resume().once("end", resolve));
-    const started = performance.now();
+    const before = process.threadCpuUsage();
     for (const byte of envelope(text)) stream.write(Buffer.from([byte]));
     stream.end();
     await answered;
-    expect(performance.now() - started).toBeLessThan(5_000);
+    const { user, system } = process.threadCpuUsage(before);
+    expect((user + system) / 1_000).toBeLessThan(10_000);
   });
   test("a body that comes too slowly is deadline_exceeded, also over HTTP/2", async () => {
     const own = await startServer({ mount: { bodyTimeoutMs: 100 } });
@@ -196,8 +197,10 @@ test("answers that nobody takes are bounded in all, and others are answered", as
   const size = 900_000;
   const body = Buffer.from(JSON.stringify({ task: { taskId: "x", input: "x".repeat(size) } }));
   const headers = { ":path": `${prefix}/HandleTask`, "content-type": "application/json" };
-  const deaf = await connect2(server.port, { maxSessionMemory: 1_000, settings: { initialWindowSize: 0 } });
-  const ends = Array.from({ length: 100 }, () =>
+  // Its answers are cut for nothing else, however long all that takes to arrive.
+  const own = await startServer({ mount: { bodyTimeoutMs: neverMs, stallTimeoutMs: neverMs } });
+  const deaf = await connect2(own.port, { maxSessionMemory: 1_000, settings: { initialWindowSize: 0 } });
+  const ends = Array.from({ length: 80 }, () =>
     request2(deaf, headers, body).then(
       (answer) => (answer.body.length < size ? "cut" : "answered"),
       () => "cut",
@@ -205,10 +208,11 @@ test("answers that nobody takes are bounded in all, and others are answered", as
   );
   let cut = 0;
   for (const end of ends) void end.then((how) => (cut += how === "cut" ? 1 : 0));
-  await until(() => cut > 0, 20_000);
+  await until(() => cut > 0, 110_000);
   expect(await send("connect+json", Buffer.from("{}"))).toBe(0);
   expect(deaf.closed).toBe(false);
   deaf.destroy();
+  await own.close();
 });
 
 describe("2,000 malformed requests from a seed", () => {

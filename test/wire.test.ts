@@ -438,7 +438,7 @@ describe("what a call may do", () => {
     const paused = over2.request(stream).on("error", () => {});
     paused.end(envelope(Buffer.from(flood("two"))));
     await until(() => own.running.size === 2);
-    await until(() => own.running.size === 0, 10_000);
+    await until(() => own.running.size === 0);
     over2.destroy();
     over1.socket.destroy();
     await own.close();

@@ -38,6 +38,8 @@ export type PostgresOptions = {
   readonly statementTimeoutMs?: number;
   /** The most transactions, and the most reads, waiting for a connection; more are refused. Default 10,000. */
   readonly maxQueue?: number;
+  /** How long a transaction, or a read, waits for a connection before it is refused. Default 10,000. */
+  readonly maxWaitMs?: number;
 };
 
 const dialect: Dialect = {
@@ -57,13 +59,14 @@ const silenceMs = 5_000;
  * program and without the password, if the address is wrong or the server cannot be reached or used.
  */
 export async function openPostgres(address: string, options: PostgresOptions = {}): Promise<Db> {
-  const { maxConnections = 10, idleInTxMs = 5_000, statementTimeoutMs = 30_000, maxQueue = 10_000 } = options;
+  const { maxConnections = 10, idleInTxMs = 5_000, statementTimeoutMs = 30_000 } = options;
+  const { maxQueue = 10_000, maxWaitMs = 10_000 } = options;
   const bells = new Bells();
   const ear = await openChecked(address, bells);
   const openPool = (settings: Record<string, string | number>): pg.Pool => {
     const { connect } = readTarget(address, { ...settings, statement_timeout: statementTimeoutMs });
-    const limits = { max: maxConnections, idleTimeoutMillis: 60_000, query_timeout: statementTimeoutMs + silenceMs };
-    const pool = new pg.Pool({ ...connect, ...limits });
+    const limits = { max: maxConnections, idleTimeoutMillis: 60_000, connectionTimeoutMillis: maxWaitMs };
+    const pool = new pg.Pool({ ...connect, ...limits, query_timeout: statementTimeoutMs + silenceMs });
     // A connection that breaks while lent out reports it here as well as to its query; unheard, it would
     // end the process.
     pool.on("connect", (client) => client.on("error", () => {}));

@@ -65,7 +65,7 @@ export function serving(by: Clients, options: InstanceOptions = {}): Instance {
     get checkpoints() {
       return checkpoints;
     },
-    delivery: (n) => eventually(() => deliveries[n], 10_000),
+    delivery: (n) => eventually(() => deliveries[n]),
     ended,
     leave,
     [Symbol.asyncDispose]: leave,

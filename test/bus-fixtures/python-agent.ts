@@ -3,21 +3,21 @@ import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
+import { keptFolder } from "../temporary-folder.ts";
 
 const root = join(import.meta.dirname, "../..");
 const folder = join(root, "test/agents/python");
 const run = promisify(execFile);
 const maxInstallMs = 120_000;
 
-/** A Python that has gRPC, or why there is none. It is made once a machine, in the folder for temporary files, and needs a package index then. */
+/** A Python that has gRPC, or why there is none. It is made once a machine, in the folder for temporary files that stays, and needs a package index then. */
 export async function pythonWithGrpc(): Promise<{ readonly python: string } | { readonly missing: string }> {
   const requirements = join(folder, "requirements.txt");
   const digest = createHash("sha256").update(readFileSync(requirements)).digest("hex").slice(0, 12);
-  const environment = join(tmpdir(), `moltwire-python-${digest}`);
+  const environment = join(keptFolder(), `moltwire-python-${digest}`);
   const python = join(environment, "bin/python");
   const ready = join(environment, "ready");
   if (existsSync(ready)) return { python };

@@ -31,7 +31,7 @@ export const ticked = ({ server: { app } }: World): Promise<boolean> =>
   eventually(async () => {
     await tick(app, uncounted);
     return ((await nextDue(app.db.query)) ?? Number.MAX_SAFE_INTEGER) > app.clock.now();
-  }, 30_000);
+  });
 
 /** The jobs of a schedule as they are stored, by their nominal time; null is that of a triggered one. */
 export const jobsOf = ({ server: { app } }: World, { scheduleId }: Schedule) =>

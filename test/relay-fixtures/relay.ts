@@ -55,8 +55,8 @@ export class Listening<T> {
     })();
   }
 
-  /** Waits until what was seen satisfies; fails after some seconds, or when the stream ended before. */
-  async until(enough: (seen: readonly T[]) => boolean, withinMs = 10_000): Promise<readonly T[]> {
+  /** Waits until what was seen satisfies; fails after a minute, or when the stream ended before. */
+  async until(enough: (seen: readonly T[]) => boolean, withinMs = 60_000): Promise<readonly T[]> {
     const end = Date.now() + withinMs;
     let ended = false;
     void this.over.then(() => (ended = true));

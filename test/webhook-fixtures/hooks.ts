@@ -37,4 +37,4 @@ export const deliveriesWhen = (
   eventually(async () => {
     const { deliveries } = await by.webhooks.listDeliveries({ webhookId });
     return are(deliveries) && deliveries;
-  }, 15_000);
+  });

@@ -17,8 +17,8 @@ import { type Failure, type MountOptions, mount } from "../../src/rpc/mount.ts";
 import { reflectionRoutes } from "../../src/rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "../../src/rpc/refuse.ts";
 
-/** As good as at once, on a slow machine too: what would end a connection otherwise takes 10 s and more. */
-export const promptMs = 4_000;
+/** Longer than any test may take: what comes before a limit of this has not waited for it. */
+export const neverMs = 3_600_000;
 
 /** A server made of the pieces under test, with an agent that echoes. */
 export type WireServer = {
@@ -138,7 +138,7 @@ export function task(capability = "echo", attempt = 1) {
 }
 
 /** Waits until a condition holds; looks again every few milliseconds, and gives up with the condition's text. */
-export async function until(holds: () => boolean, withinMs = 5_000): Promise<void> {
+export async function until(holds: () => boolean, withinMs = 60_000): Promise<void> {
   const end = performance.now() + withinMs;
   while (!holds()) {
     if (performance.now() > end) throw new Error(`not within ${withinMs} ms: ${holds}`);

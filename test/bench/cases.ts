@@ -8,7 +8,7 @@ import type { Backlog } from "./backlog.ts";
 import type { Governed } from "./governed.ts";
 import type { Protocol } from "./http-caller.ts";
 import type { Template } from "./load.ts";
-import type { Loader } from "./loader.ts";
+import { type Loader, startLoader } from "./loader.ts";
 import { counterMark, post, rpc } from "./requests.ts";
 import { type Moltwire, maxCallers, type Target } from "./targets.ts";
 
@@ -18,6 +18,7 @@ export type Case = {
   readonly what:
     | ("bare" | "unary" | "autocommit" | "change" | "submit" | "governed" | "set" | "get" | "cycle" | "claim")
     | ("autocommit-set" | "plain-get")
+    | ("client-set" | "client-get" | "client-cycle")
     | ("redis-set" | "redis-get" | "redis-cycle" | "boss-cycle");
   readonly callers: number;
   readonly target: Target;
@@ -217,6 +218,31 @@ export const governedCase = (governed: Governed, callers: number): Case => ({
   ),
   idPrefix: "tsk_",
 });
+
+/** What a program's callers do through one client of @moltwire/client, which batches what they ask for in one turn. */
+export type ClientLoads = Readonly<Record<"set" | "get" | "cycle", Loader>>;
+
+/** Starts a load generator for each. */
+export async function startClientLoads({ port, adminKey, agentKey, agentIds }: Moltwire): Promise<ClientLoads> {
+  const url = `http://127.0.0.1:${port}`;
+  const of = (what: string, key: string, ids: readonly string[]) =>
+    startLoader("client-load.ts", [what, url, key, ...ids]);
+  const set = await of("set", adminKey, agentIds);
+  const get = await of("get", adminKey, agentIds);
+  return { set, get, cycle: await of("cycle", agentKey, []) };
+}
+
+/** {@link setCase}, {@link getCase} and {@link cycleCase} through the client. */
+export const clientCases = (moltwire: Moltwire, loads: ClientLoads, callers: number): Case[] =>
+  (["set", "get", "cycle"] as const).map((what) => ({
+    name: `${{ set: "SetEntry", get: "GetEntry", cycle: "queue cycle" }[what]} through the client, ${moltwire.engine} @${callers}`,
+    what: `client-${what}`,
+    callers,
+    target: moltwire,
+    templates: Array.from({ length: callers }, () => ({ bytes: new Uint8Array(0), counterAt: undefined })),
+    idPrefix: undefined,
+    loader: loads[what],
+  }));
 
 /** The cycle on a queue in which so many jobs wait; told is the time of its claim alone. A claim takes the oldest, and a submit fills up. */
 export function claimCase(backlog: Backlog, callers: number): Case {

@@ -18,12 +18,14 @@ import {
   type Case,
   changeCase,
   claimCase,
+  clientCases,
   cycleCase,
   getCase,
   governedCase,
   levels,
   plainGetCase,
   setCase,
+  startClientLoads,
   submitCase,
   unaryCases,
 } from "./cases.ts";
@@ -103,6 +105,8 @@ async function main(): Promise<void> {
         claims.push(claimCase(backlog, claimCallers));
       }
     }
+    const loads = await Promise.all(servers.map((server) => startClientLoads(server)));
+    cleanups.push(() => Promise.all(loads.flatMap((each) => Object.values(each)).map((load) => load.close())));
     const governed = await Promise.all(servers.map((server) => govern(server)));
     const cases = [
       ...unaryCases(baseline, servers[0]!),
@@ -116,6 +120,7 @@ async function main(): Promise<void> {
           setCase(server, callers),
           getCase(server, callers),
           cycleCase(server, callers),
+          ...clientCases(server, loads[servers.indexOf(server)]!, callers),
         ]),
         ...governed.map((org) => governedCase(org, callers)),
         ...(redis ? redisCases(redis, callers) : []),
@@ -226,7 +231,7 @@ async function verify(
     );
     compare(
       `SetEntry, ${server.engine}`,
-      sum("set", server, (tally) => tally.acknowledged),
+      sum("set", server, (tally) => tally.acknowledged) + sum("client-set", server, (tally) => tally.acknowledged),
       await server.writes(),
     );
     compare(
@@ -238,7 +243,7 @@ async function verify(
     compare(`SubmitTask, ${server.engine}, completed`, told, tasks.completed);
     compare(
       `queue cycle, ${server.engine}`,
-      sum("cycle", server, (tally) => tally.acknowledged),
+      sum("cycle", server, (tally) => tally.acknowledged) + sum("client-cycle", server, (tally) => tally.acknowledged),
       await server.completedJobs(),
     );
   }

@@ -107,6 +107,13 @@ const peers = [
   ["get", "redis-get", undefined],
   ["cycle", "redis-cycle", undefined],
   ["cycle", "boss-cycle", 15],
+  ["client-set", "redis-set", 0.7],
+  ["client-get", "redis-get", 1],
+  ["client-cycle", "redis-cycle", undefined],
+  ["client-cycle", "boss-cycle", 30],
+  ["client-set", "set", undefined],
+  ["client-get", "get", undefined],
+  ["client-cycle", "cycle", undefined],
 ] as const;
 
 /** By the median time of a claim: whether it costs the same however many jobs wait. */

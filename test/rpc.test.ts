@@ -356,6 +356,15 @@ describe.each(dialects)("%s", (dialect) => {
             { headers },
           ),
         "moltwire.federation.v1.ApiKeyService/CreateApiKey": (headers) => admin.keys.createApiKey({}, { headers }),
+        "moltwire.federation.v1.ApiKeyService/UpdateApiKey": async (headers) =>
+          admin.keys.updateApiKey(
+            {
+              keyId: (await world.operator.keys.listApiKeys({ orgId, agentId: silent.agentId })).apiKeys[0]!.keyId,
+              change: { allowedNetworks: ["127.0.0.1"] },
+              updateMask: { paths: ["allowed_networks"] },
+            },
+            { headers },
+          ),
         "moltwire.federation.v1.ApiKeyService/RotateApiKey": async (headers) =>
           admin.keys.rotateApiKey(
             { keyId: (await world.operator.keys.listApiKeys({ orgId, agentId: silent.agentId })).apiKeys[0]!.keyId },

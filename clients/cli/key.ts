@@ -12,15 +12,24 @@ import { nameIn } from "./names.ts";
 import { note, paint, paintError, plain } from "./output.ts";
 import { age, at, type Column, type Fact, renderFacts } from "./table.ts";
 
-const { createApiKey, getApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
+const { createApiKey, getApiKey, listApiKeys, updateApiKey, rotateApiKey, revokeApiKey } = ApiKeyService.method;
 
 const which: Field = { name: "keyId", as: "<key>", help: "its id: key_…" };
+
+const uses: readonly Field[] = [
+  {
+    name: "allowedNetworks",
+    as: "--allow-ip <network>",
+    help: "where it may be used from: an address, or a CIDR such as 203.0.113.0/24; may be repeated",
+    many: true,
+  },
+];
 
 /** Adds the commands. */
 export const key: Noun = (program) => {
   const noun = addNoun(program, "key", "keys: who may call, and what they may do").addHelpText(
     "after",
-    "\nA key is never changed, and none is deleted, so that it stays known who could do what: revoke it, or rotate it.",
+    "\nWhat a key may do is never changed, and no key is deleted, so that it stays known who could do what: revoke it, or rotate it.",
   );
   addCall(noun, {
     name: "create",
@@ -48,6 +57,7 @@ export const key: Noun = (program) => {
         help: "a span from now such as 30d, or a date and time",
         read: timeToCome,
       },
+      ...uses,
     ],
     from: true,
     show: ({ apiKey, secret }) => handOver(apiKey!, secret),
@@ -68,6 +78,16 @@ export const key: Noun = (program) => {
     summary: "show a key, also one that has ended, without its secret",
     method: getApiKey,
     fields: [which],
+    show: (response) => describe(response.apiKey!),
+  });
+  addCall(noun, {
+    name: "update",
+    summary: "change where and how much a key may be used; lists are replaced whole",
+    example: "moltwire key update KEY --allow-ip 203.0.113.0/24 --allow-ip 2001:db8::/32",
+    method: updateApiKey,
+    fields: [{ ...which, as: "[key]", required: true }],
+    change: uses,
+    from: true,
     show: (response) => describe(response.apiKey!),
   });
   addCall(noun, {
@@ -126,6 +146,7 @@ function describe(apiKey: ApiKey, more: readonly Fact[] = []): string[] {
     ["role", nameIn(RoleSchema, apiKey.role).toLowerCase()],
     ["agent", apiKey.agentId],
     ["scopes", apiKey.scopes.map(plain).join(" ") || "all of its role"],
+    ["only from", apiKey.allowedNetworks.map(plain).join(" ")],
     ["made", at(apiKey.createTime)],
     ["from", apiKey.rotatedFromKeyId],
     ["expires", at(apiKey.expireTime)],

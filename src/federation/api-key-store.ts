@@ -19,17 +19,27 @@ export type KeyRow = {
   readonly revoke_ms: number | null;
   readonly rotated_from: string | null;
   readonly last_used_ms: number | null;
+  /** Addresses and CIDRs as JSON; none: anywhere. */
+  readonly allowed_networks: string;
 };
 
 /** What each request reads of its key: no more, since every call pays for it. */
 export type AuthRow = Pick<
   KeyRow,
-  "org_id" | "key_id" | "secret_sha256" | "role" | "agent_id" | "scopes" | "expire_ms" | "revoke_ms"
+  | "org_id"
+  | "key_id"
+  | "secret_sha256"
+  | "role"
+  | "agent_id"
+  | "scopes"
+  | "expire_ms"
+  | "revoke_ms"
+  | "allowed_networks"
 > & {
   readonly org_disabled: number;
 };
 
-const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms`;
+const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms, k.allowed_networks`;
 
 export type NewKey = {
   readonly orgId: string;
@@ -42,12 +52,14 @@ export type NewKey = {
   readonly createMs: number;
   readonly expireMs: number | null;
   readonly rotatedFrom: string | null;
+  /** None: anywhere. */
+  readonly allowedNetworks?: readonly string[];
 };
 
 /** By its id alone: this look-up is what tells the organisation of a request. */
 export const findKey = (db: Queryable, keyId: string): Promise<AuthRow | undefined> =>
   db.one<AuthRow>(sql`
-    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, o.disabled as org_disabled
+    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, o.disabled as org_disabled
     from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
 /** One key of an organisation. */
@@ -62,8 +74,9 @@ export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | 
 
 export const insertKey = (tx: Tx, key: NewKey): Promise<number> =>
   tx.run(sql`
-    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from)
-    values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom})`);
+    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from, allowed_networks)
+    values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom},
+      ${JSON.stringify(key.allowedNetworks ?? [])})`);
 
 /** How many keys of an organisation can still be used, counted up to a bound. */
 export async function countLiveKeys(db: Queryable, orgId: string, now: number, bound: number): Promise<number> {
@@ -85,6 +98,12 @@ export const listKeys = (
   return db.all<KeyRow>(sql`
     select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
 };
+
+/** Changes how a key may be used. */
+export const updateKey = (tx: Tx, { org_id, key_id, allowed_networks }: KeyRow): Promise<number> =>
+  tx.run(
+    sql`update api_key set allowed_networks = ${allowed_networks} where org_id = ${org_id} and key_id = ${key_id}`,
+  );
 
 /** Ends a key now, unless it has ended before. */
 export const revokeKey = (tx: Tx, orgId: string, keyId: string, now: number): Promise<number> =>
@@ -121,4 +140,5 @@ export const toApiKey = (row: KeyRow): MessageInitShape<typeof ApiKeySchema> => 
   ...(row.revoke_ms !== null && { revokeTime: timestampFromMs(row.revoke_ms) }),
   rotatedFromKeyId: row.rotated_from ?? "",
   ...(row.last_used_ms !== null && { lastUsedTime: timestampFromMs(row.last_used_ms) }),
+  allowedNetworks: JSON.parse(row.allowed_networks) as string[],
 });

@@ -27,13 +27,17 @@ export const gate =
         requestHeader.get("authorization") ?? undefined,
         requestHeader.get("x-api-key") ?? undefined,
       );
-      const caller = key === undefined ? await signedIn(app, values.get(browserKey)) : await authenticate(app, key);
+      const address = values.get(clientAddressKey);
+      const caller =
+        key === undefined
+          ? await signedIn(app, values.get(browserKey), address)
+          : await authenticate(app, key, address);
       values.set(callerKey, caller);
       checkAccess(caller, method);
       if (unbuilt.has(method)) {
         throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
       }
-      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
+      takeRequest(app.limiters, caller, method, address, responseHeader);
     } catch (error) {
       const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
       callEnded(app, method, values, refusal);

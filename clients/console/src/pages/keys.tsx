@@ -99,6 +99,7 @@ function Details({ apiKey, onDone }: { apiKey: ApiKey; onDone: () => void }) {
           ["Name", apiKey.name],
           ["Role", enumText(Role, apiKey.role)],
           ["Agent", apiKey.agentId && nameOf(apiKey.agentId)],
+          ["Only from", apiKey.allowedNetworks.join(", ") || "anywhere"],
           ["Scopes", apiKey.scopes.join(", ") || "all of its role"],
           ["Made", timeText(apiKey.createTime)],
           ["Expires", apiKey.expireTime ? timeText(apiKey.expireTime) : "never"],

@@ -230,7 +230,7 @@ const runs: Readonly<Record<string, Run>> = {
   "admin set-password": [() => [], undefined, 0, "a password of some length\n"],
   "org update": [() => [made.org!, "--disable"]],
   "key create": [() => ["--name", "told"], ({ apiKey }) => keep("key", apiKey!.keyId)],
-  "key list": [() => []],
+  "key list": [() => ["--prefix", made.key!.slice(0, 10)]],
   "key get": [() => [made.key!]],
   "key update": [() => [made.key!, "--allow-ip", "127.0.0.0/8", "--allow-ip", "::1"]],
   "key rotate": [() => [made.key!]],

@@ -480,6 +480,34 @@ describe.each(dialects)("%s", (dialect) => {
       expect(JSON.stringify(apiKeys.map((key) => Object.values(key).map(String)))).not.toContain(secret.slice(35));
     });
 
+    test("keys are found by how they begin, as they are shown and as they are written, also page by page", async () => {
+      const own = await world.org();
+      const made = [];
+      for (let i = 0; i < 5; i++) {
+        made.push(await own.admin.keys.createApiKey({}));
+        clock.advance(1_000); // so that what their ids begin with differs
+      }
+      const { secret, apiKey } = made[3]!;
+      const list = async (prefix: string) =>
+        (await own.admin.keys.listApiKeys({ prefix })).apiKeys.map(({ keyId }) => keyId);
+      for (const length of [4, 14, 20, 36]) {
+        const prefix = apiKey!.keyId.slice(0, length);
+        const all = await list("");
+        expect(await list(prefix)).toEqual(all.filter((keyId) => keyId.startsWith(prefix)));
+        expect(await list(prefix.replace("key_", "mw_"))).toEqual(await list(prefix));
+      }
+      expect(await list(apiKey!.keyId)).toEqual([apiKey!.keyId]);
+      expect(await list("key_f")).toEqual([]);
+      const prefix = "mw_0";
+      const first = await own.admin.keys.listApiKeys({ prefix, pageSize: 4 });
+      const second = await own.admin.keys.listApiKeys({ prefix, pageSize: 4, pageToken: first.nextPageToken });
+      expect([...first.apiKeys, ...second.apiKeys]).toHaveLength(6);
+      expect(await reasonOf(own.admin.keys.listApiKeys({ pageToken: first.nextPageToken }))).toBe("INVALID_PAGE_TOKEN");
+      const { metadata, error } = await refusal(own.admin.keys.listApiKeys({ prefix: secret }));
+      expect([metadata.field, error.message.includes(secret.slice(35))]).toEqual(["prefix", false]);
+      for (const bad of ["0a", "mw_G", "key_%"]) expect((await refusal(list(bad))).metadata.field).toBe("prefix");
+    });
+
     test("a rotated key and its follower both work during the overlap, then only the follower does", async () => {
       const { secret: old, apiKey } = await org.admin.keys.createApiKey({ name: "r", scopes: ["agents:read"] });
       const {

@@ -67,6 +67,11 @@ export const key: Noun = (program) => {
     method: listApiKeys,
     filters: [
       { name: "agentId", as: "--agent <agent>", help: "only those of this agent: its name or id", read: agentIdOf },
+      {
+        name: "prefix",
+        as: "--prefix <text>",
+        help: "only those that begin so: key_… or mw_…, and none of the secret",
+      },
     ],
     rows: ({ apiKeys }) => apiKeys,
     columns,

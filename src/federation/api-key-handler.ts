@@ -65,12 +65,13 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   }),
 
   listApiKeys: query(app, async (req, { db, orgId }) => {
-    const scope = ["ListApiKeys", orgId, req.agentId];
+    const prefix = req.prefix.replace(/^mw_/, "key_");
+    const scope = ["ListApiKeys", orgId, req.agentId, prefix];
     const page = await readPage(
       app.cursors,
       scope,
       req,
-      (after, limit) => listKeys(db, orgId, req.agentId, after, limit),
+      (after, limit) => listKeys(db, orgId, { agentId: req.agentId, prefix }, after, limit),
       (row) => [row.key_id],
     );
     return { apiKeys: page.rows.map(toApiKey), nextPageToken: page.nextPageToken };

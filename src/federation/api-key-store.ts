@@ -85,18 +85,19 @@ export async function countLiveKeys(db: Queryable, orgId: string, now: number, b
   return row?.n ?? 0;
 }
 
-/** Oldest first: ids sort by time. */
+/** Oldest first: ids sort by time. The ids that begin with a prefix are a range of the same indexes, none of them having a letter beyond `f`. */
 export const listKeys = (
   db: Queryable,
   orgId: string,
-  agentId: string,
+  { agentId, prefix }: { readonly agentId: string; readonly prefix: string },
   after: Position | undefined,
   limit: number,
 ): Promise<KeyRow[]> => {
   const [afterId = ""] = (after ?? []) as string[];
   const ofAgent = agentId ? sql`and k.agent_id = ${agentId}` : sql``;
+  const beginning = prefix ? sql`and k.key_id >= ${prefix} and k.key_id < ${`${prefix}g`}` : sql``;
   return db.all<KeyRow>(sql`
-    select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
+    select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} ${beginning} order by k.key_id limit ${limit}`);
 };
 
 /** Changes how a key may be used. */

@@ -232,7 +232,7 @@ const runs: Readonly<Record<string, Run>> = {
   "key create": [() => ["--name", "told"], ({ apiKey }) => keep("key", apiKey!.keyId)],
   "key list": [() => ["--prefix", made.key!.slice(0, 10)]],
   "key get": [() => [made.key!]],
-  "key update": [() => [made.key!, "--allow-ip", "127.0.0.0/8", "--allow-ip", "::1"]],
+  "key update": [() => [made.key!, "--allow-ip", "127.0.0.0/8", "--allow-ip", "::1", "--rate", "600"]],
   "key rotate": [() => [made.key!]],
   "key revoke": [() => [made.key!]],
   status: [() => []],

@@ -1,5 +1,6 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { QuotaFailureSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
@@ -733,8 +734,9 @@ describe.each(dialects)("%s", (dialect) => {
 
   describe("while no sweep comes, since time stands still", () => {
     let still: World;
+    const clock = fakeClock(Date.now());
     beforeAll(async () => {
-      still = await start(dialect, { clock: fakeClock(Date.now()) });
+      still = await start(dialect, { clock });
     });
     afterAll(() => still[Symbol.asyncDispose]());
     const revoke = ({ doing, grantId }: Across) => doing.admin.grants.revokeGrant({ grantId });
@@ -742,6 +744,42 @@ describe.each(dialects)("%s", (dialect) => {
       const task = await whenEnded(at.asker.as, taskId);
       expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
     };
+
+    test("no more requests come under a grant in a minute than it lets, and nothing is left of the others", async () => {
+      const terms = { requestsPerMinute: 2 };
+      const at = await across(still, { grant: { terms } });
+      const free = await across(still, { doing: at.doing, grant: { terms } });
+      const told: string[] = [];
+      const onHeader = (headers: Headers) =>
+        void told.push(`${headers.get("grant-ratelimit-remaining")} of ${headers.get("grant-ratelimit-limit")}`);
+      const headers = { "idempotency-key": unique("again") };
+      const first = await at.go({}, { headers, onHeader });
+      // It is decided about and refused, and so counts: the organisation's own quota of a grant is another thing.
+      const update = (change: object, ...paths: string[]) =>
+        at.doing.admin.grants.updateGrant({ grantId: at.grantId, change, updateMask: { paths } });
+      await update({ requestsPerDay: 0n }, "requests_per_day");
+      expect((await refusal(at.go({}, { onHeader }))).reason).toBe("GRANT_QUOTA_EXCEEDED");
+      await update({}, "requests_per_day");
+      const { reason, metadata, error } = await refusal(at.go({}, { onHeader }));
+      expect([reason, metadata.limit, error.metadata.get("retry-after")]).toEqual(["RATE_LIMITED", "2", "60"]);
+      expect(error.findDetails(QuotaFailureSchema)[0]?.violations[0]?.subject).toBe(`grant:${at.grantId}`);
+      expect(error.metadata.get("grant-ratelimit-remaining")).toBe("0");
+      expect(told.slice(0, 1)).toEqual(["1 of 2"]);
+      // What is only asked about is not counted, nor what was done before; other grants count for themselves.
+      const dry = await at.asker.as.gateway.submitTask({
+        ...{ targetOrgId: at.doing.orgId, contractId: at.contractId, input: value({}), validateOnly: true },
+      });
+      expect(dry.grantId).toBe(at.grantId);
+      expect((await at.go({}, { headers })).taskId).toBe(first.taskId);
+      await free.go();
+      expect(await usageOf(at)).toMatchObject({ requests: 1n, denials: 1n });
+      const { contractId } = at;
+      expect((await at.asking.admin.traces.listTraces({ contractId })).traces).toHaveLength(2);
+      clock.advance(60_000);
+      await at.go();
+      await update({}, "requests_per_minute");
+      for (let i = 0; i < 3; i++) await at.go();
+    });
 
     test("a task that waits to be pulled is not handed out once its grant is revoked", async () => {
       const at = await across(still, { agent: { endpoint: pullEndpoint } });

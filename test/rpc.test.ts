@@ -46,11 +46,11 @@ async function glance(as: Clients, options: CallOptions = {}): Promise<void> {
 
 describe("the limit of requests", () => {
   /** What the limit means, said naively: a request is let in unless as many as the limit were in the 60 s that end with it. */
-  const naive = (limit: number) => {
+  const naive = (usual: number) => {
     const taken: number[] = [];
-    return (at: number, count: number) => {
+    return (at: number, count: number, limit = usual) => {
       const inWindow = taken.filter((time) => time > at - minute);
-      const remaining = limit - inWindow.length;
+      const remaining = Math.max(0, limit - inWindow.length);
       if (count > limit) return { allowed: false, remaining, retryAfterMs: undefined };
       if (count > remaining)
         return { allowed: false, remaining, retryAfterMs: inWindow.at(-(limit - count + 1))! + minute - at };
@@ -80,6 +80,21 @@ describe("the limit of requests", () => {
       }
     });
     fc.assert(property, { numRuns: 300, seed: 6658 });
+  });
+
+  test("is what it is at each request, where it is raised and lowered between them", () => {
+    const limits = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 20 });
+    const property = fc.property(limits, waits, (most, pauses) => {
+      const clock = fakeClock(1_000_000);
+      const limiter = slidingWindow(0, clock);
+      const oracle = naive(0);
+      for (const [i, ms] of pauses.entries()) {
+        clock.advance(ms);
+        const [limit, count] = [most[Math.trunc(i / 9) % most.length]!, 1 + (ms % 7 === 0 ? i % 4 : 0)];
+        expect(limiter.take("key", count, 0, limit)).toEqual({ limit, ...oracle(clock.now(), count, limit) });
+      }
+    });
+    fc.assert(property, { numRuns: 300, seed: 7 });
   });
 
   test("a refused request is let in after exactly the time it was told, and not before", () => {
@@ -177,6 +192,49 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(list(secret))).reason).toBe("RATE_LIMITED");
       await list(other.key);
       for (let i = 0; i < 10; i++) await Promise.all([list(org.adminKey), list(world.operatorKey)]);
+    });
+
+    test("a key can have a limit of its own, an administrator's too, that is changed at once, counts items and is told of where least is left", async () => {
+      minuteLater();
+      const own = await world.org();
+      const { apiKey, secret } = await own.admin.keys.createApiKey({ requestsPerMinute: 3 });
+      const keyId = apiKey!.keyId;
+      const left: string[] = [];
+      const onHeader = (headers: Headers) =>
+        void left.push(`${headers.get("ratelimit-remaining")} of ${headers.get("ratelimit-limit")}`);
+      const list = (key: string) => world.as(key).agents.listAgents({}, { onHeader });
+      for (let i = 0; i < 3; i++, clock.advance(1_000)) await list(secret);
+      expect(left.splice(0)).toEqual(["2 of 3", "1 of 3", "0 of 3"]);
+      const { metadata, reason, error } = await refusal(list(secret));
+      expect([reason, metadata.limit, metadata.remaining, error.metadata.get("retry-after")]).toEqual([
+        ...["RATE_LIMITED", "3", "0", "57"],
+      ]);
+      expect(error.findDetails(QuotaFailureSchema)[0]?.violations[0]?.subject).toBe(`key:${keyId}`);
+      await list(own.adminKey);
+      const allow = (requestsPerMinute: number) =>
+        own.admin.keys.updateApiKey({
+          ...{ keyId, change: { requestsPerMinute }, updateMask: { paths: ["requests_per_minute"] } },
+        });
+      expect((await allow(5)).apiKey?.requestsPerMinute).toBe(5);
+      const jobs = [{}, {}, {}];
+      expect((await refusal(world.as(secret).queues.submitJobs({ jobs }))).reason).toBe("RATE_LIMITED");
+      await list(secret);
+      await allow(1);
+      expect((await refusal(list(secret))).error.metadata.get("retry-after")).toBe("60");
+      const next = await own.admin.keys.rotateApiKey({ keyId });
+      expect(next.apiKey?.requestsPerMinute).toBe(1);
+      // Of an agent's key both limits hold, and that of the server is the agent's with all of its keys.
+      const one = await own.agent();
+      const wide = await own.admin.keys.createApiKey({ agentId: one.agentId, requestsPerMinute: 6 });
+      const narrow = await own.admin.keys.createApiKey({ agentId: one.agentId, requestsPerMinute: 2 });
+      left.splice(0);
+      for (const key of [narrow.secret, narrow.secret, wide.secret, wide.secret, wide.secret]) await list(key);
+      expect(left).toEqual(["1 of 2", "0 of 2", "2 of 5", "1 of 5", "0 of 5"]);
+      for (const [key, limit] of [
+        [narrow.secret, "2"],
+        [wide.secret, "5"],
+      ] as const)
+        expect((await refusal(list(key))).metadata.limit).toBe(limit);
     });
 
     test("calls that are refused for their key or role count nothing, streams count one, heartbeats none", async () => {

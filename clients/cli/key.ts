@@ -6,7 +6,7 @@ import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_
 import { agentIdOf } from "./agent-name.ts";
 import { addCall } from "./call.ts";
 import { addNoun, type Noun } from "./command.ts";
-import { duration, type Field, oneOf, timeToCome } from "./field.ts";
+import { duration, type Field, number, oneOf, timeToCome } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
 import { note, paint, paintError, plain } from "./output.ts";
@@ -22,6 +22,12 @@ const uses: readonly Field[] = [
     as: "--allow-ip <network>",
     help: "where it may be used from: an address, or a CIDR such as 203.0.113.0/24; may be repeated",
     many: true,
+  },
+  {
+    name: "requestsPerMinute",
+    as: "--rate <number>",
+    help: "how many requests it may make in any 60 s; 0: as many as whom it speaks for",
+    read: number,
   },
 ];
 
@@ -152,6 +158,7 @@ function describe(apiKey: ApiKey, more: readonly Fact[] = []): string[] {
     ["agent", apiKey.agentId],
     ["scopes", apiKey.scopes.map(plain).join(" ") || "all of its role"],
     ["only from", apiKey.allowedNetworks.map(plain).join(" ")],
+    ["requests a minute", apiKey.requestsPerMinute ? String(apiKey.requestsPerMinute) : ""],
     ["made", at(apiKey.createTime)],
     ["from", apiKey.rotatedFromKeyId],
     ["expires", at(apiKey.expireTime)],

@@ -29,7 +29,7 @@ import { issueKey } from "./issue-key.ts";
 
 const maxKeysPerOrg = 10_000;
 const defaultOverlapMs = 24 * 3_600_000;
-const changeable = ["allowed_networks"] as const;
+const changeable = ["allowed_networks", "requests_per_minute"] as const;
 
 export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   createApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
@@ -54,6 +54,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       expireMs,
       rotatedFrom: null,
       allowedNetworks: req.allowedNetworks,
+      requestsPerMinute: req.requestsPerMinute,
     });
     return { apiKey: toApiKey((await lockKey(tx, orgId, keyId))!), secret: text };
   }),
@@ -89,6 +90,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     const next: KeyRow = {
       ...key,
       ...(mask.has("allowed_networks") && { allowed_networks: JSON.stringify(change.allowedNetworks) }),
+      ...(mask.has("requests_per_minute") && { requests_per_minute: change.requestsPerMinute }),
     };
     await updateKey(tx, next);
     return { apiKey: toApiKey(next) };
@@ -121,6 +123,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       expireMs: old.expire_ms,
       rotatedFrom: old.key_id,
       allowedNetworks,
+      requestsPerMinute: old.requests_per_minute,
     });
     await expireKey(tx, orgId, old.key_id, oldEndsMs);
     tx.ring(keyTopic(old.key_id));

@@ -21,6 +21,8 @@ export type KeyRow = {
   readonly last_used_ms: number | null;
   /** Addresses and CIDRs as JSON; none: anywhere. */
   readonly allowed_networks: string;
+  /** 0: as many as whom it speaks for. */
+  readonly requests_per_minute: number;
 };
 
 /** What each request reads of its key: no more, since every call pays for it. */
@@ -35,11 +37,12 @@ export type AuthRow = Pick<
   | "expire_ms"
   | "revoke_ms"
   | "allowed_networks"
+  | "requests_per_minute"
 > & {
   readonly org_disabled: number;
 };
 
-const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms, k.allowed_networks`;
+const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms, k.allowed_networks, k.requests_per_minute`;
 
 export type NewKey = {
   readonly orgId: string;
@@ -54,12 +57,14 @@ export type NewKey = {
   readonly rotatedFrom: string | null;
   /** None: anywhere. */
   readonly allowedNetworks?: readonly string[];
+  /** None, or 0: as many as whom it speaks for. */
+  readonly requestsPerMinute?: number;
 };
 
 /** By its id alone: this look-up is what tells the organisation of a request. */
 export const findKey = (db: Queryable, keyId: string): Promise<AuthRow | undefined> =>
   db.one<AuthRow>(sql`
-    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, o.disabled as org_disabled
+    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, k.requests_per_minute, o.disabled as org_disabled
     from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
 /** One key of an organisation. */
@@ -74,9 +79,9 @@ export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | 
 
 export const insertKey = (tx: Tx, key: NewKey): Promise<number> =>
   tx.run(sql`
-    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from, allowed_networks)
+    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from, allowed_networks, requests_per_minute)
     values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom},
-      ${JSON.stringify(key.allowedNetworks ?? [])})`);
+      ${JSON.stringify(key.allowedNetworks ?? [])}, ${key.requestsPerMinute ?? 0})`);
 
 /** How many keys of an organisation can still be used, counted up to a bound. */
 export async function countLiveKeys(db: Queryable, orgId: string, now: number, bound: number): Promise<number> {
@@ -101,9 +106,9 @@ export const listKeys = (
 };
 
 /** Changes how a key may be used. */
-export const updateKey = (tx: Tx, { org_id, key_id, allowed_networks }: KeyRow): Promise<number> =>
+export const updateKey = (tx: Tx, { org_id, key_id, allowed_networks, requests_per_minute }: KeyRow): Promise<number> =>
   tx.run(
-    sql`update api_key set allowed_networks = ${allowed_networks} where org_id = ${org_id} and key_id = ${key_id}`,
+    sql`update api_key set allowed_networks = ${allowed_networks}, requests_per_minute = ${requests_per_minute} where org_id = ${org_id} and key_id = ${key_id}`,
   );
 
 /** Ends a key now, unless it has ended before. */
@@ -142,4 +147,5 @@ export const toApiKey = (row: KeyRow): MessageInitShape<typeof ApiKeySchema> => 
   rotatedFromKeyId: row.rotated_from ?? "",
   ...(row.last_used_ms !== null && { lastUsedTime: timestampFromMs(row.last_used_ms) }),
   allowedNetworks: JSON.parse(row.allowed_networks) as string[],
+  requestsPerMinute: row.requests_per_minute,
 });

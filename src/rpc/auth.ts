@@ -68,6 +68,7 @@ export function callerFrom(row: AuthRow, now: number): Caller {
     keyId: row.key_id,
     scopes: JSON.parse(row.scopes) as string[],
     ...(row.allowed_networks !== "[]" && { networks: JSON.parse(row.allowed_networks) as string[] }),
+    ...(row.requests_per_minute > 0 && { requestsPerMinute: row.requests_per_minute }),
     expireMs: row.expire_ms ?? undefined,
   };
 }

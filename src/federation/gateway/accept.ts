@@ -29,6 +29,7 @@ import { crossingOf, enter, spanOf as spanThere } from "./enter.ts";
 import { findOpening, holdGrant } from "./opening.ts";
 import { decideOutward, keepOutward, type Outward } from "./outward.ts";
 import { checkQuota, type Quota } from "./quota.ts";
+import type { CountUnder } from "./rate.ts";
 import { reserveInOrder, reserving } from "./reserve.ts";
 import { toldAcross } from "./told.ts";
 import { foreignStep, openTraces, outwardStep } from "./trace.ts";
@@ -96,18 +97,21 @@ async function look(
 
 /**
  * Accepts the task on both sides, or refuses it, which is kept by those who decided, and thrown as `Refused`. Where the own organisation asks for an approval first,
- * nothing has come to the other yet. What others want as well is taken in the order of `lock-order.ts`.
+ * nothing has come to the other yet. RATE_LIMITED by `count` leaves nothing. What others want as well is taken in the order of `lock-order.ts`.
  */
 export async function acceptAcross(
   app: App,
   order: AcrossOrder,
   command: Pick<Command, "tx" | "orgId" | "now"> & { readonly caller: { readonly keyId: string } },
   turn: number,
+  count: CountUnder,
 ): Promise<AcceptedAcross> {
   const { tx, orgId, now, caller } = command;
   const { wish, trace, targetOrgId } = order;
   const taskId = app.ids.next("tsk");
   const looked = await look(app, tx, order, { taskId, now, turn });
+  // Before anything is written, so that who asks too often leaves nothing behind.
+  if (looked.entry) count(looked.entry.grant);
   const span: Span = {
     orgId,
     ...trace,

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/api_key_service.proto.
  */
 export const file_moltwire_federation_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSKvAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKEGFsbG93ZWRfbmV0d29ya3MYByADKAlCErpID5IBDBAgGAEiBnIEEAIYMSJcChRDcmVhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkSEwoGc2VjcmV0GAIgASgJQgOAAQEiRgoQR2V0QXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoGa2V5X2lkGAIgASgJQgm6SAZyBBABGEAiRAoRR2V0QXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Ir0BChJMaXN0QXBpS2V5c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIZCghhZ2VudF9pZBgEIAEoCUIHukgEcgIYQBI2CgZwcmVmaXgYBSABKAlCJrpII3IhGCQyHV4oKGtleV98bXdfKVswLTlhLWZdezAsMzJ9KT8kImAKE0xpc3RBcGlLZXlzUmVzcG9uc2USMAoIYXBpX2tleXMYASADKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiwAEKE1VwZGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjwKBmNoYW5nZRgDIAEoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Q2hhbmdlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQEiPAoMQXBpS2V5Q2hhbmdlEiwKEGFsbG93ZWRfbmV0d29ya3MYASADKAlCErpID5IBDBAgGAEiBnIEEAIYMSJHChRVcGRhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjsKB292ZXJsYXAYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIFCICangEyACKVAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBEjcKE29sZF9rZXlfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkkKE1Jldm9rZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAIkcKFFJldm9rZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleTKZBgoNQXBpS2V5U2VydmljZRKBAQoMQ3JlYXRlQXBpS2V5EisubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiwubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXNwb25zZSIWkt4YEggDEgprZXlzOndyaXRlGAEgARJ4CglHZXRBcGlLZXkSKC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlcXVlc3QaKS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlc3BvbnNlIhaQAgGS3hgPCAMSCWtleXM6cmVhZBgCEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFVwZGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
+  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSLZAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKEGFsbG93ZWRfbmV0d29ya3MYByADKAlCErpID5IBDBAgGAEiBnIEEAIYMRIoChNyZXF1ZXN0c19wZXJfbWludXRlGAggASgFQgu6SAgaBhigjQYoACJcChRDcmVhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkSEwoGc2VjcmV0GAIgASgJQgOAAQEiRgoQR2V0QXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoGa2V5X2lkGAIgASgJQgm6SAZyBBABGEAiRAoRR2V0QXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Ir0BChJMaXN0QXBpS2V5c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIZCghhZ2VudF9pZBgEIAEoCUIHukgEcgIYQBI2CgZwcmVmaXgYBSABKAlCJrpII3IhGCQyHV4oKGtleV98bXdfKVswLTlhLWZdezAsMzJ9KT8kImAKE0xpc3RBcGlLZXlzUmVzcG9uc2USMAoIYXBpX2tleXMYASADKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiwAEKE1VwZGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjwKBmNoYW5nZRgDIAEoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Q2hhbmdlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQEiZgoMQXBpS2V5Q2hhbmdlEiwKEGFsbG93ZWRfbmV0d29ya3MYASADKAlCErpID5IBDBAgGAEiBnIEEAIYMRIoChNyZXF1ZXN0c19wZXJfbWludXRlGAIgASgFQgu6SAgaBhigjQYoACJHChRVcGRhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjsKB292ZXJsYXAYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIFCICangEyACKVAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBEjcKE29sZF9rZXlfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkkKE1Jldm9rZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAIkcKFFJldm9rZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleTKZBgoNQXBpS2V5U2VydmljZRKBAQoMQ3JlYXRlQXBpS2V5EisubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiwubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXNwb25zZSIWkt4YEggDEgprZXlzOndyaXRlGAEgARJ4CglHZXRBcGlLZXkSKC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlcXVlc3QaKS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlc3BvbnNlIhaQAgGS3hgPCAMSCWtleXM6cmVhZBgCEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFVwZGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
 
 /**
  * CreateApiKeyRequest is the request of CreateApiKey.
@@ -75,6 +75,15 @@ export type CreateApiKeyRequest = Message<"moltwire.federation.v1.CreateApiKeyRe
    * @generated from field: repeated string allowed_networks = 7;
    */
   allowedNetworks: string[];
+
+  /**
+   * How many requests it may make in any 60 s, up to 100,000; 0: as many as whom it speaks for. One more is refused with RATE_LIMITED. It is a limit beside that of the agent, and
+   * binds administrators' keys and their console sessions too; the items of a list count, and heartbeats do not. Each server process counts for itself, and the key
+   * that follows by rotation anew. `ratelimit-limit` and `ratelimit-remaining` tell of the limit of which least is left.
+   *
+   * @generated from field: int32 requests_per_minute = 8;
+   */
+  requestsPerMinute: number;
 };
 
 /**
@@ -133,6 +142,15 @@ export type CreateApiKeyRequestJson = {
    * @generated from field: repeated string allowed_networks = 7;
    */
   allowedNetworks?: string[];
+
+  /**
+   * How many requests it may make in any 60 s, up to 100,000; 0: as many as whom it speaks for. One more is refused with RATE_LIMITED. It is a limit beside that of the agent, and
+   * binds administrators' keys and their console sessions too; the items of a list count, and heartbeats do not. Each server process counts for itself, and the key
+   * that follows by rotation anew. `ratelimit-limit` and `ratelimit-remaining` tell of the limit of which least is left.
+   *
+   * @generated from field: int32 requests_per_minute = 8;
+   */
+  requestsPerMinute?: number;
 };
 
 /**
@@ -443,7 +461,7 @@ export type UpdateApiKeyRequest = Message<"moltwire.federation.v1.UpdateApiKeyRe
   change?: ApiKeyChange | undefined;
 
   /**
-   * The fields to change: `allowed_networks`. A field that is named and not given is emptied.
+   * The fields to change: any of `allowed_networks`, `requests_per_minute`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -478,7 +496,7 @@ export type UpdateApiKeyRequestJson = {
   change?: ApiKeyChangeJson;
 
   /**
-   * The fields to change: `allowed_networks`. A field that is named and not given is emptied.
+   * The fields to change: any of `allowed_networks`, `requests_per_minute`. A field that is named and not given is emptied.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -504,6 +522,13 @@ export type ApiKeyChange = Message<"moltwire.federation.v1.ApiKeyChange"> & {
    * @generated from field: repeated string allowed_networks = 1;
    */
   allowedNetworks: string[];
+
+  /**
+   * See CreateApiKeyRequest.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute: number;
 };
 
 /**
@@ -518,6 +543,13 @@ export type ApiKeyChangeJson = {
    * @generated from field: repeated string allowed_networks = 1;
    */
   allowedNetworks?: string[];
+
+  /**
+   * See CreateApiKeyRequest.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute?: number;
 };
 
 /**

@@ -513,6 +513,25 @@ describe.each(dialects)("%s", (dialect) => {
       expect(stateOf(await at.go())).toBe("COMPLETED");
     });
 
+    test.each([
+      ["the most that it declares", { estimatedTokens: 10n, maxTokens: 1_000n }, "1001"],
+      ["its most alone", { maxTokens: 1_000n }, "1001"],
+      ["nothing that it declares, and so is refused", {}, "unknown"],
+    ])("under a price cap a contract is held to %s", async (_what, declared, actual) => {
+      const at = await across(world, { contract: declared, grant: { terms: { priceCapMicros: 1_000n } } });
+      const rate = (micros: bigint) =>
+        at.doing.admin.costs.setRates({ rates: [{ inputPer1000TokensMicros: micros, outputPer1000TokensMicros: 0n }] });
+      // What costs nothing needs to declare nothing.
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+      await rate(1_001n);
+      expect(await answerOf(at.go())).toMatchObject({
+        ...{ reason: "GRANT_TERMS_EXCEEDED", metadata: { term: "price_cap_micros", actual } },
+      });
+      const updateMask = { paths: ["price_cap_micros"] };
+      await at.doing.admin.grants.updateGrant({ grantId: at.grantId, change: {}, updateMask });
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+    });
+
     test("the price cap is held against the estimate by the rates of the organisation that does the work", async () => {
       const at = await across(world, {
         contract: { estimatedTokens: 1_000n },

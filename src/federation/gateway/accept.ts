@@ -143,7 +143,7 @@ export async function acceptAcross(
   const draft = newTask(app, under, { orgId, keyId: caller.keyId, now }, contract.version, taskId, targetOrgId);
   const own = reserving(tx, app, draft, {
     ...budgetWish(draft, { contract, targetAgentId: "" }),
-    micros: weighed.micros,
+    micros: weighed.price.micros,
   });
   const { demand } = outward;
   let task: TaskRow;
@@ -232,7 +232,7 @@ export async function dryRunAcross(
     ...{ org_id: wish.orgId, trace_id: trace.traceId, caller_agent_id: wish.callerAgentId, caller_key_id: keyId },
     ...{ grant_id: grant.grant_id, contract_id: contract.contract_id, create_ms: now },
   };
-  const spending = { ...budgetWish(subject, { contract, targetAgentId: "" }), micros: weighed.micros };
+  const spending = { ...budgetWish(subject, { contract, targetAgentId: "" }), micros: weighed.price.micros };
   const budget = await checkBudgets(db, spending);
   const waits = outward?.demand && !budget.refusal ? [approvalStep(now, outward.demand, "")] : [];
   return { steps: [...steps, ...budget.steps, ...waits], grant };

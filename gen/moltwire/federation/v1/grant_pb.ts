@@ -38,7 +38,9 @@ export type GrantTerms = Message<"moltwire.federation.v1.GrantTerms"> & {
   requestsPerDay?: bigint | undefined;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. When the request comes in, and when each attempt begins, it is held against what the contract's
+   * `max_tokens` cost, or its `estimated_tokens` if it declares no most, by the rate of the agent, all tokens being of the dearer kind. A contract that declares neither is refused under a cap,
+   * unless its agent's tokens cost nothing. What an agent itself reports that its work cost counts, and is known afterwards only. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */
@@ -102,7 +104,9 @@ export type GrantTermsJson = {
   requestsPerDay?: string;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. When the request comes in, and when each attempt begins, it is held against what the contract's
+   * `max_tokens` cost, or its `estimated_tokens` if it declares no most, by the rate of the agent, all tokens being of the dearer kind. A contract that declares neither is refused under a cap,
+   * unless its agent's tokens cost nothing. What an agent itself reports that its work cost counts, and is known afterwards only. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */

@@ -100,7 +100,7 @@ async function buy(
   };
   const unaffordable = await lookAtPrice(tx, { orgId, listingId, offer, now }, payer, req.maxPriceMicros);
   if (unaffordable) return refuse(unaffordable);
-  const grant = await listingGrant(tx, app, listing, orgId, now);
+  const grant = await listingGrant(tx, app, listing, orgId, given);
   if (grant instanceof Fault) return refuse(grant);
   const wish = {
     ...{ orgId, callerAgentId, origin: "listing" as const, grantId: grant.grant_id },

@@ -27,6 +27,7 @@ const codes: Record<ReasonName, Code> = {
   KEY_REVOKED: Code.Unauthenticated,
   ROLE_REQUIRED: Code.PermissionDenied,
   SCOPE_REQUIRED: Code.PermissionDenied,
+  KEY_NETWORK_REFUSED: Code.PermissionDenied,
   RATE_LIMITED: Code.ResourceExhausted,
   NOT_FOUND: Code.NotFound,
   ALREADY_EXISTS: Code.AlreadyExists,

@@ -43,6 +43,10 @@ describe("moltwire key", () => {
       "planner",
       "--scope",
       "tasks:*",
+      "--allow-ip",
+      "127.0.0.0/8",
+      "--allow-ip",
+      "::1",
       "--expires",
       "30d",
       "--name",
@@ -52,7 +56,7 @@ describe("moltwire key", () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/^mw_\S+\n$/);
     expect(stderr).toMatch(
-      /^key_\w{32} {2}active\n {2}name {5}for tests\n {2}role {5}agent\n {2}agent {4}agt_\w{32}\n {2}scopes {3}tasks:\*\n/,
+      /^key_\w{32} {2}active\n {2}name {7}for tests\n {2}role {7}agent\n {2}agent {6}agt_\w{32}\n {2}scopes {5}tasks:\*\n {2}only from {2}127.0.0.0\/8 ::1\n/,
     );
     expect(stderr).toMatch(/shown this once/);
     expect(stderr).not.toContain(stdout.trim());

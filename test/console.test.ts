@@ -68,6 +68,21 @@ describe.each(dialects)("%s", (dialect) => {
     world.server.app.db.query.all<Record<string, unknown>>(sql`select * from console_session order by create_ms`);
 
   describe("a session", () => {
+    test("is bound to the networks of its key: from elsewhere nobody signs in, and nobody is signed in", async () => {
+      const { admin } = await world.org();
+      const { secret } = await admin.keys.createApiKey({ allowedNetworks: ["203.0.113.0/24"] });
+      const at = (address: string) => ({ ...fromPage, "x-forwarded-for": address });
+      const [here, elsewhere] = [at("203.0.113.7"), at("203.0.114.7")];
+      expect(await signIn(world, { apiKey: secret }, elsewhere)).toMatchObject({
+        ...{ status: 403, reason: "KEY_NETWORK_REFUSED", setCookie: null },
+      });
+      const { cookie } = await signIn(world, { apiKey: secret }, here);
+      const list = (headers: object) => call(world, "bus.v1.AgentService/ListAgents", {}, { ...headers, cookie });
+      expect((await list(here)).status).toBe(200);
+      expect(await list(elsewhere)).toMatchObject({ status: 401, reason: "KEY_MISSING" });
+      expect((await call(world, "ops.v1.SessionService/GetSession", {}, { ...elsewhere, cookie })).json).toEqual({});
+    });
+
     test("is a cookie that scripts cannot read, other sites do not send and the server keeps no copy of", async () => {
       const { adminKey } = await world.org();
       const { status, setCookie, cookie, json } = await signIn(world, { apiKey: adminKey });

@@ -1,7 +1,7 @@
 /** A grant that is revoked at one of two server processes on one database: what is under way ends at the other. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { keyDigest } from "../src/federation/key-text.ts";
-import { reasonOf, stateOf } from "./bus-fixtures/bus.ts";
+import { reasonOf, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
 import { delta, listening } from "./bus-fixtures/chat-agent.ts";
 import { pullEndpoint, respond, serving } from "./bus-fixtures/instance.ts";
 import { type ServerProcess, serverProcess } from "./bus-fixtures/process.ts";
@@ -65,6 +65,26 @@ describe.runIf(dialects.includes("postgres"))("two server processes on one Postg
     const { task } = await at.asker.as.bus.getTask({ taskId });
     expect([stateOf(task), reasonOf(task)]).toEqual(["REJECTED", "GRANT_NOT_ACTIVE"]);
   }
+
+  test("a grant that is suspended at one is suspended at the other, and in force at both once it is resumed", async () => {
+    const at = await scene({ agent: { endpoint: pullEndpoint } });
+    const { grantId } = at;
+    const goThere = () => at.go({ ...soon, by: thereAs(at.asker.key) });
+    const open = [await at.go(soon), await goThere()];
+    await thereAs(at.doing.adminKey).grants.suspendGrant({ grantId });
+    for (const go of [() => at.go(soon), goThere]) expect((await refusal(go())).reason).toBe("NOT_FOUND");
+    for (const { taskId } of open) {
+      const task = await whenEnded(at.asker.as, taskId);
+      expect([stateOf(task), reasonOf(task), task.error!.metadata.state]).toEqual([
+        ...["REJECTED", "GRANT_NOT_ACTIVE", "SUSPENDED"],
+      ]);
+    }
+    await at.doing.admin.grants.resumeGrant({ grantId });
+    await using instance = serving(at.worker.as);
+    const next = [await at.go(soon), await goThere()];
+    for (const n of [0, 1]) await respond(at.worker.as, await instance.delivery(n));
+    for (const { taskId } of next) expect(stateOf(await whenEnded(at.asker.as, taskId))).toBe("COMPLETED");
+  });
 
   test("in the middle of a stream: the agent is hung up on and the watchers are told", async () => {
     const hungUp = Promise.withResolvers<void>();

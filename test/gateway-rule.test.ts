@@ -90,6 +90,7 @@ describe("the terms of a grant", () => {
     expect(beyondTerms(narrow, TrustTier.INTERNAL_RESTRICTED, needs())?.metadata.term).toBe("allowed_tiers");
     expect(beyondTerms(narrow, TrustTier.INTERNAL_TRUSTED, needs("x", "z"))?.metadata.actual).toBe("z");
     expect([beyondCap(narrow, 10), beyondCap(narrow, 11)?.metadata.term]).toEqual([undefined, "price_cap_micros"]);
+    expect(beyondCap(narrow, undefined)?.metadata).toMatchObject({ term: "price_cap_micros", actual: "unknown" });
   });
 });
 

@@ -1,5 +1,6 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { QuotaFailureSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
@@ -26,6 +27,8 @@ import { asTold } from "./bus-fixtures/metered.ts";
 import { told } from "./bus-fixtures/watch.ts";
 import { type Across, across, granted } from "./federation-fixtures/across.ts";
 import { dialects, eventually, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
+import { hook } from "./webhook-fixtures/hooks.ts";
+import { receiver, verify } from "./webhook-fixtures/receiver.ts";
 
 const { ALLOW, DENY, REQUIRE_APPROVAL, UNSPECIFIED } = PolicyVerdict;
 const soon = { returnImmediately: true } as const;
@@ -507,6 +510,25 @@ describe.each(dialects)("%s", (dialect) => {
       expect(stateOf(await at.go())).toBe("COMPLETED");
     });
 
+    test.each([
+      ["the most that it declares", { estimatedTokens: 10n, maxTokens: 1_000n }, "1001"],
+      ["its most alone", { maxTokens: 1_000n }, "1001"],
+      ["nothing that it declares, and so is refused", {}, "unknown"],
+    ])("under a price cap a contract is held to %s", async (_what, declared, actual) => {
+      const at = await across(world, { contract: declared, grant: { terms: { priceCapMicros: 1_000n } } });
+      const rate = (micros: bigint) =>
+        at.doing.admin.costs.setRates({ rates: [{ inputPer1000TokensMicros: micros, outputPer1000TokensMicros: 0n }] });
+      // What costs nothing needs to declare nothing.
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+      await rate(1_001n);
+      expect(await answerOf(at.go())).toMatchObject({
+        ...{ reason: "GRANT_TERMS_EXCEEDED", metadata: { term: "price_cap_micros", actual } },
+      });
+      const updateMask = { paths: ["price_cap_micros"] };
+      await at.doing.admin.grants.updateGrant({ grantId: at.grantId, change: {}, updateMask });
+      expect(stateOf(await at.go())).toBe("COMPLETED");
+    });
+
     test("the price cap is held against the estimate by the rates of the organisation that does the work", async () => {
       const at = await across(world, {
         contract: { estimatedTokens: 1_000n },
@@ -521,6 +543,52 @@ describe.each(dialects)("%s", (dialect) => {
       const [shown] = (await at.asker.as.gateway.listContracts({})).contracts;
       expect([shown!.estimatedTokens, shown!.estimatedCostMicros]).toEqual([1_000n, 1_001n]);
     });
+  });
+
+  test("a grant on a namespace opens the contracts of that namespace, and no others of its organisation", async () => {
+    const [doing, asking] = [await world.org(), await world.org()];
+    const namespace = unique("family");
+    await doing.admin.namespaces.createNamespace({ name: namespace });
+    const at = await across(world, {
+      ...{ doing, asking, contract: { namespace }, grant: { subject: { case: "namespace", value: namespace } } },
+    });
+    const other = await contract(doing, { capability: at.contractId });
+    expect(stateOf(await at.go())).toBe("COMPLETED");
+    const shown = (await at.asker.as.gateway.listContracts({})).contracts;
+    expect(shown.map((one) => [one.contractId, one.namespace, one.grantId])).toEqual([
+      [at.contractId, namespace, at.grantId],
+    ]);
+    expect((await answerOf(at.go({ contractId: other }))).reason).toBe("NOT_FOUND");
+    // What joins it later is open from then on.
+    const later = await contract(doing, { namespace, capability: at.contractId });
+    expect(await at.go({ contractId: later })).toMatchObject({ grantId: at.grantId, contractId: later });
+    await doing.admin.grants.revokeGrant({ grantId: at.grantId });
+    for (const contractId of [at.contractId, later])
+      expect((await answerOf(at.go({ contractId }))).reason).toBe("NOT_FOUND");
+  });
+
+  test("what comes of a task that nobody waits for is told to a webhook of those who asked, and to none of those who did it", async () => {
+    await using mine = await receiver();
+    await using theirs = await receiver();
+    const at = await across(world, { agent: { endpoint: pullEndpoint } });
+    const eventTypes = ["task.*"];
+    const { secret } = await hook(at.asker.as, mine.url, { eventTypes });
+    const { webhookId } = await hook(at.doing.admin, theirs.url, { eventTypes });
+    const { taskId, traceId } = await at.go(soon);
+    await using instance = serving(at.worker.as);
+    await respond(at.worker.as, await instance.delivery(0));
+    expect(stateOf(await whenEnded(at.asker.as, taskId))).toBe("COMPLETED");
+    const told = await mine.nth(1);
+    expect(verify(secret, told)).toMatchObject({
+      type: "task.completed",
+      trace_id: traceId,
+      data: { task_id: taskId },
+    });
+    await world.settled();
+    // A marker that comes after all that was to come.
+    await at.doing.admin.webhooks.testWebhook({ webhookId });
+    await theirs.nth(1);
+    expect(theirs.received.map(({ body }) => (JSON.parse(body) as { type: string }).type)).toEqual(["webhook.test"]);
   });
 
   describe("the quota of a grant", () => {
@@ -753,6 +821,12 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   describe("while no sweep comes, since time stands still", () => {
+    let still: World;
+    const clock = fakeClock(Date.now());
+    beforeAll(async () => {
+      still = await start(dialect, { clock });
+    });
+    afterAll(() => still[Symbol.asyncDispose]());
     const revoke = ({ doing, grantId }: Across) => doing.admin.grants.revokeGrant({ grantId });
     const refusedAtLast = async (at: Across, taskId: string) => {
       const task = await whenEnded(at.asker.as, taskId);
@@ -806,6 +880,60 @@ describe.each(dialects)("%s", (dialect) => {
         "GRANT_TERMS_EXCEEDED",
         0,
       ]);
+    });
+
+    // From here on time goes by: what comes before needs it to stand still.
+    test.each(["suspended", "revoked"] as const)(
+      "and within a second of it a sweep ends what is open under a grant that is %s",
+      async (how) => {
+        const at = await across(still, { agent: { endpoint: pullEndpoint } });
+        const { taskId } = await at.go(soon);
+        const { grantId } = at;
+        const { grants } = at.doing.admin;
+        await (how === "revoked" ? grants.revokeGrant({ grantId }) : grants.suspendGrant({ grantId }));
+        const state = async () => stateOf((await at.asker.as.bus.getTask({ taskId })).task);
+        expect(await state()).toBe("SUBMITTED");
+        clock.advance(500);
+        // A sweep that was under way by then is over after some time of the machine, and the next comes half a second of the clock later.
+        await eventually(async () => (await state()) === "REJECTED", 10_000).catch(() => clock.advance(500));
+        await refusedAtLast(at, taskId);
+      },
+    );
+
+    test("no more requests come under a grant in a minute than it lets, and nothing is left of the others", async () => {
+      const terms = { requestsPerMinute: 2 };
+      const at = await across(still, { grant: { terms } });
+      const free = await across(still, { doing: at.doing, grant: { terms } });
+      const told: string[] = [];
+      const onHeader = (headers: Headers) =>
+        void told.push(`${headers.get("grant-ratelimit-remaining")} of ${headers.get("grant-ratelimit-limit")}`);
+      const headers = { "idempotency-key": unique("again") };
+      const first = await at.go({}, { headers, onHeader });
+      // It is decided about and refused, and so counts: the organisation's own quota of a grant is another thing.
+      const update = (change: object, ...paths: string[]) =>
+        at.doing.admin.grants.updateGrant({ grantId: at.grantId, change, updateMask: { paths } });
+      await update({ requestsPerDay: 0n }, "requests_per_day");
+      expect((await refusal(at.go({}, { onHeader }))).reason).toBe("GRANT_QUOTA_EXCEEDED");
+      await update({}, "requests_per_day");
+      const { reason, metadata, error } = await refusal(at.go({}, { onHeader }));
+      expect([reason, metadata.limit, error.metadata.get("retry-after")]).toEqual(["RATE_LIMITED", "2", "60"]);
+      expect(error.findDetails(QuotaFailureSchema)[0]?.violations[0]?.subject).toBe(`grant:${at.grantId}`);
+      expect(error.metadata.get("grant-ratelimit-remaining")).toBe("0");
+      expect(told.slice(0, 1)).toEqual(["1 of 2"]);
+      // What is only asked about is not counted, nor what was done before; other grants count for themselves.
+      const dry = await at.asker.as.gateway.submitTask({
+        ...{ targetOrgId: at.doing.orgId, contractId: at.contractId, input: value({}), validateOnly: true },
+      });
+      expect(dry.grantId).toBe(at.grantId);
+      expect((await at.go({}, { headers })).taskId).toBe(first.taskId);
+      await free.go();
+      expect(await usageOf(at)).toMatchObject({ requests: 1n, denials: 1n });
+      const { contractId } = at;
+      expect((await at.asking.admin.traces.listTraces({ contractId })).traces).toHaveLength(2);
+      clock.advance(60_000);
+      await at.go();
+      await update({}, "requests_per_minute");
+      for (let i = 0; i < 3; i++) await at.go();
     });
   });
 

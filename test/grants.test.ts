@@ -1,7 +1,9 @@
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { GrantAct, GrantParty, GrantState } from "../gen/moltwire/federation/v1/grant_pb.ts";
+import { AuditKind } from "../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { findEntity } from "../src/bus/policy/resolve-entity.ts";
 import { sql } from "../src/db/db.ts";
 import { expireGrants } from "../src/federation/grant/expire.ts";
@@ -35,6 +37,10 @@ describe.each(dialects)("%s", (dialect) => {
   };
   const history = async (as: Clients, grantId: string) =>
     (await as.grants.getGrant({ grantId })).revisions.toReversed();
+  const service = "moltwire.federation.v1.GrantService";
+  /** Of the audit log, newest first. */
+  const rowsOf = async ({ admin }: Org, grantId: string) =>
+    (await admin.admin.listAuditEvents({})).auditEvents.filter(({ resource }) => resource.grant_id === grantId);
   const ends = async (as: Clients) => {
     await world.settled();
     return (await as.events.listEvents({})).events.filter(({ type }) => type === "grant.revoked");
@@ -161,6 +167,10 @@ describe.each(dialects)("%s", (dialect) => {
         [GrantAct.PROPOSE, GRANTOR, ""],
         [GrantAct.ACCEPT, GRANTEE, ""],
       ]);
+      expect(await rowsOf(eager, grant.grantId)).toMatchObject([
+        { method: `${service}/AcceptGrant`, kind: AuditKind.CHANGE, keyId: "", role: Role.UNSPECIFIED },
+      ]);
+      expect((await rowsOf(from, grant.grantId)).map(({ method }) => method)).toEqual([`${service}/CreateGrant`]);
       expect((await from.admin.grants.getGrant(idOf(before))).grant?.state).toBe(PROPOSED);
       await set(false);
       expect((await propose({}, from, eager)).state).toBe(PROPOSED);
@@ -187,6 +197,15 @@ describe.each(dialects)("%s", (dialect) => {
         expect(last!.createTime).toEqual(expireTime);
       }
       expect((await history(two.admin, active.grantId)).map(({ act }) => act)).toHaveLength(3);
+      for (const [org, other] of [
+        [one, two],
+        [two, one],
+      ] as const)
+        for (const { grantId } of [active, open]) {
+          const rows = (await rowsOf(org, grantId)).filter(({ method }) => method === `${service}/ExpireGrant`);
+          expect(rows).toMatchObject([{ kind: AuditKind.CHANGE, keyId: "", time: expireTime }]);
+          expect(rows[0]!.resource).toMatchObject({ grant_id: grantId, other_org_id: other.orgId });
+        }
       for (const org of [one, two])
         expect((await ends(org.admin)).map(({ payload }) => [payload!.grant_id, payload!.state])).toEqual([
           [ended.grant!.grantId, "REVOKED"],

@@ -583,8 +583,13 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["a key", (db) => findKey(db, "key_a"), /PRIMARY KEY \(key_id=\?\)/],
   [
     "a page of keys",
-    (db) => listKeys(db, org, "agt_a", ["key_a"], 51),
+    (db) => listKeys(db, org, { agentId: "agt_a", prefix: "" }, ["key_a"], 51),
     /api_key_agent \(org_id=\? AND agent_id=\? AND key_id>\?\)/,
+  ],
+  [
+    "a page of keys that begin so",
+    (db) => listKeys(db, org, { agentId: "", prefix: "key_0a" }, undefined, 51),
+    /api_key_org \(org_id=\? AND key_id>\? AND key_id<\?\)/,
   ],
   ["the revision of a policy set", (db) => policySetRevision(db, org), /policy_set USING PRIMARY KEY \(org_id=\?\)/],
   ["loading a policy set", (db) => loadPolicies(db, org), /p USING INDEX sqlite_autoindex_policy_1 \(org_id=\?/],

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Writable } from "node:stream";
 import { durationFromMs, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import type { Interceptor } from "@connectrpc/connect";
 import { pino } from "pino";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -12,12 +13,15 @@ import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { CircuitState, TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { ConfigError, readConfig } from "../src/config.ts";
 import { sql } from "../src/db/db.ts";
+import { newKeyText } from "../src/federation/key-text.ts";
+import { randomIds } from "../src/ids.ts";
 import {
   type Clients,
   dialects,
   eventually,
   fakeClock,
   type Org,
+  type Protocol,
   refusal,
   start,
   unique,
@@ -45,6 +49,15 @@ async function openTail(as: Clients): Promise<{ readonly end: Promise<{ reason: 
   };
 }
 
+/** Clients whose calls a trusted proxy forwards from an address. */
+const from = (world: World, address: string, key: string, protocol?: Protocol): Clients => {
+  const forwarded: Interceptor = (next) => (request) => {
+    request.header.set("x-forwarded-for", address);
+    return next(request);
+  };
+  return world.as(key, protocol, [forwarded]);
+};
+
 const within = <T>(ms: number, promise: Promise<T>): Promise<T> =>
   Promise.race([
     promise,
@@ -58,7 +71,7 @@ describe.each(dialects)("%s", (dialect) => {
   let org: Org;
   beforeAll(async () => {
     const to = new Writable({ write: (chunk, _encoding, done) => void done(void logged.push(String(chunk))) });
-    world = await start(dialect, { clock, log: pino({ level: "trace" }, to) });
+    world = await start(dialect, { clock, trustedProxies: ["127.0.0.1"], log: pino({ level: "trace" }, to) });
     org = await world.org();
   });
   afterAll(() => world[Symbol.asyncDispose]());
@@ -467,6 +480,34 @@ describe.each(dialects)("%s", (dialect) => {
       expect(JSON.stringify(apiKeys.map((key) => Object.values(key).map(String)))).not.toContain(secret.slice(35));
     });
 
+    test("keys are found by how they begin, as they are shown and as they are written, also page by page", async () => {
+      const own = await world.org();
+      const made = [];
+      for (let i = 0; i < 5; i++) {
+        made.push(await own.admin.keys.createApiKey({}));
+        clock.advance(1_000); // so that what their ids begin with differs
+      }
+      const { secret, apiKey } = made[3]!;
+      const list = async (prefix: string) =>
+        (await own.admin.keys.listApiKeys({ prefix })).apiKeys.map(({ keyId }) => keyId);
+      for (const length of [4, 14, 20, 36]) {
+        const prefix = apiKey!.keyId.slice(0, length);
+        const all = await list("");
+        expect(await list(prefix)).toEqual(all.filter((keyId) => keyId.startsWith(prefix)));
+        expect(await list(prefix.replace("key_", "mw_"))).toEqual(await list(prefix));
+      }
+      expect(await list(apiKey!.keyId)).toEqual([apiKey!.keyId]);
+      expect(await list("key_f")).toEqual([]);
+      const prefix = "mw_0";
+      const first = await own.admin.keys.listApiKeys({ prefix, pageSize: 4 });
+      const second = await own.admin.keys.listApiKeys({ prefix, pageSize: 4, pageToken: first.nextPageToken });
+      expect([...first.apiKeys, ...second.apiKeys]).toHaveLength(6);
+      expect(await reasonOf(own.admin.keys.listApiKeys({ pageToken: first.nextPageToken }))).toBe("INVALID_PAGE_TOKEN");
+      const { metadata, error } = await refusal(own.admin.keys.listApiKeys({ prefix: secret }));
+      expect([metadata.field, error.message.includes(secret.slice(35))]).toEqual(["prefix", false]);
+      for (const bad of ["0a", "mw_G", "key_%"]) expect((await refusal(list(bad))).metadata.field).toBe("prefix");
+    });
+
     test("a rotated key and its follower both work during the overlap, then only the follower does", async () => {
       const { secret: old, apiKey } = await org.admin.keys.createApiKey({ name: "r", scopes: ["agents:read"] });
       const {
@@ -565,6 +606,103 @@ describe.each(dialects)("%s", (dialect) => {
         expect((await keys.createApiKey({ scopes })).apiKey?.scopes).toEqual(scopes);
       const { apiKey: whole } = await org.admin.keys.createApiKey({});
       expect(await reasonOf(keys.rotateApiKey({ keyId: whole!.keyId }))).toBe("SCOPE_REQUIRED");
+    });
+
+    test("a key that is bound to networks is refused from elsewhere over every protocol, which only who holds all of it learns", async () => {
+      const allowedNetworks = ["203.0.113.0/24", "198.51.100.7", "2001:db8::/32"];
+      const { secret, apiKey } = await org.admin.keys.createApiKey({ allowedNetworks });
+      const { keyId } = apiKey!;
+      expect((await org.admin.keys.getApiKey({ keyId })).apiKey?.allowedNetworks).toEqual(allowedNetworks);
+      const wrong = newKeyText(keyId, randomIds()).text;
+      for (const protocol of ["connect", "connect-json", "grpc", "grpc-web"] as const) {
+        for (const address of [
+          "203.0.113.7",
+          "::ffff:203.0.113.255",
+          "::ffff:cb00:7107",
+          "198.51.100.7",
+          "2001:db8::7",
+        ])
+          await from(world, address, secret, protocol).agents.listAgents({});
+        for (const address of ["203.0.114.1", "198.51.100.8", "2001:db9::7", "::203.0.113.7"]) {
+          const { code, reason, metadata } = await refusal(
+            from(world, address, secret, protocol).agents.listAgents({}),
+          );
+          expect([protocol, code, reason, metadata.key_id]).toEqual([
+            ...[protocol, "PermissionDenied", "KEY_NETWORK_REFUSED", keyId],
+          ]);
+          expect(metadata.address).toBe(address);
+          const stream = from(world, address, secret, protocol).traces.tailTraces({})[Symbol.asyncIterator]();
+          expect(await reasonOf(stream.next())).toBe("KEY_NETWORK_REFUSED");
+          expect(await reasonOf(from(world, address, wrong, protocol).agents.listAgents({}))).toBe("KEY_INVALID");
+        }
+      }
+    });
+
+    test("the page of metrics is bound as all else is", async () => {
+      const { secret } = await world.operator.keys.createApiKey({
+        ...{ role: Role.OPERATOR, allowedNetworks: ["203.0.113.0/24"] },
+      });
+      const status = async (address: string) => {
+        const headers = { "x-forwarded-for": address, "x-api-key": secret };
+        const answer = await fetch(`${world.url}/metrics`, { headers });
+        await answer.text();
+        return answer.status;
+      };
+      expect([await status("203.0.113.7"), await status("203.0.114.7")]).toEqual([200, 403]);
+    });
+
+    test("the next call is bound by the list as it was changed; a stream that is open goes on until the key ends", async () => {
+      const bind = (allowedNetworks: string[]) =>
+        org.admin.keys.updateApiKey({
+          ...{ keyId, change: { allowedNetworks }, updateMask: { paths: ["allowed_networks"] } },
+        });
+      const { secret, apiKey } = await org.admin.keys.createApiKey({ allowedNetworks: ["203.0.113.7"] });
+      const { keyId } = apiKey!;
+      const one = from(world, "203.0.113.7", secret);
+      const { end } = await openTail(one);
+      expect((await bind(["198.51.100.0/24"])).apiKey?.allowedNetworks).toEqual(["198.51.100.0/24"]);
+      expect(await reasonOf(one.agents.listAgents({}))).toBe("KEY_NETWORK_REFUSED");
+      await from(world, "198.51.100.1", secret).agents.listAgents({});
+      // Its key is looked at again.
+      const next = await org.admin.keys.rotateApiKey({ keyId });
+      expect(next.apiKey?.allowedNetworks).toEqual(["198.51.100.0/24"]);
+      expect(await reasonOf(world.as(next.secret).agents.listAgents({}))).toBe("KEY_NETWORK_REFUSED");
+      await bind([]);
+      await one.agents.listAgents({});
+      await org.admin.keys.revokeApiKey({ keyId });
+      expect((await end).reason).toBe("KEY_REVOKED");
+      expect(await reasonOf(bind([]))).toBe("FAILED_PRECONDITION");
+    });
+
+    test("a key that is bound to networks gives nobody a key that is not bound within them", async () => {
+      const { secret } = await org.admin.keys.createApiKey({ allowedNetworks: ["203.0.113.0/24", "2001:db8::/32"] });
+      const { keys } = from(world, "203.0.113.7", secret);
+      const within = ["203.0.113.128/25", "2001:db8:1::/48", "::ffff:203.0.113.0/120"];
+      const { apiKey } = await keys.createApiKey({ allowedNetworks: within });
+      const { keyId } = apiKey!;
+      const { apiKey: free } = await org.admin.keys.createApiKey({});
+      expect(await reasonOf(keys.rotateApiKey({ keyId: free!.keyId }))).toBe("KEY_NETWORK_REFUSED");
+      expect((await keys.rotateApiKey({ keyId })).apiKey?.allowedNetworks).toEqual(within);
+      for (const wider of [[], ["0.0.0.0/0"], ["203.0.112.0/23"], ["203.0.113.7", "::/0"]]) {
+        const change = { allowedNetworks: wider };
+        expect(await reasonOf(keys.createApiKey(change))).toBe("KEY_NETWORK_REFUSED");
+        const updateMask = { paths: ["allowed_networks"] };
+        expect(await reasonOf(keys.updateApiKey({ keyId, change, updateMask }))).toBe("KEY_NETWORK_REFUSED");
+      }
+    });
+
+    test.each([
+      [["10.0.0.0/8", "10.0.0.1/8"], "allowed_networks[1]"],
+      [["::ffff:10.0.0.0/95"], "allowed_networks[0]"],
+      [["10.0.0.0/33"], "allowed_networks[0]"],
+      [["2001:db8::/129"], "allowed_networks[0]"],
+      [["example.com"], "allowed_networks[0]"],
+      [["fe80::1%eth0"], "allowed_networks[0]"],
+      [["10.0.0.1", "10.0.0.1"], "allowed_networks"],
+      [Array.from({ length: 33 }, (_, i) => `10.0.0.${i}`), "allowed_networks"],
+    ])("the networks %j are refused, naming %s", async (allowedNetworks, field) => {
+      const { reason, metadata } = await refusal(org.admin.keys.createApiKey({ allowedNetworks }));
+      expect([reason, metadata.field]).toEqual(["INVALID_REQUEST", field]);
     });
 
     test.each([

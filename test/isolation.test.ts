@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
+import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
 import { ReviewVerdict } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GatewayService } from "../gen/moltwire/federation/v1/gateway_service_pb.ts";
 import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
@@ -12,7 +13,7 @@ import { EventService } from "../gen/moltwire/ops/v1/event_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { services } from "../src/services.ts";
-import { httpEndpoint } from "./bus-fixtures/bus.ts";
+import { contract, httpEndpoint } from "./bus-fixtures/bus.ts";
 import { deadUrl } from "./bus-fixtures/http-agent.ts";
 import { type Clients, dialects, type Org, type OrgAgent, start, unique, type World } from "./harness.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
@@ -94,7 +95,20 @@ async function party(world: World, mark: string): Promise<Party> {
     pricing: { requestMicros: 1n },
   };
   const { listingId } = (await org.admin.catalog.publishListing({ offer })).listing!;
+  const buyer = await world.org();
+  await buyer.admin.catalog.invokeListing({ listingId, input: fromJson(ValueSchema, "bought") });
+  const { review } = await buyer.admin.reviews.createReview({ listingId, rating: 5, text: "good" });
   await org.admin.catalog.unpublishListing({ listingId });
+  const plans = [
+    { planId: "daily", period: BillingPeriod.DAY, priceMicros: 1n, includedRequests: 1n, overageMicros: 1n },
+  ];
+  const sold = { title: "sold", description: "sold", category: "c", pricing: { requestMicros: 1n }, plans };
+  const { listing: other } = await buyer.admin.catalog.publishListing({
+    offer: { ...sold, contractId: await addContract(world, buyer.orgId, { contractId: unique("sold") }) },
+  });
+  const { subscription } = await org.admin.subscriptions.subscribe({ listingId: other!.listingId, planId: "daily" });
+  const looked = await contract(org, { capability, approvalRequired: true });
+  const { task: waiting } = await submit((await org.agent()).as, looked, `${mark} waits`, {});
   const wished = {
     eventTypes: ["message.received"],
     url: `http://127.0.0.1:9/${mark}hook`,
@@ -175,6 +189,9 @@ async function party(world: World, mark: string): Promise<Party> {
     contract_id: contractId,
     policy_id: policyId,
     dead_letter_id: deadLetters[0]!.deadLetterId,
+    subscription_id: subscription!.subscriptionId,
+    review_id: review!.reviewId,
+    approval_id: waiting!.approvalId,
   };
   return { org, worker, caller, contractId, belongings };
 }
@@ -310,6 +327,10 @@ describe.each(dialects)("%s", (dialect) => {
       "RelayService/Send to_agent_id",
       "DirectoryService/RevokeInvite invite_id",
       "CatalogService/GetListing listing_id",
+      "SubscriptionService/CancelSubscription subscription_id",
+      "ReviewService/RespondToReview review_id",
+      "ApprovalService/GetApproval approval_id",
+      "ApprovalService/Deny approval_id",
       "GrantService/GetGrant grant_id",
       "GrantService/RevokeGrant grant_id",
       "GrantService/ListGrants counterparty_org_id",

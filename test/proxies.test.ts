@@ -1,7 +1,10 @@
 import http2 from "node:http2";
+import { BlockList, isIPv4 } from "node:net";
+import fc from "fast-check";
 import { pino } from "pino";
 import { afterEach, describe, expect, test } from "vitest";
 import { readConfig } from "../src/config.ts";
+import { isWithin, readNetwork } from "../src/federation/allowed-networks.ts";
 import { clientAddress } from "../src/rpc/client-address.ts";
 import { start, type World } from "./harness.ts";
 import { request2 } from "./wire-fixtures/raw.ts";
@@ -75,6 +78,38 @@ describe("the address of a client", () => {
     const headers = { forwarded: "for=203.0.113.7", "x-real-ip": "203.0.113.7", "x-client-ip": "203.0.113.7" };
     expect(await clientSeen(["127.0.0.1"], headers)).toBe("127.0.0.1");
   });
+});
+
+describe("the networks of a key", () => {
+  const ipv4 = fc.nat({ max: 0xff }).map((n) => `10.0.${n >> 4}.${n & 15}`);
+  const ipv6 = fc.nat({ max: 0xff }).map((n) => `2001:db8:${(n >> 4).toString(16)}::${(n & 15).toString(16)}`);
+  const cidr = (address: fc.Arbitrary<string>, width: number) =>
+    fc.tuple(address, fc.nat({ max: width })).map(([text, prefix]) => `${text}/${prefix}`);
+  const asIpv6 = (text: string) => `::ffff:${text}`;
+
+  test("hold the addresses that the network library says they hold, also IPv4 ones in their IPv6 form", () => {
+    const networks = fc.oneof(cidr(ipv4, 32), cidr(ipv6, 128)).filter((text) => typeof readNetwork(text) !== "string");
+    const address = fc.oneof(ipv4, ipv4.map(asIpv6), ipv6);
+    let within = 0;
+    const rule = (list: string[], text: string) => {
+      const known = new BlockList();
+      for (const network of list) {
+        const [first, prefix] = network.split("/") as [string, string];
+        known.addSubnet(first, Number(prefix), isIPv4(first) ? "ipv4" : "ipv6");
+      }
+      const plain = text.replace("::ffff:", "");
+      const held = known.check(plain, isIPv4(plain) ? "ipv4" : "ipv6");
+      within += held ? 1 : 0;
+      expect(isWithin(list, text)).toBe(held);
+    };
+    fc.assert(fc.property(fc.array(networks, { maxLength: 4 }), address, rule), { numRuns: 2_000, seed: 7 });
+    expect(within).toBeGreaterThan(100);
+  });
+
+  test.each(["", "unknown", "10.0.0.1:80", "10.0.0", "010.0.0.1", "[::1]"])(
+    "hold nothing that is no address: %j",
+    (text) => expect(isWithin(["0.0.0.0/0", "::/0"], text)).toBe(false),
+  );
 });
 
 describe("the list of proxies", () => {

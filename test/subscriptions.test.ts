@@ -63,8 +63,13 @@ describe.each(dialects)("%s", (dialect) => {
     });
     const again = await refusal(subscribe(at));
     expect([again.code, again.reason]).toEqual(["AlreadyExists", "ALREADY_EXISTS"]);
-    const audited = (await at.buyer.admin.admin.listAuditEvents({})).auditEvents.map(({ method }) => method);
-    expect(audited.filter((one) => one.endsWith("SubscriptionService/Subscribe"))).toHaveLength(1);
+    const auditedOf = async ({ admin }: Org) =>
+      (await admin.admin.listAuditEvents({})).auditEvents.map(({ method }) => method.split(".").at(-1));
+    const audited = await auditedOf(at.buyer);
+    // The grant under which the requests run, which nobody made by a call.
+    for (const once of ["SubscriptionService/Subscribe", "GrantService/AcceptGrant"])
+      expect(audited.filter((one) => one === once)).toHaveLength(1);
+    expect((await auditedOf(at.seller)).filter((one) => one === "GrantService/CreateGrant")).toHaveLength(1);
   });
 
   test("too few credits, no such plan, one's own listing: nothing is paid", async () => {

@@ -16,6 +16,8 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   KEY_REVOKED: "ask an administrator of your organisation for a new key",
   ROLE_REQUIRED: "use a key of the required role",
   SCOPE_REQUIRED: "use a key with the required scope",
+  KEY_NETWORK_REFUSED:
+    "call from where the key may be used, or have an administrator change that: moltwire key update --allow-ip",
   RATE_LIMITED: "wait, then call less often",
   NOT_FOUND: "check the id or name with `list`; things of other organisations are not found either",
   ALREADY_EXISTS: "choose another name or version, or change the one that exists",

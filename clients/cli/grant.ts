@@ -29,6 +29,7 @@ const seen: Field = {
 const terms = (prefix: string): readonly Field[] => [
   { name: `${prefix}tokensPerDay`, as: "--tokens <number>", help: "tokens a day (UTC)", read: number },
   { name: `${prefix}requestsPerDay`, as: "--requests <number>", help: "requests a day (UTC)", read: number },
+  { name: `${prefix}requestsPerMinute`, as: "--rate <number>", help: "requests in any 60 s", read: number },
   { name: `${prefix}priceCapMicros`, as: "--price-cap <micros>", help: "what a request costs at most", read: number },
   {
     name: `${prefix}expireTime`,
@@ -176,6 +177,7 @@ function describe(row: Grant): string[] {
     ["purpose", of?.purpose ?? ""],
     ["tokens a day", figure(of?.tokensPerDay)],
     ["requests a day", figure(of?.requestsPerDay)],
+    ["requests a minute", of?.requestsPerMinute === undefined ? "" : String(of.requestsPerMinute)],
     ["price cap", figure(of?.priceCapMicros)],
     ["tiers", (of?.allowedTiers ?? []).map((tier) => nameIn(TrustTierSchema, tier)).join(" ")],
     ["tools", (of?.allowedTools ?? []).map(plain).join(" ")],

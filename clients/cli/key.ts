@@ -6,21 +6,36 @@ import { ApiKeyService } from "../../gen/moltwire/federation/v1/api_key_service_
 import { agentIdOf } from "./agent-name.ts";
 import { addCall } from "./call.ts";
 import { addNoun, type Noun } from "./command.ts";
-import { duration, type Field, oneOf, timeToCome } from "./field.ts";
+import { duration, type Field, number, oneOf, timeToCome } from "./field.ts";
 import { addList } from "./list.ts";
 import { nameIn } from "./names.ts";
 import { note, paint, paintError, plain } from "./output.ts";
 import { age, at, type Column, type Fact, renderFacts } from "./table.ts";
 
-const { createApiKey, getApiKey, listApiKeys, rotateApiKey, revokeApiKey } = ApiKeyService.method;
+const { createApiKey, getApiKey, listApiKeys, updateApiKey, rotateApiKey, revokeApiKey } = ApiKeyService.method;
 
 const which: Field = { name: "keyId", as: "<key>", help: "its id: key_…" };
+
+const uses: readonly Field[] = [
+  {
+    name: "allowedNetworks",
+    as: "--allow-ip <network>",
+    help: "where it may be used from: an address, or a CIDR such as 203.0.113.0/24; may be repeated",
+    many: true,
+  },
+  {
+    name: "requestsPerMinute",
+    as: "--rate <number>",
+    help: "how many requests it may make in any 60 s; 0: as many as whom it speaks for",
+    read: number,
+  },
+];
 
 /** Adds the commands. */
 export const key: Noun = (program) => {
   const noun = addNoun(program, "key", "keys: who may call, and what they may do").addHelpText(
     "after",
-    "\nA key is never changed, and none is deleted, so that it stays known who could do what: revoke it, or rotate it.",
+    "\nWhat a key may do is never changed, and no key is deleted, so that it stays known who could do what: revoke it, or rotate it.",
   );
   addCall(noun, {
     name: "create",
@@ -48,6 +63,7 @@ export const key: Noun = (program) => {
         help: "a span from now such as 30d, or a date and time",
         read: timeToCome,
       },
+      ...uses,
     ],
     from: true,
     show: ({ apiKey, secret }) => handOver(apiKey!, secret),
@@ -57,6 +73,11 @@ export const key: Noun = (program) => {
     method: listApiKeys,
     filters: [
       { name: "agentId", as: "--agent <agent>", help: "only those of this agent: its name or id", read: agentIdOf },
+      {
+        name: "prefix",
+        as: "--prefix <text>",
+        help: "only those that begin so: key_… or mw_…, and none of the secret",
+      },
     ],
     rows: ({ apiKeys }) => apiKeys,
     columns,
@@ -68,6 +89,16 @@ export const key: Noun = (program) => {
     summary: "show a key, also one that has ended, without its secret",
     method: getApiKey,
     fields: [which],
+    show: (response) => describe(response.apiKey!),
+  });
+  addCall(noun, {
+    name: "update",
+    summary: "change where and how much a key may be used; lists are replaced whole",
+    example: "moltwire key update KEY --allow-ip 203.0.113.0/24 --allow-ip 2001:db8::/32",
+    method: updateApiKey,
+    fields: [{ ...which, as: "[key]", required: true }],
+    change: uses,
+    from: true,
     show: (response) => describe(response.apiKey!),
   });
   addCall(noun, {
@@ -126,6 +157,8 @@ function describe(apiKey: ApiKey, more: readonly Fact[] = []): string[] {
     ["role", nameIn(RoleSchema, apiKey.role).toLowerCase()],
     ["agent", apiKey.agentId],
     ["scopes", apiKey.scopes.map(plain).join(" ") || "all of its role"],
+    ["only from", apiKey.allowedNetworks.map(plain).join(" ")],
+    ["requests a minute", apiKey.requestsPerMinute ? String(apiKey.requestsPerMinute) : ""],
     ["made", at(apiKey.createTime)],
     ["from", apiKey.rotatedFromKeyId],
     ["expires", at(apiKey.expireTime)],

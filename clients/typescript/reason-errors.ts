@@ -103,6 +103,24 @@ export class RateLimited extends MoltwireError {
 }
 
 /**
+ * The key is good, but bound to networks: the call comes from elsewhere, or would give away more than them. Only who sent a whole, right key is told so. Code
+ * PERMISSION_DENIED. metadata: {"key_id": "key_...", "address": "203.0.113.7"} or {"key_id": "key_...", "network": "0.0.0.0/0"}
+ */
+export class KeyNetworkRefused extends MoltwireError {
+  get keyId(): string | undefined {
+    return this.about.key_id;
+  }
+
+  get address(): string | undefined {
+    return this.about.address;
+  }
+
+  get network(): string | undefined {
+    return this.about.network;
+  }
+}
+
+/**
  * There is no such thing, or the caller may not know of it. Code NOT_FOUND. metadata: {"resource": "agent", "id": "agt_..."}
  */
 export class NotFound extends MoltwireError {
@@ -805,6 +823,7 @@ export const reasonErrors = {
   ROLE_REQUIRED: RoleRequired,
   SCOPE_REQUIRED: ScopeRequired,
   RATE_LIMITED: RateLimited,
+  KEY_NETWORK_REFUSED: KeyNetworkRefused,
   NOT_FOUND: NotFound,
   ALREADY_EXISTS: AlreadyExists,
   FAILED_PRECONDITION: FailedPrecondition,

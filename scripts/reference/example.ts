@@ -125,6 +125,8 @@ const fillings: Readonly<Record<string, JsonValue>> = {
   "RedriveJobRequest.subject": { jobId: id("job") },
   "PreviewScheduleRequest.subject": { draft: { cron: "0 9 * * 1-5", timeZone: "Europe/Berlin" } },
   "TestPolicyRequest.subject": { window: { startTime: "2026-01-01T00:00:00Z" } },
+  "UpdateApiKeyRequest.change": { allowedNetworks: ["203.0.113.0/24"] },
+  "UpdateApiKeyRequest.update_mask": "allowedNetworks",
   "UpdateAgentRequest.change": { description: "shouts" },
   "UpdateAgentRequest.update_mask": "description",
   "UpdateProfileRequest.change": { description: "finds sources" },

@@ -87,7 +87,7 @@ async function check(
 ): Promise<{ readonly caller: Caller; readonly credential: string }> {
   if (kind === "password") return checkPassword(app, value, context);
   const key = value ?? "";
-  const caller = await authenticate(app, key.trim());
+  const caller = await authenticate(app, key.trim(), context.values.get(clientAddressKey));
   if (caller.role < Role.ORG) {
     const metadata = { role: roleName(caller.role), required_role: roleName(Role.ORG) };
     throw new Fault("ROLE_REQUIRED", "the console is for administrators: this is the key of an agent", metadata);

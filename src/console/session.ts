@@ -3,7 +3,7 @@ import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault } from "../errors.ts";
 import { findKey } from "../federation/api-key-store.ts";
-import { callerFrom, configuredKeyId, configuredOperator } from "../rpc/auth.ts";
+import { callerFrom, checkNetwork, configuredKeyId, configuredOperator } from "../rpc/auth.ts";
 import { type Caller, publicCaller } from "../rpc/caller.ts";
 import type { Browser } from "./browser.ts";
 import { digestOf, findPassword, passwordKeyId } from "./password.ts";
@@ -16,13 +16,14 @@ export const sessionMs = 24 * 3_600_000;
 export const sessionTopic = (tokenSha256: string): string => `session:${tokenSha256}`;
 
 /**
- * Who calls from a browser: who is signed in there. Nobody in particular without a session, with one that is over, and from a page of another origin, which
- * could otherwise act for who looks at it.
+ * Who calls from a browser: who is signed in there. Nobody in particular without a session, with one that is over, from where its key may not be used, and from
+ * a page of another origin, which could otherwise act for who looks at it.
  */
-export async function signedIn(app: App, { token, sameOrigin }: Browser): Promise<Caller> {
+export async function signedIn(app: App, { token, sameOrigin }: Browser, address: string): Promise<Caller> {
   if (token === undefined || !sameOrigin) return publicCaller;
   try {
     const caller = await callerOfSession(app, digestOf(token));
+    checkNetwork(caller, address);
     app.keyUse.seen(caller.keyId, app.clock.now());
     return caller;
   } catch (error) {

@@ -8,21 +8,35 @@ import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { holdsScope, roleName } from "../rpc/access.ts";
 import type { Caller } from "../rpc/caller.ts";
+import { maskedFields } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { countLiveKeys, expireKey, findOrgKey, listKeys, lockKey, revokeKey, toApiKey } from "./api-key-store.ts";
+import { covered, readNetwork } from "./allowed-networks.ts";
+import {
+  countLiveKeys,
+  expireKey,
+  findOrgKey,
+  type KeyRow,
+  listKeys,
+  lockKey,
+  revokeKey,
+  toApiKey,
+  updateKey,
+} from "./api-key-store.ts";
 import { issueKey } from "./issue-key.ts";
 
 const maxKeysPerOrg = 10_000;
 const defaultOverlapMs = 24 * 3_600_000;
+const changeable = ["allowed_networks", "requests_per_minute"] as const;
 
 export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   createApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
     const role = req.role || (req.agentId ? Role.AGENT : Role.ORG);
     checkRole(caller, role);
     checkScopes(caller, req.scopes);
+    checkNetworks(caller, req.allowedNetworks, "allowed_networks");
     if ((role === Role.AGENT) !== (req.agentId !== ""))
       throw badField("agent_id", "an AGENT key names its agent, and no other key does");
     // Locked, or a DeleteAgent beside this would revoke the agent's keys without seeing the new one.
@@ -39,6 +53,8 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       createMs: now,
       expireMs,
       rotatedFrom: null,
+      allowedNetworks: req.allowedNetworks,
+      requestsPerMinute: req.requestsPerMinute,
     });
     return { apiKey: toApiKey((await lockKey(tx, orgId, keyId))!), secret: text };
   }),
@@ -50,15 +66,34 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   }),
 
   listApiKeys: query(app, async (req, { db, orgId }) => {
-    const scope = ["ListApiKeys", orgId, req.agentId];
+    const prefix = req.prefix.replace(/^mw_/, "key_");
+    const scope = ["ListApiKeys", orgId, req.agentId, prefix];
     const page = await readPage(
       app.cursors,
       scope,
       req,
-      (after, limit) => listKeys(db, orgId, req.agentId, after, limit),
+      (after, limit) => listKeys(db, orgId, { agentId: req.agentId, prefix }, after, limit),
       (row) => [row.key_id],
     );
     return { apiKeys: page.rows.map(toApiKey), nextPageToken: page.nextPageToken };
+  }),
+
+  updateApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
+    const mask = maskedFields(req.updateMask, changeable);
+    const key = await lockKey(tx, orgId, req.keyId);
+    if (!key) throw notFound("api key", req.keyId);
+    checkRole(caller, key.role);
+    checkScopes(caller, JSON.parse(key.scopes) as string[]);
+    checkLive(key, now);
+    const change = req.change!;
+    if (mask.has("allowed_networks")) checkNetworks(caller, change.allowedNetworks, "change.allowed_networks");
+    const next: KeyRow = {
+      ...key,
+      ...(mask.has("allowed_networks") && { allowed_networks: JSON.stringify(change.allowedNetworks) }),
+      ...(mask.has("requests_per_minute") && { requests_per_minute: change.requestsPerMinute }),
+    };
+    await updateKey(tx, next);
+    return { apiKey: toApiKey(next) };
   }),
 
   rotateApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
@@ -70,11 +105,9 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     const scopes = JSON.parse(old.scopes) as string[];
     checkRole(caller, old.role);
     checkScopes(caller, scopes);
-    if (old.revoke_ms !== null || (old.expire_ms !== null && old.expire_ms <= now)) {
-      throw new Fault("FAILED_PRECONDITION", "the key has ended: create a new one", {
-        state: old.revoke_ms === null ? "EXPIRED" : "REVOKED",
-      });
-    }
+    const allowedNetworks = JSON.parse(old.allowed_networks) as string[];
+    checkNetworks(caller, allowedNetworks, "key_id");
+    checkLive(old, now);
     const oldEndsMs = Math.min(
       now + (req.overlap ? durationMs(req.overlap) : defaultOverlapMs),
       old.expire_ms ?? Infinity,
@@ -89,6 +122,8 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
       createMs: now,
       expireMs: old.expire_ms,
       rotatedFrom: old.key_id,
+      allowedNetworks,
+      requestsPerMinute: old.requests_per_minute,
     });
     await expireKey(tx, orgId, old.key_id, oldEndsMs);
     tx.ring(keyTopic(old.key_id));
@@ -115,6 +150,12 @@ async function checkQuota(tx: Tx, orgId: string, now: number): Promise<void> {
   throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxKeysPerOrg} live keys: revoke some`, metadata);
 }
 
+function checkLive({ revoke_ms, expire_ms }: KeyRow, now: number): void {
+  if (revoke_ms === null && (expire_ms === null || expire_ms > now)) return;
+  const state = revoke_ms === null ? "EXPIRED" : "REVOKED";
+  throw new Fault("FAILED_PRECONDITION", "the key has ended: create a new one", { state });
+}
+
 /** Nobody makes, replaces or ends a key of a higher role. */
 function checkRole(caller: Caller, role: number): void {
   if (role <= caller.role) return;
@@ -134,4 +175,21 @@ function checkScopes(caller: Caller, scopes: readonly string[]): void {
     throw new Fault("SCOPE_REQUIRED", `your key lacks the scope ${beyond}: name only scopes that it holds`, {
       required_scope: beyond,
     });
+}
+
+/** Every text names a network; a key that is bound to networks makes only keys that are bound within them. */
+function checkNetworks(caller: Caller, networks: readonly string[], field: string): void {
+  const { networks: own = [], keyId } = caller;
+  const read = networks.map((text, i) => {
+    const network = readNetwork(text);
+    if (typeof network === "string") throw badField(`${field}[${i}]`, network);
+    return network;
+  });
+  if (own.length === 0) return;
+  const beyond = read.length === 0 ? "any" : networks[read.findIndex((network) => !covered(own, network))];
+  if (beyond === undefined) return;
+  throw new Fault("KEY_NETWORK_REFUSED", "your key is bound to networks, and this would be used from others as well", {
+    key_id: keyId,
+    network: beyond,
+  });
 }

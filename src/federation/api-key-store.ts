@@ -19,17 +19,30 @@ export type KeyRow = {
   readonly revoke_ms: number | null;
   readonly rotated_from: string | null;
   readonly last_used_ms: number | null;
+  /** Addresses and CIDRs as JSON; none: anywhere. */
+  readonly allowed_networks: string;
+  /** 0: as many as whom it speaks for. */
+  readonly requests_per_minute: number;
 };
 
 /** What each request reads of its key: no more, since every call pays for it. */
 export type AuthRow = Pick<
   KeyRow,
-  "org_id" | "key_id" | "secret_sha256" | "role" | "agent_id" | "scopes" | "expire_ms" | "revoke_ms"
+  | "org_id"
+  | "key_id"
+  | "secret_sha256"
+  | "role"
+  | "agent_id"
+  | "scopes"
+  | "expire_ms"
+  | "revoke_ms"
+  | "allowed_networks"
+  | "requests_per_minute"
 > & {
   readonly org_disabled: number;
 };
 
-const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms`;
+const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms, k.allowed_networks, k.requests_per_minute`;
 
 export type NewKey = {
   readonly orgId: string;
@@ -42,12 +55,16 @@ export type NewKey = {
   readonly createMs: number;
   readonly expireMs: number | null;
   readonly rotatedFrom: string | null;
+  /** None: anywhere. */
+  readonly allowedNetworks?: readonly string[];
+  /** None, or 0: as many as whom it speaks for. */
+  readonly requestsPerMinute?: number;
 };
 
 /** By its id alone: this look-up is what tells the organisation of a request. */
 export const findKey = (db: Queryable, keyId: string): Promise<AuthRow | undefined> =>
   db.one<AuthRow>(sql`
-    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, o.disabled as org_disabled
+    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, k.requests_per_minute, o.disabled as org_disabled
     from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
 /** One key of an organisation. */
@@ -62,8 +79,9 @@ export const lockKey = (tx: Tx, orgId: string, keyId: string): Promise<KeyRow | 
 
 export const insertKey = (tx: Tx, key: NewKey): Promise<number> =>
   tx.run(sql`
-    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from)
-    values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom})`);
+    insert into api_key (org_id, key_id, secret_sha256, name, role, agent_id, scopes, create_ms, expire_ms, rotated_from, allowed_networks, requests_per_minute)
+    values (${key.orgId}, ${key.keyId}, ${key.digest}, ${key.name}, ${key.role}, ${key.agentId}, ${JSON.stringify(key.scopes)}, ${key.createMs}, ${key.expireMs}, ${key.rotatedFrom},
+      ${JSON.stringify(key.allowedNetworks ?? [])}, ${key.requestsPerMinute ?? 0})`);
 
 /** How many keys of an organisation can still be used, counted up to a bound. */
 export async function countLiveKeys(db: Queryable, orgId: string, now: number, bound: number): Promise<number> {
@@ -72,19 +90,26 @@ export async function countLiveKeys(db: Queryable, orgId: string, now: number, b
   return row?.n ?? 0;
 }
 
-/** Oldest first: ids sort by time. */
+/** Oldest first: ids sort by time. The ids that begin with a prefix are a range of the same indexes, none of them having a letter beyond `f`. */
 export const listKeys = (
   db: Queryable,
   orgId: string,
-  agentId: string,
+  { agentId, prefix }: { readonly agentId: string; readonly prefix: string },
   after: Position | undefined,
   limit: number,
 ): Promise<KeyRow[]> => {
   const [afterId = ""] = (after ?? []) as string[];
   const ofAgent = agentId ? sql`and k.agent_id = ${agentId}` : sql``;
+  const beginning = prefix ? sql`and k.key_id >= ${prefix} and k.key_id < ${`${prefix}g`}` : sql``;
   return db.all<KeyRow>(sql`
-    select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} order by k.key_id limit ${limit}`);
+    select ${columns} from api_key k where k.org_id = ${orgId} and k.key_id > ${afterId} ${ofAgent} ${beginning} order by k.key_id limit ${limit}`);
 };
+
+/** Changes how a key may be used. */
+export const updateKey = (tx: Tx, { org_id, key_id, allowed_networks, requests_per_minute }: KeyRow): Promise<number> =>
+  tx.run(
+    sql`update api_key set allowed_networks = ${allowed_networks}, requests_per_minute = ${requests_per_minute} where org_id = ${org_id} and key_id = ${key_id}`,
+  );
 
 /** Ends a key now, unless it has ended before. */
 export const revokeKey = (tx: Tx, orgId: string, keyId: string, now: number): Promise<number> =>
@@ -121,4 +146,6 @@ export const toApiKey = (row: KeyRow): MessageInitShape<typeof ApiKeySchema> => 
   ...(row.revoke_ms !== null && { revokeTime: timestampFromMs(row.revoke_ms) }),
   rotatedFromKeyId: row.rotated_from ?? "",
   ...(row.last_used_ms !== null && { lastUsedTime: timestampFromMs(row.last_used_ms) }),
+  allowedNetworks: JSON.parse(row.allowed_networks) as string[],
+  requestsPerMinute: row.requests_per_minute,
 });

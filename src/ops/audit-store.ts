@@ -71,7 +71,7 @@ export const writeAudit = (tx: Tx, app: Pick<App, "ids">, act: Act): Promise<num
     role: act.caller.role,
     keyId: act.caller.keyId,
     agentId: act.caller.agentId,
-    resource: resourceOf(act.request, act.reply),
+    resource: resourceOf(act),
     requestSha256: act.digest,
     traceId: act.trace.traceId,
   });
@@ -113,12 +113,13 @@ export const toAuditEvent = (row: AuditRow): MessageInitShape<typeof AuditEventS
   hash: row.hash ?? "",
 });
 
-/** The ids named in the request and, one level down, made by the reply. */
-function resourceOf(request: object, reply: unknown): Record<string, string> {
+/** The ids named in the request and, one level down, made by the reply; the organisation where there are none, as of what holds for all of it. */
+function resourceOf({ request, reply, orgId }: Act): Record<string, string> {
   const made = Object.values(reply ?? {}).filter(
     (value): value is object => typeof value === "object" && value !== null,
   );
   const ids = [request, ...made].flatMap((message) => Object.entries(message).map(chosen).filter(isId));
+  if (ids.length === 0) return { org_id: orgId };
   return Object.fromEntries(
     ids.map(([name, id]) => [
       name.replace(/Id$/, "_id").replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`),

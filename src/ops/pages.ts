@@ -5,6 +5,7 @@ import type { App } from "../app.ts";
 import { Fault, toConnectError } from "../errors.ts";
 import { holdsScope, methodName, roleName } from "../rpc/access.ts";
 import { authenticate, keyInHeaders } from "../rpc/auth.ts";
+import { clientAddress } from "../rpc/client-address.ts";
 import { refuse } from "../rpc/refuse.ts";
 import { traceContext } from "../rpc/trace-context.ts";
 import { version } from "../version.ts";
@@ -36,6 +37,7 @@ export function servePages(
       const caller = await authenticate(
         app,
         keyInHeaders(authorization, typeof xApiKey === "string" ? xApiKey : undefined),
+        clientAddress(request),
       );
       if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
       if (!holdsScope(caller.scopes, "status:read"))

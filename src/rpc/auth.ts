@@ -2,6 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { App } from "../app.ts";
 import { Fault } from "../errors.ts";
+import { isWithin } from "../federation/allowed-networks.ts";
 import { type AuthRow, findKey } from "../federation/api-key-store.ts";
 import { keyDigest, keyIdOf } from "../federation/key-text.ts";
 import { type Caller, publicCaller } from "./caller.ts";
@@ -19,8 +20,10 @@ export function keyInHeaders(authorization: string | undefined, xApiKey: string 
   return key;
 }
 
-/** Who has sent this key. Throws KEY_INVALID, KEY_EXPIRED or KEY_REVOKED. A typo fails without a look-up. */
-export async function authenticate(app: App, key: string | undefined): Promise<Caller> {
+/**
+ * Who has sent this key from this address. Throws KEY_INVALID, KEY_EXPIRED, KEY_REVOKED or KEY_NETWORK_REFUSED. A typo fails without a look-up.
+ */
+export async function authenticate(app: App, key: string | undefined, address: string): Promise<Caller> {
   if (key === undefined) return publicCaller;
   const digest = keyDigest(key);
   if (app.config.operatorKeyDigest && same(digest, app.config.operatorKeyDigest)) return configuredOperator(app);
@@ -29,12 +32,20 @@ export async function authenticate(app: App, key: string | undefined): Promise<C
   if (!row || !same(digest, row.secret_sha256)) throw wrongKey();
   const now = app.clock.now();
   const caller = callerFrom(row, now);
+  checkNetwork(caller, address);
   app.keyUse.seen(row.key_id, now);
   if (row.agent_id !== "") app.activity.seen(row.org_id, row.agent_id, now);
   return caller;
 }
 
-/** Who a key that was good speaks for now. Throws as {@link authenticate}. */
+/** KEY_NETWORK_REFUSED unless the caller's key may be used from the address, as `clientAddress` gives it. */
+export function checkNetwork({ keyId, networks = [] }: Caller, address: string): void {
+  if (networks.length === 0 || isWithin(networks, address)) return;
+  const message = `this key may not be used from ${address || "an address that is not known"}: it is bound to networks`;
+  throw new Fault("KEY_NETWORK_REFUSED", message, { key_id: keyId, address });
+}
+
+/** Who a key that was good speaks for now. Throws as {@link authenticate}, but not by the address: a stream goes on where it began. */
 export async function authenticateAgain(app: App, keyId: string): Promise<Caller> {
   if (keyId === "") return publicCaller;
   if (keyId === configuredKeyId) return configuredOperator(app);
@@ -56,6 +67,8 @@ export function callerFrom(row: AuthRow, now: number): Caller {
     agentId: row.agent_id,
     keyId: row.key_id,
     scopes: JSON.parse(row.scopes) as string[],
+    ...(row.allowed_networks !== "[]" && { networks: JSON.parse(row.allowed_networks) as string[] }),
+    ...(row.requests_per_minute > 0 && { requestsPerMinute: row.requests_per_minute }),
     expireMs: row.expire_ms ?? undefined,
   };
 }

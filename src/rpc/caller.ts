@@ -13,6 +13,10 @@ export type Caller = {
   readonly keyId: string;
   /** What the key may do; empty: all that its role may. */
   readonly scopes: readonly string[];
+  /** Where the key may be used from; none: anywhere. */
+  readonly networks?: readonly string[];
+  /** How many requests the key may make in 60 s; undefined: as many as whom it speaks for. */
+  readonly requestsPerMinute?: number;
   /** From when the key, or the session, is refused, in milliseconds; undefined: never. */
   readonly expireMs?: number | undefined;
   /** Of somebody who is signed in to the console: the digest of the session's token. */

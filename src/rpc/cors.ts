@@ -13,6 +13,8 @@ const exposedHeaders = [
   "X-Trace-Id",
   "Ratelimit-Limit",
   "Ratelimit-Remaining",
+  "Grant-Ratelimit-Limit",
+  "Grant-Ratelimit-Remaining",
   "Retry-After",
   "Idempotency-Replayed",
 ];

@@ -23,7 +23,8 @@ export const gate =
         requestHeader.get("authorization") ?? undefined,
         requestHeader.get("x-api-key") ?? undefined,
       );
-      return key === undefined ? signedIn(app, values.get(browserKey)) : authenticate(app, key);
+      const address = values.get(clientAddressKey);
+      return key === undefined ? signedIn(app, values.get(browserKey), address) : authenticate(app, key, address);
     });
 
 /** What a call of a batch passes, whose caller the batch has told. `isCounted`: the batch itself has been counted for it. */

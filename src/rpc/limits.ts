@@ -20,8 +20,11 @@ export type Allowance = {
 
 /** Counts the requests of this process. Replicas will lease shares of the limit. */
 export type Limiter = {
-  /** Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated. */
-  take(id: string, count?: number, before?: number): Allowance;
+  /**
+   * Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated; `most` the limit of this id,
+   * where it is not that of all.
+   */
+  take(id: string, count?: number, before?: number, most?: number): Allowance;
 };
 
 /** The times of the requests in the window: a ring of places of which `count`, ending before `next`, are taken. */
@@ -30,16 +33,16 @@ type Ring = { times: Float64Array; next: number; count: number };
 const firstPlaces = 16;
 
 /**
- * At most `limit` requests in any 60 s, exactly, at constant cost: a request is refused while `limit` earlier ones lie in the window. A
- * refused request is not counted. `limit` 0 switches it off.
+ * At most `usual` requests in any 60 s, exactly, at constant cost: a request is refused while that many earlier ones lie in the window. A
+ * refused request is not counted. A limit of 0 switches it off.
  */
-export function slidingWindow(limit: number, clock: Clock): Limiter {
+export function slidingWindow(usual: number, clock: Clock): Limiter {
   const rings = new Map<string, Ring>();
   const now = neverBack(clock);
   const off: Allowance = { limit: 0, remaining: 0, retryAfterMs: 0, allowed: true };
 
-  function ringOf(id: string): Ring {
-    const ring = rings.get(id) ?? { times: new Float64Array(Math.min(limit, firstPlaces)), next: 0, count: 0 };
+  function ringOf(id: string, most: number): Ring {
+    const ring = rings.get(id) ?? { times: new Float64Array(Math.min(most, firstPlaces)), next: 0, count: 0 };
     rings.delete(id); // and back in at the end: the map's order is that of use
     rings.set(id, ring);
     return ring;
@@ -54,16 +57,17 @@ export function slidingWindow(limit: number, clock: Clock): Limiter {
   }
 
   return {
-    take(id, count = 1, before = 0) {
+    take(id, count = 1, before = 0, limit = usual) {
       if (limit === 0) return off;
       const at = now();
       forget(at - windowMs);
-      const ring = ringOf(id);
+      const ring = ringOf(id, limit);
       while (ring.count > 0 && nthOldest(ring, 0) <= at - windowMs) ring.count--;
-      const remaining = limit - ring.count;
+      const left = limit - ring.count; // less than nothing where the limit was lowered
+      const remaining = Math.max(0, left);
       if (before + count > limit) return { limit, remaining, retryAfterMs: undefined, allowed: false };
-      if (count > remaining) {
-        const retryAfterMs = nthOldest(ring, before + count - remaining - 1) + windowMs - at;
+      if (count > left) {
+        const retryAfterMs = nthOldest(ring, before + count - left - 1) + windowMs - at;
         return { limit, remaining, retryAfterMs, allowed: false };
       }
       for (let n = 0; n < count; n++) push(ring, at, limit);
@@ -118,12 +122,14 @@ export const isOpenDoor = ({ name }: DescMethod): boolean => openDoors.has(name)
 /** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
 const passwordsPerWindow = 10;
 
-/** Of agents, of addresses that call without a key, of addresses at open doors, and of addresses that try passwords. */
+/** Of agents, of addresses that call without a key, of addresses at open doors, of addresses that try passwords, and of keys and grants that have limits of their own. */
 export type Limiters = {
   readonly agents: Limiter;
   readonly addresses: Limiter;
   readonly doors: Limiter;
   readonly passwords: Limiter;
+  readonly keys: Limiter;
+  readonly grants: Limiter;
 };
 
 /** `limit` requests in 60 s for an agent and for an address, and a twelfth of it at open doors. */
@@ -132,6 +138,8 @@ export const createLimiters = (limit: number, clock: Clock): Limiters => ({
   addresses: slidingWindow(limit, clock),
   doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
   passwords: slidingWindow(passwordsPerWindow, clock),
+  keys: slidingWindow(0, clock),
+  grants: slidingWindow(0, clock),
 });
 
 /** What counts as one address: of IPv6 the network of 64 bits, all of which one client can have. */
@@ -148,7 +156,10 @@ export function addressGroup(address: string): string {
     .join(":")}::/64`;
 }
 
-/** Counts a call: RATE_LIMITED beyond the limit of its agent or address, else the response says how much is left. Administrators are not counted. */
+/**
+ * Counts a call: RATE_LIMITED beyond the limit of its key, its agent or its address, else the response says how much is left of the one of which least is. Administrators are not
+ * counted, but for the limits of their keys.
+ */
 export function takeRequest(
   limiters: Limiters,
   caller: Caller,
@@ -156,24 +167,42 @@ export function takeRequest(
   address: string,
   responseHeader: Headers,
 ): void {
-  if (caller.role > Role.AGENT || uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
+  if (uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
+  takeOfKey(limiters, caller, responseHeader);
+  if (caller.role > Role.AGENT) return;
   if (isOpenDoor(method)) take(limiters.doors, "address", addressGroup(address), responseHeader);
   else if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, responseHeader);
   else take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
 
-/** Takes one request of an agent or an address, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. */
-export function take(
-  limiter: Limiter,
-  kind: "agent" | "address",
-  id: string,
+/** Takes one request of a key that has a limit of its own, or, for a call that was taken, the further items of its list. */
+export function takeOfKey(
+  { keys }: Limiters,
+  { keyId, requestsPerMinute }: Caller,
   responseHeader: Headers,
   moreItems = 0,
 ): void {
-  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1);
+  if (requestsPerMinute) take(keys, "key", keyId, responseHeader, moreItems, requestsPerMinute);
+}
+
+/**
+ * Takes one request of an agent or an address, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this one. The headers
+ * are those of whatever of the response's limits has least left.
+ */
+export function take(
+  limiter: Limiter,
+  kind: "agent" | "address" | "key" | "grant",
+  id: string,
+  responseHeader: Headers,
+  moreItems = 0,
+  most?: number,
+): void {
+  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1, most);
   if (limit === 0) return;
-  responseHeader.set("ratelimit-limit", String(limit));
-  responseHeader.set("ratelimit-remaining", String(remaining));
+  if (!allowed || remaining < Number(responseHeader.get("ratelimit-remaining") ?? Number.POSITIVE_INFINITY)) {
+    responseHeader.set("ratelimit-limit", String(limit));
+    responseHeader.set("ratelimit-remaining", String(remaining));
+  }
   if (allowed) return;
   const inWindow = `more than ${limit} requests in ${windowMs / 1000} seconds`;
   const message =
@@ -195,11 +224,13 @@ export const itemsInterceptor =
   (limiters: Limiters): Interceptor =>
   (next) =>
   async (request) => {
-    const { role, agentId } = request.contextValues.get(callerKey);
-    const more = request.stream || role !== Role.AGENT ? 0 : itemsOf(request.method, request.message) - 1;
+    const caller = request.contextValues.get(callerKey);
+    const isCounted = caller.role === Role.AGENT || caller.requestsPerMinute !== undefined;
+    const more = request.stream || !isCounted ? 0 : itemsOf(request.method, request.message) - 1;
     if (more <= 0) return next(request);
     const header = new Headers();
-    take(limiters.agents, "agent", agentId, header, more);
+    takeOfKey(limiters, caller, header, more);
+    if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, header, more);
     const response = await next(request);
     header.forEach((value, name) => void response.header.set(name, value));
     return response;

@@ -11,6 +11,7 @@ import type { App } from "../../app.ts";
 import type { Queryable } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { acceptAcross } from "../../federation/gateway/accept.ts";
+import { countUnder } from "../../federation/gateway/rate.ts";
 import { isAway } from "../../federation/gateway/sides.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { command, runCommand } from "../../rpc/command.ts";
@@ -87,6 +88,7 @@ async function retry(
   checkRoom(dispatcher);
   let accepted: Accepted | undefined;
   let turn: number | undefined;
+  const count = countUnder(app, context.responseHeader);
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<RetryReply> => {
     const { tx, caller, orgId } = given;
     // Locked, so that of those who retry it at once each sees what the one before it began.
@@ -98,7 +100,7 @@ async function retry(
     turn ??= dispatcher.turns.take(targetOrgId, row.contract_id); // once, though the body may run again
     // Across organisations under whatever grant fits now; the work is what begins, if it need not be approved first.
     const across = isAway(failed)
-      ? await acceptAcross(app, { ...order, wish: { ...order.wish, grantId: "" }, targetOrgId }, given, turn)
+      ? await acceptAcross(app, { ...order, wish: { ...order.wish, grantId: "" }, targetOrgId }, given, turn, count)
       : undefined;
     accepted = across ? across.work : await acceptTask(app, order, given, turn);
     const task = across?.task ?? accepted!.task;

@@ -8,6 +8,8 @@ import { notInForce } from "../../federation/gateway/terms.ts";
 import { recordRevision } from "../../federation/grant/change.ts";
 import { asOf, type GrantRow, grantColumns, listRevisions } from "../../federation/grant/store.ts";
 import { toStored } from "../../federation/grant/terms.ts";
+import { auditUnasked } from "../../federation/grant/unasked-audit.ts";
+import type { Command } from "../../rpc/command.ts";
 import type { ListingRow } from "../listing/store.ts";
 
 /** The latest grant of an organisation on a listing, whatever its state; by the index on those. */
@@ -22,13 +24,16 @@ export async function listingGrant(
   app: Pick<App, "ids">,
   listing: Pick<ListingRow, "org_id" | "listing_id">,
   granteeOrgId: string,
-  now: number,
+  { now, trace }: Pick<Command, "now" | "trace">,
 ): Promise<GrantRow | Fault> {
   const found = await latestGrant(tx, granteeOrgId, listing.listing_id);
   if (found && !(await wasLeft(tx, found))) return inForce(found, now);
   const made = newGrant(app, listing, granteeOrgId, now);
   if ((await insertOnce(tx, made)) === 1) {
     await recordRevision(tx, made, { act: GrantAct.ACCEPT, party: GrantParty.GRANTEE, keyId: "" });
+    const { traceId } = trace;
+    await auditUnasked(tx, app, made, { orgId: made.org_id, act: "CreateGrant", now, traceId });
+    await auditUnasked(tx, app, made, { orgId: granteeOrgId, act: "AcceptGrant", now, traceId });
     return made;
   }
   // Another request of the organisation has made it meanwhile.

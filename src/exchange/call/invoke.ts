@@ -16,6 +16,7 @@ import { openTrace, recordSteps } from "../../bus/trace-store.ts";
 import type { Queryable } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { type AcceptedAcross, acceptAcross } from "../../federation/gateway/accept.ts";
+import { type CountUnder, countUnder } from "../../federation/gateway/rate.ts";
 import { callerOf } from "../../rpc/caller.ts";
 import { type Command, runCommand } from "../../rpc/command.ts";
 import { orgOf } from "../../rpc/scope.ts";
@@ -45,14 +46,16 @@ export async function invokeListing(
   await renewIfDue(app, req, context);
   let accepted: AcceptedAcross | undefined;
   let turn: number | undefined;
+  const count = countUnder(app, context.responseHeader);
   const { reply } = await unlessRaced(() =>
     runCommand(app, req, context, async (request, given): Promise<Reply> => {
       accepted = undefined;
-      const bought = await buy(app, request, given, deadlineMs, (listing, contractId) => {
+      const turnOf = (listing: ListingRow, contractId: string) => {
         // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
         turn ??= dispatcher.turns.take(`${given.orgId} ${listing.org_id}`, contractId);
         return turn;
-      });
+      };
+      const bought = await buy(app, request, given, deadlineMs, { turnOf, count });
       accepted = bought.accepted;
       return { task: toTask(app, { ...accepted.task, receipt: bought.receipt }), grantId: accepted.grant.grant_id };
     }),
@@ -76,7 +79,10 @@ async function buy(
   req: InvokeListingRequest,
   given: Command,
   deadlineMs: number | null,
-  turnOf: (listing: ListingRow, contractId: string) => number,
+  {
+    turnOf,
+    count,
+  }: { readonly turnOf: (listing: ListingRow, contractId: string) => number; readonly count: CountUnder },
 ): Promise<{ readonly accepted: AcceptedAcross; readonly receipt: string }> {
   const { tx, caller, orgId, now, trace } = given;
   const callerAgentId = await actingAgent(tx, caller, orgId, req.agentId);
@@ -94,14 +100,14 @@ async function buy(
   };
   const unaffordable = await lookAtPrice(tx, { orgId, listingId, offer, now }, payer, req.maxPriceMicros);
   if (unaffordable) return refuse(unaffordable);
-  const grant = await listingGrant(tx, app, listing, orgId, now);
+  const grant = await listingGrant(tx, app, listing, orgId, given);
   if (grant instanceof Fault) return refuse(grant);
   const wish = {
     ...{ orgId, callerAgentId, origin: "listing" as const, grantId: grant.grant_id },
     ...{ contract: { contractId, version: contractVersion }, input, wantedAgentId },
   };
   const order = { wish, targetOrgId, listingId, labels: req.labels, deadlineMs, trace, retryOfDeadLetterId: "" };
-  const accepted = await acceptAcross(app, order, given, turnOf(listing, contractId));
+  const accepted = await acceptAcross(app, order, given, turnOf(listing, contractId), count);
   const sale: Sale = {
     ...{ listing, offer, home: accepted.task, guest: accepted.work?.task, payer, now },
     maxPriceMicros: req.maxPriceMicros,

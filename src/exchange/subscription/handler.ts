@@ -28,7 +28,7 @@ import {
 const { ACTIVE, PAUSED, ENDED } = SubscriptionState;
 
 export const subscriptionHandler = (app: App): ServiceImpl<typeof SubscriptionService> => ({
-  subscribe: command(app, async (req, { tx, orgId, now }) => {
+  subscribe: command(app, async (req, { tx, orgId, now, trace }) => {
     const listing = await offered(tx, orgId, req.listingId);
     const { plans } = offerOf(listing.offer);
     const plan = plans.find(({ planId }) => planId === req.planId);
@@ -36,7 +36,7 @@ export const subscriptionHandler = (app: App): ServiceImpl<typeof SubscriptionSe
       const there = plans.map(({ planId }) => planId).join(", ") || "none";
       throw badField("plan_id", `the listing has no plan ${req.planId}; there are: ${there}`);
     }
-    const grant = await listingGrant(tx, app, listing, orgId, now);
+    const grant = await listingGrant(tx, app, listing, orgId, { now, trace });
     if (grant instanceof Fault) throw grant;
     const before = await lockLive(tx, orgId, listing.listing_id);
     if (before?.state === ACTIVE) throw isThere(before.subscription_id);

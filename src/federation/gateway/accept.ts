@@ -29,6 +29,7 @@ import { crossingOf, enter, spanOf as spanThere } from "./enter.ts";
 import { findOpening, holdGrant } from "./opening.ts";
 import { decideOutward, keepOutward, type Outward } from "./outward.ts";
 import { checkQuota, type Quota } from "./quota.ts";
+import type { CountUnder } from "./rate.ts";
 import { reserveInOrder, reserving } from "./reserve.ts";
 import { toldAcross } from "./told.ts";
 import { foreignStep, openTraces, outwardStep } from "./trace.ts";
@@ -96,18 +97,21 @@ async function look(
 
 /**
  * Accepts the task on both sides, or refuses it, which is kept by those who decided, and thrown as `Refused`. Where the own organisation asks for an approval first,
- * nothing has come to the other yet. What others want as well is taken in the order of `lock-order.ts`.
+ * nothing has come to the other yet. RATE_LIMITED by `count` leaves nothing. What others want as well is taken in the order of `lock-order.ts`.
  */
 export async function acceptAcross(
   app: App,
   order: AcrossOrder,
   command: Pick<Command, "tx" | "orgId" | "now"> & { readonly caller: { readonly keyId: string } },
   turn: number,
+  count: CountUnder,
 ): Promise<AcceptedAcross> {
   const { tx, orgId, now, caller } = command;
   const { wish, trace, targetOrgId } = order;
   const taskId = app.ids.next("tsk");
   const looked = await look(app, tx, order, { taskId, now, turn });
+  // Before anything is written, so that who asks too often leaves nothing behind.
+  if (looked.entry) count(looked.entry.grant);
   const span: Span = {
     orgId,
     ...trace,
@@ -139,7 +143,7 @@ export async function acceptAcross(
   const draft = newTask(app, under, { orgId, keyId: caller.keyId, now }, contract.version, taskId, targetOrgId);
   const own = reserving(tx, app, draft, {
     ...budgetWish(draft, { contract, targetAgentId: "" }),
-    micros: weighed.micros,
+    micros: weighed.price.micros,
   });
   const { demand } = outward;
   let task: TaskRow;
@@ -228,7 +232,7 @@ export async function dryRunAcross(
     ...{ org_id: wish.orgId, trace_id: trace.traceId, caller_agent_id: wish.callerAgentId, caller_key_id: keyId },
     ...{ grant_id: grant.grant_id, contract_id: contract.contract_id, create_ms: now },
   };
-  const spending = { ...budgetWish(subject, { contract, targetAgentId: "" }), micros: weighed.micros };
+  const spending = { ...budgetWish(subject, { contract, targetAgentId: "" }), micros: weighed.price.micros };
   const budget = await checkBudgets(db, spending);
   const waits = outward?.demand && !budget.refusal ? [approvalStep(now, outward.demand, "")] : [];
   return { steps: [...steps, ...budget.steps, ...waits], grant };

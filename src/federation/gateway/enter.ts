@@ -116,10 +116,10 @@ export async function enter(
 }
 
 /** What the terms say that were written since it was weighed. */
-const beyond = (held: GrantRow, { grant, caller, contract }: Entry, { micros }: Weighed): Fault | undefined =>
+const beyond = (held: GrantRow, { grant, caller, contract }: Entry, { price }: Weighed): Fault | undefined =>
   held.revision === grant.revision
     ? undefined
-    : (beyondTerms(held, tierOf(caller), contract) ?? beyondCap(held, micros));
+    : (beyondTerms(held, tierOf(caller), contract) ?? beyondCap(held, price.mostMicros));
 
 /** Of how many refusals under a grant on a day the organisation that refuses keeps more than the count: else the other could fill its logs. */
 export const maxRefusalsKept = 1_000;

@@ -23,6 +23,7 @@ import { type AcceptedAcross, type AcrossOrder, acceptAcross, dryRunAcross } fro
 import { listStatuses } from "./crossing-store.ts";
 import { openContracts, toGatewayContracts } from "./open-contracts.ts";
 import type { Quota } from "./quota.ts";
+import { countUnder } from "./rate.ts";
 import { toStatus } from "./status.ts";
 
 type SubmitReply = Extract<MessageInitShape<typeof SubmitTaskResponseSchema>, { $typeName?: never }>;
@@ -91,10 +92,11 @@ async function submit(
   const deadlineMs = deadlineOf(app.clock.now(), req.returnImmediately ? undefined : context.timeoutMs());
   let accepted: AcceptedAcross | undefined;
   let turn: number | undefined;
+  const count = countUnder(app, context.responseHeader);
   const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
     // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
     turn ??= dispatcher.turns.take(`${given.orgId} ${request.targetOrgId}`, request.contractId);
-    accepted = await acceptAcross(app, await orderOf(given.tx, request, given, deadlineMs), given, turn);
+    accepted = await acceptAcross(app, await orderOf(given.tx, request, given, deadlineMs), given, turn, count);
     const { task, grant } = accepted;
     return { task: toTask(app, task), grantId: grant.grant_id, grantRevision: BigInt(grant.revision) };
   });

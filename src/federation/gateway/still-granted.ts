@@ -28,7 +28,8 @@ export async function grantFault(
   const beyond = await beyondTermsOf(db, task, grant, contract);
   if (beyond) return { fault: beyond, only: undefined };
   if (termsOf(grant).priceCapMicros === undefined) return undefined;
-  const dear = beyondCap(grant, await priceOf(db, contract, agentId, now));
+  const { mostMicros } = await priceOf(db, contract, agentId, now);
+  const dear = beyondCap(grant, mostMicros);
   return dear && { fault: dear, only: "agent" };
 }
 

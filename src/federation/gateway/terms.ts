@@ -36,23 +36,43 @@ export function beyondTerms(
   return exceeded(grant, "allowed_tools", tool, `the work needs the tool ${tool}, which the grant does not allow`);
 }
 
-/** GRANT_TERMS_EXCEEDED when the estimate passes the cap. */
-export function beyondCap(grant: Terms, costMicros: number): Fault | undefined {
+/** GRANT_TERMS_EXCEEDED when what it costs at most passes the cap, or is not known. */
+export function beyondCap(grant: Terms, mostMicros: number | undefined): Fault | undefined {
   const { priceCapMicros } = termsOf(grant);
-  if (priceCapMicros === undefined || costMicros <= priceCapMicros) return undefined;
-  const message = `the work is expected to cost ${costMicros} micro-credits, and under the grant a request costs at most ${priceCapMicros}`;
-  return exceeded(grant, "price_cap_micros", String(costMicros), message);
+  if (priceCapMicros === undefined) return undefined;
+  return dearer(
+    grant,
+    "price_cap_micros",
+    mostMicros,
+    Number(priceCapMicros),
+    "under the grant a request costs at most",
+  );
 }
 
-/** GRANT_TERMS_EXCEEDED when the estimate passes what whoever asks has left for it; undefined: it has set no bound. */
+/** GRANT_TERMS_EXCEEDED when what it costs at most, or is not known, passes what whoever asks has left for it; undefined: it has set no bound. */
 export function beyondBudgetLeft(
   grant: Terms,
   budgetLeftMicros: number | undefined,
-  costMicros: number,
+  mostMicros: number | undefined,
 ): Fault | undefined {
-  if (budgetLeftMicros === undefined || costMicros <= budgetLeftMicros) return undefined;
-  const message = `the work is expected to cost ${costMicros} micro-credits, and whoever asks has ${budgetLeftMicros} left for it`;
-  return exceeded(grant, "budget_left_micros", String(costMicros), message);
+  if (budgetLeftMicros === undefined) return undefined;
+  return dearer(grant, "budget_left_micros", mostMicros, budgetLeftMicros, "what whoever asks has left for it is");
+}
+
+function dearer(
+  grant: Terms,
+  term: string,
+  mostMicros: number | undefined,
+  boundMicros: number,
+  bound: string,
+): Fault | undefined {
+  if (mostMicros !== undefined && mostMicros <= boundMicros) return undefined;
+  const cost =
+    mostMicros === undefined
+      ? "nobody knows what the work costs at most, since its contract declares neither max_tokens nor estimated_tokens"
+      : `the work can cost ${mostMicros} micro-credits`;
+  const actual = mostMicros === undefined ? "unknown" : String(mostMicros);
+  return exceeded(grant, term, actual, `${cost}, and ${bound} ${boundMicros}`);
 }
 
 const exceeded = ({ grant_id }: Terms, term: string, actual: string, message: string): Fault =>

@@ -14,7 +14,7 @@ import { asForeigner } from "../../bus/policy/entity.ts";
 import type { Queryable } from "../../db/db.ts";
 import type { Fault } from "../../errors.ts";
 import type { TraceContext } from "../../rpc/trace-context.ts";
-import type { GrantRow } from "../grant/store.ts";
+import { type GrantRow, termsOf } from "../grant/store.ts";
 import { beyondBudgetLeft, beyondCap, beyondTerms, tierOf } from "./terms.ts";
 
 /** A request as it comes to the organisation that is to do the work, which is the contract's and the grant's. */
@@ -44,9 +44,14 @@ export type Entry = {
 export type Weighed = {
   readonly decision: Decision;
   readonly refusal?: Fault;
-  /** What it is expected to cost by the rates of the organisation. */
-  readonly micros: number;
+  /** What it is expected to cost by the rates of the organisation, and what at most. */
+  readonly price: Price;
 };
+
+/** In micro-credits; undefined: the contract does not say, and its tokens cost something. */
+export type Price = { readonly micros: number; readonly mostMicros: number | undefined };
+
+const nothing: Price = { micros: 0, mostMicros: 0 };
 
 /** The wish as the organisation has it that is asked. */
 export const wishOf = (entry: Entry): Wish => ({
@@ -68,24 +73,34 @@ export async function weigh(app: App, db: Queryable, entry: Entry, now: number):
   const { UNSPECIFIED: verdict } = PolicyVerdict;
   if (beyond) return refusedBy(beyond, { steps: [], decisions: [], verdict, refusal: beyond }, now);
   const decision = await decide(app, db, wishOf(entry), now, turn);
-  if (decision.refusal) return { decision, refusal: decision.refusal, micros: 0 };
-  const micros = await priceOf(db, decision.doneUnder, decision.targetAgentId, now);
-  const dear = beyondCap(grant, micros) ?? beyondBudgetLeft(grant, entry.budgetLeftMicros, micros);
-  return dear ? refusedBy(dear, decision, now) : { decision, micros };
+  if (decision.refusal) return { decision, refusal: decision.refusal, price: nothing };
+  const { doneUnder, targetAgentId } = decision;
+  const isBound = termsOf(grant).priceCapMicros !== undefined || entry.budgetLeftMicros !== undefined;
+  // A cap that is written meanwhile is held against it when the attempt begins.
+  const isPriced = isBound || reserveTokens(doneUnder) > 0;
+  const price = isPriced ? await priceOf(db, doneUnder, targetAgentId, now) : nothing;
+  const { mostMicros } = price;
+  const dear = beyondCap(grant, mostMicros) ?? beyondBudgetLeft(grant, entry.budgetLeftMicros, mostMicros);
+  return dear ? refusedBy(dear, decision, now) : { decision, price };
 }
 
 const refusedBy = (refusal: Fault, decision: Decision, now: number): Weighed => ({
   decision: { ...decision, steps: [...decision.steps, refusedStep(refusal, now)] },
   refusal,
-  micros: 0,
+  price: nothing,
 });
 
-/** What the tokens that are set aside cost by the rate of the agent's work with the model it reported last, all being of the dearer kind. */
-export async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<number> {
-  const tokens = reserveTokens(contract);
-  if (tokens === 0) return 0;
-  const { org_id: orgId } = contract;
+/**
+ * What the tokens that are set aside, and the most that the contract declares, cost by the rate of the agent's work with the model it reported last, all being of the dearer kind. A contract
+ * that declares an estimate alone is held to that.
+ */
+export async function priceOf(db: Queryable, contract: ContractRow, agentId: string, now: number): Promise<Price> {
+  const { org_id: orgId, max_tokens: maxTokens } = contract;
   const model = await lastModel(db, orgId, agentId);
   const rate = await rateFor(db, orgId, agentId, model, now);
-  return costMicros(unknownUsage(tokens, model, rate), rate);
+  const cost = (tokens: number) => costMicros(unknownUsage(tokens, model, rate), rate);
+  const tokens = reserveTokens(contract);
+  const most = maxTokens || tokens;
+  const isFree = cost(1_000) === 0;
+  return { micros: cost(tokens), mostMicros: most > 0 || isFree ? cost(most) : undefined };
 }

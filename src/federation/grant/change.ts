@@ -11,6 +11,7 @@ import { quotaExceeded } from "../quota.ts";
 import { type Act, outcomeOf, wasAccepted } from "./rule.ts";
 import { type GrantRow, insertRevision, updateGrant } from "./store.ts";
 import type { StoredTerms } from "./terms.ts";
+import { auditUnasked } from "./unasked-audit.ts";
 
 /** Of a grant that goes back and forth. Holding and ending one stays possible: neither can be repeated without what is refused. */
 const maxRevisions = 10_000;
@@ -19,7 +20,7 @@ const maxRevisions = 10_000;
 export type Deed = {
   readonly act: Act;
   readonly party: GrantParty;
-  /** Empty: no key does it. */
+  /** Empty: no key does it, and so no call's audit row tells of it. */
   readonly keyId: string;
   readonly now: number;
   readonly traceId: string;
@@ -45,9 +46,17 @@ export async function changeGrant(tx: Tx, app: App, before: GrantRow, deed: Deed
   const row = { ...before, ...deed.terms, state: outcome.to, revision: before.revision + 1, update_ms: now };
   await updateGrant(tx, row);
   await recordRevision(tx, row, deed);
+  if (deed.keyId === "") await auditDeed(tx, app, row, deed);
   if (before.state === GrantState.ACTIVE && row.state !== GrantState.ACTIVE) await markUnsettled(tx, row);
   if (wasAccepted(before.state) && !wasAccepted(row.state)) await tellBoth(tx, app, row, deed);
   return row;
+}
+
+/** What the time does concerns both; a grant that is accepted in the grantee's name stands as a proposal in the grantor's log. */
+async function auditDeed(tx: Tx, app: App, row: GrantRow, { act, now, traceId }: Deed): Promise<void> {
+  const isOver = act === GrantAct.EXPIRE;
+  for (const orgId of isOver ? [row.org_id, row.grantee_org_id] : [row.grantee_org_id])
+    await auditUnasked(tx, app, row, { orgId, act: isOver ? "ExpireGrant" : "AcceptGrant", now, traceId });
 }
 
 /** Keeps what a grant is now, and who made it so. */

@@ -13,6 +13,7 @@ export const changeableTerms = [
   "allowed_tiers",
   "allowed_tools",
   "purpose",
+  "requests_per_minute",
 ] as const;
 export type TermName = (typeof changeableTerms)[number];
 

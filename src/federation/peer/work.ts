@@ -15,6 +15,7 @@ import { Fault, Refused } from "../../errors.ts";
 import { requestDigest } from "../../rpc/idempotency.ts";
 import { traceContext } from "../../rpc/trace-context.ts";
 import { type AcceptedAcross, type AcrossOrder, acceptAcross } from "../gateway/accept.ts";
+import { countUnder } from "../gateway/rate.ts";
 import { type CallRow, claimCall, dropCall, findCall, nameTask } from "./call-store.ts";
 import type { Arrival } from "./door.ts";
 
@@ -60,12 +61,14 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
     budget_micros: order.budgetLeftMicros ?? null,
   };
   let turn: number | undefined;
+  const count = countUnder(app, new Headers());
   const outcome = await app.db.tx(
     async (tx): Promise<AcceptedAcross | { readonly known: CallRow } | { readonly refused: Refused }> => {
       if ((await claimCall(tx, row)) === 0) return { known: (await findCall(tx, row.org_id, row.call_id))! };
       try {
         turn ??= dispatcher.turns.take(`${peer.org_id} ${call.orgId}`, call.contractId); // once, though the body may run again
-        const accepted = await acceptAcross(app, order, { tx, orgId: peer.org_id, now, caller: { keyId: "" } }, turn);
+        const by = { tx, orgId: peer.org_id, now, caller: { keyId: "" } };
+        const accepted = await acceptAcross(app, order, by, turn, count);
         await nameTask(tx, row, accepted.task.task_id);
         return accepted;
       } catch (error) {

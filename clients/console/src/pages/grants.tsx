@@ -106,6 +106,7 @@ function Details({ grant, onDone }: { grant: Grant; onDone: () => void }) {
           ["To", <Mono key="to">{grant.granteeOrgId}</Mono>],
           ["Purpose", terms?.purpose],
           ["Requests a day", terms?.requestsPerDay === undefined ? "not limited" : String(terms.requestsPerDay)],
+          ["Requests a minute", String(terms?.requestsPerMinute ?? "not limited")],
           ["Tokens a day", terms?.tokensPerDay === undefined ? "not limited" : String(terms.tokensPerDay)],
           ["Ends", terms?.expireTime ? timeText(terms.expireTime) : "not by itself"],
         ]}

@@ -99,6 +99,8 @@ function Details({ apiKey, onDone }: { apiKey: ApiKey; onDone: () => void }) {
           ["Name", apiKey.name],
           ["Role", enumText(Role, apiKey.role)],
           ["Agent", apiKey.agentId && nameOf(apiKey.agentId)],
+          ["Only from", apiKey.allowedNetworks.join(", ") || "anywhere"],
+          ["Requests a minute", apiKey.requestsPerMinute ? String(apiKey.requestsPerMinute) : "as its agent"],
           ["Scopes", apiKey.scopes.join(", ") || "all of its role"],
           ["Made", timeText(apiKey.createTime)],
           ["Expires", apiKey.expireTime ? timeText(apiKey.expireTime) : "never"],

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/api_key.proto.
  */
 export const file_moltwire_federation_v1_api_key: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXkucHJvdG8SFm1vbHR3aXJlLmZlZGVyYXRpb24udjEi4QIKBkFwaUtleRIOCgZvcmdfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSIwoEcm9sZRgEIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEhAKCGFnZW50X2lkGAUgASgJEg4KBnNjb3BlcxgGIAMoCRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3Jldm9rZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIbChNyb3RhdGVkX2Zyb21fa2V5X2lkGAogASgJEjIKDmxhc3RfdXNlZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcGIGcHJvdG8z", [file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXkucHJvdG8SFm1vbHR3aXJlLmZlZGVyYXRpb24udjEimAMKBkFwaUtleRIOCgZvcmdfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSIwoEcm9sZRgEIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEhAKCGFnZW50X2lkGAUgASgJEg4KBnNjb3BlcxgGIAMoCRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3Jldm9rZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIbChNyb3RhdGVkX2Zyb21fa2V5X2lkGAogASgJEjIKDmxhc3RfdXNlZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBhbGxvd2VkX25ldHdvcmtzGAwgAygJEhsKE3JlcXVlc3RzX3Blcl9taW51dGUYDSABKAViBnByb3RvMw", [file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * ApiKey is what the server knows of a key. The secret itself is shown once, when it is made, and stored only as a SHA-256 digest.
@@ -98,6 +98,20 @@ export type ApiKey = Message<"moltwire.federation.v1.ApiKey"> & {
    * @generated from field: google.protobuf.Timestamp last_used_time = 11;
    */
   lastUsedTime?: Timestamp | undefined;
+
+  /**
+   * Where it may be used from: addresses and CIDRs of IPv4 and IPv6. Empty: anywhere.
+   *
+   * @generated from field: repeated string allowed_networks = 12;
+   */
+  allowedNetworks: string[];
+
+  /**
+   * How many requests it may make in any 60 s. 0: as many as whom it speaks for.
+   *
+   * @generated from field: int32 requests_per_minute = 13;
+   */
+  requestsPerMinute: number;
 };
 
 /**
@@ -182,6 +196,20 @@ export type ApiKeyJson = {
    * @generated from field: google.protobuf.Timestamp last_used_time = 11;
    */
   lastUsedTime?: TimestampJson;
+
+  /**
+   * Where it may be used from: addresses and CIDRs of IPv4 and IPv6. Empty: anywhere.
+   *
+   * @generated from field: repeated string allowed_networks = 12;
+   */
+  allowedNetworks?: string[];
+
+  /**
+   * How many requests it may make in any 60 s. 0: as many as whom it speaks for.
+   *
+   * @generated from field: int32 requests_per_minute = 13;
+   */
+  requestsPerMinute?: number;
 };
 
 /**

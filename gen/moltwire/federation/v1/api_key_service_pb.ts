@@ -5,8 +5,8 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { Duration, DurationJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, DurationJson, FieldMask, FieldMaskJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Role, RoleJson } from "../../api/v1/access_pb.ts";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
 import type { ApiKey, ApiKeyJson } from "./api_key_pb.ts";
@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/api_key_service.proto.
  */
 export const file_moltwire_federation_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSKBAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlwKFENyZWF0ZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRITCgZzZWNyZXQYAiABKAlCA4ABASJGChBHZXRBcGlLZXlSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIZCgZrZXlfaWQYAiABKAlCCbpIBnIEEAEYQCJEChFHZXRBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkihQEKEkxpc3RBcGlLZXlzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAImAKE0xpc3RBcGlLZXlzUmVzcG9uc2USMAoIYXBpX2tleXMYASADKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjsKB292ZXJsYXAYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIFCICangEyACKVAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBEjcKE29sZF9rZXlfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkkKE1Jldm9rZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAIkcKFFJldm9rZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleTKVBQoNQXBpS2V5U2VydmljZRKBAQoMQ3JlYXRlQXBpS2V5EisubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiwubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXNwb25zZSIWkt4YEggDEgprZXlzOndyaXRlGAEgARJ4CglHZXRBcGlLZXkSKC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlcXVlc3QaKS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlc3BvbnNlIhaQAgGS3hgPCAMSCWtleXM6cmVhZBgCEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
+  fileDesc("Cixtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIWbW9sdHdpcmUuZmVkZXJhdGlvbi52MSLZAgoTQ3JlYXRlQXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASFgoEbmFtZRgCIAEoCUIIukgFcgMYgAESLwoEcm9sZRgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlQgq6SAeCAQQQASABEhkKCGFnZW50X2lkGAQgASgJQge6SARyAhhAEjwKBnNjb3BlcxgFIAMoCUIsukgpkgEmEDIYASIgch4YQDIaXihbYS16X10rfFwqKTooW2Etel0rfFwqKSQSLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKEGFsbG93ZWRfbmV0d29ya3MYByADKAlCErpID5IBDBAgGAEiBnIEEAIYMRIoChNyZXF1ZXN0c19wZXJfbWludXRlGAggASgFQgu6SAgaBhigjQYoACJcChRDcmVhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkSEwoGc2VjcmV0GAIgASgJQgOAAQEiRgoQR2V0QXBpS2V5UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoGa2V5X2lkGAIgASgJQgm6SAZyBBABGEAiRAoRR2V0QXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Ir0BChJMaXN0QXBpS2V5c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY+gEoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACBIZCghhZ2VudF9pZBgEIAEoCUIHukgEcgIYQBI2CgZwcmVmaXgYBSABKAlCJrpII3IhGCQyHV4oKGtleV98bXdfKVswLTlhLWZdezAsMzJ9KT8kImAKE0xpc3RBcGlLZXlzUmVzcG9uc2USMAoIYXBpX2tleXMYASADKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiwAEKE1VwZGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjwKBmNoYW5nZRgDIAEoCzIkLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5Q2hhbmdlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQEiZgoMQXBpS2V5Q2hhbmdlEiwKEGFsbG93ZWRfbmV0d29ya3MYASADKAlCErpID5IBDBAgGAEiBnIEEAIYMRIoChNyZXF1ZXN0c19wZXJfbWludXRlGAIgASgFQgu6SAgaBhigjQYoACJHChRVcGRhdGVBcGlLZXlSZXNwb25zZRIvCgdhcGlfa2V5GAEgASgLMh4ubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5BcGlLZXkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAEjsKB292ZXJsYXAYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIFCICangEyACKVAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USLwoHYXBpX2tleRgBIAEoCzIeLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBEjcKE29sZF9rZXlfZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkkKE1Jldm9rZUFwaUtleVJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhkKBmtleV9pZBgCIAEoCUIJukgGcgQQARhAIkcKFFJldm9rZUFwaUtleVJlc3BvbnNlEi8KB2FwaV9rZXkYASABKAsyHi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkFwaUtleTKZBgoNQXBpS2V5U2VydmljZRKBAQoMQ3JlYXRlQXBpS2V5EisubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiwubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5DcmVhdGVBcGlLZXlSZXNwb25zZSIWkt4YEggDEgprZXlzOndyaXRlGAEgARJ4CglHZXRBcGlLZXkSKC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlcXVlc3QaKS5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdldEFwaUtleVJlc3BvbnNlIhaQAgGS3hgPCAMSCWtleXM6cmVhZBgCEn4KC0xpc3RBcGlLZXlzEioubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5MaXN0QXBpS2V5c1JlcXVlc3QaKy5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFpACAZLeGA8IAxIJa2V5czpyZWFkGAISgQEKDFVwZGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuVXBkYXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJvdGF0ZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUm90YXRlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAESgQEKDFJldm9rZUFwaUtleRIrLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVxdWVzdBosLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFpLeGBIIAxIKa2V5czp3cml0ZRgBIAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_federation_v1_api_key]);
 
 /**
  * CreateApiKeyRequest is the request of CreateApiKey.
@@ -66,6 +66,24 @@ export type CreateApiKeyRequest = Message<"moltwire.federation.v1.CreateApiKeyRe
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * Where it may be used from: at most 32 addresses or CIDRs, such as `203.0.113.0/24` or `2001:db8::/32`; the address of an IPv6 client that stands for IPv4
+   * (`::ffff:…`) counts as IPv4. Empty: anywhere. What counts is the client's address as the server sees it, or as proxies name it that the operator trusts. A key that
+   * has such a list makes, rotates and changes only keys whose lists lie within its own.
+   *
+   * @generated from field: repeated string allowed_networks = 7;
+   */
+  allowedNetworks: string[];
+
+  /**
+   * How many requests it may make in any 60 s, up to 100,000; 0: as many as whom it speaks for. One more is refused with RATE_LIMITED. It is a limit beside that of the agent, and
+   * binds administrators' keys and their console sessions too; the items of a list count, and heartbeats do not. Each server process counts for itself, and the key
+   * that follows by rotation anew. `ratelimit-limit` and `ratelimit-remaining` tell of the limit of which least is left.
+   *
+   * @generated from field: int32 requests_per_minute = 8;
+   */
+  requestsPerMinute: number;
 };
 
 /**
@@ -115,6 +133,24 @@ export type CreateApiKeyRequestJson = {
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
   expireTime?: TimestampJson;
+
+  /**
+   * Where it may be used from: at most 32 addresses or CIDRs, such as `203.0.113.0/24` or `2001:db8::/32`; the address of an IPv6 client that stands for IPv4
+   * (`::ffff:…`) counts as IPv4. Empty: anywhere. What counts is the client's address as the server sees it, or as proxies name it that the operator trusts. A key that
+   * has such a list makes, rotates and changes only keys whose lists lie within its own.
+   *
+   * @generated from field: repeated string allowed_networks = 7;
+   */
+  allowedNetworks?: string[];
+
+  /**
+   * How many requests it may make in any 60 s, up to 100,000; 0: as many as whom it speaks for. One more is refused with RATE_LIMITED. It is a limit beside that of the agent, and
+   * binds administrators' keys and their console sessions too; the items of a list count, and heartbeats do not. Each server process counts for itself, and the key
+   * that follows by rotation anew. `ratelimit-limit` and `ratelimit-remaining` tell of the limit of which least is left.
+   *
+   * @generated from field: int32 requests_per_minute = 8;
+   */
+  requestsPerMinute?: number;
 };
 
 /**
@@ -290,6 +326,13 @@ export type ListApiKeysRequest = Message<"moltwire.federation.v1.ListApiKeysRequ
    * @generated from field: string agent_id = 4;
    */
   agentId: string;
+
+  /**
+   * Only keys that begin so: what is shown of a key, `key_…`, or the same digits as a secret has them, `mw_…`; at most those 32 digits, never more of a secret.
+   *
+   * @generated from field: string prefix = 5;
+   */
+  prefix: string;
 };
 
 /**
@@ -325,6 +368,13 @@ export type ListApiKeysRequestJson = {
    * @generated from field: string agent_id = 4;
    */
   agentId?: string;
+
+  /**
+   * Only keys that begin so: what is shown of a key, `key_…`, or the same digits as a secret has them, `mw_…`; at most those 32 digits, never more of a secret.
+   *
+   * @generated from field: string prefix = 5;
+   */
+  prefix?: string;
 };
 
 /**
@@ -382,6 +432,167 @@ export type ListApiKeysResponseJson = {
  */
 export const ListApiKeysResponseSchema: GenMessage<ListApiKeysResponse, {jsonType: ListApiKeysResponseJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_federation_v1_api_key_service, 5);
+
+/**
+ * UpdateApiKeyRequest is the request of UpdateApiKey.
+ *
+ * @generated from message moltwire.federation.v1.UpdateApiKeyRequest
+ */
+export type UpdateApiKeyRequest = Message<"moltwire.federation.v1.UpdateApiKeyRequest"> & {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * The key to change.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+
+  /**
+   * The new values of the fields that the mask names.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKeyChange change = 3;
+   */
+  change?: ApiKeyChange | undefined;
+
+  /**
+   * The fields to change: any of `allowed_networks`, `requests_per_minute`. A field that is named and not given is emptied.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 4;
+   */
+  updateMask?: FieldMask | undefined;
+};
+
+/**
+ * UpdateApiKeyRequest is the request of UpdateApiKey.
+ *
+ * @generated from message moltwire.federation.v1.UpdateApiKeyRequest
+ */
+export type UpdateApiKeyRequestJson = {
+  /**
+   * The organisation; for the operator. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * The key to change.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId?: string;
+
+  /**
+   * The new values of the fields that the mask names.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKeyChange change = 3;
+   */
+  change?: ApiKeyChangeJson;
+
+  /**
+   * The fields to change: any of `allowed_networks`, `requests_per_minute`. A field that is named and not given is emptied.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 4;
+   */
+  updateMask?: FieldMaskJson;
+};
+
+/**
+ * Describes the message moltwire.federation.v1.UpdateApiKeyRequest.
+ * Use `create(UpdateApiKeyRequestSchema)` to create a new message.
+ */
+export const UpdateApiKeyRequestSchema: GenMessage<UpdateApiKeyRequest, {jsonType: UpdateApiKeyRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_federation_v1_api_key_service, 6);
+
+/**
+ * ApiKeyChange is what can be changed of a key.
+ *
+ * @generated from message moltwire.federation.v1.ApiKeyChange
+ */
+export type ApiKeyChange = Message<"moltwire.federation.v1.ApiKeyChange"> & {
+  /**
+   * See CreateApiKeyRequest. The list is replaced whole.
+   *
+   * @generated from field: repeated string allowed_networks = 1;
+   */
+  allowedNetworks: string[];
+
+  /**
+   * See CreateApiKeyRequest.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute: number;
+};
+
+/**
+ * ApiKeyChange is what can be changed of a key.
+ *
+ * @generated from message moltwire.federation.v1.ApiKeyChange
+ */
+export type ApiKeyChangeJson = {
+  /**
+   * See CreateApiKeyRequest. The list is replaced whole.
+   *
+   * @generated from field: repeated string allowed_networks = 1;
+   */
+  allowedNetworks?: string[];
+
+  /**
+   * See CreateApiKeyRequest.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute?: number;
+};
+
+/**
+ * Describes the message moltwire.federation.v1.ApiKeyChange.
+ * Use `create(ApiKeyChangeSchema)` to create a new message.
+ */
+export const ApiKeyChangeSchema: GenMessage<ApiKeyChange, {jsonType: ApiKeyChangeJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_federation_v1_api_key_service, 7);
+
+/**
+ * UpdateApiKeyResponse is the response of UpdateApiKey.
+ *
+ * @generated from message moltwire.federation.v1.UpdateApiKeyResponse
+ */
+export type UpdateApiKeyResponse = Message<"moltwire.federation.v1.UpdateApiKeyResponse"> & {
+  /**
+   * The key as it is now.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKey | undefined;
+};
+
+/**
+ * UpdateApiKeyResponse is the response of UpdateApiKey.
+ *
+ * @generated from message moltwire.federation.v1.UpdateApiKeyResponse
+ */
+export type UpdateApiKeyResponseJson = {
+  /**
+   * The key as it is now.
+   *
+   * @generated from field: moltwire.federation.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKeyJson;
+};
+
+/**
+ * Describes the message moltwire.federation.v1.UpdateApiKeyResponse.
+ * Use `create(UpdateApiKeyResponseSchema)` to create a new message.
+ */
+export const UpdateApiKeyResponseSchema: GenMessage<UpdateApiKeyResponse, {jsonType: UpdateApiKeyResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_federation_v1_api_key_service, 8);
 
 /**
  * RotateApiKeyRequest is the request of RotateApiKey.
@@ -444,7 +655,7 @@ export type RotateApiKeyRequestJson = {
  * Use `create(RotateApiKeyRequestSchema)` to create a new message.
  */
 export const RotateApiKeyRequestSchema: GenMessage<RotateApiKeyRequest, {jsonType: RotateApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 6);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 9);
 
 /**
  * RotateApiKeyResponse is the response of RotateApiKey.
@@ -507,7 +718,7 @@ export type RotateApiKeyResponseJson = {
  * Use `create(RotateApiKeyResponseSchema)` to create a new message.
  */
 export const RotateApiKeyResponseSchema: GenMessage<RotateApiKeyResponse, {jsonType: RotateApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 7);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 10);
 
 /**
  * RevokeApiKeyRequest is the request of RevokeApiKey.
@@ -556,7 +767,7 @@ export type RevokeApiKeyRequestJson = {
  * Use `create(RevokeApiKeyRequestSchema)` to create a new message.
  */
 export const RevokeApiKeyRequestSchema: GenMessage<RevokeApiKeyRequest, {jsonType: RevokeApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 8);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 11);
 
 /**
  * RevokeApiKeyResponse is the response of RevokeApiKey.
@@ -591,10 +802,14 @@ export type RevokeApiKeyResponseJson = {
  * Use `create(RevokeApiKeyResponseSchema)` to create a new message.
  */
 export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse, {jsonType: RevokeApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_federation_v1_api_key_service, 9);
+  messageDesc(file_moltwire_federation_v1_api_key_service, 12);
 
 /**
  * ApiKeyService makes and ends keys. A key can only make keys that may do no more than itself.
+ *
+ * A key with `allowed_networks` is good only for calls that come from there, over every protocol, and so is each console session made with it. From elsewhere a call is
+ * refused with KEY_NETWORK_REFUSED and PERMISSION_DENIED, not UNAUTHENTICATED: the key is known and good, and another place helps, not another key. The
+ * secret is compared first, so that only who holds the whole key learns that it exists and is bound; all others are answered KEY_INVALID, as for a key that is none.
  *
  * @generated from service moltwire.federation.v1.ApiKeyService
  */
@@ -602,7 +817,7 @@ export const ApiKeyService: GenService<{
   /**
    * CreateApiKey makes a key and shows its secret, this once.
    *
-   * Errors: NOT_FOUND (the agent), ROLE_REQUIRED or SCOPE_REQUIRED (more than the caller may itself), QUOTA_EXCEEDED (10,000 keys per organisation).
+   * Errors: NOT_FOUND (the agent), ROLE_REQUIRED, SCOPE_REQUIRED or KEY_NETWORK_REFUSED (more than the caller may itself), QUOTA_EXCEEDED (10,000 keys per organisation).
    *
    * @generated from rpc moltwire.federation.v1.ApiKeyService.CreateApiKey
    */
@@ -624,7 +839,7 @@ export const ApiKeyService: GenService<{
     output: typeof GetApiKeyResponseSchema;
   },
   /**
-   * ListApiKeys lists keys, oldest first, without secrets.
+   * ListApiKeys lists keys, oldest first, without secrets. By the beginning of one that was found somewhere, in a log or a leak, it tells whose it is.
    *
    * @generated from rpc moltwire.federation.v1.ApiKeyService.ListApiKeys
    */
@@ -632,6 +847,19 @@ export const ApiKeyService: GenService<{
     methodKind: "unary";
     input: typeof ListApiKeysRequestSchema;
     output: typeof ListApiKeysResponseSchema;
+  },
+  /**
+   * UpdateApiKey changes how a key may be used; who it speaks for and what it may do never change. The next request is bound by it; a stream that is open goes on as it
+   * began, until RevokeApiKey ends it.
+   *
+   * Errors: NOT_FOUND, ROLE_REQUIRED, SCOPE_REQUIRED or KEY_NETWORK_REFUSED (more than the caller may itself), FAILED_PRECONDITION (the key is revoked or expired).
+   *
+   * @generated from rpc moltwire.federation.v1.ApiKeyService.UpdateApiKey
+   */
+  updateApiKey: {
+    methodKind: "unary";
+    input: typeof UpdateApiKeyRequestSchema;
+    output: typeof UpdateApiKeyResponseSchema;
   },
   /**
    * RotateApiKey makes a key that may do the same and lets the old one run out after the overlap.

@@ -572,7 +572,8 @@ export const GatewayService: GenService<{
   /**
    * SubmitTask has a task done under a contract of another organisation, as BusService/SubmitTask does inside one: it blocks until the task is terminal or waits for an
    * approval, of whichever organisation; deadline, `return_immediately`, `idempotency-key` and `traceparent` mean the same. The answer's headers `grant-requests-limit`,
-   * `grant-requests-remaining`, `grant-tokens-limit` and `grant-tokens-remaining` tell what the grant's quotas of the day leave, of those that it has.
+   * `grant-requests-remaining`, `grant-tokens-limit` and `grant-tokens-remaining` tell what the grant's quotas of the day leave, of those that it has, and
+   * `grant-ratelimit-limit` and `grant-ratelimit-remaining` what its requests a minute do.
    *
    * The grant is the one that is named, or of those in force that cover the contract: one on the contract before one on its capability before one on its namespace; of
    * equals one that never expires before one that does, that which expires last, then the oldest. Its terms are held against the request, its quotas are
@@ -584,7 +585,7 @@ export const GatewayService: GenService<{
    * Errors, before anything was accepted (the refusal is in the trace that the error's metadata names): NOT_FOUND (no grant in force covers the contract; there is no such
    * contract, organisation or grant: these answers are the same), CONTRACT_VERSION_NOT_FOUND (of a contract that a grant names), CONTRACT_DEPRECATED, CONTRACT_VIOLATION
    * (input), PAYLOAD_TOO_LARGE, NO_CAPABLE_AGENT, CIRCUIT_OPEN, POLICY_DENIED (metadata `org_id`: whose policies), GRANT_TERMS_EXCEEDED (tier, tools, price cap),
-   * GRANT_QUOTA_EXCEEDED, BUDGET_EXCEEDED (of either). After acceptance the call succeeds with a task whose `state` and `error` tell.
+   * GRANT_QUOTA_EXCEEDED, BUDGET_EXCEEDED (of either); and RATE_LIMITED (the grant's requests a minute; in no trace). After acceptance the call succeeds with a task whose `state` and `error` tell.
    *
    * @generated from rpc moltwire.federation.v1.GatewayService.SubmitTask
    */

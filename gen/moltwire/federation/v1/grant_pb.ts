@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/federation/v1/grant.proto.
  */
 export const file_moltwire_federation_v1_grant: GenFile = /*@__PURE__*/
-  fileDesc("CiJtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2dyYW50LnByb3RvEhZtb2x0d2lyZS5mZWRlcmF0aW9uLnYxIpoDCgpHcmFudFRlcm1zEi0KDnRva2Vuc19wZXJfZGF5GAEgASgDQhC6SA0iCxiAgJqm6q/jASgASACIAQESLwoQcmVxdWVzdHNfcGVyX2RheRgCIAEoA0IQukgNIgsYgICapuqv4wEoAEgBiAEBEi8KEHByaWNlX2NhcF9taWNyb3MYAyABKANCELpIDSILGICAmqbqr+MBKABIAogBARIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASRgoNYWxsb3dlZF90aWVycxgFIAMoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXJCE7pIEJIBDRAEGAEiB4IBBBABIAASKgoNYWxsb3dlZF90b29scxgGIAMoCUITukgQkgENEGQYASIHcgUQARiAARIZCgdwdXJwb3NlGAcgASgJQgi6SAVyAxiAEEIRCg9fdG9rZW5zX3Blcl9kYXlCEwoRX3JlcXVlc3RzX3Blcl9kYXlCEwoRX3ByaWNlX2NhcF9taWNyb3MihgMKBUdyYW50EhAKCGdyYW50X2lkGAEgASgJEhYKDmdyYW50b3Jfb3JnX2lkGAIgASgJEhYKDmdyYW50ZWVfb3JnX2lkGAMgASgJEhQKCmNhcGFiaWxpdHkYBCABKAlIABIVCgtjb250cmFjdF9pZBgFIAEoCUgAEhMKCW5hbWVzcGFjZRgGIAEoCUgAEhQKCmxpc3RpbmdfaWQYDCABKAlIABIxCgVzdGF0ZRgHIAEoDjIiLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR3JhbnRTdGF0ZRIxCgV0ZXJtcxgIIAEoCzIiLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR3JhbnRUZXJtcxIQCghyZXZpc2lvbhgJIAEoAxIvCgtjcmVhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgkKB3N1YmplY3QiqgIKDUdyYW50UmV2aXNpb24SEAoIcmV2aXNpb24YASABKAMSLQoDYWN0GAIgASgOMiAubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5HcmFudEFjdBIxCgVwYXJ0eRgDIAEoDjIiLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR3JhbnRQYXJ0eRIOCgZrZXlfaWQYBCABKAkSMQoFc3RhdGUYBSABKA4yIi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdyYW50U3RhdGUSMQoFdGVybXMYBiABKAsyIi5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdyYW50VGVybXMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIn4KDUdyYW50RGF5VXNhZ2USDAoEZGF0ZRgBIAEoCRIQCghyZXF1ZXN0cxgCIAEoAxIPCgdkZW5pYWxzGAMgASgDEg4KBnRva2VucxgEIAEoAxIXCg9yZXNlcnZlZF90b2tlbnMYBSABKAMSEwoLY29zdF9taWNyb3MYBiABKAMqwgEKCkdyYW50U3RhdGUSGwoXR1JBTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRHUkFOVF9TVEFURV9QUk9QT1NFRBABEhYKEkdSQU5UX1NUQVRFX0FDVElWRRACEhkKFUdSQU5UX1NUQVRFX1NVU1BFTkRFRBADEhgKFEdSQU5UX1NUQVRFX0RFQ0xJTkVEEAQSFwoTR1JBTlRfU1RBVEVfUkVWT0tFRBAFEhcKE0dSQU5UX1NUQVRFX0VYUElSRUQQBipbCgpHcmFudFBhcnR5EhsKF0dSQU5UX1BBUlRZX1VOU1BFQ0lGSUVEEAASFwoTR1JBTlRfUEFSVFlfR1JBTlRPUhABEhcKE0dSQU5UX1BBUlRZX0dSQU5URUUQAirYAQoIR3JhbnRBY3QSGQoVR1JBTlRfQUNUX1VOU1BFQ0lGSUVEEAASFQoRR1JBTlRfQUNUX1BST1BPU0UQARIUChBHUkFOVF9BQ1RfQUNDRVBUEAISFQoRR1JBTlRfQUNUX0RFQ0xJTkUQAxIUChBHUkFOVF9BQ1RfVVBEQVRFEAQSFQoRR1JBTlRfQUNUX1NVU1BFTkQQBRIUChBHUkFOVF9BQ1RfUkVTVU1FEAYSFAoQR1JBTlRfQUNUX1JFVk9LRRAHEhQKEEdSQU5UX0FDVF9FWFBJUkUQCGIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
+  fileDesc("CiJtb2x0d2lyZS9mZWRlcmF0aW9uL3YxL2dyYW50LnByb3RvEhZtb2x0d2lyZS5mZWRlcmF0aW9uLnYxIuEDCgpHcmFudFRlcm1zEi0KDnRva2Vuc19wZXJfZGF5GAEgASgDQhC6SA0iCxiAgJqm6q/jASgASACIAQESLwoQcmVxdWVzdHNfcGVyX2RheRgCIAEoA0IQukgNIgsYgICapuqv4wEoAEgBiAEBEi8KEHByaWNlX2NhcF9taWNyb3MYAyABKANCELpIDSILGICAmqbqr+MBKABIAogBARIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASRgoNYWxsb3dlZF90aWVycxgFIAMoDjIaLm1vbHR3aXJlLmJ1cy52MS5UcnVzdFRpZXJCE7pIEJIBDRAEGAEiB4IBBBABIAASKgoNYWxsb3dlZF90b29scxgGIAMoCUITukgQkgENEGQYASIHcgUQARiAARIZCgdwdXJwb3NlGAcgASgJQgi6SAVyAxiAEBItChNyZXF1ZXN0c19wZXJfbWludXRlGAggASgFQgu6SAgaBhigjQYoAUgDiAEBQhEKD190b2tlbnNfcGVyX2RheUITChFfcmVxdWVzdHNfcGVyX2RheUITChFfcHJpY2VfY2FwX21pY3Jvc0IWChRfcmVxdWVzdHNfcGVyX21pbnV0ZSKGAwoFR3JhbnQSEAoIZ3JhbnRfaWQYASABKAkSFgoOZ3JhbnRvcl9vcmdfaWQYAiABKAkSFgoOZ3JhbnRlZV9vcmdfaWQYAyABKAkSFAoKY2FwYWJpbGl0eRgEIAEoCUgAEhUKC2NvbnRyYWN0X2lkGAUgASgJSAASEwoJbmFtZXNwYWNlGAYgASgJSAASFAoKbGlzdGluZ19pZBgMIAEoCUgAEjEKBXN0YXRlGAcgASgOMiIubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5HcmFudFN0YXRlEjEKBXRlcm1zGAggASgLMiIubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5HcmFudFRlcm1zEhAKCHJldmlzaW9uGAkgASgDEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCQoHc3ViamVjdCKqAgoNR3JhbnRSZXZpc2lvbhIQCghyZXZpc2lvbhgBIAEoAxItCgNhY3QYAiABKA4yIC5tb2x0d2lyZS5mZWRlcmF0aW9uLnYxLkdyYW50QWN0EjEKBXBhcnR5GAMgASgOMiIubW9sdHdpcmUuZmVkZXJhdGlvbi52MS5HcmFudFBhcnR5Eg4KBmtleV9pZBgEIAEoCRIxCgVzdGF0ZRgFIAEoDjIiLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR3JhbnRTdGF0ZRIxCgV0ZXJtcxgGIAEoCzIiLm1vbHR3aXJlLmZlZGVyYXRpb24udjEuR3JhbnRUZXJtcxIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifgoNR3JhbnREYXlVc2FnZRIMCgRkYXRlGAEgASgJEhAKCHJlcXVlc3RzGAIgASgDEg8KB2RlbmlhbHMYAyABKAMSDgoGdG9rZW5zGAQgASgDEhcKD3Jlc2VydmVkX3Rva2VucxgFIAEoAxITCgtjb3N0X21pY3JvcxgGIAEoAyrCAQoKR3JhbnRTdGF0ZRIbChdHUkFOVF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEdSQU5UX1NUQVRFX1BST1BPU0VEEAESFgoSR1JBTlRfU1RBVEVfQUNUSVZFEAISGQoVR1JBTlRfU1RBVEVfU1VTUEVOREVEEAMSGAoUR1JBTlRfU1RBVEVfREVDTElORUQQBBIXChNHUkFOVF9TVEFURV9SRVZPS0VEEAUSFwoTR1JBTlRfU1RBVEVfRVhQSVJFRBAGKlsKCkdyYW50UGFydHkSGwoXR1JBTlRfUEFSVFlfVU5TUEVDSUZJRUQQABIXChNHUkFOVF9QQVJUWV9HUkFOVE9SEAESFwoTR1JBTlRfUEFSVFlfR1JBTlRFRRACKtgBCghHcmFudEFjdBIZChVHUkFOVF9BQ1RfVU5TUEVDSUZJRUQQABIVChFHUkFOVF9BQ1RfUFJPUE9TRRABEhQKEEdSQU5UX0FDVF9BQ0NFUFQQAhIVChFHUkFOVF9BQ1RfREVDTElORRADEhQKEEdSQU5UX0FDVF9VUERBVEUQBBIVChFHUkFOVF9BQ1RfU1VTUEVORBAFEhQKEEdSQU5UX0FDVF9SRVNVTUUQBhIUChBHUkFOVF9BQ1RfUkVWT0tFEAcSFAoQR1JBTlRfQUNUX0VYUElSRRAIYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_bus_v1_agent]);
 
 /**
  * GrantTerms is what a grant allows. It is part of requests, and limited there.
@@ -38,7 +38,9 @@ export type GrantTerms = Message<"moltwire.federation.v1.GrantTerms"> & {
   requestsPerDay?: bigint | undefined;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. When the request comes in, and when each attempt begins, it is held against what the contract's
+   * `max_tokens` cost, or its `estimated_tokens` if it declares no most, by the rate of the agent, all tokens being of the dearer kind. A contract that declares neither is refused under a cap,
+   * unless its agent's tokens cost nothing. What an agent itself reports that its work cost counts, and is known afterwards only. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */
@@ -71,6 +73,14 @@ export type GrantTerms = Message<"moltwire.federation.v1.GrantTerms"> & {
    * @generated from field: string purpose = 7;
    */
   purpose: string;
+
+  /**
+   * The requests that may come in any 60 s, those included that are then refused by what comes after; one more is refused with RATE_LIMITED, of which nothing is kept. Each server process
+   * counts for itself. Not set: no limit.
+   *
+   * @generated from field: optional int32 requests_per_minute = 8;
+   */
+  requestsPerMinute?: number | undefined;
 };
 
 /**
@@ -94,7 +104,9 @@ export type GrantTermsJson = {
   requestsPerDay?: string;
 
   /**
-   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. Held against the estimate when the request comes in. Not set: no cap; 0: only what is free.
+   * The most that one request may cost, in micro-credits; 1 credit is 1,000,000. When the request comes in, and when each attempt begins, it is held against what the contract's
+   * `max_tokens` cost, or its `estimated_tokens` if it declares no most, by the rate of the agent, all tokens being of the dearer kind. A contract that declares neither is refused under a cap,
+   * unless its agent's tokens cost nothing. What an agent itself reports that its work cost counts, and is known afterwards only. Not set: no cap; 0: only what is free.
    *
    * @generated from field: optional int64 price_cap_micros = 3;
    */
@@ -127,6 +139,14 @@ export type GrantTermsJson = {
    * @generated from field: string purpose = 7;
    */
   purpose?: string;
+
+  /**
+   * The requests that may come in any 60 s, those included that are then refused by what comes after; one more is refused with RATE_LIMITED, of which nothing is kept. Each server process
+   * counts for itself. Not set: no limit.
+   *
+   * @generated from field: optional int32 requests_per_minute = 8;
+   */
+  requestsPerMinute?: number;
 };
 
 /**

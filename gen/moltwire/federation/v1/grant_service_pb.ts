@@ -686,8 +686,8 @@ export type UpdateGrantRequest = Message<"moltwire.federation.v1.UpdateGrantRequ
   change?: GrantTerms | undefined;
 
   /**
-   * The terms to change: any of `tokens_per_day`, `requests_per_day`, `price_cap_micros`, `expire_time`, `allowed_tiers`, `allowed_tools`, `purpose`. One that
-   * is named and not given is emptied, which lifts the limit.
+   * The terms to change: any of `tokens_per_day`, `requests_per_day`, `price_cap_micros`, `expire_time`, `allowed_tiers`, `allowed_tools`, `purpose`,
+   * `requests_per_minute`. One that is named and not given is emptied, which lifts the limit.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
@@ -729,8 +729,8 @@ export type UpdateGrantRequestJson = {
   change?: GrantTermsJson;
 
   /**
-   * The terms to change: any of `tokens_per_day`, `requests_per_day`, `price_cap_micros`, `expire_time`, `allowed_tiers`, `allowed_tools`, `purpose`. One that
-   * is named and not given is emptied, which lifts the limit.
+   * The terms to change: any of `tokens_per_day`, `requests_per_day`, `price_cap_micros`, `expire_time`, `allowed_tiers`, `allowed_tools`, `purpose`,
+   * `requests_per_minute`. One that is named and not given is emptied, which lifts the limit.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */

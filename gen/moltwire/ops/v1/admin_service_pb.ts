@@ -46,21 +46,22 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`.
+   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`. Of a grant that was made or accepted without a call of the organisation, the method that would have done it; of one that
+   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`.
    *
    * @generated from field: string method = 4;
    */
   method: string;
 
   /**
-   * The role of the key; not set for a decision.
+   * The role of the key; not set for a decision, and for what no key did.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
   role: Role;
 
   /**
-   * The key; empty for a decision on what comes in.
+   * The key; empty for a decision on what comes in, and for what no key did.
    *
    * @generated from field: string key_id = 6;
    */
@@ -74,7 +75,7 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   agentId: string;
 
   /**
-   * What it was done to: the ids named in the request and made by it. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
+   * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
    *
    * @generated from field: map<string, string> resource = 8;
@@ -82,7 +83,7 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   resource: { [key: string]: string };
 
   /**
-   * SHA-256 of the request message, in hexadecimal; empty for a decision.
+   * SHA-256 of the request message, in hexadecimal; empty for a decision, and for what no key did.
    *
    * @generated from field: string request_sha256 = 9;
    */
@@ -146,21 +147,22 @@ export type AuditEventJson = {
   time?: TimestampJson;
 
   /**
-   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`.
+   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`. Of a grant that was made or accepted without a call of the organisation, the method that would have done it; of one that
+   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`.
    *
    * @generated from field: string method = 4;
    */
   method?: string;
 
   /**
-   * The role of the key; not set for a decision.
+   * The role of the key; not set for a decision, and for what no key did.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
   role?: RoleJson;
 
   /**
-   * The key; empty for a decision on what comes in.
+   * The key; empty for a decision on what comes in, and for what no key did.
    *
    * @generated from field: string key_id = 6;
    */
@@ -174,7 +176,7 @@ export type AuditEventJson = {
   agentId?: string;
 
   /**
-   * What it was done to: the ids named in the request and made by it. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
+   * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
    *
    * @generated from field: map<string, string> resource = 8;
@@ -182,7 +184,7 @@ export type AuditEventJson = {
   resource?: { [key: string]: string };
 
   /**
-   * SHA-256 of the request message, in hexadecimal; empty for a decision.
+   * SHA-256 of the request message, in hexadecimal; empty for a decision, and for what no key did.
    *
    * @generated from field: string request_sha256 = 9;
    */

@@ -7,6 +7,8 @@ import { federated } from "./federation-fixtures/peers.ts";
 import { dialects, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 
 const minute = 60_000;
+/** An Ed25519 key under which anybody can sign; the others of its kind are in the test of the rule. */
+const neutralPoint = Buffer.from(`01${"00".repeat(31)}`, "hex");
 
 describe.each(dialects)("%s", (dialect) => {
   let a: World;
@@ -60,6 +62,7 @@ describe.each(dialects)("%s", (dialect) => {
         (await refusal(operator.peers.addPeer({ ...good, ...over }))).reason;
       expect(await reasonOfAdd({ audience: self.audience })).toBe("INVALID_REQUEST");
       expect(await reasonOfAdd({ publicKeys: [self.keys[0]!.publicKey] })).toBe("INVALID_REQUEST");
+      expect(await reasonOfAdd({ publicKeys: [publicKey, neutralPoint] })).toBe("INVALID_REQUEST");
       expect(await reasonOfAdd({ baseUrl: "http://127.0.0.1:9/path" })).toBe("INVALID_REQUEST");
       expect(await reasonOfAdd({ baseUrl: "http://192.0.2.1" })).toBe("ENDPOINT_REFUSED");
       expect(await reasonOfAdd({ orgId: b.server.homeOrgId })).toBe("INVALID_REQUEST");
@@ -119,8 +122,10 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await post(b.url, peer.write())).reason).toBe("PEER_UNKNOWN");
       const again = b.operator.peers.rotatePeerKey({ peerId: peer.peerId, publicKey: third.publicKey });
       expect((await refusal(again)).reason).toBe("ALREADY_EXISTS");
-      const none = b.operator.peers.rotatePeerKey({ peerId: peer.peerId, publicKey: randomBytes(31) });
-      expect((await refusal(none)).reason).toBe("INVALID_REQUEST");
+      for (const publicKey of [randomBytes(31), neutralPoint]) {
+        const none = b.operator.peers.rotatePeerKey({ peerId: peer.peerId, publicKey });
+        expect((await refusal(none)).reason).toBe("INVALID_REQUEST");
+      }
     });
 
     test("of this server: the former signs until the overlap is over, and calls go on crossing", async () => {

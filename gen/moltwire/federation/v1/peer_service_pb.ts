@@ -660,7 +660,7 @@ export const PeerService: GenService<{
    * AddPeer adds a server, with a local organisation that stands for it and an agent in that. A server is one peer at a time, by its keys, and offers what one of its organisations
    * opens.
    *
-   * Errors: INVALID_REQUEST (the audience or a key is this server's own; a key is none; the base URL has a path; the organisation is the operator's own), ENDPOINT_REFUSED (the base URL may not be
+   * Errors: INVALID_REQUEST (the audience or a key is this server's own; a key is none, being a point of small order or not spelled as RFC 8032 says; the base URL has a path; the organisation is the operator's own), ENDPOINT_REFUSED (the base URL may not be
    * called: https, or what MOLTWIRE_EGRESS_ALLOW lists), NOT_FOUND (organisation), ALREADY_EXISTS (the name, a key, or the organisation is another peer's; the name of the
    * organisation that would be made), QUOTA_EXCEEDED (1,000 peers).
    *
@@ -700,7 +700,7 @@ export const PeerService: GenService<{
    * Its own: the former key goes on signing until the overlap is over, in which the operators of the peers take the new one; a rotation within an overlap takes the place of the
    * one before. A peer's: what its former keys sign is taken until the overlap is over. With an overlap of 0 the former keys are good for nothing at once.
    *
-   * Errors: NOT_FOUND, INVALID_REQUEST (a key for this server's own, or none for a peer; the key is none), ALREADY_EXISTS (the key is known), FAILED_PRECONDITION (the peer is removed).
+   * Errors: NOT_FOUND, INVALID_REQUEST (a key for this server's own, or none for a peer; the key is none, as at AddPeer), ALREADY_EXISTS (the key is known), FAILED_PRECONDITION (the peer is removed).
    *
    * @generated from rpc moltwire.federation.v1.PeerService.RotatePeerKey
    */

@@ -7,7 +7,7 @@ import { contract, value } from "./bus-fixtures/bus.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { type HandMade, handMade, type Message, newKey, type Odd, post } from "./federation-fixtures/hand-made.ts";
 import { grantedBy } from "./federation-fixtures/peers.ts";
-import { dialects, type Org, start, unique, type World } from "./harness.ts";
+import { dialects, fakeClock, type Org, start, unique, type World } from "./harness.ts";
 
 const minute = 60_000;
 const nothing = { inputTokens: 0, outputTokens: 0, model: "" };
@@ -127,6 +127,43 @@ describe.each(dialects)("%s", (dialect) => {
       // Another peer's names are its own.
       const another = await handMade(b);
       expect((await post(b.url, another.write({ envelope: { body } }))).reason).toBe("NOT_FOUND");
+    });
+
+    test("for a server of another name is refused by its audience, though the name it is sent to is the one that was signed", async () => {
+      const elsewhere = { url: "http://elsewhere.example", envelope: { audience: "org_elsewhere" } };
+      expect((await post(b.url, from.write(elsewhere))).reason).toBe("PEER_SIGNATURE_INVALID");
+      const { body, headers } = from.write(elsewhere);
+      const passedOn = { body, headers: { ...headers, host: "elsewhere.example" } };
+      expect((await post(b.url, passedOn)).reason).toBe("PEER_AUDIENCE_WRONG");
+    });
+
+    test("counts against its peer when it is let in, and else against the address that it comes from", async () => {
+      const clock = fakeClock(Date.now());
+      await using world = await start(dialect, { rateLimit: 1, clock });
+      const [one, other] = [await handMade(world), await handMade(world)];
+      const taken = one.write();
+      const first = await post(world.url, taken);
+      expect([first.status, first.header.get("ratelimit-limit"), first.header.get("ratelimit-remaining")]).toEqual([
+        ...[200, "10", "9"],
+      ]);
+      // Neither a message that was taken nor one that was changed uses up what the peer may ask.
+      expect((await post(world.url, taken)).reason).toBe("PEER_MESSAGE_REPLAYED");
+      const { headers } = one.write();
+      for (const odd of [taken, { ...taken, headers }, one.write({ requestKey: newKey().key })]) {
+        const back = await post(world.url, odd);
+        expect([back.reason, back.header.get("ratelimit-limit")]).toEqual(["RATE_LIMITED", "1"]);
+      }
+      for (let n = 0; n < 9; n++) expect((await post(world.url, one.write())).status).toBe(200);
+      const beyond = await post(world.url, one.write());
+      expect([beyond.reason, beyond.status, beyond.header.get("ratelimit-remaining")]).toEqual([
+        "RATE_LIMITED",
+        429,
+        "0",
+      ]);
+      expect(Number(beyond.header.get("retry-after"))).toBeGreaterThan(0);
+      expect((await post(world.url, other.write())).status).toBe(200);
+      clock.advance(minute);
+      expect((await post(world.url, one.write())).status).toBe(200);
     });
 
     test("is refused after a restart of the server as it was before", async () => {

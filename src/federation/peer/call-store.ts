@@ -23,6 +23,11 @@ export const takeNonce = (tx: Tx, keyId: string, nonce: string, expireMs: number
     sql`insert into federation_peer_nonce (key_id, nonce, expire_ms) values (${keyId}, ${nonce}, ${expireMs}) on conflict do nothing`,
   );
 
+/** Whether a nonce was taken; by the primary key. */
+export const isNonceTaken = async (db: Queryable, keyId: string, nonce: string): Promise<boolean> =>
+  (await db.one(sql`select 1 as one from federation_peer_nonce where key_id = ${keyId} and nonce = ${nonce}`)) !==
+  undefined;
+
 /** Takes the name of work, which can be done once; 0 when it was. Of two transactions the second waits for the first. */
 export const claimCall = (tx: Tx, row: CallRow): Promise<number> =>
   tx.run(sql`

@@ -12,7 +12,7 @@ import { Fault } from "../../errors.ts";
 import { bodyDigestKey } from "../../rpc/body-digest.ts";
 import { clientAddressKey } from "../../rpc/client-address.ts";
 import { addressGroup, take } from "../../rpc/limits.ts";
-import { takeNonce } from "./call-store.ts";
+import { isNonceTaken, takeNonce } from "./call-store.ts";
 import { digestText, holds, readSignature } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
 import { keyBytes } from "./key.ts";
@@ -30,14 +30,30 @@ export type Arrival = { readonly peer: PeerRow; readonly envelope: PeerEnvelope;
 
 const validator = createValidator();
 
-/** Throws a Fault of a PEER_ reason, in the order that HandlePeerCall names. What no peer signed counts against the address that it comes from. */
+/**
+ * Throws a Fault of a PEER_ reason, in the order that HandlePeerCall names, or RATE_LIMITED. What is refused counts against the address that it comes from: whoever has seen a message of a peer
+ * can send it again as often as it likes, and must not use up what the peer may ask. What is let in counts against the peer, before anything is written for it.
+ */
 export async function letIn(app: App, signed: SignedMessage, context: HandlerContext): Promise<Arrival> {
-  const now = app.clock.now();
-  const { peer, nonce } = await whose(app, context, now).catch((error: unknown) => {
-    const address = addressGroup(context.values.get(clientAddressKey));
+  const address = addressGroup(context.values.get(clientAddressKey));
+  const counted = (error: unknown): never => {
     if (error instanceof Fault) take(app.limiters.addresses, "address", address, context.responseHeader);
     throw error;
-  });
+  };
+  const { peer, envelope, expireMs } = await check(app, signed, context).catch(counted);
+  take(app.limiters.peers, "peer", peer.peer_id, context.responseHeader);
+  const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));
+  return taken === 0 ? counted(replayed(envelope)) : { peer, envelope, signed };
+}
+
+/** All that can be found out without writing; and until when the nonce is to be remembered. */
+async function check(
+  app: App,
+  signed: SignedMessage,
+  context: HandlerContext,
+): Promise<{ readonly peer: PeerRow; readonly envelope: PeerEnvelope; readonly expireMs: number }> {
+  const now = app.clock.now();
+  const { peer, nonce } = await whose(app, context, now);
   const digest = context.values.get(bodyDigestKey)();
   if (!digest || digestText(digest) !== context.requestHeader.get("content-digest"))
     throw new Fault("PEER_DIGEST_MISMATCH", "the body is not the one whose digest was signed");
@@ -46,10 +62,8 @@ export async function letIn(app: App, signed: SignedMessage, context: HandlerCon
   if (!envelope || signed.keyId !== nonce.keyId)
     throw notSigned("the envelope is not signed by the key that signed the request");
   checkEnvelope(app, peer, envelope, nonce.text, now);
-  const expireMs = Math.max(timestampMs(envelope.expireTime!), nonce.expireMs) + skewMs;
-  const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));
-  if (taken === 0) throw new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce: envelope.nonce });
-  return { peer, envelope, signed };
+  if (await isNonceTaken(app.db.query, signed.keyId, envelope.nonce)) throw replayed(envelope);
+  return { peer, envelope, expireMs: Math.max(timestampMs(envelope.expireTime!), nonce.expireMs) + skewMs };
 }
 
 type Nonce = { readonly text: string; readonly keyId: string; readonly createMs: number; readonly expireMs: number };
@@ -89,6 +103,8 @@ function checkEnvelope(app: App, peer: PeerRow, envelope: PeerEnvelope, nonce: s
   }
 }
 
+const replayed = ({ nonce }: PeerEnvelope): Fault =>
+  new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce });
 const notSigned = (detail: string): Fault =>
   new Fault("PEER_SIGNATURE_INVALID", `the signature is not good: ${detail}`, { detail });
 const invalid = (detail: string): Fault =>

@@ -5,13 +5,14 @@ import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import {
   PeerCancelResultSchema,
   PeerCancelSchema,
+  type PeerReceipt,
   PeerResultSchema,
 } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import type { TaskRow } from "../src/bus/task-store.ts";
 import type { Fault } from "../src/errors.ts";
 import { digestText, holds, readSignature, sha256, signRequest } from "../src/federation/peer/http-signature.ts";
 import { isSignedBy, keyFault, keyIdOf, publicHalf, signBytes, signingKeyOf } from "../src/federation/peer/key.ts";
-import { type Expected, readReceipt, writeReceipt } from "../src/federation/peer/receipt.ts";
+import { countedOf, type Expected, readReceipt, writeReceipt } from "../src/federation/peer/receipt.ts";
 import { openMessage, signMessage } from "../src/federation/peer/signed-message.ts";
 import { checkTimes, maxLifeMs, skewMs } from "../src/federation/peer/times.ts";
 import { newKey } from "./federation-fixtures/hand-made.ts";
@@ -188,6 +189,15 @@ describe("a receipt", () => {
     expect(readReceipt(result, publicKey, expected)).toMatchObject({
       ...{ callId: "x", taskId: "tsk_b", costMicros: 5n, usage: { inputTokens: 3n, outputTokens: 4n } },
     });
+  });
+
+  test("counts with what it says, and with no more than was left", () => {
+    const said = readReceipt(result, publicKey, expected) as PeerReceipt;
+    const all = { inputTokens: 3, outputTokens: 4, costMicros: 5 };
+    expect(countedOf(said, { tokens: Infinity, micros: Infinity })).toEqual(all);
+    expect(countedOf(said, { tokens: 7, micros: 5 })).toEqual(all);
+    expect(countedOf(said, { tokens: 5, micros: 4 })).toEqual({ inputTokens: 3, outputTokens: 2, costMicros: 4 });
+    expect(countedOf(said, { tokens: 2, micros: 0 })).toEqual({ inputTokens: 2, outputTokens: 0, costMicros: 0 });
   });
 
   test("is refused for anything else, by another key, and when there is none", () => {

@@ -4,6 +4,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { connectClients } from "../clients/cli/connect.ts";
 import { federate } from "../clients/demo/federate.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { PeerReceiptSchema } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import { sql } from "../src/db/db.ts";
@@ -14,7 +15,7 @@ import { serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { handMade, post } from "./federation-fixtures/hand-made.ts";
 import { line } from "./federation-fixtures/line.ts";
-import { federated, grantedBy, peers } from "./federation-fixtures/peers.ts";
+import { type Federated, federated, grantedBy, peers } from "./federation-fixtures/peers.ts";
 import { clientsAt, dialects, eventually, start, unique, type World } from "./harness.ts";
 
 const nothing = { inputTokens: 0, outputTokens: 0, model: "" };
@@ -98,6 +99,32 @@ describe.each(dialects)("%s", (dialect) => {
         peer_reason: "GRANT_TERMS_EXCEEDED",
       });
       expect([stateOf(task), calls]).toEqual(["FAILED", 0]);
+    });
+
+    test("whose receipt says more than was left for it counts with that, by the cap of the grant and by the budgets of who asked", async () => {
+      const counted = async (at: Federated) => {
+        await at.doing.admin.costs.setRates({
+          rates: [{ inputPer1000TokensMicros: 1_000n, outputPer1000TokensMicros: 2_000n }],
+        });
+        work = async () => ({ output: "dear", usage: { inputTokens: 1_000, outputTokens: 2_000, model: "" } });
+        const task = await at.go();
+        const events = await eventsOf(a.operator, task.traceId, at.far.orgId);
+        const { details, message } = events.find((event) => kindsOf([event])[0] === "PEER_RECEIPT")!;
+        expect(details).toMatchObject({ cost_micros: 5_000, input_tokens: 1_000, output_tokens: 2_000 });
+        expect(message).toContain("more than was left");
+        return task;
+      };
+      const agent = { endpoint: scripted };
+      const capped = await counted(await federated(a, b, { agent, grantHere: { terms: { priceCapMicros: 4_000n } } }));
+      expect(capped).toMatchObject({ costMicros: 4_000n, usage: { inputTokens: 1_000n, outputTokens: 2_000n } });
+      const at = await federated(a, b, { agent });
+      const of = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await at.asking.admin.budgets.setBudget({ ...of, limitCreditsMicros: 700n, limitTokens: 2_500n });
+      expect(await counted(at)).toMatchObject({
+        ...{ costMicros: 700n, usage: { inputTokens: 1_000n, outputTokens: 1_500n } },
+      });
+      const { budget } = await at.asking.admin.budgets.getBudget(of);
+      expect([budget!.tokens!.spent, budget!.credits!.spentMicros]).toEqual([2_500n, 700n]);
     });
 
     test("that fails there fails here, and what it used is told all the same", async () => {

@@ -755,6 +755,10 @@ export const PeerResultSchema: GenMessage<PeerResult, {jsonType: PeerResultJson}
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
  *
+ * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
+ * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
+ * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
+ *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */
 export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
@@ -836,7 +840,7 @@ export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
   usage?: Usage | undefined;
 
   /**
-   * What that cost by the rates of the server that did the work, in micro-credits.
+   * What that cost by the rates of the server that did the work, in micro-credits. At most 10^15, and tokens at most 10^12 of either kind: a receipt with more is none.
    *
    * @generated from field: int64 cost_micros = 12;
    */
@@ -866,6 +870,10 @@ export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
 
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
+ *
+ * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
+ * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
+ * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
  *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */
@@ -948,7 +956,7 @@ export type PeerReceiptJson = {
   usage?: UsageJson;
 
   /**
-   * What that cost by the rates of the server that did the work, in micro-credits.
+   * What that cost by the rates of the server that did the work, in micro-credits. At most 10^15, and tokens at most 10^12 of either kind: a receipt with more is none.
    *
    * @generated from field: int64 cost_micros = 12;
    */

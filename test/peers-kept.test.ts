@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { eventsOf, stateOf } from "./bus-fixtures/bus.ts";
+import { answering } from "./federation-fixtures/answering.ts";
 import { handMade, newKey, post } from "./federation-fixtures/hand-made.ts";
 import { federated } from "./federation-fixtures/peers.ts";
 import { dialects, fakeClock, refusal, start, unique, type World } from "./harness.ts";
@@ -102,6 +103,79 @@ describe.each(dialects)("%s", (dialect) => {
       await a.operator.peers.removePeer({ peerId: at.far.peerId });
       expect((await a.operator.contracts.getContract(exact)).contract!.deprecated).toBe(true);
       expect((await refusal(sync())).reason).toBe("FAILED_PRECONDITION");
+    });
+  });
+
+  describe("what a peer offers", () => {
+    const json = (schema: object) => Buffer.from(JSON.stringify(schema));
+    const offered = (contractId: string, over: { readonly capability?: string; readonly schema?: object } = {}) => {
+      const { capability = "research/search", schema = {} } = over;
+      const schemas = { inputSchemaJson: json(schema), outputSchemaJson: json({}) };
+      return { contractId, version: "1.0.0", capability, timeout: durationFromMs(minute), ...schemas };
+    };
+
+    test("touches no contract of the organisation that stands for it, and draws no work from them", async () => {
+      const org = await b.org();
+      const own = unique("own");
+      for (const contractId of [own, `${own}-old`]) {
+        await org.admin.contracts.registerContract({ contractId, version: "1.0.0", capability: "research/search" });
+      }
+      await org.admin.contracts.deprecateContract({ contractId: `${own}-old`, version: "1.0.0" });
+      await using peer = await answering(b, { orgId: org.orgId });
+      const sync = () => b.operator.peers.syncPeer({ peerId: peer.peerId });
+      const deprecated = async () => {
+        const { contracts } = await org.admin.contracts.listContracts({});
+        return contracts.filter((one) => one.deprecated).map(({ contractId }) => contractId);
+      };
+      const theirs = unique("theirs");
+      const list = [offered(own), offered(`${own}-old`), offered(theirs)];
+      peer.answer = () => ({ case: "contracts", value: { contracts: list } });
+      expect(await sync()).toMatchObject({ offered: 1, added: 1, withdrawn: 0, skipped: 2 });
+      expect(await deprecated()).toEqual([`${own}-old`]);
+      const { agent } = await b.operator.agents.getAgent({ orgId: org.orgId, agentId: peer.agentId });
+      expect(agent!.capabilities).toEqual(["research/search"]);
+      expect((await refusal(org.admin.bus.submitTask({ contractId: own }))).reason).toBe("NO_CAPABLE_AGENT");
+      expect(peer.asked.filter(({ body }) => body.case === "call")).toEqual([]);
+      peer.answer = () => ({ case: "contracts", value: {} });
+      expect(await sync()).toMatchObject({ offered: 0, withdrawn: 1, skipped: 0 });
+      expect(await deprecated()).toEqual([`${own}-old`, theirs].toSorted());
+      await b.operator.peers.removePeer({ peerId: peer.peerId });
+      expect(await deprecated()).toEqual([`${own}-old`, theirs].toSorted());
+    });
+
+    test("is taken back by the same server when it is added again, and by no other", async () => {
+      const org = await b.org();
+      const theirs = unique("theirs");
+      const offering = async (init: Parameters<typeof answering>[1]) => {
+        const peer = await answering(b, { orgId: org.orgId, ...init });
+        peer.answer = () => ({ case: "contracts", value: { contracts: [offered(theirs)] } });
+        const { offered: taken, skipped } = await b.operator.peers.syncPeer({ peerId: peer.peerId });
+        await b.operator.peers.removePeer({ peerId: peer.peerId });
+        await peer[Symbol.asyncDispose]();
+        return [taken, skipped];
+      };
+      const audience = unique("server");
+      expect(await offering({ audience })).toEqual([1, 0]);
+      expect(await offering({})).toEqual([0, 1]);
+      expect(await offering({ audience })).toEqual([1, 0]);
+    });
+
+    test("is read as far as its limits go: contracts of a page, and bytes of schemas", async () => {
+      await using peer = await answering(b);
+      const sync = () => b.operator.peers.syncPeer({ peerId: peer.peerId });
+      const some = (count: number, schema = {}) =>
+        Array.from({ length: count }, () => offered(unique("theirs"), { schema }));
+      peer.answer = () => ({ case: "contracts", value: { contracts: some(11) } });
+      expect((await refusal(sync())).reason).toBe("AGENT_BAD_RESPONSE");
+      // A list without an end, of the largest schemas: 8 MiB are of 13 pages.
+      const large = { description: "x".repeat(65_400) };
+      peer.asked.length = 0;
+      peer.answer = () => ({ case: "contracts", value: { contracts: some(10, large), nextPageToken: "on" } });
+      expect(await sync()).toMatchObject({ offered: 128, skipped: 2 });
+      expect(peer.asked).toHaveLength(13);
+      const beyond = { description: "x".repeat(65_536) };
+      peer.answer = () => ({ case: "contracts", value: { contracts: [...some(1), ...some(1, beyond)] } });
+      expect(await sync()).toMatchObject({ offered: 1, withdrawn: 128, skipped: 1 });
     });
   });
 

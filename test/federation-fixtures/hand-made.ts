@@ -17,11 +17,13 @@ import {
   HandlePeerCallRequestSchema,
   HandlePeerCallResponseSchema,
 } from "../../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
+import type { AddPeerRequestSchema } from "../../gen/moltwire/federation/v1/peer_service_pb.ts";
 import { digestText, sha256, signRequest } from "../../src/federation/peer/http-signature.ts";
 import { publicHalf, type SigningKey, signingKeyOf } from "../../src/federation/peer/key.ts";
 import { signMessage } from "../../src/federation/peer/signed-message.ts";
 import { unique, type World } from "../harness.ts";
 
+type Fields<Shape> = Partial<Extract<Shape, { $typeName?: never }>>;
 type Envelope = Extract<MessageInitShape<typeof PeerEnvelopeSchema>, { $typeName?: never }>;
 
 /** What is asked. */
@@ -66,6 +68,7 @@ export type HandMade = {
   readonly publicKey: Uint8Array;
   readonly peerId: string;
   readonly orgId: string;
+  readonly agentId: string;
   readonly audience: string;
   /** A message that is all right, but for what is odd. Without a body: a wish to leave work that there is not. */
   write(odd?: Odd): Message;
@@ -73,12 +76,16 @@ export type HandMade = {
   call(callId: string, orgId: string, contractId: string, timeoutMs?: number): Asked;
 };
 
+/** How it is added. */
+type Init = Fields<MessageInitShape<typeof AddPeerRequestSchema>>;
+
 /** Adds a peer that is made by hand. */
-export async function handMade({ operator, url, server }: World): Promise<HandMade> {
+export async function handMade({ operator, url, server }: World, init: Init = {}): Promise<HandMade> {
   const { key, publicKey } = newKey();
-  const audience = unique("hand-made");
+  const { audience = unique("hand-made") } = init;
   const { peer } = await operator.peers.addPeer({
     ...{ name: unique("hand-made"), baseUrl: "http://127.0.0.1:9", audience, publicKeys: [publicKey] },
+    ...init,
   });
   const to = (await operator.peers.getIdentity({})).identity!.audience;
   const write: HandMade["write"] = (odd = {}) => {
@@ -107,7 +114,8 @@ export async function handMade({ operator, url, server }: World): Promise<HandMa
     case: "call",
     value: { callId, orgId, contractId, timeout: durationFromMs(timeoutMs) },
   });
-  return { key, publicKey, audience, peerId: peer!.peerId, orgId: peer!.orgId, write, call };
+  const { peerId, orgId, agentId, audience: own } = peer!;
+  return { key, publicKey, audience: own, peerId, orgId, agentId, write, call };
 }
 
 /** Sends a message, over a connection of its own. */

@@ -10,6 +10,7 @@ import { type Adapter, type Answer, type Assignment, AttemptFault, type Usage } 
 import { aftermathOf, fromEgress, shorten, timedOut, unusable } from "../../bus/adapters/faults.ts";
 import { roomOfTask } from "../../bus/budget/reserve-budgets.ts";
 import type { Amount } from "../../bus/budget/use-store.ts";
+import { findContract } from "../../bus/contract-store.ts";
 import { jsonFault } from "../../bus/payload.ts";
 import { findTaskSummary, isTerminal, type TaskSummaryRow } from "../../bus/task-store.ts";
 import { EgressError } from "../../egress/error.ts";
@@ -68,6 +69,9 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   const peer = await findPeer(db, peerId);
   if (peer?.org_id !== orgId || peer.state !== PeerState.ACTIVE || !peer.remote_org_id)
     throw refused("there is no such peer any more, or it offers nothing");
+  const { contractId, contractVersion } = assignment;
+  if ((await findContract(db, orgId, contractId, contractVersion))?.peer_id !== peerId)
+    throw refused(`${contractId}@${contractVersion} was not brought over from it`);
   const task = (await findTaskSummary(db, orgId, taskId))!;
   const crossing = await findCrossing(db, orgId, taskId);
   // Work that came from a peer itself goes on with what that left for it.

@@ -18,14 +18,12 @@ import { isTerminal, openFault, openJson } from "../../bus/task-store.ts";
 import { openContracts } from "../gateway/open-contracts.ts";
 import { type Arrival, envelopeVersion, letIn } from "./door.ts";
 import { audienceOf, signingKey } from "./identity.ts";
+import { contractsPerPage } from "./page.ts";
 import { writeReceipt } from "./receipt.ts";
 import { signMessage } from "./signed-message.ts";
 import { acceptCall, cancelCall, followCall } from "./work.ts";
 
 type Body = NonNullable<Extract<MessageInitShape<typeof PeerReplySchema>, { $typeName?: never }>["body"]>;
-
-/** How many contracts one reply holds: each has two schemas. */
-const contractsPerPage = 10;
 
 export const peerGatewayHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<typeof PeerGatewayService> => ({
   async handlePeerCall(request, context) {

@@ -1033,7 +1033,7 @@ export const PeerCancelResultSchema: GenMessage<PeerCancelResult, {jsonType: Pee
  */
 export type PeerContractList = Message<"moltwire.federation.v1.PeerContractList"> & {
   /**
-   * The contracts, in the order of GatewayService/ListContracts.
+   * The contracts, in the order of GatewayService/ListContracts; at most 10.
    *
    * @generated from field: repeated moltwire.federation.v1.PeerContract contracts = 1;
    */
@@ -1054,7 +1054,7 @@ export type PeerContractList = Message<"moltwire.federation.v1.PeerContractList"
  */
 export type PeerContractListJson = {
   /**
-   * The contracts, in the order of GatewayService/ListContracts.
+   * The contracts, in the order of GatewayService/ListContracts; at most 10.
    *
    * @generated from field: repeated moltwire.federation.v1.PeerContract contracts = 1;
    */

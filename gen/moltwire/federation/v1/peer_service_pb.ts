@@ -580,7 +580,7 @@ export type SyncPeerResponse = Message<"moltwire.federation.v1.SyncPeerResponse"
   withdrawn: number;
 
   /**
-   * How many could not be taken: their schemas cannot be used here, or the organisation has another of this id and version.
+   * How many of those that were read could not be taken: their schemas cannot be used here, they are beyond a limit, or the organisation has another of this id and version.
    *
    * @generated from field: int32 skipped = 5;
    */
@@ -622,7 +622,7 @@ export type SyncPeerResponseJson = {
   withdrawn?: number;
 
   /**
-   * How many could not be taken: their schemas cannot be used here, or the organisation has another of this id and version.
+   * How many of those that were read could not be taken: their schemas cannot be used here, they are beyond a limit, or the organisation has another of this id and version.
    *
    * @generated from field: int32 skipped = 5;
    */
@@ -711,7 +711,11 @@ export const PeerService: GenService<{
   },
   /**
    * SyncPeer asks the peer which contracts of its organisation grants there open to this server, and brings them over: as contracts of the organisation that stands for it, and
-   * capabilities of its agent. What is open no more is deprecated here.
+   * capabilities of its agent. What is open no more is deprecated here. Nothing is touched but what came from this server: contracts that the organisation has of its own, or of another
+   * server, stay as they are, and the peer's agent does no work under them, whatever its capabilities are called.
+   *
+   * Limits: 10 contracts a page (a page with more is AGENT_BAD_RESPONSE), 100 pages; schemas of 64 KiB each and 8 MiB in all; 50 capabilities; 10,000 contract versions in the organisation. What is
+   * beyond is skipped. The peer has 10 seconds for a page and a minute for all.
    *
    * Errors: NOT_FOUND, FAILED_PRECONDITION (the peer is removed, or has no organisation over there), AGENT_UNREACHABLE, ADAPTER_ERROR (the peer refused; its reason is in the
    * metadata), AGENT_BAD_RESPONSE (its answer is not signed by it, or is none).

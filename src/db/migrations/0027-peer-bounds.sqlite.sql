@@ -1,0 +1,8 @@
+-- What a peer may touch.
+
+-- The peer that a contract was brought over from; empty: the organisation registered it. Of what was brought over before, that is known of what is offered now.
+alter table contract add column peer_id text not null default '';
+update contract set peer_id = (
+    select o.peer_id from federation_peer_contract o where o.org_id = contract.org_id and o.contract_id = contract.contract_id and o.version = contract.version limit 1)
+  where exists (
+    select 1 from federation_peer_contract o where o.org_id = contract.org_id and o.contract_id = contract.contract_id and o.version = contract.version);

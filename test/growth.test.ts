@@ -62,7 +62,7 @@ import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
 import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
-import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
+import { findCall, findCallOfTask, hopsOfTrace, isNonceTaken } from "../src/federation/peer/call-store.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
 import { findByKey, findPeer, isAudienceTaken, keysOf, listPeers } from "../src/federation/peer/store.ts";
 import { offeredFor } from "../src/federation/peer/withdraw.ts";
@@ -372,6 +372,12 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "the work of a peer by its task",
     (db) => findCallOfTask(db, org, "tsk_a"),
     /federation_peer_call_task \(org_id=\? AND task_id=\?\)/,
+  ],
+  ["how far a trace has come", (db) => hopsOfTrace(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  [
+    "whether a message was taken",
+    (db) => isNonceTaken(db, "k", "n"),
+    /federation_peer_nonce_1 \(key_id=\? AND nonce=\?\)/,
   ],
   ["what is offered for a peer", (db) => offeredFor(db, aPeer), /\(org_id=\? AND peer_id=\?\)/],
   ["the keys of this server", (db) => serverKeys(db, org), /server_key_1 \(org_id=\?\)/],

@@ -4,12 +4,23 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { connectClients } from "../clients/cli/connect.ts";
 import { federate } from "../clients/demo/federate.ts";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
-import { PeerReceiptSchema } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import { PeerReceiptSchema, type PeerResult } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import { sql } from "../src/db/db.ts";
 import type { Adapter } from "../src/server.ts";
-import { eventsOf, httpEndpoint, json, kindsOf, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
+import {
+  contract,
+  eventsOf,
+  httpEndpoint,
+  json,
+  kindsOf,
+  reasonOf,
+  stateOf,
+  value,
+  whenEnded,
+} from "./bus-fixtures/bus.ts";
 import { deadUrl, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
@@ -237,6 +248,28 @@ describe.each(dialects)("%s", (dialect) => {
       expect(reply!.body).toMatchObject({ case: "result", value: { state: TaskState.FAILED } });
       const { tasks } = await last.operator.bus.listTasks({ orgId: beyond.near.orgId });
       expect(tasks).toHaveLength(1);
+      // Nor does an agent take it further that asks for it by itself.
+      const between = await b.org();
+      const asked = await contract(between);
+      const { as: asker } = await between.agent({
+        ...{ capabilities: [asked], endpoint: scripted, trustTier: TrustTier.INTERNAL_RESTRICTED },
+      });
+      await grantedBy(b, between.orgId, hand.orgId, asked);
+      await grantedBy(b, beyond.far.orgId, between.orgId, beyond.contractId);
+      const onward = { targetOrgId: beyond.far.orgId, contractId: beyond.contractId };
+      work = async (_endpoint, { traceparent }) => {
+        const passedOn = await asker.gateway.submitTask(onward, { headers: { traceparent } });
+        return { output: stateOf(passedOn.task), usage: nothing };
+      };
+      const outcome = async (hops: number) => {
+        const traceparent = `00-${randomBytes(16).toString("hex")}-${randomBytes(8).toString("hex")}-01`;
+        const body = hand.call(unique("call"), between.orgId, asked);
+        const { reply } = await post(b.url, hand.write({ envelope: { body, hops, traceparent } }));
+        return new TextDecoder().decode((reply!.body.value as PeerResult).outputJson);
+      };
+      expect([await outcome(3), await hops(last, beyond.near.orgId)]).toEqual(['"COMPLETED"', 4]);
+      expect(await outcome(4)).toBe('"FAILED"');
+      expect((await last.operator.bus.listTasks({ orgId: beyond.near.orgId })).tasks).toHaveLength(2);
     });
   });
 });

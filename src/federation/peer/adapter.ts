@@ -17,7 +17,7 @@ import { EgressError } from "../../egress/error.ts";
 import { nameIn } from "../../enum-name.ts";
 import { findCrossing } from "../gateway/crossing-store.ts";
 import { findGrant, termsOf } from "../grant/store.ts";
-import { findCallOfTask } from "./call-store.ts";
+import { findCallOfTask, hopsOfTrace } from "./call-store.ts";
 import { maxHops } from "./door.ts";
 import { sha256 } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
@@ -76,8 +76,8 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   const crossing = await findCrossing(db, orgId, taskId);
   // Work that came from a peer itself goes on with what that left for it.
   const came = crossing && (await findCallOfTask(db, crossing.caller_org_id, taskId));
-  const hops = (came?.hops ?? 0) + 1;
-  if (hops > maxHops) throw refused(`the work has gone from server to server ${came?.hops} times`);
+  const gone = await hopsOfTrace(db, task.trace_id);
+  if (gone >= maxHops) throw refused(`the work has gone from server to server ${gone} times`);
   const fromOrgId = crossing?.caller_org_id ?? orgId;
   const grant = crossing && (await findGrant(db, orgId, crossing.grant_id));
   const cap = Number((grant && termsOf(grant).priceCapMicros) ?? Infinity);
@@ -87,7 +87,7 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
     tokens: Math.min(assignment.maxTokens || Infinity, ...rooms.map(({ tokens }) => tokens)),
     micros: Math.min(cap, came?.budget_micros ?? Infinity, ...rooms.map(({ micros }) => micros)),
   };
-  return { peer, task, fromOrgId, assignment, hops, most };
+  return { peer, task, fromOrgId, assignment, hops: gone + 1, most };
 }
 
 const refused = (why: string): AttemptFault =>

@@ -57,6 +57,7 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
   const row: CallRow = {
     ...{ org_id: peer.org_id, call_id: call.callId, peer_id: peer.peer_id, request_sha256: digestOf(call) },
     ...{ target_org_id: call.orgId, task_id: "", hops: envelope.hops, create_ms: now },
+    trace_id: order.trace.traceId,
     budget_micros: order.budgetLeftMicros ?? null,
   };
   let turn: number | undefined;

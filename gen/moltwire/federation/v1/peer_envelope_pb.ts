@@ -137,7 +137,8 @@ export type PeerEnvelope = Message<"moltwire.federation.v1.PeerEnvelope"> & {
   nonce: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included.
+   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
+   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */
@@ -238,7 +239,8 @@ export type PeerEnvelopeJson = {
   nonce?: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included.
+   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
+   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */

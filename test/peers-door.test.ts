@@ -3,7 +3,7 @@ import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { PeerState } from "../gen/moltwire/federation/v1/peer_pb.ts";
 import { digestText, sha256 } from "../src/federation/peer/http-signature.ts";
 import type { Adapter } from "../src/server.ts";
-import { contract, value } from "./bus-fixtures/bus.ts";
+import { contract, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { type HandMade, handMade, type Message, newKey, type Odd, post } from "./federation-fixtures/hand-made.ts";
 import { grantedBy } from "./federation-fixtures/peers.ts";
@@ -127,6 +127,36 @@ describe.each(dialects)("%s", (dialect) => {
       // Another peer's names are its own.
       const another = await handMade(b);
       expect((await post(b.url, another.write({ envelope: { body } }))).reason).toBe("NOT_FOUND");
+    });
+
+    test("has begun work that is canceled when the peer is removed, also what waits for an approval, and is told nothing more", async () => {
+      const gone = await handMade(b);
+      const approved = await contract(org, { approvalRequired: true });
+      await org.agent({ capabilities: [approved], endpoint: scripted });
+      for (const one of [contractId, approved]) await grantedBy(b, org.orgId, gone.orgId, one);
+      const { promise: begun, resolve } = Promise.withResolvers<void>();
+      const { promise: left, resolve: leave } = Promise.withResolvers<void>();
+      work = (_endpoint, _assignment, signal) =>
+        new Promise((_, reject) => {
+          resolve();
+          signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+          signal.addEventListener("abort", () => leave(), { once: true });
+        });
+      const ask = (of: string) =>
+        post(b.url, gone.write({ envelope: { body: gone.call(unique("call"), org.orgId, of, 60_000) } }));
+      const waiting = await ask(approved);
+      expect(waiting.reply!.body).toMatchObject({ case: "result", value: { state: TaskState.AWAITING_APPROVAL } });
+      const answer = ask(contractId);
+      await begun;
+      await b.operator.peers.removePeer({ peerId: gone.peerId });
+      expect((await answer).reason).toBe("PEER_UNKNOWN");
+      await left;
+      const { tasks } = await b.operator.bus.listTasks({ orgId: gone.orgId });
+      expect(tasks).toHaveLength(2);
+      for (const { taskId } of tasks) {
+        const [here, there] = [await whenEnded(b.operator, taskId, gone.orgId), await whenEnded(org.admin, taskId)];
+        expect([stateOf(here), reasonOf(here), stateOf(there)]).toEqual(["CANCELED", "TASK_CANCELED", "CANCELED"]);
+      }
     });
 
     test("for a server of another name is refused by its audience, though the name it is sent to is the one that was signed", async () => {

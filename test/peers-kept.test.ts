@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { eventsOf, stateOf } from "./bus-fixtures/bus.ts";
+import { eventsOf, reasonOf, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
 import { answering } from "./federation-fixtures/answering.ts";
 import { handMade, newKey, post } from "./federation-fixtures/hand-made.ts";
-import { federated } from "./federation-fixtures/peers.ts";
+import { federated, grantedBy } from "./federation-fixtures/peers.ts";
 import { dialects, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 
 const minute = 60_000;
@@ -158,6 +158,41 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await offering({ audience })).toEqual([1, 0]);
       expect(await offering({})).toEqual([0, 1]);
       expect(await offering({ audience })).toEqual([1, 0]);
+    });
+
+    test("ends with the peer: what it has in hand is unknown, its answer is taken no more, and nothing is sent to it", async () => {
+      await using peer = await answering(b);
+      const theirs = unique("theirs");
+      peer.answer = () => ({ case: "contracts", value: { contracts: [offered(theirs)] } });
+      await b.operator.peers.syncPeer({ peerId: peer.peerId });
+      const org = await b.org();
+      await grantedBy(b, peer.orgId, org.orgId, theirs);
+      const { promise: begun, resolve } = Promise.withResolvers<void>();
+      peer.answer = () => {
+        resolve();
+        return new Promise(() => {});
+      };
+      const submit = () => org.admin.gateway.submitTask({ targetOrgId: peer.orgId, contractId: theirs });
+      const answer = submit();
+      await begun;
+      await b.operator.peers.removePeer({ peerId: peer.peerId });
+      const { task } = await answer;
+      expect([stateOf(task), reasonOf(task)]).toEqual(["FAILED", "OUTCOME_UNKNOWN"]);
+      const there = await whenEnded(b.operator, task!.taskId, peer.orgId);
+      expect([stateOf(there), there.error!.message]).toEqual(["FAILED", expect.stringContaining("was removed")]);
+      expect((await refusal(submit())).reason).toBe("CONTRACT_VERSION_NOT_FOUND");
+      expect(peer.asked.map(({ body }) => body.case)).toEqual(["listContracts", "call"]);
+    });
+
+    test("whose answer comes after it was removed is taken no more", async () => {
+      await using peer = await answering(b);
+      peer.answer = async () => {
+        await b.operator.peers.removePeer({ peerId: peer.peerId });
+        return { case: "contracts", value: { contracts: [offered(unique("theirs"))] } };
+      };
+      expect((await refusal(b.operator.peers.syncPeer({ peerId: peer.peerId }))).reason).toBe("FAILED_PRECONDITION");
+      const { contracts } = await b.operator.contracts.listContracts({ orgId: peer.orgId });
+      expect(contracts).toEqual([]);
     });
 
     test("is read as far as its limits go: contracts of a page, and bytes of schemas", async () => {

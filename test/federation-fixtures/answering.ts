@@ -1,6 +1,6 @@
 /** A peer made by hand that is asked, too: it answers each envelope as a test says, signed. */
 import { once } from "node:events";
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
@@ -29,16 +29,20 @@ export type Answering = AsyncDisposable &
 
 /** Adds it to a server. */
 export async function answering(world: World, init: Parameters<typeof handMade>[1] = {}): Promise<Answering> {
-  const server = createServer(async (request, response) => {
-    const { envelope: signed } = fromBinary(HandlePeerCallRequestSchema, await buffer(request));
-    const envelope = fromBinary(PeerEnvelopeSchema, signed!.payload);
+  const reply = async (request: IncomingMessage, response: ServerResponse) => {
+    const { envelope: asked } = fromBinary(HandlePeerCallRequestSchema, await buffer(request));
+    const envelope = fromBinary(PeerEnvelopeSchema, asked!.payload);
     peer.asked.push(envelope);
-    const reply = signMessage(peer.key, PeerReplySchema, {
+    const signed = signMessage(peer.key, PeerReplySchema, {
       ...{ version: 1, origin: peer.audience, audience: envelope.origin, inReplyTo: envelope.nonce },
       body: await peer.answer(envelope),
     });
     response.setHeader("content-type", "application/proto");
-    response.end(toBinary(HandlePeerCallResponseSchema, create(HandlePeerCallResponseSchema, { reply })));
+    response.end(toBinary(HandlePeerCallResponseSchema, create(HandlePeerCallResponseSchema, { reply: signed })));
+  };
+  const server = createServer((request, response) => {
+    // Who asks may have gone.
+    reply(request, response).catch(() => response.destroy());
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");

@@ -10,3 +10,7 @@ update contract set peer_id = (
 -- The trace that work of a peer came in, so that what agents pass on within it counts as gone on.
 alter table federation_peer_call add column trace_id text collate "C" not null default '';
 create index federation_peer_call_trace on federation_peer_call (trace_id, hops);
+
+-- Whether work may still be under way with a peer that was removed: 0 or 1.
+alter table federation_peer add column unsettled bigint not null default 0;
+create index federation_peer_unsettled on federation_peer (peer_id) where unsettled = 1;

@@ -23,7 +23,7 @@ import { sha256 } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
 import { countedOf, readReceipt } from "./receipt.ts";
 import { keepReceipt } from "./receipt-step.ts";
-import { type Answered, ask, BadReply, PeerRefusal } from "./send.ts";
+import { type Answered, ask, BadReply, PeerGone, PeerRefusal } from "./send.ts";
 import { findPeer, type PeerRow } from "./store.ts";
 
 /** How long to wait before a peer is asked again that did not answer: twice as long each time. */
@@ -123,6 +123,15 @@ function faultOf(error: unknown, { peer, assignment: { timeoutMs } }: Job, sent:
     return fromEgress(
       new EgressError(error.kind, error.message, { sent: sent || error.sent, cause: error }),
       timeoutMs,
+    );
+  if (error instanceof PeerGone)
+    return new AttemptFault(
+      "ADAPTER_ERROR",
+      sent || error.sent ? "lost" : "not-begun",
+      `the peer ${peer.name} was removed`,
+      {
+        metadata: { peer_id: peer.peer_id },
+      },
     );
   if (error instanceof PeerRefusal) return ofRefusal(error, peer, sent);
   if (error instanceof BadReply) return unusable(error.message, { cause: error });
@@ -224,7 +233,7 @@ function ofRefusal({ code, status, reason, message }: PeerRefusal, peer: PeerRow
   );
 }
 
-/** Tells the peer that the work is not wanted any more. Best effort: work that is not left ends by its own deadline. */
+/** Tells the peer that the work is not wanted any more; one that was removed is told nothing. Best effort: work that is not left ends by its own deadline. */
 function leave(app: App, { peer, assignment, task, hops }: Job): void {
   const body = { case: "cancel", value: { callId: task.task_id } } as const;
   ask(app, peer, { hops, body, timeoutMs: cancelMs, signal: app.ending, traceparent: assignment.traceparent }).catch(

@@ -7,7 +7,9 @@ import {
   PeerEnvelopeSchema,
   type SignedMessage,
 } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import { PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
 import type { App } from "../../app.ts";
+import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { bodyDigestKey } from "../../rpc/body-digest.ts";
 import { clientAddressKey } from "../../rpc/client-address.ts";
@@ -17,7 +19,7 @@ import { digestText, holds, readSignature } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
 import { keyBytes } from "./key.ts";
 import { openMessage } from "./signed-message.ts";
-import { findByKey, type PeerRow } from "./store.ts";
+import { findByKey, findPeer, type PeerRow } from "./store.ts";
 import { checkTimes, skewMs } from "./times.ts";
 
 /** How often work goes from one server to another at most. */
@@ -78,7 +80,7 @@ async function whose(
   if (!signature) throw notSigned("there is no signature of the form that HandlePeerCall names");
   const { keyId, nonce: text, createdS, expiresS } = signature;
   const peer = await findByKey(app.db.query, keyId, now);
-  if (!peer) throw new Fault("PEER_UNKNOWN", "no peer of this server has the key", { key_id: keyId });
+  if (!peer) throw unknown(keyId);
   if (!holds(signature, keyBytes(peer.public_key)))
     throw notSigned("another key signed the request, or what was signed has been changed");
   return { peer, nonce: { text, keyId, createMs: createdS * 1_000, expireMs: expiresS * 1_000 } };
@@ -103,6 +105,13 @@ function checkEnvelope(app: App, peer: PeerRow, envelope: PeerEnvelope, nonce: s
   }
 }
 
+/** PEER_UNKNOWN when the peer was removed since its message was let in. */
+export async function checkPeer(db: Queryable, { peer, signed }: Arrival): Promise<void> {
+  if ((await findPeer(db, peer.peer_id))?.state !== PeerState.ACTIVE) throw unknown(signed.keyId);
+}
+
+const unknown = (keyId: string): Fault =>
+  new Fault("PEER_UNKNOWN", "no peer of this server has the key", { key_id: keyId });
 const replayed = ({ nonce }: PeerEnvelope): Fault =>
   new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce });
 const notSigned = (detail: string): Fault =>

@@ -26,7 +26,7 @@ import { command } from "../../rpc/command.ts";
 import { traceparent } from "../../rpc/trace-context.ts";
 import { checkActive } from "./faults.ts";
 import { contractsPerPage } from "./page.ts";
-import { ask, BadReply, PeerRefusal } from "./send.ts";
+import { ask, BadReply, PeerGone, PeerRefusal } from "./send.ts";
 import { findPeer, lockPeer, type PeerRow, shown } from "./store.ts";
 import { endOffer, type Offered, offer, offeredFor } from "./withdraw.ts";
 
@@ -113,6 +113,7 @@ function told(error: unknown, { peer_id, name }: PeerRow): unknown {
     const metadata = { peer_id, code: error.code, peer_reason: error.reason };
     return new Fault("ADAPTER_ERROR", `${name} answered ${error.reason || error.code}: ${error.message}`, metadata);
   }
+  if (error instanceof PeerGone) return new Fault("FAILED_PRECONDITION", "the peer is removed", { state: "REMOVED" });
   if (error instanceof BadReply) return new Fault("AGENT_BAD_RESPONSE", `${name}: ${error.message}`, { peer_id });
   return error;
 }

@@ -685,6 +685,11 @@ export const PeerService: GenService<{
    * RemovePeer ends a peer for good: what it sends is refused as PEER_UNKNOWN from the next message on, nothing is sent to it, its agent is disabled and its contracts are
    * deprecated. Its organisation stays. A peer that is removed is answered as it stands.
    *
+   * What is under way ends within a second. What the peer asked for is CANCELED, as TASK_CANCELED, on both sides, also what waits for an approval; a call that the peer still waits at is answered with
+   * PEER_UNKNOWN, and work that is done in that second is not told. What the peer has in hand is FAILED, as OUTCOME_UNKNOWN, since it may have been done, and counts with what is left of its reserve (where
+   * its answer comes first, which is not taken, and the contract is repeatable: ADAPTER_ERROR); the peer is not told to leave it, nor anything else. What would have gone to the peer next goes to
+   * another agent, or ends as NO_CAPABLE_AGENT.
+   *
    * Errors: NOT_FOUND.
    *
    * @generated from rpc moltwire.federation.v1.PeerService.RemovePeer

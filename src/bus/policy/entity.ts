@@ -111,7 +111,6 @@ export type ContractFacts = Pick<
 export const asForeignContract = <Contract extends ContractFacts>(row: Contract): Contract => ({
   ...row,
   partner_agent_ids: "[]",
-  peer_id: "",
   required_tools: "[]",
   security_class: TrustTier.PUBLIC_VENDOR,
   approval_required: 0,

@@ -80,7 +80,7 @@ async function whose(
   if (!signature) throw notSigned("there is no signature of the form that HandlePeerCall names");
   const { keyId, nonce: text, createdS, expiresS } = signature;
   const peer = await findByKey(app.db.query, keyId, now);
-  if (!peer) throw unknown(keyId);
+  if (!peer) throw unknownPeer(keyId);
   if (!holds(signature, keyBytes(peer.public_key)))
     throw notSigned("another key signed the request, or what was signed has been changed");
   return { peer, nonce: { text, keyId, createMs: createdS * 1_000, expireMs: expiresS * 1_000 } };
@@ -107,10 +107,10 @@ function checkEnvelope(app: App, peer: PeerRow, envelope: PeerEnvelope, nonce: s
 
 /** PEER_UNKNOWN when the peer was removed since its message was let in. */
 export async function checkPeer(db: Queryable, { peer, signed }: Arrival): Promise<void> {
-  if ((await findPeer(db, peer.peer_id))?.state !== PeerState.ACTIVE) throw unknown(signed.keyId);
+  if ((await findPeer(db, peer.peer_id))?.state !== PeerState.ACTIVE) throw unknownPeer(signed.keyId);
 }
 
-const unknown = (keyId: string): Fault =>
+const unknownPeer = (keyId: string): Fault =>
   new Fault("PEER_UNKNOWN", "no peer of this server has the key", { key_id: keyId });
 const replayed = ({ nonce }: PeerEnvelope): Fault =>
   new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce });

@@ -203,7 +203,7 @@ export const settings = {
   MOLTWIRE_RATE_LIMIT: {
     flag: "rate-limit",
     form: "NUMBER",
-    help: "requests a minute and agent, or address without a key; 0 for no limit",
+    help: "requests a minute and agent, or address without a key; ten times as many for another server; 0 for no limit",
     fallback: "120",
     parse: integer(0, 100_000),
   },

@@ -55,6 +55,7 @@ import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { peerAdapter } from "./federation/peer/adapter.ts";
+import { endRemoved } from "./federation/peer/removed.ts";
 import { sweepPeers } from "./federation/peer/sweep.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { createLab, recoverMs } from "./lab/lab.ts";
@@ -357,6 +358,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       await expireGrants(app);
       return endUngranted();
     }),
+    every(app, grantMs, "removed peers", () => endRemoved(app)),
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, recoverMs, "lab", () => lab.recover()),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),

@@ -131,6 +131,7 @@ async function addEcho(tx: Tx, ids: Ids, orgId: string, now: number): Promise<vo
     estimated_tokens: 0,
     max_tokens: 0,
     partner_agent_ids: "[]",
+    peer_id: "",
     namespace: "",
   });
 }

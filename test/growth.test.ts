@@ -62,8 +62,9 @@ import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
 import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
-import { findCall, findCallOfTask } from "../src/federation/peer/call-store.ts";
+import { findCall, findCallOfTask, hopsOfTrace, isNonceTaken } from "../src/federation/peer/call-store.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
+import { openAskedBy, openDoneBy, removedPeers } from "../src/federation/peer/removed.ts";
 import { findByKey, findPeer, isAudienceTaken, keysOf, listPeers } from "../src/federation/peer/store.ts";
 import { offeredFor } from "../src/federation/peer/withdraw.ts";
 import { readEvents as readScenarioEvents } from "../src/lab/event-store.ts";
@@ -373,6 +374,15 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => findCallOfTask(db, org, "tsk_a"),
     /federation_peer_call_task \(org_id=\? AND task_id=\?\)/,
   ],
+  ["how far a trace has come", (db) => hopsOfTrace(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  [
+    "whether a message was taken",
+    (db) => isNonceTaken(db, "k", "n"),
+    /federation_peer_nonce_1 \(key_id=\? AND nonce=\?\)/,
+  ],
+  ["peers that were removed", (db) => removedPeers(db, 10), /federation_peer_unsettled/],
+  ["what a peer has asked for", (db) => openAskedBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
+  ["what a peer has in hand", (db) => openDoneBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
   ["what is offered for a peer", (db) => offeredFor(db, aPeer), /\(org_id=\? AND peer_id=\?\)/],
   ["the keys of this server", (db) => serverKeys(db, org), /server_key_1 \(org_id=\?\)/],
   [
@@ -1017,7 +1027,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   const scans = plan.filter(
     (line) =>
       /^SCAN /.test(line) &&
-      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|exchange|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|s USING INDEX lab_scenario_running$|lease|\(subquery)/.test(
+      !/^SCAN (asked|chosen$|own$|one$|json_each|(directory|exchange|marketplace)_words VIRTUAL TABLE INDEX 0:M|given|either|found|of_models|latest|live|b$|d$|k$|w$|walk$|webhook_delivery USING COVERING INDEX webhook_delivery_due$|m$|c LEFT-JOIN|counted|(\d+ )?CONSTANT ROWS?$|\d+-ROW VALUES CLAUSE|task USING INDEX task_open|agent_circuit USING COVERING INDEX agent_circuit_not_closed|federation_grant USING COVERING INDEX federation_grant_unsettled$|federation_peer USING INDEX federation_peer_unsettled$|s USING INDEX lab_scenario_running$|lease|\(subquery)/.test(
         line,
       ),
   );

@@ -5,13 +5,14 @@ import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import {
   PeerCancelResultSchema,
   PeerCancelSchema,
+  type PeerReceipt,
   PeerResultSchema,
 } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import type { TaskRow } from "../src/bus/task-store.ts";
 import type { Fault } from "../src/errors.ts";
 import { digestText, holds, readSignature, sha256, signRequest } from "../src/federation/peer/http-signature.ts";
-import { isSignedBy, keyIdOf, publicHalf, signBytes, signingKeyOf } from "../src/federation/peer/key.ts";
-import { type Expected, readReceipt, writeReceipt } from "../src/federation/peer/receipt.ts";
+import { isSignedBy, keyFault, keyIdOf, publicHalf, signBytes, signingKeyOf } from "../src/federation/peer/key.ts";
+import { countedOf, type Expected, readReceipt, writeReceipt } from "../src/federation/peer/receipt.ts";
 import { openMessage, signMessage } from "../src/federation/peer/signed-message.ts";
 import { checkTimes, maxLifeMs, skewMs } from "../src/federation/peer/times.ts";
 import { newKey } from "./federation-fixtures/hand-made.ts";
@@ -44,6 +45,28 @@ describe("keys", () => {
     ].join("\n");
     const signature = "wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==";
     expect(isSignedBy(publicKey, Buffer.from(base), Buffer.from(signature, "base64"))).toBe(true);
+  });
+});
+
+/** The eight points of small order (x = 0 has one sign), and the spellings of two of them that RFC 8032 does not let. */
+const weakKeys = [
+  "0100000000000000000000000000000000000000000000000000000000000000",
+  "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+  "0000000000000000000000000000000000000000000000000000000000000000",
+  "0000000000000000000000000000000000000000000000000000000000000080",
+  "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+  "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+  "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+  "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+  "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+  "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+];
+
+describe("a public key", () => {
+  test("of small order, or spelled otherwise than one way, is none: anybody could sign by it", () => {
+    for (const key of weakKeys) expect([key, keyFault(hex(key)) !== undefined]).toEqual([key, true]);
+    expect(keyFault(hex(`f0${"ff".repeat(30)}7f`))).toContain("not spelled");
+    for (let n = 0; n < 20; n++) expect(keyFault(newKey().publicKey)).toBeUndefined();
   });
 });
 
@@ -166,6 +189,15 @@ describe("a receipt", () => {
     expect(readReceipt(result, publicKey, expected)).toMatchObject({
       ...{ callId: "x", taskId: "tsk_b", costMicros: 5n, usage: { inputTokens: 3n, outputTokens: 4n } },
     });
+  });
+
+  test("counts with what it says, and with no more than was left", () => {
+    const said = readReceipt(result, publicKey, expected) as PeerReceipt;
+    const all = { inputTokens: 3, outputTokens: 4, costMicros: 5 };
+    expect(countedOf(said, { tokens: Infinity, micros: Infinity })).toEqual(all);
+    expect(countedOf(said, { tokens: 7, micros: 5 })).toEqual(all);
+    expect(countedOf(said, { tokens: 5, micros: 4 })).toEqual({ inputTokens: 3, outputTokens: 2, costMicros: 4 });
+    expect(countedOf(said, { tokens: 2, micros: 0 })).toEqual({ inputTokens: 2, outputTokens: 0, costMicros: 0 });
   });
 
   test("is refused for anything else, by another key, and when there is none", () => {

@@ -1,15 +1,14 @@
 import { randomBytes } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { fromBinary } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { connectClients } from "../clients/cli/connect.ts";
 import { federate } from "../clients/demo/federate.ts";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
+import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
-import { PeerReceiptSchema } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
-import { PeerState } from "../gen/moltwire/federation/v1/peer_pb.ts";
+import { PeerReceiptSchema, type PeerResult } from "../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import { sql } from "../src/db/db.ts";
-import { digestText, sha256 } from "../src/federation/peer/http-signature.ts";
 import type { Adapter } from "../src/server.ts";
 import {
   contract,
@@ -25,12 +24,11 @@ import {
 import { deadUrl, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { serverProcess } from "./bus-fixtures/process.ts";
 import { storage } from "./bus-fixtures/storage.ts";
-import { type HandMade, handMade, type Message, newKey, type Odd, post } from "./federation-fixtures/hand-made.ts";
+import { handMade, post } from "./federation-fixtures/hand-made.ts";
 import { line } from "./federation-fixtures/line.ts";
-import { federated, grantedBy, peers } from "./federation-fixtures/peers.ts";
-import { clientsAt, dialects, eventually, fakeClock, type Org, refusal, start, unique, type World } from "./harness.ts";
+import { type Federated, federated, grantedBy, peers } from "./federation-fixtures/peers.ts";
+import { clientsAt, dialects, eventually, start, unique, type World } from "./harness.ts";
 
-const minute = 60_000;
 const nothing = { inputTokens: 0, outputTokens: 0, model: "" };
 const scripted = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
 
@@ -112,6 +110,32 @@ describe.each(dialects)("%s", (dialect) => {
         peer_reason: "GRANT_TERMS_EXCEEDED",
       });
       expect([stateOf(task), calls]).toEqual(["FAILED", 0]);
+    });
+
+    test("whose receipt says more than was left for it counts with that, by the cap of the grant and by the budgets of who asked", async () => {
+      const counted = async (at: Federated) => {
+        await at.doing.admin.costs.setRates({
+          rates: [{ inputPer1000TokensMicros: 1_000n, outputPer1000TokensMicros: 2_000n }],
+        });
+        work = async () => ({ output: "dear", usage: { inputTokens: 1_000, outputTokens: 2_000, model: "" } });
+        const task = await at.go();
+        const events = await eventsOf(a.operator, task.traceId, at.far.orgId);
+        const { details, message } = events.find((event) => kindsOf([event])[0] === "PEER_RECEIPT")!;
+        expect(details).toMatchObject({ cost_micros: 5_000, input_tokens: 1_000, output_tokens: 2_000 });
+        expect(message).toContain("more than was left");
+        return task;
+      };
+      const agent = { endpoint: scripted };
+      const capped = await counted(await federated(a, b, { agent, grantHere: { terms: { priceCapMicros: 4_000n } } }));
+      expect(capped).toMatchObject({ costMicros: 4_000n, usage: { inputTokens: 1_000n, outputTokens: 2_000n } });
+      const at = await federated(a, b, { agent });
+      const of = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await at.asking.admin.budgets.setBudget({ ...of, limitCreditsMicros: 700n, limitTokens: 2_500n });
+      expect(await counted(at)).toMatchObject({
+        ...{ costMicros: 700n, usage: { inputTokens: 1_000n, outputTokens: 1_500n } },
+      });
+      const { budget } = await at.asking.admin.budgets.getBudget(of);
+      expect([budget!.tokens!.spent, budget!.credits!.spentMicros]).toEqual([2_500n, 700n]);
     });
 
     test("that fails there fails here, and what it used is told all the same", async () => {
@@ -224,261 +248,28 @@ describe.each(dialects)("%s", (dialect) => {
       expect(reply!.body).toMatchObject({ case: "result", value: { state: TaskState.FAILED } });
       const { tasks } = await last.operator.bus.listTasks({ orgId: beyond.near.orgId });
       expect(tasks).toHaveLength(1);
-    });
-  });
-
-  describe("a message of another server", () => {
-    let org: Org;
-    let contractId: string;
-    let from: HandMade;
-    let calls: string[];
-    beforeAll(async () => {
-      org = await b.org();
-      contractId = await contract(org, {});
-      await org.agent({ capabilities: [contractId], endpoint: scripted });
-      from = await handMade(b);
-      await grantedBy(b, org.orgId, from.orgId, contractId);
-      calls = [];
-    });
-    const called = async () => {
-      work = async (_endpoint, { taskId }) => {
-        calls.push(taskId);
-        return { output: "done", usage: nothing };
+      // Nor does an agent take it further that asks for it by itself.
+      const between = await b.org();
+      const asked = await contract(between);
+      const { as: asker } = await between.agent({
+        ...{ capabilities: [asked], endpoint: scripted, trustTier: TrustTier.INTERNAL_RESTRICTED },
+      });
+      await grantedBy(b, between.orgId, hand.orgId, asked);
+      await grantedBy(b, beyond.far.orgId, between.orgId, beyond.contractId);
+      const onward = { targetOrgId: beyond.far.orgId, contractId: beyond.contractId };
+      work = async (_endpoint, { traceparent }) => {
+        const passedOn = await asker.gateway.submitTask(onward, { headers: { traceparent } });
+        return { output: stateOf(passedOn.task), usage: nothing };
       };
-    };
-    const reasonFor = async (odd: Odd) => {
-      await called();
-      const before = calls.length;
-      const body = from.call(unique("call"), org.orgId, contractId);
-      const { reason } = await post(b.url, from.write({ ...odd, envelope: { body, ...odd.envelope } }));
-      expect(calls).toHaveLength(before);
-      return reason;
-    };
-
-    test("that is all right is answered by a signed reply to it", async () => {
-      await called();
-      const body = from.call(unique("call"), org.orgId, contractId);
-      const { status, reply } = await post(b.url, from.write({ envelope: { body } }));
-      expect(status).toBe(200);
-      expect(reply!.body).toMatchObject({ case: "result", value: { state: TaskState.COMPLETED } });
-    });
-
-    test("is taken once: the same again is refused, at once and with all at once", async () => {
-      await called();
-      const message = from.write({ envelope: { body: from.call(unique("call"), org.orgId, contractId) } });
-      const backs = await Promise.all(Array.from({ length: 8 }, () => post(b.url, message)));
-      expect(backs.map(({ reason }) => reason).toSorted()).toEqual(["", ...Array(7).fill("PEER_MESSAGE_REPLAYED")]);
-      expect(calls).toHaveLength(new Set(calls).size);
-    });
-
-    test.each<[string, Odd, string]>([
-      ["for another server", { envelope: { audience: "org_of_somebody_else" } }, "PEER_AUDIENCE_WRONG"],
-      ["of ten minutes ago", { madeMs: -10 * minute }, "PEER_MESSAGE_STALE"],
-      ["of ten minutes ahead", { madeMs: 10 * minute }, "PEER_MESSAGE_EARLY"],
-      ["whose envelope is of ten minutes ago", { madeMs: -10 * minute, requestMadeMs: 0 }, "PEER_MESSAGE_STALE"],
-      ["whose envelope is of ten minutes ahead", { madeMs: 10 * minute, requestMadeMs: 0 }, "PEER_MESSAGE_EARLY"],
-      ["that lives for an hour", { livesMs: 60 * minute }, "PEER_MESSAGE_STALE"],
-      ["that another key signed", { requestKey: newKey().key }, "PEER_SIGNATURE_INVALID"],
-      ["whose envelope another key signed", { envelopeKey: newKey().key }, "PEER_SIGNATURE_INVALID"],
-      ["in the name of another origin", { envelope: { origin: "somebody-else" } }, "PEER_ENVELOPE_INVALID"],
-      ["of another version", { envelope: { version: 2 } }, "PEER_ENVELOPE_INVALID"],
-      ["that has gone over five servers", { envelope: { hops: 5 } }, "PEER_HOPS_EXCEEDED"],
-    ])("%s is refused, and nothing is begun", async (_, odd, reason) => {
-      expect(await reasonFor(odd)).toBe(reason);
-    });
-
-    test("whose body was changed is refused, also with a new digest, and one with any header of the signature changed", async () => {
-      const message = from.write();
-      const body = Buffer.from(message.body);
-      // A letter inside of the payload, so that it is still a message.
-      const index = body.indexOf("nothing");
-      body[index] = "N".charCodeAt(0);
-      expect((await post(b.url, { ...message, body })).reason).toBe("PEER_DIGEST_MISMATCH");
-      const headers = { ...message.headers, "content-digest": digestText(sha256(body)) };
-      expect((await post(b.url, { body, headers })).reason).toBe("PEER_SIGNATURE_INVALID");
-      for (const name of ["signature", "signature-input", "content-digest"]) {
-        const { [name]: _, ...without } = message.headers;
-        expect((await post(b.url, { ...message, headers: without })).reason).toBe("PEER_SIGNATURE_INVALID");
-      }
-      const input = message.headers["signature-input"]!;
-      const later = input.replace(/created=(\d+)/, (_, created: string) => `created=${Number(created) + 1}`);
-      expect(
-        (await post(b.url, { ...message, headers: { ...message.headers, "signature-input": later } })).reason,
-      ).toBe("PEER_SIGNATURE_INVALID");
-      expect((await post(b.url, message)).status).toBe(200);
-    });
-
-    test("of a server that is no peer, or no more, is refused", async () => {
-      const gone = await handMade(b);
-      expect((await post(b.url, gone.write())).status).toBe(200);
-      const { peer } = await b.operator.peers.removePeer({ peerId: gone.peerId });
-      expect(peer!.state).toBe(PeerState.REMOVED);
-      expect((await post(b.url, gone.write())).reason).toBe("PEER_UNKNOWN");
-      expect((await b.operator.peers.removePeer({ peerId: gone.peerId })).peer).toEqual(peer);
-    });
-
-    test("by the name of work that was asked for is the same work, and of other work is refused", async () => {
-      await called();
-      const callId = unique("call");
-      const body = from.call(callId, org.orgId, contractId);
-      const before = calls.length;
-      const ask = () => post(b.url, from.write({ envelope: { body } }));
-      const backs = await Promise.all(Array.from({ length: 5 }, ask));
-      expect(backs.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200]);
-      expect(calls).toHaveLength(before + 1);
-      const other = from.call(callId, org.orgId, contractId);
-      if (other?.case === "call") other.value = { ...other.value, input: value("other") };
-      expect((await post(b.url, from.write({ envelope: { body: other } }))).reason).toBe("IDEMPOTENCY_KEY_REUSED");
-      // Another peer's names are its own.
-      const another = await handMade(b);
-      expect((await post(b.url, another.write({ envelope: { body } }))).reason).toBe("NOT_FOUND");
-    });
-
-    test("is refused after a restart of the server as it was before", async () => {
-      await using place = await storage(dialect);
-      let peer: HandMade;
-      let message: Message;
-      let port: number;
-      {
-        await using before = await start(dialect, { ...place.options });
-        peer = await handMade(before);
-        message = peer.write();
-        expect((await post(before.url, message)).status).toBe(200);
-        port = Number(new URL(before.url).port);
-      }
-      // On the same port, since the address is signed.
-      await using after = await start(dialect, { ...place.options, port });
-      expect((await post(after.url, message)).reason).toBe("PEER_MESSAGE_REPLAYED");
-      expect((await post(after.url, peer.write())).status).toBe(200);
-      expect((await post(after.url, peer.write({ envelope: { audience: "another" } }))).reason).toBe(
-        "PEER_AUDIENCE_WRONG",
-      );
-    });
-  });
-
-  describe("peers", () => {
-    test("are added with an organisation and an agent, listed page by page, and removed", async () => {
-      await using world = await start(dialect);
-      const made: string[] = [];
-      for (let n = 0; n < 3; n++) made.push((await handMade(world)).peerId);
-      const first = await world.operator.peers.listPeers({ pageSize: 2 });
-      const second = await world.operator.peers.listPeers({ pageSize: 2, pageToken: first.nextPageToken });
-      expect([...first.peers, ...second.peers].map(({ peerId }) => peerId)).toEqual(made);
-      expect(second.nextPageToken).toBe("");
-      const [one] = first.peers;
-      const { agent } = await world.operator.agents.getAgent({ orgId: one!.orgId, agentId: one!.agentId });
-      expect(agent!.endpoint!.kind).toMatchObject({ case: "peer", value: { peerId: one!.peerId } });
-      await world.operator.peers.removePeer({ peerId: one!.peerId });
-      expect((await world.operator.peers.listPeers({})).peers).toHaveLength(2);
-      expect((await world.operator.peers.listPeers({ includeRemoved: true })).peers).toHaveLength(3);
-      expect((await refusal(world.operator.peers.removePeer({ peerId: "per_none" }))).reason).toBe("NOT_FOUND");
-      // Added again, by another key, in the place of the organisation that there is.
-      const publicKeys = [newKey().publicKey];
-      const again = { name: one!.name, baseUrl: one!.baseUrl, audience: one!.audience, publicKeys, orgId: one!.orgId };
-      const { peer: back } = await world.operator.peers.addPeer(again);
-      expect([back!.orgId, back!.agentId === one!.agentId]).toEqual([one!.orgId, false]);
-      const [row] = (await world.operator.admin.listAuditEvents({ orgId: one!.orgId, pageSize: 1 })).auditEvents;
-      expect(row!.resource.peer_id).toBe(back!.peerId);
-      const { auditEvents } = await world.operator.admin.listAuditEvents({ pageSize: 250 });
-      const rows = auditEvents.filter(({ method }) => method.includes("PeerService"));
-      expect(rows.map(({ method, resource }) => [method.split("/")[1], resource.peer_id])).toEqual([
-        ["RemovePeer", one!.peerId],
-        ...made.toReversed().map((peerId) => ["AddPeer", peerId]),
-      ]);
-    });
-
-    test("are refused that are this server, that are there, or that may not be called", async () => {
-      const { operator } = b;
-      const { publicKey } = newKey();
-      const good = { name: unique("p"), baseUrl: "http://127.0.0.1:9", audience: unique("a"), publicKeys: [publicKey] };
-      const self = (await operator.peers.getIdentity({})).identity!;
-      const reasonOfAdd = async (over: Partial<typeof good> & { orgId?: string }) =>
-        (await refusal(operator.peers.addPeer({ ...good, ...over }))).reason;
-      expect(await reasonOfAdd({ audience: self.audience })).toBe("INVALID_REQUEST");
-      expect(await reasonOfAdd({ publicKeys: [self.keys[0]!.publicKey] })).toBe("INVALID_REQUEST");
-      expect(await reasonOfAdd({ baseUrl: "http://127.0.0.1:9/path" })).toBe("INVALID_REQUEST");
-      expect(await reasonOfAdd({ baseUrl: "http://192.0.2.1" })).toBe("ENDPOINT_REFUSED");
-      expect(await reasonOfAdd({ orgId: b.server.homeOrgId })).toBe("INVALID_REQUEST");
-      expect(await reasonOfAdd({ orgId: "org_none" })).toBe("NOT_FOUND");
-      const { peer } = await operator.peers.addPeer(good);
-      const other = { name: unique("p"), audience: unique("a"), publicKeys: [newKey().publicKey] };
-      expect(await reasonOfAdd({ publicKeys: other.publicKeys, audience: other.audience })).toBe("ALREADY_EXISTS");
-      expect(await reasonOfAdd({ name: other.name, audience: other.audience })).toBe("ALREADY_EXISTS");
-      // One could pass on to the other what is meant for it.
-      expect(await reasonOfAdd({ ...other, audience: good.audience })).toBe("ALREADY_EXISTS");
-      expect(await reasonOfAdd({ ...other, orgId: peer!.orgId })).toBe("ALREADY_EXISTS");
-      const org = await b.org();
-      const named = await operator.peers.addPeer({ ...good, ...other, orgId: org.orgId });
-      expect(named.peer!.orgId).toBe(org.orgId);
-    });
-
-    test("an agent that asks another server cannot be registered by hand", async () => {
-      const org = await b.org();
-      const endpoint = { kind: { case: "peer", value: { peerId: "per_none" } } } as const;
-      expect((await refusal(org.agent({ endpoint }))).reason).toBe("ENDPOINT_REFUSED");
-    });
-
-    test("what is opened there is offered here, and what is closed there is offered no more", async () => {
-      const at = await federated(a, b);
-      const ref = { orgId: at.far.orgId, contractId: at.contractId };
-      const here = (await a.operator.contracts.getContract(ref)).contract!;
-      expect(here).toMatchObject({ capability: at.contractId, version: "1.0.0", deprecated: false });
-      const sync = () => a.operator.peers.syncPeer({ peerId: at.far.peerId });
-      expect(await sync()).toMatchObject({ offered: 1, added: 0, withdrawn: 0, skipped: 0 });
-      await at.doing.admin.grants.suspendGrant({ grantId: at.grantThere });
-      expect(await sync()).toMatchObject({ offered: 0, withdrawn: 1 });
-      const exact = { ...ref, version: "1.0.0" };
-      expect((await a.operator.contracts.getContract(exact)).contract!.deprecated).toBe(true);
-      await at.doing.admin.grants.resumeGrant({ grantId: at.grantThere });
-      expect(await sync()).toMatchObject({ offered: 1, added: 1 });
-      expect(stateOf(await at.go())).toBe("COMPLETED");
-      await a.operator.peers.removePeer({ peerId: at.far.peerId });
-      expect((await a.operator.contracts.getContract(exact)).contract!.deprecated).toBe(true);
-      expect((await refusal(sync())).reason).toBe("FAILED_PRECONDITION");
-    });
-  });
-
-  describe("the rotation of a key", () => {
-    test("of a peer: both keys are good until the overlap is over, and with none the former is good no more", async () => {
-      const peer = await handMade(b);
-      const next = newKey();
-      const day = durationFromMs(24 * 60 * minute);
-      const { peer: now } = await b.operator.peers.rotatePeerKey({
-        ...{ peerId: peer.peerId, publicKey: next.publicKey, overlap: day },
-      });
-      expect(now!.keys.map(({ keyId }) => keyId).toSorted()).toEqual([peer.key.keyId, next.key.keyId].toSorted());
-      expect((await post(b.url, peer.write())).status).toBe(200);
-      const third = newKey();
-      await b.operator.peers.rotatePeerKey({
-        ...{ peerId: peer.peerId, publicKey: third.publicKey, overlap: durationFromMs(0) },
-      });
-      expect((await post(b.url, peer.write())).reason).toBe("PEER_UNKNOWN");
-      const again = b.operator.peers.rotatePeerKey({ peerId: peer.peerId, publicKey: third.publicKey });
-      expect((await refusal(again)).reason).toBe("ALREADY_EXISTS");
-      const none = b.operator.peers.rotatePeerKey({ peerId: peer.peerId, publicKey: randomBytes(31) });
-      expect((await refusal(none)).reason).toBe("INVALID_REQUEST");
-    });
-
-    test("of this server: the former signs until the overlap is over, and calls go on crossing", async () => {
-      const clock = fakeClock(Date.now());
-      await using mover = await start(dialect, { clock });
-      const at = await federated(mover, b);
-      const before = (await mover.operator.peers.getIdentity({})).identity!;
-      const overlap = durationFromMs(minute);
-      const { identity } = await mover.operator.peers.rotatePeerKey({ overlap });
-      expect(identity!.keys).toHaveLength(2);
-      expect(identity!.keys[1]!.publicKey).toEqual(before.keys[0]!.publicKey);
-      expect(stateOf(await at.go())).toBe("COMPLETED");
-      const { publicKey } = identity!.keys[0]!;
-      await b.operator.peers.rotatePeerKey({ peerId: at.near.peerId, publicKey });
-      clock.advance(minute);
-      expect(stateOf(await at.go())).toBe("COMPLETED");
-      await mover.operator.peers.rotatePeerKey({ overlap: durationFromMs(0) });
-      const task = await at.go();
-      const events = await eventsOf(mover.operator, task.traceId, at.far.orgId);
-      expect(events.find(({ details }) => details?.peer_reason)!.details).toMatchObject({
-        peer_reason: "PEER_UNKNOWN",
-      });
+      const outcome = async (hops: number) => {
+        const traceparent = `00-${randomBytes(16).toString("hex")}-${randomBytes(8).toString("hex")}-01`;
+        const body = hand.call(unique("call"), between.orgId, asked);
+        const { reply } = await post(b.url, hand.write({ envelope: { body, hops, traceparent } }));
+        return new TextDecoder().decode((reply!.body.value as PeerResult).outputJson);
+      };
+      expect([await outcome(3), await hops(last, beyond.near.orgId)]).toEqual(['"COMPLETED"', 4]);
+      expect(await outcome(4)).toBe('"FAILED"');
+      expect((await last.operator.bus.listTasks({ orgId: beyond.near.orgId })).tasks).toHaveLength(2);
     });
   });
 });

@@ -229,6 +229,13 @@ const pullEndpoint = toJsonString(
 /** Whether tasks wait for the agent to pull them. */
 export const pulls = (row: AgentRow): boolean => row.endpoint === pullEndpoint;
 
+/** The peer that the agent asks; undefined for every other agent. As all agents are asked this, only those with such an endpoint are read. */
+export function peerIdOf(row: Pick<AgentRow, "endpoint">): string | undefined {
+  if (!row.endpoint?.startsWith('{"peer"')) return undefined;
+  const { kind } = fromJsonString(EndpointSchema, row.endpoint);
+  return kind.case === "peer" ? kind.value.peerId : undefined;
+}
+
 export const breakerText = (settings: BreakerSettings | undefined): string =>
   settings ? toJsonString(BreakerSettingsSchema, settings) : "";
 

@@ -17,6 +17,7 @@ import {
   findContract,
   insertContract,
   listContracts,
+  maxContractsPerOrg,
   toContract,
   versionsOf,
 } from "./contract-store.ts";
@@ -25,7 +26,6 @@ import { compareSchemas, suggestVersion } from "./schema/compatibility.ts";
 import { checkSchema, schemaDigest } from "./schema/schema.ts";
 import { parseVersion } from "./version.ts";
 
-const maxContractsPerOrg = 10_000;
 const defaultTimeoutMs = 30_000;
 const defaultBackoffMs = 200;
 const defaultMaxBackoffMs = 30_000;
@@ -131,6 +131,7 @@ function toRow(req: RegisterContractRequest, orgId: string, now: number): Contra
     estimated_tokens: Number(req.estimatedTokens),
     max_tokens: Number(req.maxTokens),
     partner_agent_ids: JSON.stringify(req.partnerAgentIds),
+    peer_id: "",
     namespace: req.namespace,
   };
 }

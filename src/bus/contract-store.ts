@@ -8,7 +8,7 @@ import type { Position } from "../rpc/cursor.ts";
 /** Which version of a contract will do: exact, a range, or empty for the latest. */
 export type ContractRef = { readonly contractId: string; readonly version: string };
 
-/** A contract version as it is stored: schemas and lists are JSON; `security_class` is the number of TrustTier. Nothing but `deprecate_ms` ever changes. */
+/** A contract version as it is stored: schemas and lists are JSON; `security_class` is the number of TrustTier. Nothing but `deprecate_ms`, and `peer_id` of one that a peer offers, ever changes. */
 export type ContractRow = {
   readonly org_id: string;
   readonly contract_id: string;
@@ -35,11 +35,16 @@ export type ContractRow = {
   readonly partner_agent_ids: string;
   /** Empty: none. */
   readonly namespace: string;
+  /** The peer that it was brought over from; empty: the organisation registered it. */
+  readonly peer_id: string;
 };
+
+/** Versions that an organisation has at most. */
+export const maxContractsPerOrg = 10_000;
 
 const columns = sql`org_id, contract_id, version, capability, description, input_schema, output_schema, input_schema_sha256, output_schema_sha256,
   security_class, required_tools, timeout_ms, repeatable, max_retries, backoff_ms, max_backoff_ms, approval_required, fallbacks, create_ms, deprecate_ms,
-  estimated_tokens, max_tokens, partner_agent_ids, namespace`;
+  estimated_tokens, max_tokens, partner_agent_ids, namespace, peer_id`;
 
 /** Adds a version; 0 when it exists. */
 export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
@@ -48,7 +53,7 @@ export const insertContract = (tx: Tx, row: ContractRow): Promise<number> =>
     values (${row.org_id}, ${row.contract_id}, ${row.version}, ${row.capability}, ${row.description}, ${row.input_schema}, ${row.output_schema},
       ${row.input_schema_sha256}, ${row.output_schema_sha256}, ${row.security_class}, ${row.required_tools}, ${row.timeout_ms}, ${row.repeatable},
       ${row.max_retries}, ${row.backoff_ms}, ${row.max_backoff_ms}, ${row.approval_required}, ${row.fallbacks}, ${row.create_ms}, ${row.deprecate_ms},
-      ${row.estimated_tokens}, ${row.max_tokens}, ${row.partner_agent_ids}, ${row.namespace})
+      ${row.estimated_tokens}, ${row.max_tokens}, ${row.partner_agent_ids}, ${row.namespace}, ${row.peer_id})
     on conflict do nothing`);
 
 export const findContract = (

@@ -3,7 +3,7 @@ import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Queryable } from "../db/db.ts";
 import { nameIn } from "../enum-name.ts";
 import { Fault } from "../errors.ts";
-import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent, pulls } from "./agent-store.ts";
+import { type AgentRow, agentsWithCapability, type CandidateRow, findAgent, peerIdOf, pulls } from "./agent-store.ts";
 import { admission, type Circuit, closedCircuit, retryAt } from "./circuit/circuit.ts";
 import { toCircuit } from "./circuit/circuit-store.ts";
 import { stateName } from "./circuit/conduct.ts";
@@ -215,6 +215,11 @@ function whyNot(agent: AgentRow, contract: ContractRow, more: readonly Objection
 const always: readonly Objection[] = [
   (agent) => (agent.disabled !== 0 ? "disabled" : undefined),
   (agent) => (agent.endpoint === null ? "has no endpoint" : undefined),
+  // What other organisations' servers say they can do must not draw work to them that is not theirs.
+  (agent, { peer_id }) => {
+    const peerId = peerIdOf(agent);
+    return peerId !== undefined && peerId !== peer_id ? "asks another server, which does not offer this" : undefined;
+  },
   ({ trust_tier }, { security_class }) =>
     trust_tier > security_class ? `its tier ${tierName(trust_tier)} is below ${tierName(security_class)}` : undefined,
   (agent, contract) => {

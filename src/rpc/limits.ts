@@ -107,8 +107,8 @@ function neverBack(clock: Clock): () => number {
 }
 
 /**
- * Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. Of calls of other servers those count that
- * none of their keys signed; the door itself takes them.
+ * Heartbeats, and answers of agents that pull, count nothing: they keep work alive and end it, and there are as many as was handed out. Calls of other servers are taken by the
+ * door for them, which knows whose they are.
  */
 const uncounted: ReadonlySet<string> = new Set(["HeartbeatTask", "RespondTask", "HeartbeatJob", "HandlePeerCall"]);
 
@@ -119,24 +119,29 @@ const openDoorShare = 12;
 /** Whether calls of the method are counted at open doors. */
 export const isOpenDoor = ({ name }: DescMethod): boolean => openDoors.has(name);
 
+/** A server asks for all the agents it has: so many times the limit of one agent. */
+const peerShare = 10;
+
 /** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
 const passwordsPerWindow = 10;
 
-/** Of agents, of addresses that call without a key, of addresses at open doors, of addresses that try passwords, and of keys and grants that have limits of their own. */
+/** Of agents, of addresses that call without a key, of addresses at open doors, of other servers, of addresses that try passwords, and of keys and grants that have limits of their own. */
 export type Limiters = {
   readonly agents: Limiter;
   readonly addresses: Limiter;
   readonly doors: Limiter;
+  readonly peers: Limiter;
   readonly passwords: Limiter;
   readonly keys: Limiter;
   readonly grants: Limiter;
 };
 
-/** `limit` requests in 60 s for an agent and for an address, and a twelfth of it at open doors. */
+/** `limit` requests in 60 s for an agent and for an address, a twelfth of it at open doors, and ten times as many for another server. */
 export const createLimiters = (limit: number, clock: Clock): Limiters => ({
   agents: slidingWindow(limit, clock),
   addresses: slidingWindow(limit, clock),
   doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
+  peers: slidingWindow(limit * peerShare, clock),
   passwords: slidingWindow(passwordsPerWindow, clock),
   keys: slidingWindow(0, clock),
   grants: slidingWindow(0, clock),
@@ -186,12 +191,12 @@ export function takeOfKey(
 }
 
 /**
- * Takes one request of an agent or an address, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this one. The headers
+ * Takes one request of an agent, an address or a peer, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this one. The headers
  * are those of whatever of the response's limits has least left.
  */
 export function take(
   limiter: Limiter,
-  kind: "agent" | "address" | "key" | "grant",
+  kind: "agent" | "address" | "peer" | "key" | "grant",
   id: string,
   responseHeader: Headers,
   moreItems = 0,

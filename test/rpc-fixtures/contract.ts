@@ -33,6 +33,7 @@ export async function addContract(world: World, orgId: string, { contractId, cap
       estimated_tokens: 0,
       max_tokens: 0,
       partner_agent_ids: "[]",
+      peer_id: "",
       namespace: "",
     }),
   );

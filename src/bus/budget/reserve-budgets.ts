@@ -117,6 +117,16 @@ export async function stillWithinBudgets(
   return undefined;
 }
 
+/** What a task may use at most for its budgets: its own reserve, and what is left beside that; Infinity where none limits it. What other tasks that run use beyond their reserves is not known. */
+export async function roomOfTask(db: Queryable, orgId: string, taskId: string, now: number): Promise<Amount> {
+  const rows = (await standingOfTask(db, orgId, taskId)).filter((row) => row.start_ms === periodStart(row.period, now));
+  const left = (limit: number | null, used: number, own: number) => Math.max(0, (limit ?? Infinity) - used + own);
+  return {
+    tokens: Math.min(...rows.map((r) => left(r.limit_tokens, r.spent_tokens + r.reserved_tokens, r.tokens))),
+    micros: Math.min(...rows.map((r) => left(r.limit_micros, r.spent_micros + r.reserved_micros, r.micros))),
+  };
+}
+
 /**
  * The estimate, and what it costs by the rate of the target's work with the model it reported last, all tokens being of the dearer kind: with
  * that, a task passes its reserve in credits only by more tokens, another agent, or another model.

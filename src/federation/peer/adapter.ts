@@ -3,24 +3,27 @@ import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { durationFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { ErrorReason } from "../../../gen/moltwire/api/v1/error_reason_pb.ts";
 import { TaskState } from "../../../gen/moltwire/bus/v1/task_pb.ts";
-import type { PeerReceipt, PeerResult } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import type { PeerResult } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
 import { PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
 import type { App } from "../../app.ts";
 import { type Adapter, type Answer, type Assignment, AttemptFault, type Usage } from "../../bus/adapter.ts";
 import { aftermathOf, fromEgress, shorten, timedOut, unusable } from "../../bus/adapters/faults.ts";
+import { roomOfTask } from "../../bus/budget/reserve-budgets.ts";
+import type { Amount } from "../../bus/budget/use-store.ts";
+import { findContract } from "../../bus/contract-store.ts";
 import { jsonFault } from "../../bus/payload.ts";
 import { findTaskSummary, isTerminal, type TaskSummaryRow } from "../../bus/task-store.ts";
 import { EgressError } from "../../egress/error.ts";
 import { nameIn } from "../../enum-name.ts";
 import { findCrossing } from "../gateway/crossing-store.ts";
 import { findGrant, termsOf } from "../grant/store.ts";
-import { findCallOfTask } from "./call-store.ts";
+import { findCallOfTask, hopsOfTrace } from "./call-store.ts";
 import { maxHops } from "./door.ts";
 import { sha256 } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
-import { readReceipt } from "./receipt.ts";
+import { countedOf, readReceipt } from "./receipt.ts";
 import { keepReceipt } from "./receipt-step.ts";
-import { type Answered, ask, BadReply, PeerRefusal } from "./send.ts";
+import { type Answered, ask, BadReply, PeerGone, PeerRefusal } from "./send.ts";
 import { findPeer, type PeerRow } from "./store.ts";
 
 /** How long to wait before a peer is asked again that did not answer: twice as long each time. */
@@ -28,6 +31,9 @@ const againMs = 250;
 const maxAgainMs = 5_000;
 /** What a wish to leave work may take. */
 const cancelMs = 5_000;
+
+/** The most that an envelope says of a budget; what is more is no bound. */
+const maxBudgetMicros = 1_000_000_000_000_000;
 
 /** What is asked of whom. */
 type Job = {
@@ -37,7 +43,8 @@ type Job = {
   readonly fromOrgId: string;
   readonly assignment: Assignment;
   readonly hops: number;
-  readonly budgetLeftMicros: number | undefined;
+  /** What it may use and cost; Infinity: no bound. */
+  readonly most: Amount;
 };
 
 /** `appOf` gives the app, of which adapters are a part. */
@@ -62,19 +69,25 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   const peer = await findPeer(db, peerId);
   if (peer?.org_id !== orgId || peer.state !== PeerState.ACTIVE || !peer.remote_org_id)
     throw refused("there is no such peer any more, or it offers nothing");
+  const { contractId, contractVersion } = assignment;
+  if ((await findContract(db, orgId, contractId, contractVersion))?.peer_id !== peerId)
+    throw refused(`${contractId}@${contractVersion} was not brought over from it`);
   const task = (await findTaskSummary(db, orgId, taskId))!;
   const crossing = await findCrossing(db, orgId, taskId);
-  const grant = crossing && (await findGrant(db, orgId, crossing.grant_id));
-  const cap = grant && termsOf(grant).priceCapMicros;
   // Work that came from a peer itself goes on with what that left for it.
   const came = crossing && (await findCallOfTask(db, crossing.caller_org_id, taskId));
-  const hops = (came?.hops ?? 0) + 1;
-  if (hops > maxHops) throw refused(`the work has gone from server to server ${came?.hops} times`);
-  const bounds = [cap === undefined ? undefined : Number(cap), came?.budget_micros ?? undefined];
-  const least = Math.min(...bounds.filter((bound) => bound !== undefined));
+  const gone = await hopsOfTrace(db, task.trace_id);
+  if (gone >= maxHops) throw refused(`the work has gone from server to server ${gone} times`);
   const fromOrgId = crossing?.caller_org_id ?? orgId;
-  const budgetLeftMicros = Number.isFinite(least) ? least : undefined;
-  return { peer, task, fromOrgId, assignment, hops, budgetLeftMicros };
+  const grant = crossing && (await findGrant(db, orgId, crossing.grant_id));
+  const cap = Number((grant && termsOf(grant).priceCapMicros) ?? Infinity);
+  const now = app.clock.now();
+  const rooms = await Promise.all([...new Set([orgId, fromOrgId])].map((of) => roomOfTask(db, of, taskId, now)));
+  const most = {
+    tokens: Math.min(assignment.maxTokens || Infinity, ...rooms.map(({ tokens }) => tokens)),
+    micros: Math.min(cap, came?.budget_micros ?? Infinity, ...rooms.map(({ micros }) => micros)),
+  };
+  return { peer, task, fromOrgId, assignment, hops: gone + 1, most };
 }
 
 const refused = (why: string): AttemptFault =>
@@ -111,6 +124,15 @@ function faultOf(error: unknown, { peer, assignment: { timeoutMs } }: Job, sent:
       new EgressError(error.kind, error.message, { sent: sent || error.sent, cause: error }),
       timeoutMs,
     );
+  if (error instanceof PeerGone)
+    return new AttemptFault(
+      "ADAPTER_ERROR",
+      sent || error.sent ? "lost" : "not-begun",
+      `the peer ${peer.name} was removed`,
+      {
+        metadata: { peer_id: peer.peer_id },
+      },
+    );
   if (error instanceof PeerRefusal) return ofRefusal(error, peer, sent);
   if (error instanceof BadReply) return unusable(error.message, { cause: error });
   throw error;
@@ -124,10 +146,10 @@ function isPassing(error: unknown): boolean {
 
 /** The answer; undefined when the work goes on. */
 async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal): Promise<Answer | undefined> {
-  const { peer, task, fromOrgId, assignment, hops, budgetLeftMicros } = job;
+  const { peer, task, fromOrgId, assignment, hops, most } = job;
   const answered = await ask(app, peer, {
     ...{ hops, timeoutMs: leftMs, signal, traceparent: assignment.traceparent },
-    ...(budgetLeftMicros !== undefined && { budgetLeftMicros: BigInt(budgetLeftMicros) }),
+    ...(most.micros <= maxBudgetMicros && { budgetLeftMicros: BigInt(most.micros) }),
     body: {
       case: "call",
       value: {
@@ -150,35 +172,27 @@ async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal):
     throw failed(peer, "APPROVAL_REQUIRED", "somebody there would have to approve it first", undefined);
   }
   if (!isTerminal(state)) return undefined;
-  const receipt = await receiptOf(app, job, body.value, answered);
-  const usage = usageOf(receipt);
+  const usage = await usageOf(app, job, body.value, answered);
   if (state !== TaskState.COMPLETED) throw failed(peer, nameIn(ErrorReason, reason), message, usage);
   return { output: outputOf(body.value, usage), usage };
 }
 
-/** The receipt of work that has ended, checked and kept in the trace. */
-async function receiptOf(
+/** What work used that has ended, at the price that the peer asks for it: by its receipt, checked and kept in the trace, as far as that is counted. */
+async function usageOf(
   app: App,
-  { peer, task }: Job,
+  { peer, task, assignment, most }: Job,
   result: PeerResult,
   { publicKey, payload }: Answered,
-): Promise<PeerReceipt> {
+): Promise<Usage> {
   const receipt = readReceipt(result, publicKey, {
     ...{ origin: peer.audience, audience: audienceOf(app), callId: task.task_id, traceId: task.trace_id },
-    ...{ orgId: peer.remote_org_id, contractId: task.contract_id, requestSha256: sha256(payload) },
+    ...{ orgId: peer.remote_org_id, contractId: assignment.contractId, requestSha256: sha256(payload) },
   });
   if (typeof receipt === "string") throw new BadReply(receipt);
-  await keepReceipt(app, peer, task, receipt, result.receipt!);
-  return receipt;
+  const counted = countedOf(receipt, most);
+  await keepReceipt(app, peer, task, receipt, result.receipt!, counted);
+  return { ...counted, model: "" };
 }
-
-/** What it used, at the price that the peer asks for it. */
-const usageOf = ({ usage, costMicros }: PeerReceipt): Usage => ({
-  inputTokens: Number(usage?.inputTokens ?? 0n),
-  outputTokens: Number(usage?.outputTokens ?? 0n),
-  model: "",
-  costMicros: Number(costMicros),
-});
 
 function outputOf({ outputJson }: PeerResult, usage: Usage): JsonValue {
   let output: JsonValue;
@@ -219,7 +233,7 @@ function ofRefusal({ code, status, reason, message }: PeerRefusal, peer: PeerRow
   );
 }
 
-/** Tells the peer that the work is not wanted any more. Best effort: work that is not left ends by its own deadline. */
+/** Tells the peer that the work is not wanted any more; one that was removed is told nothing. Best effort: work that is not left ends by its own deadline. */
 function leave(app: App, { peer, assignment, task, hops }: Job): void {
   const body = { case: "cancel", value: { callId: task.task_id } } as const;
   ask(app, peer, { hops, body, timeoutMs: cancelMs, signal: app.ending, traceparent: assignment.traceparent }).catch(

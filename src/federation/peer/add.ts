@@ -9,8 +9,8 @@ import type { Tx } from "../../db/db.ts";
 import { badField, Fault } from "../../errors.ts";
 import { grantStartingCredits } from "../../exchange/ledger/wallet.ts";
 import { insertOrganization, lockOrganization } from "../organization-store.ts";
-import { keyTaken } from "./faults.ts";
-import { audienceOf, isOwnKey } from "./identity.ts";
+import { checkKey, keyTaken } from "./faults.ts";
+import { audienceOf } from "./identity.ts";
 import { countPeers, insertPeer, insertPeerKey, isAudienceTaken, type PeerRow } from "./store.ts";
 
 const maxPeers = 1_000;
@@ -27,8 +27,7 @@ export async function addPeer(
   now: number,
 ): Promise<PeerRow> {
   if (req.audience === audienceOf(app)) throw badField("audience", "is this server's own");
-  for (const [n, key] of req.publicKeys.entries())
-    if (await isOwnKey(tx, app, key)) throw badField(`public_keys[${n}]`, "is this server's own");
+  for (const [n, key] of req.publicKeys.entries()) await checkKey(tx, app, key, `public_keys[${n}]`);
   if (orgId === app.homeOrgId)
     throw badField("org_id", "the operator's own organisation cannot stand for another server");
   // Peers are counted one after another.

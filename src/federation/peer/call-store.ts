@@ -11,11 +11,12 @@ export type CallRow = {
   readonly target_org_id: string;
   readonly task_id: string;
   readonly hops: number;
+  readonly trace_id: string;
   readonly budget_micros: number | null;
   readonly create_ms: number;
 };
 
-const columns = sql`org_id, call_id, peer_id, request_sha256, target_org_id, task_id, hops, budget_micros, create_ms`;
+const columns = sql`org_id, call_id, peer_id, request_sha256, target_org_id, task_id, hops, trace_id, budget_micros, create_ms`;
 
 /** Takes a nonce, which can be done once; 0 when it was. */
 export const takeNonce = (tx: Tx, keyId: string, nonce: string, expireMs: number): Promise<number> =>
@@ -23,11 +24,16 @@ export const takeNonce = (tx: Tx, keyId: string, nonce: string, expireMs: number
     sql`insert into federation_peer_nonce (key_id, nonce, expire_ms) values (${keyId}, ${nonce}, ${expireMs}) on conflict do nothing`,
   );
 
+/** Whether a nonce was taken; by the primary key. */
+export const isNonceTaken = async (db: Queryable, keyId: string, nonce: string): Promise<boolean> =>
+  (await db.one(sql`select 1 as one from federation_peer_nonce where key_id = ${keyId} and nonce = ${nonce}`)) !==
+  undefined;
+
 /** Takes the name of work, which can be done once; 0 when it was. Of two transactions the second waits for the first. */
 export const claimCall = (tx: Tx, row: CallRow): Promise<number> =>
   tx.run(sql`
     insert into federation_peer_call (${columns})
-    values (${row.org_id}, ${row.call_id}, ${row.peer_id}, ${row.request_sha256}, ${row.target_org_id}, ${row.task_id}, ${row.hops}, ${row.budget_micros},
+    values (${row.org_id}, ${row.call_id}, ${row.peer_id}, ${row.request_sha256}, ${row.target_org_id}, ${row.task_id}, ${row.hops}, ${row.trace_id}, ${row.budget_micros},
       ${row.create_ms})
     on conflict do nothing`);
 
@@ -45,6 +51,15 @@ export const findCall = (db: Queryable, orgId: string, callId: string): Promise<
 /** The call that a task of the organisation came by, if it came from a peer. */
 export const findCallOfTask = (db: Queryable, orgId: string, taskId: string): Promise<CallRow | undefined> =>
   db.one<CallRow>(sql`select ${columns} from federation_peer_call where org_id = ${orgId} and task_id = ${taskId}`);
+
+/**
+ * How often work of a trace has gone from server to server when it came here, at most; 0 when none came from a peer. By its index. Whatever agents make of the work that they have, it is of its trace, so that
+ * they cannot pass it on in a circle; an agent that begins a new trace is the beginning of other work.
+ */
+export const hopsOfTrace = async (db: Queryable, traceId: string): Promise<number> =>
+  (await db.one<{ hops: number | null }>(
+    sql`select max(hops) as hops from federation_peer_call where trace_id = ${traceId}`,
+  ))!.hops ?? 0;
 
 /** Nonces of messages that have expired; gives how many were deleted. */
 export const deleteNonces = (tx: Tx, now: number, limit: number): Promise<number> =>

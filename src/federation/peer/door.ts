@@ -7,17 +7,19 @@ import {
   PeerEnvelopeSchema,
   type SignedMessage,
 } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import { PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
 import type { App } from "../../app.ts";
+import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import { bodyDigestKey } from "../../rpc/body-digest.ts";
 import { clientAddressKey } from "../../rpc/client-address.ts";
 import { addressGroup, take } from "../../rpc/limits.ts";
-import { takeNonce } from "./call-store.ts";
+import { isNonceTaken, takeNonce } from "./call-store.ts";
 import { digestText, holds, readSignature } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
 import { keyBytes } from "./key.ts";
 import { openMessage } from "./signed-message.ts";
-import { findByKey, type PeerRow } from "./store.ts";
+import { findByKey, findPeer, type PeerRow } from "./store.ts";
 import { checkTimes, skewMs } from "./times.ts";
 
 /** How often work goes from one server to another at most. */
@@ -30,14 +32,30 @@ export type Arrival = { readonly peer: PeerRow; readonly envelope: PeerEnvelope;
 
 const validator = createValidator();
 
-/** Throws a Fault of a PEER_ reason, in the order that HandlePeerCall names. What no peer signed counts against the address that it comes from. */
+/**
+ * Throws a Fault of a PEER_ reason, in the order that HandlePeerCall names, or RATE_LIMITED. What is refused counts against the address that it comes from: whoever has seen a message of a peer
+ * can send it again as often as it likes, and must not use up what the peer may ask. What is let in counts against the peer, before anything is written for it.
+ */
 export async function letIn(app: App, signed: SignedMessage, context: HandlerContext): Promise<Arrival> {
-  const now = app.clock.now();
-  const { peer, nonce } = await whose(app, context, now).catch((error: unknown) => {
-    const address = addressGroup(context.values.get(clientAddressKey));
+  const address = addressGroup(context.values.get(clientAddressKey));
+  const counted = (error: unknown): never => {
     if (error instanceof Fault) take(app.limiters.addresses, "address", address, context.responseHeader);
     throw error;
-  });
+  };
+  const { peer, envelope, expireMs } = await check(app, signed, context).catch(counted);
+  take(app.limiters.peers, "peer", peer.peer_id, context.responseHeader);
+  const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));
+  return taken === 0 ? counted(replayed(envelope)) : { peer, envelope, signed };
+}
+
+/** All that can be found out without writing; and until when the nonce is to be remembered. */
+async function check(
+  app: App,
+  signed: SignedMessage,
+  context: HandlerContext,
+): Promise<{ readonly peer: PeerRow; readonly envelope: PeerEnvelope; readonly expireMs: number }> {
+  const now = app.clock.now();
+  const { peer, nonce } = await whose(app, context, now);
   const digest = context.values.get(bodyDigestKey)();
   if (!digest || digestText(digest) !== context.requestHeader.get("content-digest"))
     throw new Fault("PEER_DIGEST_MISMATCH", "the body is not the one whose digest was signed");
@@ -46,10 +64,8 @@ export async function letIn(app: App, signed: SignedMessage, context: HandlerCon
   if (!envelope || signed.keyId !== nonce.keyId)
     throw notSigned("the envelope is not signed by the key that signed the request");
   checkEnvelope(app, peer, envelope, nonce.text, now);
-  const expireMs = Math.max(timestampMs(envelope.expireTime!), nonce.expireMs) + skewMs;
-  const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));
-  if (taken === 0) throw new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce: envelope.nonce });
-  return { peer, envelope, signed };
+  if (await isNonceTaken(app.db.query, signed.keyId, envelope.nonce)) throw replayed(envelope);
+  return { peer, envelope, expireMs: Math.max(timestampMs(envelope.expireTime!), nonce.expireMs) + skewMs };
 }
 
 type Nonce = { readonly text: string; readonly keyId: string; readonly createMs: number; readonly expireMs: number };
@@ -64,7 +80,7 @@ async function whose(
   if (!signature) throw notSigned("there is no signature of the form that HandlePeerCall names");
   const { keyId, nonce: text, createdS, expiresS } = signature;
   const peer = await findByKey(app.db.query, keyId, now);
-  if (!peer) throw new Fault("PEER_UNKNOWN", "no peer of this server has the key", { key_id: keyId });
+  if (!peer) throw unknownPeer(keyId);
   if (!holds(signature, keyBytes(peer.public_key)))
     throw notSigned("another key signed the request, or what was signed has been changed");
   return { peer, nonce: { text, keyId, createMs: createdS * 1_000, expireMs: expiresS * 1_000 } };
@@ -89,6 +105,15 @@ function checkEnvelope(app: App, peer: PeerRow, envelope: PeerEnvelope, nonce: s
   }
 }
 
+/** PEER_UNKNOWN when the peer was removed since its message was let in. */
+export async function checkPeer(db: Queryable, { peer, signed }: Arrival): Promise<void> {
+  if ((await findPeer(db, peer.peer_id))?.state !== PeerState.ACTIVE) throw unknownPeer(signed.keyId);
+}
+
+const unknownPeer = (keyId: string): Fault =>
+  new Fault("PEER_UNKNOWN", "no peer of this server has the key", { key_id: keyId });
+const replayed = ({ nonce }: PeerEnvelope): Fault =>
+  new Fault("PEER_MESSAGE_REPLAYED", "the message was taken before", { nonce });
 const notSigned = (detail: string): Fault =>
   new Fault("PEER_SIGNATURE_INVALID", `the signature is not good: ${detail}`, { detail });
 const invalid = (detail: string): Fault =>

@@ -16,22 +16,22 @@ import type { ContractRow } from "../../bus/contract-store.ts";
 import type { Dispatcher } from "../../bus/dispatch.ts";
 import { isTerminal, openFault, openJson } from "../../bus/task-store.ts";
 import { openContracts } from "../gateway/open-contracts.ts";
-import { type Arrival, envelopeVersion, letIn } from "./door.ts";
+import { type Arrival, checkPeer, envelopeVersion, letIn } from "./door.ts";
 import { audienceOf, signingKey } from "./identity.ts";
+import { contractsPerPage } from "./page.ts";
 import { writeReceipt } from "./receipt.ts";
 import { signMessage } from "./signed-message.ts";
 import { acceptCall, cancelCall, followCall } from "./work.ts";
 
 type Body = NonNullable<Extract<MessageInitShape<typeof PeerReplySchema>, { $typeName?: never }>["body"]>;
 
-/** How many contracts one reply holds: each has two schemas. */
-const contractsPerPage = 10;
-
 export const peerGatewayHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<typeof PeerGatewayService> => ({
   async handlePeerCall(request, context) {
     const arrival = await letIn(app, request.envelope!, context);
     const { peer, envelope } = arrival;
     const body = await answer(app, dispatcher, arrival, context.signal);
+    // Work can take long, and what comes of it is not for a peer that was removed meanwhile.
+    await checkPeer(app.db.query, arrival);
     const reply = signMessage(await signingKey(app), PeerReplySchema, {
       version: envelopeVersion,
       origin: audienceOf(app),

@@ -9,9 +9,8 @@ import { command } from "../../rpc/command.ts";
 import { readPage } from "../../rpc/page.ts";
 import { query } from "../../rpc/query.ts";
 import { addPeer } from "./add.ts";
-import { checkActive, keyTaken } from "./faults.ts";
-import { ensureKey, identityOf, isOwnKey, rotateKey } from "./identity.ts";
-import { publicKeyBytes } from "./key.ts";
+import { checkActive, checkKey, keyTaken } from "./faults.ts";
+import { ensureKey, identityOf, rotateKey } from "./identity.ts";
 import { endPeerKeys, findPeer, insertPeerKey, keysOf, listPeers, lockPeer, shown, toPeer } from "./store.ts";
 import { syncPeer } from "./sync.ts";
 import { withdraw } from "./withdraw.ts";
@@ -56,11 +55,10 @@ export const peerHandler = (app: App): ServiceImpl<typeof PeerService> => ({
       await rotateKey(tx, app, overlapMs, now);
       return { identity: await identityOf(tx, app) };
     }
-    if (publicKey.length !== publicKeyBytes) throw badField("public_key", `must be ${publicKeyBytes} bytes`);
     const row = await lockPeer(tx, req.peerId);
     if (!row) throw notFound("peer", req.peerId);
     checkActive(row);
-    if (await isOwnKey(tx, app, publicKey)) throw badField("public_key", "is this server's own");
+    await checkKey(tx, app, publicKey, "public_key");
     await endPeerKeys(tx, row, now + overlapMs, now);
     if ((await insertPeerKey(tx, row, publicKey, now)) === 0) throw keyTaken("public_key");
     return { peer: await shown(tx, { ...row, update_ms: now }, now) };

@@ -7,6 +7,7 @@ import {
   type PeerResult,
   type SignedMessage,
 } from "../../../gen/moltwire/federation/v1/peer_envelope_pb.ts";
+import type { Amount } from "../../bus/budget/use-store.ts";
 import type { TaskRow } from "../../bus/task-store.ts";
 import { envelopeVersion } from "./door.ts";
 import { sha256 } from "./http-signature.ts";
@@ -82,6 +83,19 @@ export function readReceipt(
   if (counts.some((n) => n < 0n || n > maxTokens)) return "the tokens of its receipt are no numbers of tokens";
   if (receipt.costMicros < 0n || receipt.costMicros > maxMicros) return "the cost of its receipt is none";
   return receipt;
+}
+
+/** What a receipt counts with. */
+export type Counted = { readonly inputTokens: number; readonly outputTokens: number; readonly costMicros: number };
+
+/**
+ * What of a receipt is counted here: all of it, or what was left for the work when it was asked for, tokens that were read first. A peer can write any figures, and must not use up by them what is
+ * not for it; what it says beyond stays in the trace.
+ */
+export function countedOf({ usage, costMicros }: PeerReceipt, most: Amount): Counted {
+  const inputTokens = Math.min(Number(usage?.inputTokens ?? 0n), most.tokens);
+  const outputTokens = Math.min(Number(usage?.outputTokens ?? 0n), most.tokens - inputTokens);
+  return { inputTokens, outputTokens, costMicros: Math.min(Number(costMicros), most.micros) };
 }
 
 const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

@@ -14,6 +14,7 @@ import {
   HandlePeerCallResponseSchema,
   PeerGatewayService,
 } from "../../../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
+import { PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
 import type { App } from "../../app.ts";
 import type { EgressResponse } from "../../egress/egress.ts";
 import { version } from "../../version.ts";
@@ -22,7 +23,7 @@ import { digestText, sha256, signRequest } from "./http-signature.ts";
 import { audienceOf, signingKey } from "./identity.ts";
 import { keyBytes } from "./key.ts";
 import { openMessage, signMessage } from "./signed-message.ts";
-import { findByKey, type PeerRow } from "./store.ts";
+import { findByKey, findPeer, type PeerRow } from "./store.ts";
 import { maxLifeMs } from "./times.ts";
 
 type EnvelopeInit = Extract<MessageInitShape<typeof PeerEnvelopeSchema>, { $typeName?: never }>;
@@ -63,14 +64,25 @@ export class BadReply extends Error {
   override readonly name = "BadReply";
 }
 
+/** The peer was removed: before anything was sent to it, or before its reply came, which is not taken. */
+export class PeerGone extends Error {
+  override readonly name = "PeerGone";
+  readonly sent: boolean;
+  constructor(sent: boolean) {
+    super("the peer was removed");
+    this.sent = sent;
+  }
+}
+
 /** The largest reply: an output of 1 MiB, or ten contracts. */
 const maxReplyBytes = 4 * 1_048_576;
 const path = `/${PeerGatewayService.typeName}/${PeerGatewayService.method.handlePeerCall.name}`;
 const contentType = "application/proto";
 
-/** Throws EgressError, {@link PeerRefusal} or {@link BadReply}. */
+/** Throws EgressError, {@link PeerRefusal}, {@link BadReply} or {@link PeerGone}. */
 export async function ask(app: App, peer: PeerRow, errand: Errand): Promise<Answered> {
   const { body, hops, timeoutMs, signal, traceparent = "", budgetLeftMicros } = errand;
+  await checkThere(app, peer, false);
   const key = await signingKey(app);
   const now = app.clock.now();
   const nonce = Buffer.from(app.ids.bytes(16)).toString("hex");
@@ -103,8 +115,13 @@ export async function ask(app: App, peer: PeerRow, errand: Errand): Promise<Answ
     },
     ...(signal && { signal }),
   });
+  await checkThere(app, peer, true);
   if (response.status !== 200) throw refusalOf(response);
   return { ...(await replyOf(app, peer, response, nonce)), payload: envelope.payload };
+}
+
+async function checkThere(app: App, { peer_id }: PeerRow, sent: boolean): Promise<void> {
+  if ((await findPeer(app.db.query, peer_id))?.state !== PeerState.ACTIVE) throw new PeerGone(sent);
 }
 
 /** The reply, if it is one of the peer to this very message. */

@@ -70,10 +70,10 @@ export const countPeers = async (db: Queryable, bound: number): Promise<number> 
     sql`select count(*) as n from (select 1 as one from federation_peer p where p.state = 1 limit ${bound}) counted`,
   ))!.n;
 
-/** A peer is removed: its keys open nothing any more. */
+/** A peer is removed: its keys open nothing any more, and what is under way with it is to be ended. */
 export async function removePeer(tx: Tx, { org_id, peer_id }: PeerRow, now: number): Promise<void> {
   await tx.run(
-    sql`update federation_peer set state = ${PeerState.REMOVED}, update_ms = ${now} where org_id = ${org_id} and peer_id = ${peer_id}`,
+    sql`update federation_peer set state = ${PeerState.REMOVED}, unsettled = 1, update_ms = ${now} where org_id = ${org_id} and peer_id = ${peer_id}`,
   );
   await tx.run(sql`delete from federation_peer_key where org_id = ${org_id} and peer_id = ${peer_id}`);
 }

@@ -11,13 +11,14 @@ import { checkRoom, type Dispatcher, startAccepted } from "../../bus/dispatch.ts
 import { deadlineOf, ended } from "../../bus/ended.ts";
 import { toInput } from "../../bus/submit.ts";
 import { findTask, isTerminal, lockTask, type TaskRow } from "../../bus/task-store.ts";
+import type { Tx } from "../../db/db.ts";
 import { Fault, Refused } from "../../errors.ts";
 import { requestDigest } from "../../rpc/idempotency.ts";
 import { traceContext } from "../../rpc/trace-context.ts";
 import { type AcceptedAcross, type AcrossOrder, acceptAcross } from "../gateway/accept.ts";
 import { countUnder } from "../gateway/rate.ts";
 import { type CallRow, claimCall, dropCall, findCall, nameTask } from "./call-store.ts";
-import type { Arrival } from "./door.ts";
+import { type Arrival, checkPeer } from "./door.ts";
 
 /** What makes two askings the same work: all but how long the answer is waited for. */
 function digestOf(call: PeerCall): string {
@@ -58,12 +59,14 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
   const row: CallRow = {
     ...{ org_id: peer.org_id, call_id: call.callId, peer_id: peer.peer_id, request_sha256: digestOf(call) },
     ...{ target_org_id: call.orgId, task_id: "", hops: envelope.hops, create_ms: now },
+    trace_id: order.trace.traceId,
     budget_micros: order.budgetLeftMicros ?? null,
   };
   let turn: number | undefined;
   const count = countUnder(app, new Headers());
   const outcome = await app.db.tx(
     async (tx): Promise<AcceptedAcross | { readonly known: CallRow } | { readonly refused: Refused }> => {
+      await checkPeer(tx, arrival);
       if ((await claimCall(tx, row)) === 0) return { known: (await findCall(tx, row.org_id, row.call_id))! };
       try {
         turn ??= dispatcher.turns.take(`${peer.org_id} ${call.orgId}`, call.contractId); // once, though the body may run again
@@ -113,23 +116,32 @@ export async function followCall(
 export const cancelCall = (app: App, { peer }: Arrival, callId: string): Promise<TaskState | undefined> =>
   app.db.tx(async (tx) => {
     const call = await findCall(tx, peer.org_id, callId);
-    if (!call) return undefined;
-    const now = app.clock.now();
-    // The work is locked before the side that asked.
-    await lockTask(tx, call.target_org_id, call.task_id);
-    const task = await lockTask(tx, peer.org_id, call.task_id);
-    if (!task || isTerminal(task.state)) return task?.state as TaskState | undefined;
-    const fault = { reason: "TASK_CANCELED", message: `canceled by ${peer.name}`, metadata: {} } as const;
-    const there = { ...fault, message: "canceled by the organisation that asked" };
-    const end = { state: TaskState.CANCELED, endMs: now };
-    const step = {
-      ...{ kind: TraceEventKind.CANCELED, timeMs: now, message: fault.message, details: { note: "" } },
-      ...{ targetAgentId: task.target_agent_id, durationMs: now - task.create_ms },
-    };
-    const hold = { orgId: peer.org_id, taskId: task.task_id, token: task.lease_token };
-    const stepThere = { ...step, message: there.message };
-    const held = { hold, task };
-    await concludeAcross(tx, app, held, { ...end, fault, steps: [step] }, { ...end, fault: there, steps: [stepThere] });
-    tx.ring(cancelTopic(task.task_id));
-    return TaskState.CANCELED;
+    const of = call && { org_id: peer.org_id, task_id: call.task_id, target_org_id: call.target_org_id };
+    return of && cancelWork(tx, app, of, `canceled by ${peer.name}`);
   });
+
+/** Ends work that a peer asked for, on both sides, unless it has ended; gives its state. `why` is for the organisation that stands for the peer. */
+export async function cancelWork(
+  tx: Tx,
+  app: App,
+  of: Pick<TaskRow, "org_id" | "task_id" | "target_org_id">,
+  why: string,
+): Promise<TaskState | undefined> {
+  const now = app.clock.now();
+  // The work is locked before the side that asked.
+  await lockTask(tx, of.target_org_id, of.task_id);
+  const task = await lockTask(tx, of.org_id, of.task_id);
+  if (!task || isTerminal(task.state)) return task?.state as TaskState | undefined;
+  const fault = { reason: "TASK_CANCELED", message: why, metadata: {} } as const;
+  const there = { ...fault, message: "canceled by the organisation that asked" };
+  const end = { state: TaskState.CANCELED, endMs: now };
+  const step = {
+    ...{ kind: TraceEventKind.CANCELED, timeMs: now, message: fault.message, details: { note: "" } },
+    ...{ targetAgentId: task.target_agent_id, durationMs: now - task.create_ms },
+  };
+  const held = { hold: { orgId: of.org_id, taskId: task.task_id, token: task.lease_token }, task };
+  const stepThere = { ...step, message: there.message };
+  await concludeAcross(tx, app, held, { ...end, fault, steps: [step] }, { ...end, fault: there, steps: [stepThere] });
+  tx.ring(cancelTopic(task.task_id));
+  return TaskState.CANCELED;
+}

@@ -541,8 +541,8 @@ export const TraceEventKind = {
   STREAM_CUT: 22,
 
   /**
-   * Another server told by its signature what the attempt used and cost. details: peer_id, origin, key_id, call_id, task_id (there), state, input_tokens, output_tokens, cost_micros, and
-   * payload and signature of the receipt in base64 (see federation.v1.PeerReceipt).
+   * Another server told by its signature what the attempt used and cost. details: peer_id, origin, key_id, call_id, task_id (there), state, input_tokens, output_tokens, cost_micros, what of
+   * these is counted here (counted_input_tokens, counted_output_tokens, counted_cost_micros), and payload and signature of the receipt in base64 (see federation.v1.PeerReceipt).
    *
    * @generated from enum value: TRACE_EVENT_KIND_PEER_RECEIPT = 23;
    */

@@ -137,7 +137,8 @@ export type PeerEnvelope = Message<"moltwire.federation.v1.PeerEnvelope"> & {
   nonce: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included.
+   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
+   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */
@@ -238,7 +239,8 @@ export type PeerEnvelopeJson = {
   nonce?: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included.
+   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
+   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */
@@ -755,6 +757,10 @@ export const PeerResultSchema: GenMessage<PeerResult, {jsonType: PeerResultJson}
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
  *
+ * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
+ * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
+ * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
+ *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */
 export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
@@ -836,7 +842,7 @@ export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
   usage?: Usage | undefined;
 
   /**
-   * What that cost by the rates of the server that did the work, in micro-credits.
+   * What that cost by the rates of the server that did the work, in micro-credits. At most 10^15, and tokens at most 10^12 of either kind: a receipt with more is none.
    *
    * @generated from field: int64 cost_micros = 12;
    */
@@ -866,6 +872,10 @@ export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
 
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
+ *
+ * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
+ * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
+ * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
  *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */
@@ -948,7 +958,7 @@ export type PeerReceiptJson = {
   usage?: UsageJson;
 
   /**
-   * What that cost by the rates of the server that did the work, in micro-credits.
+   * What that cost by the rates of the server that did the work, in micro-credits. At most 10^15, and tokens at most 10^12 of either kind: a receipt with more is none.
    *
    * @generated from field: int64 cost_micros = 12;
    */
@@ -1025,7 +1035,7 @@ export const PeerCancelResultSchema: GenMessage<PeerCancelResult, {jsonType: Pee
  */
 export type PeerContractList = Message<"moltwire.federation.v1.PeerContractList"> & {
   /**
-   * The contracts, in the order of GatewayService/ListContracts.
+   * The contracts, in the order of GatewayService/ListContracts; at most 10.
    *
    * @generated from field: repeated moltwire.federation.v1.PeerContract contracts = 1;
    */
@@ -1046,7 +1056,7 @@ export type PeerContractList = Message<"moltwire.federation.v1.PeerContractList"
  */
 export type PeerContractListJson = {
   /**
-   * The contracts, in the order of GatewayService/ListContracts.
+   * The contracts, in the order of GatewayService/ListContracts; at most 10.
    *
    * @generated from field: repeated moltwire.federation.v1.PeerContract contracts = 1;
    */

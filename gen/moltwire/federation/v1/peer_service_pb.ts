@@ -580,7 +580,7 @@ export type SyncPeerResponse = Message<"moltwire.federation.v1.SyncPeerResponse"
   withdrawn: number;
 
   /**
-   * How many could not be taken: their schemas cannot be used here, or the organisation has another of this id and version.
+   * How many of those that were read could not be taken: their schemas cannot be used here, they are beyond a limit, or the organisation has another of this id and version.
    *
    * @generated from field: int32 skipped = 5;
    */
@@ -622,7 +622,7 @@ export type SyncPeerResponseJson = {
   withdrawn?: number;
 
   /**
-   * How many could not be taken: their schemas cannot be used here, or the organisation has another of this id and version.
+   * How many of those that were read could not be taken: their schemas cannot be used here, they are beyond a limit, or the organisation has another of this id and version.
    *
    * @generated from field: int32 skipped = 5;
    */
@@ -660,7 +660,7 @@ export const PeerService: GenService<{
    * AddPeer adds a server, with a local organisation that stands for it and an agent in that. A server is one peer at a time, by its keys, and offers what one of its organisations
    * opens.
    *
-   * Errors: INVALID_REQUEST (the audience or a key is this server's own; a key is none; the base URL has a path; the organisation is the operator's own), ENDPOINT_REFUSED (the base URL may not be
+   * Errors: INVALID_REQUEST (the audience or a key is this server's own; a key is none, being a point of small order or not spelled as RFC 8032 says; the base URL has a path; the organisation is the operator's own), ENDPOINT_REFUSED (the base URL may not be
    * called: https, or what MOLTWIRE_EGRESS_ALLOW lists), NOT_FOUND (organisation), ALREADY_EXISTS (the name, a key, or the organisation is another peer's; the name of the
    * organisation that would be made), QUOTA_EXCEEDED (1,000 peers).
    *
@@ -685,6 +685,11 @@ export const PeerService: GenService<{
    * RemovePeer ends a peer for good: what it sends is refused as PEER_UNKNOWN from the next message on, nothing is sent to it, its agent is disabled and its contracts are
    * deprecated. Its organisation stays. A peer that is removed is answered as it stands.
    *
+   * What is under way ends within a second. What the peer asked for is CANCELED, as TASK_CANCELED, on both sides, also what waits for an approval; a call that the peer still waits at is answered with
+   * PEER_UNKNOWN, and work that is done in that second is not told. What the peer has in hand is FAILED, as OUTCOME_UNKNOWN, since it may have been done, and counts with what is left of its reserve (where
+   * its answer comes first, which is not taken, and the contract is repeatable: ADAPTER_ERROR); the peer is not told to leave it, nor anything else. What would have gone to the peer next goes to
+   * another agent, or ends as NO_CAPABLE_AGENT.
+   *
    * Errors: NOT_FOUND.
    *
    * @generated from rpc moltwire.federation.v1.PeerService.RemovePeer
@@ -700,7 +705,7 @@ export const PeerService: GenService<{
    * Its own: the former key goes on signing until the overlap is over, in which the operators of the peers take the new one; a rotation within an overlap takes the place of the
    * one before. A peer's: what its former keys sign is taken until the overlap is over. With an overlap of 0 the former keys are good for nothing at once.
    *
-   * Errors: NOT_FOUND, INVALID_REQUEST (a key for this server's own, or none for a peer; the key is none), ALREADY_EXISTS (the key is known), FAILED_PRECONDITION (the peer is removed).
+   * Errors: NOT_FOUND, INVALID_REQUEST (a key for this server's own, or none for a peer; the key is none, as at AddPeer), ALREADY_EXISTS (the key is known), FAILED_PRECONDITION (the peer is removed).
    *
    * @generated from rpc moltwire.federation.v1.PeerService.RotatePeerKey
    */
@@ -711,7 +716,11 @@ export const PeerService: GenService<{
   },
   /**
    * SyncPeer asks the peer which contracts of its organisation grants there open to this server, and brings them over: as contracts of the organisation that stands for it, and
-   * capabilities of its agent. What is open no more is deprecated here.
+   * capabilities of its agent. What is open no more is deprecated here. Nothing is touched but what came from this server: contracts that the organisation has of its own, or of another
+   * server, stay as they are, and the peer's agent does no work under them, whatever its capabilities are called.
+   *
+   * Limits: 10 contracts a page (a page with more is AGENT_BAD_RESPONSE), 100 pages; schemas of 64 KiB each and 8 MiB in all; 50 capabilities; 10,000 contract versions in the organisation. What is
+   * beyond is skipped. The peer has 10 seconds for a page and a minute for all.
    *
    * Errors: NOT_FOUND, FAILED_PRECONDITION (the peer is removed, or has no organisation over there), AGENT_UNREACHABLE, ADAPTER_ERROR (the peer refused; its reason is in the
    * metadata), AGENT_BAD_RESPONSE (its answer is not signed by it, or is none).

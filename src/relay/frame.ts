@@ -22,7 +22,7 @@ import { badField } from "../errors.ts";
 import { callerOf, traceOf } from "../rpc/caller.ts";
 import { type CommandContext, runCommand } from "../rpc/command.ts";
 import { asConnectError } from "../rpc/errors.ts";
-import { take } from "../rpc/limits.ts";
+import { takeOfAgent } from "../rpc/limits.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { checkInbox } from "./access.ts";
 import { marked } from "./mark.ts";
@@ -47,8 +47,8 @@ export async function carryOut(
   context: HandlerContext,
 ): Promise<Event> {
   try {
-    const { role, agentId } = callerOf(context);
-    if (role === Role.AGENT) take(app.limiters.agents, "agent", agentId, new Headers());
+    const caller = callerOf(context);
+    if (caller.role === Role.AGENT) takeOfAgent(app.limiters, caller, new Headers());
     return await carry(app, speaker, frame, context);
   } catch (error) {
     return failed(app, error, context);

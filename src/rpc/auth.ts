@@ -54,6 +54,7 @@ export function callerFrom(row: AuthRow, now: number): Caller {
     role: row.role as Role,
     orgId: row.org_id,
     agentId: row.agent_id,
+    trustTier: row.trust_tier ?? undefined,
     keyId: row.key_id,
     scopes: JSON.parse(row.scopes) as string[],
     expireMs: row.expire_ms ?? undefined,

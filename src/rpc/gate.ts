@@ -6,10 +6,10 @@ import { signedIn } from "../console/session.ts";
 import { Fault } from "../errors.ts";
 import { checkAccess, methodName } from "./access.ts";
 import { authenticate, keyInHeaders } from "./auth.ts";
-import { callerKey, traceKey } from "./caller.ts";
+import { type Caller, callerKey, traceKey } from "./caller.ts";
 import { clientAddressKey } from "./client-address.ts";
 import { asConnectError } from "./errors.ts";
-import { takeRequest } from "./limits.ts";
+import { takeRequest, takeStranger } from "./limits.ts";
 import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
@@ -22,21 +22,31 @@ export const gate =
     values.set(traceKey, trace);
     values.set(beganKey, { atMs: performance.now(), timeMs: app.clock.now(), protocol: context.protocolName });
     responseHeader.set("x-trace-id", trace.traceId);
+    const address = values.get(clientAddressKey);
     try {
-      const key = keyInHeaders(
-        requestHeader.get("authorization") ?? undefined,
-        requestHeader.get("x-api-key") ?? undefined,
-      );
-      const caller = key === undefined ? await signedIn(app, values.get(browserKey)) : await authenticate(app, key);
-      values.set(callerKey, caller);
-      checkAccess(caller, method);
+      const caller = await letIn(app, context).catch((error: unknown) => {
+        takeStranger(app.limiters, error, address, responseHeader);
+        throw error;
+      });
       if (unbuilt.has(method)) {
         throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
       }
-      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
+      takeRequest(app.limiters, caller, method, address, responseHeader);
     } catch (error) {
       const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
       callEnded(app, method, values, refusal);
       throw refusal;
     }
   };
+
+/** Who calls, and may. */
+async function letIn(app: App, { requestHeader, values, method }: HandlerContext): Promise<Caller> {
+  const key = keyInHeaders(
+    requestHeader.get("authorization") ?? undefined,
+    requestHeader.get("x-api-key") ?? undefined,
+  );
+  const caller = key === undefined ? await signedIn(app, values.get(browserKey)) : await authenticate(app, key);
+  values.set(callerKey, caller);
+  checkAccess(caller, method);
+  return caller;
+}

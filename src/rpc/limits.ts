@@ -1,10 +1,12 @@
 import type { DescMethod, Message } from "@bufbuild/protobuf";
-import type { Interceptor } from "@connectrpc/connect";
+import { Code, type Interceptor } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Clock } from "../clock.ts";
-import { Fault } from "../errors.ts";
+import { Fault, toConnectError } from "../errors.ts";
 import { accessOf } from "./access.ts";
 import { type Caller, callerKey } from "./caller.ts";
+import type { TierLimits } from "./tier-limits.ts";
 
 const windowMs = 60_000;
 const maxTracked = 100_000;
@@ -20,8 +22,11 @@ export type Allowance = {
 
 /** Counts the requests of this process. Replicas will lease shares of the limit. */
 export type Limiter = {
-  /** Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated. */
-  take(id: string, count?: number, before?: number): Allowance;
+  /**
+   * Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated. `ownLimit` is that of
+   * this one; without it the limiter's.
+   */
+  take(id: string, count?: number, before?: number, ownLimit?: number): Allowance;
 };
 
 /** The times of the requests in the window: a ring of places of which `count`, ending before `next`, are taken. */
@@ -31,14 +36,14 @@ const firstPlaces = 16;
 
 /**
  * At most `limit` requests in any 60 s, exactly, at constant cost: a request is refused while `limit` earlier ones lie in the window. A
- * refused request is not counted. `limit` 0 switches it off.
+ * refused request is not counted. A limit of 0 switches it off.
  */
-export function slidingWindow(limit: number, clock: Clock): Limiter {
+export function slidingWindow(usualLimit: number, clock: Clock): Limiter {
   const rings = new Map<string, Ring>();
   const now = neverBack(clock);
   const off: Allowance = { limit: 0, remaining: 0, retryAfterMs: 0, allowed: true };
 
-  function ringOf(id: string): Ring {
+  function ringOf(id: string, limit: number): Ring {
     const ring = rings.get(id) ?? { times: new Float64Array(Math.min(limit, firstPlaces)), next: 0, count: 0 };
     rings.delete(id); // and back in at the end: the map's order is that of use
     rings.set(id, ring);
@@ -54,16 +59,17 @@ export function slidingWindow(limit: number, clock: Clock): Limiter {
   }
 
   return {
-    take(id, count = 1, before = 0) {
+    take(id, count = 1, before = 0, limit = usualLimit) {
       if (limit === 0) return off;
       const at = now();
       forget(at - windowMs);
-      const ring = ringOf(id);
+      const ring = ringOf(id, limit);
       while (ring.count > 0 && nthOldest(ring, 0) <= at - windowMs) ring.count--;
-      const remaining = limit - ring.count;
+      const left = limit - ring.count; // below 0 when the limit was higher a moment ago
+      const remaining = Math.max(0, left);
       if (before + count > limit) return { limit, remaining, retryAfterMs: undefined, allowed: false };
-      if (count > remaining) {
-        const retryAfterMs = nthOldest(ring, before + count - remaining - 1) + windowMs - at;
+      if (count > left) {
+        const retryAfterMs = nthOldest(ring, before + count - left - 1) + windowMs - at;
         return { limit, remaining, retryAfterMs, allowed: false };
       }
       for (let n = 0; n < count; n++) push(ring, at, limit);
@@ -115,17 +121,20 @@ const openDoorShare = 12;
 /** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
 const passwordsPerWindow = 10;
 
-/** Of agents, of addresses that call without a key, of addresses at open doors, and of addresses that try passwords. */
+/** Of agents, of addresses that call without a good key, of addresses at open doors, and of addresses that try passwords. */
 export type Limiters = {
   readonly agents: Limiter;
+  /** The limits of agents by how far they are trusted; of others that of `agents` holds. */
+  readonly tiers: TierLimits;
   readonly addresses: Limiter;
   readonly doors: Limiter;
   readonly passwords: Limiter;
 };
 
-/** `limit` requests in 60 s for an agent and for an address, and a twelfth of it at open doors. */
-export const createLimiters = (limit: number, clock: Clock): Limiters => ({
+/** `limit` requests in 60 s for an agent whose tier has no limit of its own and for an address, and a twelfth of it at open doors. */
+export const createLimiters = (limit: number, tiers: TierLimits, clock: Clock): Limiters => ({
   agents: slidingWindow(limit, clock),
+  tiers,
   addresses: slidingWindow(limit, clock),
   doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
   passwords: slidingWindow(passwordsPerWindow, clock),
@@ -155,9 +164,23 @@ export function takeRequest(
 ): void {
   if (caller.role > Role.AGENT || uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
   if (openDoors.has(method.name)) take(limiters.doors, "address", addressGroup(address), responseHeader);
-  else if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, responseHeader);
+  else if (caller.role === Role.AGENT) takeOfAgent(limiters, caller, responseHeader);
   else take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
+
+/** Counts a call of somebody whom no key shows: RATE_LIMITED in place of its refusal, beyond the limit of its address, so that nobody tries keys without end. */
+export function takeStranger(limiters: Limiters, error: unknown, address: string, responseHeader: Headers): void {
+  if (error instanceof Fault && toConnectError(error).code === Code.Unauthenticated)
+    take(limiters.addresses, "address", addressGroup(address), responseHeader);
+}
+
+/** Takes one request of an agent by its tier's limit; or, for a call that was taken, the further items of its list. */
+export const takeOfAgent = (
+  { agents, tiers }: Limiters,
+  { agentId, trustTier = TrustTier.UNSPECIFIED }: Caller,
+  responseHeader: Headers,
+  moreItems = 0,
+): void => take(agents, "agent", agentId, responseHeader, moreItems, tiers[trustTier]);
 
 /** Takes one request of an agent or an address, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. */
 export function take(
@@ -166,8 +189,9 @@ export function take(
   id: string,
   responseHeader: Headers,
   moreItems = 0,
+  ownLimit?: number,
 ): void {
-  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1);
+  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1, ownLimit);
   if (limit === 0) return;
   responseHeader.set("ratelimit-limit", String(limit));
   responseHeader.set("ratelimit-remaining", String(remaining));
@@ -192,11 +216,11 @@ export const itemsInterceptor =
   (limiters: Limiters): Interceptor =>
   (next) =>
   async (request) => {
-    const { role, agentId } = request.contextValues.get(callerKey);
-    const more = request.stream || role !== Role.AGENT ? 0 : itemsOf(request.method, request.message) - 1;
+    const caller = request.contextValues.get(callerKey);
+    const more = request.stream || caller.role !== Role.AGENT ? 0 : itemsOf(request.method, request.message) - 1;
     if (more <= 0) return next(request);
     const header = new Headers();
-    take(limiters.agents, "agent", agentId, header, more);
+    takeOfAgent(limiters, caller, header, more);
     const response = await next(request);
     header.forEach((value, name) => void response.header.set(name, value));
     return response;

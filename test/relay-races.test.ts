@@ -140,7 +140,7 @@ describe.each(dialects)("on %s", (dialect) => {
     await eventually(async () => (await count(world, sql`relay_drop`)) === 0);
     expect(await count(world, sql`relay_message`)).toBe(0);
     expect(await count(world, sql`relay_body`)).toBe(0);
-  });
+  }, 240_000);
 
   test("what was kept for streams that have left is not counted against those that are there", async () => {
     await using world = await start(dialect);

@@ -16,6 +16,7 @@ import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import { indexProfile } from "../directory/index-store.ts";
 import { addProfile, dropProfile } from "../directory/profile-store.ts";
 import { Fault } from "../errors.ts";
+import { lockOrganization } from "../federation/organization-store.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { CircuitRow } from "./circuit/circuit-store.ts";
 
@@ -111,9 +112,10 @@ async function countAgents(db: Queryable, orgId: string, bound: number): Promise
 
 const maxAgentsPerOrg = 10_000;
 
-/** Throws QUOTA_EXCEEDED when an organisation has as many agents as it may. */
-export async function checkAgentQuota(db: Queryable, orgId: string): Promise<void> {
-  if ((await countAgents(db, orgId, maxAgentsPerOrg)) < maxAgentsPerOrg) return;
+/** Throws QUOTA_EXCEEDED when an organisation has as many agents as it may. Holds the organisation, so that those that are added at once are all counted. */
+export async function checkAgentQuota(tx: Tx, orgId: string): Promise<void> {
+  await lockOrganization(tx, orgId);
+  if ((await countAgents(tx, orgId, maxAgentsPerOrg)) < maxAgentsPerOrg) return;
   throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
     resource: "agents",
     limit: String(maxAgentsPerOrg),

@@ -7,6 +7,7 @@ import { keyDigest } from "./federation/key-text.ts";
 import { type Mail, parseMailAddress, parseSmtpUrl } from "./ops/mail-settings.ts";
 import { parseProxies } from "./rpc/client-address.ts";
 import { parseOrigins } from "./rpc/cors.ts";
+import { parseTierLimits, type TierLimits } from "./rpc/tier-limits.ts";
 import { parseEndpoint, parseHeaders } from "./telemetry/settings.ts";
 import { type MasterKey, parseMasterKey, parseMasterKeys, readMasterKeyFile } from "./vault/master-key.ts";
 
@@ -33,6 +34,8 @@ export type Config = {
   readonly registrationTier: TrustTier;
   /** Requests a minute and agent, and a minute and address without a key; 0: no limit. */
   readonly rateLimit: number;
+  /** The same of agents of the tiers that it names. */
+  readonly rateLimitTiers: TierLimits;
   /** PEM files of the port's certificate and key; both or neither. */
   readonly tlsCert: string | undefined;
   readonly tlsKey: string | undefined;
@@ -203,9 +206,16 @@ export const settings = {
   MOLTWIRE_RATE_LIMIT: {
     flag: "rate-limit",
     form: "NUMBER",
-    help: "requests a minute and agent, or address without a key; ten times as many for another server; 0 for no limit",
+    help: "requests in any 60 s of an agent, and of an address without a good key; ten times as many for another server; 0 for no limit",
     fallback: "120",
     parse: integer(0, 100_000),
+  },
+  MOLTWIRE_RATE_LIMIT_TIERS: {
+    flag: "rate-limit-tiers",
+    form: "LIST",
+    help: "another limit for agents of a trust tier, with commas between: INTERNAL_TRUSTED=600,PUBLIC_VENDOR=60; 0 for no limit",
+    fallback: "",
+    parse: parseTierLimits,
   },
   MOLTWIRE_FEE_BPS: {
     flag: "fee-bps",
@@ -427,6 +437,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     registrationOrg: value("MOLTWIRE_REGISTRATION_ORG") ?? "",
     registrationTier: value("MOLTWIRE_REGISTRATION_TIER")!,
     rateLimit: value("MOLTWIRE_RATE_LIMIT")!,
+    rateLimitTiers: value("MOLTWIRE_RATE_LIMIT_TIERS") ?? {},
     feeBps: value("MOLTWIRE_FEE_BPS")!,
     tlsCert: value("MOLTWIRE_TLS_CERT"),
     tlsKey: value("MOLTWIRE_TLS_KEY"),

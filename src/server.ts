@@ -244,7 +244,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    limiters: createLimiters(config.rateLimit, clock),
+    limiters: createLimiters(config.rateLimit, config.rateLimitTiers, clock),
     activity: activity(db, log),
     adapters: {
       echo: echoAdapter,

@@ -385,6 +385,56 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await home.admin.directory.getProfile({ agentId: hidden.agentId })).profile?.name).toBe(word);
     });
 
+    test("who asks for work is told neither names nor ids of private agents that do not do it: by no refusal, dry run or trace", async () => {
+      const name = unique("hidden");
+      const contractId = await addContract(world, home.orgId, { contractId: unique("work") });
+      const toolId = await addContract(world, home.orgId, { contractId: unique("work"), requiredTools: ["shell"] });
+      const hidden = await home.agent({ name, capabilities: [contractId, toolId] });
+      await show(hidden, Visibility.PRIVATE, {});
+      const said = (...all: unknown[]) =>
+        JSON.stringify(all, (_, one) => (typeof one === "bigint" ? String(one) : one));
+      const tells = (...all: unknown[]) => [name, hidden.agentId].map((word) => said(...all).includes(word));
+      const traceOf = async (by: Clients, traceId: string) => (await by.traces.getTrace({ traceId })).events;
+      const refused = async (by: Clients, contract: string) => {
+        const { reason, metadata, error } = await refusal(
+          by.bus.submitTask({ contractId: contract, input: value("x") }),
+        );
+        return { reason, error: [error.rawMessage, metadata], traceId: metadata.trace_id! };
+      };
+      const asked = await refused(asking.as, contractId);
+      expect([asked.reason, tells(asked.error)]).toEqual(["NO_CAPABLE_AGENT", [false, false]]);
+      expect(said(asked.error)).toContain("1 more may not");
+      expect(tells(await traceOf(asking.as, asked.traceId))).toEqual([false, false]);
+      // Administrators see it all.
+      expect(tells(await traceOf(home.admin, asked.traceId))).toEqual([true, true]);
+      expect(tells((await refused(home.admin, contractId)).error)[0]).toBe(true);
+
+      const echo = { endpoint: { kind: { case: "echo", value: {} } } } as const;
+      const paths = ["endpoint"];
+      await home.admin.agents.updateAgent({ agentId: hidden.agentId, change: echo, updateMask: { paths } });
+      const toolless = await refused(asking.as, toolId);
+      expect([toolless.reason, tells(toolless.error)]).toEqual(["POLICY_DENIED", [false, false]]);
+      expect(tells(await traceOf(asking.as, toolless.traceId))).toEqual([false, false]);
+
+      // One that shows itself is more trusted, and goes first.
+      await home.agent({ capabilities: [contractId], trustTier: TrustTier.INTERNAL_TRUSTED, ...echo });
+      await home.admin.agents.updateAgent({
+        agentId: hidden.agentId,
+        change: { trustTier: TrustTier.EXTERNAL_PARTNER },
+        updateMask: { paths: ["trust_tier"] },
+      });
+      const wish = { contractId, input: value("x") };
+      const { task } = await asking.as.bus.submitTask(wish);
+      const { decisionPath } = await asking.as.bus.submitTask({ ...wish, validateOnly: true });
+      const watched: unknown[] = [];
+      for await (const { event } of asking.as.bus.watchTask({ taskId: task!.taskId })) watched.push(event);
+      expect(watched.length).toBeGreaterThan(2);
+      const ofTask = await traceOf(asking.as, task!.traceId);
+      expect(said(ofTask)).toContain("whose profile is private");
+      expect(tells(task, decisionPath, watched, ofTask)).toEqual([false, false]);
+      expect(tells(await traceOf(home.admin, task!.traceId))).toEqual([true, true]);
+    });
+
     test("a profile of the organisation is seen there and nowhere else", async () => {
       const word = unique("inside").replace("-", "");
       const agent = await home.agent({ name: word, capabilities: [word] });

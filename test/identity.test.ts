@@ -896,6 +896,24 @@ describe("a setting that is wrong stops the start with its name, its fault and t
     [{ MOLTWIRE_PORT: "65536" }, /MOLTWIRE_PORT \(--port\).*0 to 65535/],
     [{ MOLTWIRE_PORT: "1e3" }, /MOLTWIRE_PORT \(--port\).*whole number/],
     [{ MOLTWIRE_RATE_LIMIT: "-1" }, /MOLTWIRE_RATE_LIMIT.*0 to 100000/],
+    [
+      { MOLTWIRE_RATE_LIMIT_TIERS: "PUBLIC_VENDOR=60,GOLD=5" },
+      /MOLTWIRE_RATE_LIMIT_TIERS.*"GOLD=5" names no tier.*INTERNAL_TRUSTED/,
+    ],
+    [{ MOLTWIRE_RATE_LIMIT_TIERS: "public_vendor" }, /MOLTWIRE_RATE_LIMIT_TIERS.*"public_vendor" names no tier/],
+    [{ MOLTWIRE_RATE_LIMIT_TIERS: "UNSPECIFIED=5" }, /MOLTWIRE_RATE_LIMIT_TIERS.*"UNSPECIFIED=5" names no tier/],
+    [
+      { MOLTWIRE_RATE_LIMIT_TIERS: "PUBLIC_VENDOR=6e1" },
+      /MOLTWIRE_RATE_LIMIT_TIERS.*"PUBLIC_VENDOR=6e1" has no limit.*0 to 100000/,
+    ],
+    [
+      { MOLTWIRE_RATE_LIMIT_TIERS: "PUBLIC_VENDOR=100001" },
+      /MOLTWIRE_RATE_LIMIT_TIERS.*"PUBLIC_VENDOR=100001" has no limit/,
+    ],
+    [
+      { MOLTWIRE_RATE_LIMIT_TIERS: "PUBLIC_VENDOR=0, public_vendor=5" },
+      /MOLTWIRE_RATE_LIMIT_TIERS.*"public_vendor=5" names its tier again/,
+    ],
     [{ MOLTWIRE_LOG_LEVEL: "loud" }, /MOLTWIRE_LOG_LEVEL.*fatal, error, warn/],
     [{ MOLTWIRE_DATABASE_URL: "mysql://x" }, /MOLTWIRE_DATABASE_URL.*postgres:\/\/user:password@host:port\/database/],
     [{ MOLTWIRE_EGRESS_ALLOW: "10.0.0.0/99" }, /MOLTWIRE_EGRESS_ALLOW/],
@@ -903,6 +921,15 @@ describe("a setting that is wrong stops the start with its name, its fault and t
   ])("%j", (env, message) => {
     expect(() => readConfig([], env)).toThrow(ConfigError);
     expect(() => readConfig([], env)).toThrow(message);
+  });
+
+  test("the limit of requests is 120, and tiers have others only where they are given", () => {
+    expect(readConfig([], {})).toMatchObject({ rateLimit: 120, rateLimitTiers: {} });
+    const { rateLimit, rateLimitTiers } = readConfig([], {
+      MOLTWIRE_RATE_LIMIT_TIERS: "internal_trusted=600, PUBLIC_VENDOR = 0,",
+    });
+    expect(rateLimit).toBe(120);
+    expect(rateLimitTiers).toEqual({ [TrustTier.INTERNAL_TRUSTED]: 600, [TrustTier.PUBLIC_VENDOR]: 0 });
   });
 
   test("as flags too, which win over variables; an empty one is not set", () => {

@@ -4,7 +4,7 @@ import type { GroupMessage } from "../gen/moltwire/relay/v1/channel_pb.ts";
 import { type Sql, sql } from "../src/db/db.ts";
 import { removeDroppedGroups } from "../src/relay/drop.ts";
 import { dropGroup } from "../src/relay/group-store.ts";
-import { sweepRelay } from "../src/relay/sweep.ts";
+import { retentionWalk, sweepRelay } from "../src/relay/sweep.ts";
 import {
   dialects,
   eventually,
@@ -164,6 +164,76 @@ describe.each(dialects)("consumer groups on %s", (dialect) => {
     await one.as.relay.redriveMessages({ channel, group });
     expect(said(await pull(one, channel))).toEqual(["keep me", 4, 5, 6]);
     await small[Symbol.asyncDispose]();
+  });
+
+  test("what the channel lets go of while readers have it is counted as lost, told to who pulls next, and nothing is counted twice", async () => {
+    await using small = await start(dialect, { clock, relayMaxMessages: 3 });
+    const one = await (await small.org()).agent();
+    const channel = "c";
+    const push = async (...all: number[]) => {
+      for (const n of all) await tell(one.as, toChannel(channel), n);
+    };
+    const lost = async () => (await one.as.relay.listConsumerGroups({ channel })).groups[0]!;
+    const next = async () => {
+      const { missed, messages } = await one.as.relay.pullMessages({ channel, group, maxMessages: 10 });
+      return { missed, messages, said: said(messages) };
+    };
+    await one.as.relay.createChannel({ name: channel });
+    await one.as.relay.createConsumerGroup({ channel, name: group, ackTimeout: ms(10_000), maxDeliveries: 2 });
+    // With a reader when they go, and never handed out: both are missed.
+    await push(1, 2, 3);
+    const first = await next();
+    expect([first.missed, first.said]).toEqual([0n, [1, 2, 3]]);
+    await ack(one, channel, [first.messages[0]!]);
+    await push(4, 5, 6, 7);
+    clock.advance(10_000);
+    const second = await next();
+    expect([second.missed, second.said]).toEqual([3n, [5, 6, 7]]);
+    expect(await lost()).toMatchObject({ lost: 3n, outstanding: 3 });
+    // After their last delivery: given back, or by their time.
+    await nack(one, channel, second.messages);
+    const third = await next();
+    expect([third.missed, third.said]).toEqual([0n, [5, 6, 7]]);
+    await push(8, 9);
+    const [five, ...others] = third.messages;
+    expect(await nack(one, channel, [five!], { cause: "broken" })).toMatchObject({ returned: 0, dead: 0, lost: 1 });
+    expect(await lost()).toMatchObject({ lost: 4n, outstanding: 2 });
+    clock.advance(10_000);
+    await eventually(async () => {
+      await sweepRelay(small.server.app);
+      return (await lost()).outstanding === 0;
+    });
+    expect(await lost()).toMatchObject({ lost: 5n, deadLost: 0n });
+    const { deadMessages } = await one.as.relay.listDeadMessages({ channel });
+    expect(deadMessages).toMatchObject([{ cause: "ack_timeout", message: { sequence: 7n } }]);
+    expect(others).toHaveLength(2);
+    // A message whose own time was over is not lost.
+    await ack(one, channel, (await next()).messages);
+    await tell(one.as, toChannel(channel), "short", { ttl: ms(1_000) });
+    const short = await next();
+    expect(short.said).toEqual(["short"]);
+    clock.advance(10_000);
+    expect(await next()).toMatchObject({ missed: 0n, messages: [] });
+    expect(await lost()).toMatchObject({ lost: 5n, outstanding: 0 });
+  });
+
+  test("dead letters that are too old go, and the group tells how many", async () => {
+    await using brief = await start(dialect, { clock, relayRetentionDays: 1 });
+    const one = await (await brief.org()).agent();
+    const channel = "c";
+    await one.as.relay.createChannel({ name: channel });
+    await one.as.relay.createConsumerGroup({ channel, name: group, maxDeliveries: 1 });
+    for (let n = 1; n <= 3; n++) await tell(one.as, toChannel(channel), n);
+    await nack(one, channel, await pull(one, channel));
+    await one.as.relay.redriveMessages({ channel, group, sequences: [1n] });
+    clock.advance(86_400_001);
+    await retentionWalk(brief.server.app)();
+    expect((await one.as.relay.listDeadMessages({ channel })).deadMessages).toEqual([]);
+    // The one that was redriven is lost when it is to be handed out.
+    const group1 = async () => (await one.as.relay.listConsumerGroups({ channel })).groups[0];
+    expect(await group1()).toMatchObject({ deadLost: 2n, lost: 0n, outstanding: 1 });
+    expect(await one.as.relay.pullMessages({ channel, group })).toMatchObject({ missed: 1n, messages: [] });
+    expect(await group1()).toMatchObject({ deadLost: 2n, lost: 1n, outstanding: 0 });
   });
 
   test("a message whose time is over is handed out to nobody", async () => {

@@ -4,6 +4,7 @@ import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { MessageSchema } from "../gen/moltwire/relay/v1/message_pb.ts";
 import { type ConverseRequest, OpenSchema, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { type Sql, sql } from "../src/db/db.ts";
@@ -49,6 +50,39 @@ test.runIf(dialects.includes("postgres"))(
 );
 
 describe.each(dialects)("on %s", (dialect) => {
+  test("as many channels, invites and agents as an organisation may have are made, and not one more by those who come at once", async () => {
+    await using world = await start(dialect);
+    const { orgId, admin } = await world.org();
+    const numbers = (n: number): Sql =>
+      dialect === "sqlite"
+        ? sql`(with recursive many(n) as (select 1 union all select n + 1 from many where n < ${n}) select n from many) many`
+        : sql`generate_series(1::bigint, ${n}::bigint) as many(n)`;
+    const missing = 3;
+    await world.server.app.db.tx(async (tx) => {
+      await tx.run(sql`
+        insert into relay_channel (org_id, name, log_id, description, owner_agent_id, members_only, members, revision, create_ms, update_ms)
+        select ${orgId}, 'c' || n, 'chn_' || n, '', '', 0, 0, 1, 1, 1 from ${numbers(10_000 - missing)}`);
+      await tx.run(sql`
+        insert into invite (secret_sha256, org_id, invite_id, trust_tier, max_uses, uses, create_ms, expire_ms)
+        select 's' || n, ${orgId}, 'inv_' || n, 4, 1, 0, 1, ${world.server.app.clock.now() + 86_400_000} from ${numbers(1_000 - missing)}`);
+      await tx.run(sql`
+        insert into agent (org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, metadata, disabled, create_ms, update_ms, revision, weight, breaker, namespace)
+        select ${orgId}, 'agt_' || n, 'a' || n, '', 4, '[]', '[]', '{}', 0, 1, 1, 1, 1, '', '' from ${numbers(10_000 - missing)}`);
+    });
+    const makers: readonly ((n: number) => Promise<unknown>)[] = [
+      (n) => admin.relay.createChannel({ name: `new${n}` }),
+      () => admin.directory.createInvite({}),
+      (n) => admin.agents.registerAgent({ name: `new${n}`, trustTier: TrustTier.PUBLIC_VENDOR }),
+    ];
+    for (const make of makers) {
+      const tried = await Promise.allSettled(Array.from({ length: 10 }, (_, n) => make(n)));
+      const refused = tried.filter((one) => one.status === "rejected").map(({ reason }) => ConnectError.from(reason));
+      expect(refused.map((error) => error.findDetails(ErrorInfoSchema)[0]?.reason)).toEqual(
+        Array(10 - missing).fill("QUOTA_EXCEEDED"),
+      );
+    }
+  });
+
   test("two who mark all as read at once mark each message once, and neither leaves some unsaid", async () => {
     await using world = await start(dialect);
     const org = await world.org();
@@ -140,7 +174,7 @@ describe.each(dialects)("on %s", (dialect) => {
     await eventually(async () => (await count(world, sql`relay_drop`)) === 0);
     expect(await count(world, sql`relay_message`)).toBe(0);
     expect(await count(world, sql`relay_body`)).toBe(0);
-  });
+  }, 240_000);
 
   test("what was kept for streams that have left is not counted against those that are there", async () => {
     await using world = await start(dialect);

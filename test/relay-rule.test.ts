@@ -39,6 +39,8 @@ describe("what a log lets go of", () => {
         if (cut.messages > 0) expect(fits(oldest.slice(cut.messages - 1))).toBe(false);
         const stays = (row: Oldest | undefined) => keepUnread && row?.unread === 1 && row.expire_ms === null;
         expect(gone.some(stays)).toBe(false);
+        const unread = gone.filter((row) => row.unread === 1 && row.expire_ms === null);
+        expect(cut.unread).toBe(unread.at(-1)?.sequence ?? 0);
         const left = oldest.slice(cut.messages);
         expect(cut.full).toBe(!fits(left) && stays(left[0]));
         if (!cut.full) expect(fits(left)).toBe(true);

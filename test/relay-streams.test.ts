@@ -85,6 +85,24 @@ describe.each(dialects)("streams of messages on %s", (dialect) => {
     two.release();
   });
 
+  test("who reads up to the end of what others have read goes on reading, whatever came since", async () => {
+    const to = await org.agent();
+    const tails = createTails(world.server.app);
+    const [fast, slow] = [tails.open(inboxOf(org.orgId, to.agentId)), tails.open(inboxOf(org.orgId, to.agentId))];
+    await tell(ann.as, toAgent(to.agentId), 1);
+    expect((await fast.read(0))!.told).toHaveLength(1);
+    await tell(ann.as, toAgent(to.agentId), 2);
+    const read: unknown[] = [];
+    // As a stream does that was woken once: it reads while there is more.
+    for (let page = await slow.read(0); ; page = await slow.read(page!.position)) {
+      read.push(...page!.told.map(({ message }) => says(message)));
+      if (!page!.more) break;
+    }
+    expect(read).toEqual([1, 2]);
+    fast.release();
+    slow.release();
+  });
+
   test("it begins where it is told: from now, from the oldest, after a sequence; and resumes without a gap", async () => {
     const to = await org.agent();
     for (let n = 1; n <= 150; n++) await tell(ann.as, toAgent(to.agentId), n);

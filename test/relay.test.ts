@@ -3,9 +3,10 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { MessageState, PresenceStatus } from "../gen/moltwire/relay/v1/message_pb.ts";
-import { MessageOrder } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { MessageOrder, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { removeDroppedLogs } from "../src/relay/drop.ts";
+import { retentionWalk } from "../src/relay/sweep.ts";
 import {
   dialects,
   eventually,
@@ -368,6 +369,61 @@ describe.each(dialects)("what a log keeps on %s", (dialect) => {
     const { messages, oldestSequence } = await bob.as.relay.listInbox({});
     expect(messages.map(({ sequence }) => sequence)).toEqual([6n, 7n, 8n]);
     expect(oldestSequence).toBe(6n);
+  });
+
+  test("who begins at the first unread message is told when one that was not read is gone, until it is marked as read", async () => {
+    const clock = fakeClock();
+    await using world = await start(dialect, {
+      ...{ clock, relayMaxMessages: 3, relayFullInbox: "drop-oldest", relayRetentionDays: 2 },
+    });
+    const org = await world.org();
+    const [ann, bob] = [await org.agent(), await org.agent()];
+    const push = async (...all: number[]) => {
+      for (const n of all) await tell(ann.as, toAgent(bob.agentId), n);
+    };
+    const first = (start?: Start) => {
+      const leave = new AbortController();
+      const stream = bob.as.relay.subscribe({ ...(start && { start }) }, { signal: leave.signal });
+      return stream[Symbol.asyncIterator]()
+        .next()
+        .finally(() => leave.abort())
+        .then(({ value }) => value!.sequence as bigint);
+    };
+    const gone = async () => (await bob.as.relay.listInbox({ unreadOnly: true })).unreadGoneSequence;
+    const markRead = (throughSequence: bigint) =>
+      bob.as.relay.markRead({ read: { case: "throughSequence", value: throughSequence } });
+    await push(1, 2, 3);
+    await markRead(2n);
+    // What goes was read.
+    await push(4, 5);
+    expect([await gone(), await first(), await first(Start.FIRST_UNREAD)]).toEqual([0n, 2n, 2n]);
+    await push(6, 7);
+    expect(await gone()).toBe(4n);
+    for (const start of [Start.UNSPECIFIED, Start.FIRST_UNREAD])
+      expect(await refusal(first(start))).toMatchObject({
+        ...{ code: "OutOfRange", reason: "CURSOR_EXPIRED" },
+        metadata: { oldest_sequence: "5", last_sequence: "7", unread_gone_sequence: "4" },
+      });
+    const opening = (async function* () {
+      yield { frame: { case: "open", value: {} } } as const;
+    })();
+    const opened = bob.as.relay.converse(opening)[Symbol.asyncIterator]().next();
+    expect((await refusal(opened)).reason).toBe("CURSOR_EXPIRED");
+    expect([await first(Start.OLDEST), await first(Start.NOW)]).toEqual([4n, 7n]);
+    await markRead(3n);
+    expect((await refusal(first())).reason).toBe("CURSOR_EXPIRED");
+    await markRead(4n);
+    expect([await gone(), await first()]).toEqual([0n, 4n]);
+    // By their age too; what has expired by its own time is not missed.
+    await tell(ann.as, toAgent(bob.agentId), "short", { ttl: durationFromMs(1_000) });
+    await markRead(7n);
+    clock.advance(2 * 86_400_000 + 1);
+    await retentionWalk(world.server.app)();
+    expect([await gone(), (await bob.as.relay.listInbox({})).oldestSequence]).toEqual([0n, 9n]);
+    await push(9);
+    clock.advance(2 * 86_400_000 + 1);
+    await retentionWalk(world.server.app)();
+    expect(await gone()).toBe(9n);
   });
 
   test("messages go with their age; those with a time of their own are not told once it is over, and are removed", async () => {

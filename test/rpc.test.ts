@@ -12,6 +12,7 @@ import {
 } from "../gen/google/rpc/error_details_pb.ts";
 import { access, Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { Pattern } from "../gen/moltwire/lab/v1/scenario_pb.ts";
 import { Fault, type ReasonName, toConnectError } from "../src/errors.ts";
@@ -123,6 +124,20 @@ describe("the limit of requests", () => {
     expect(limiter.take("a").allowed).toBe(true);
   });
 
+  test("a limit that is lowered holds at once, and one that is raised lets more in", () => {
+    let now = 0;
+    const limiter = slidingWindow(40, { ...fakeClock(), now: () => now });
+    const take = (limit?: number) => limiter.take("a", 1, 0, limit);
+    for (; now < 30; now++) expect(take().allowed).toBe(true);
+    // Of the 30 in the window 26 have to leave it before one of five is free.
+    expect(take(5)).toEqual({ limit: 5, remaining: 0, retryAfterMs: 25 + minute - 30, allowed: false });
+    expect(take(100)).toMatchObject({ remaining: 69, allowed: true });
+    now = minute + 25;
+    expect(take(5)).toMatchObject({ remaining: 0, retryAfterMs: 1, allowed: false });
+    now = minute + 26;
+    expect(take(5)).toMatchObject({ remaining: 0, allowed: true });
+  });
+
   test("nought is no limit", () => {
     const limiter = slidingWindow(0, fakeClock());
     for (let i = 0; i < 1_000; i++) expect(limiter.take("a").allowed).toBe(true);
@@ -152,7 +167,8 @@ describe.each(dialects)("%s", (dialect) => {
   let org: Org;
   let agent: OrgAgent;
   beforeAll(async () => {
-    world = await start(dialect, { clock, rateLimit: 5 });
+    const rateLimitTiers = { [TrustTier.EXTERNAL_PARTNER]: 7, [TrustTier.PUBLIC_VENDOR]: 2 };
+    world = await start(dialect, { clock, rateLimit: 5, rateLimitTiers });
     org = await world.org();
     agent = await org.agent();
   });
@@ -240,7 +256,53 @@ describe.each(dialects)("%s", (dialect) => {
         expect((await refusal(list(key))).metadata.limit).toBe(limit);
     });
 
-    test("calls that are refused for their key or role count nothing, streams count one, heartbeats none", async () => {
+    test("an agent of a tier with a limit of its own has that one, from the moment that its tier changes", async () => {
+      minuteLater();
+      const list = async (key: string, times: number) => {
+        const seen: string[] = [];
+        const onHeader = (header: Headers) =>
+          void seen.push(`${header.get("ratelimit-remaining")} of ${header.get("ratelimit-limit")}`);
+        for (let i = 0; i < times; i++) await world.as(key).agents.listAgents({}, { onHeader });
+        const { reason, metadata } = await refusal(world.as(key).agents.listAgents({}));
+        return [...seen, reason, metadata.limit];
+      };
+      const { agentId, key } = await org.agent({ trustTier: TrustTier.PUBLIC_VENDOR });
+      expect(await list(key, 2)).toEqual(["1 of 2", "0 of 2", "RATE_LIMITED", "2"]);
+      const updateMask = { paths: ["trust_tier"] };
+      await org.admin.agents.updateAgent({ agentId, change: { trustTier: TrustTier.EXTERNAL_PARTNER }, updateMask });
+      const more = ["4 of 7", "3 of 7", "2 of 7", "1 of 7", "0 of 7"];
+      expect(await list(key, 5)).toEqual([...more, "RATE_LIMITED", "7"]);
+      const usual = ["4 of 5", "3 of 5", "2 of 5", "1 of 5", "0 of 5"];
+      const { key: trusted } = await org.agent({ trustTier: TrustTier.INTERNAL_TRUSTED });
+      expect(await list(trusted, 5)).toEqual([...usual, "RATE_LIMITED", "5"]);
+      // The items of a list count by it as well.
+      const keys = (count: number) => ({ keys: Array.from({ length: count }, (_, n) => ({ key: `k${n}` })) });
+      const partner = await org.agent({ trustTier: TrustTier.EXTERNAL_PARTNER });
+      await partner.as.memory.batchGetEntries(keys(6));
+      expect((await refusal(partner.as.memory.batchGetEntries(keys(2)))).metadata).toMatchObject({ limit: "7" });
+    });
+
+    test("calls without a good key count against their address, whoever tries; good keys do not", async () => {
+      minuteLater();
+      const wrong = [undefined, "garbage", `${agent.key.slice(0, -1)}_`];
+      const tries = [...wrong, ...wrong].map((key) => world.as(key));
+      const reasons: string[] = [];
+      for (const as of tries.slice(0, 5)) reasons.push((await refusal(as.agents.listAgents({}))).reason);
+      expect(reasons).toEqual(["KEY_MISSING", "KEY_INVALID", "KEY_INVALID", "KEY_MISSING", "KEY_INVALID"]);
+      for (const as of tries) {
+        const { reason, error } = await refusal(as.agents.listAgents({}));
+        expect([reason, error.metadata.get("retry-after")]).toEqual(["RATE_LIMITED", "60"]);
+        expect(error.findDetails(QuotaFailureSchema)[0]?.violations[0]?.subject).toBe("address:127.0.0.1");
+      }
+      expect((await fetch(`${world.url}/metrics`, { headers: { "x-api-key": "garbage" } })).status).toBe(429);
+      await agent.as.agents.listAgents({});
+      await org.admin.agents.listAgents({});
+      minuteLater();
+      expect((await fetch(`${world.url}/metrics`, { headers: { "x-api-key": "garbage" } })).status).toBe(401);
+      expect((await refusal(world.as("garbage").agents.listAgents({}))).reason).toBe("KEY_INVALID");
+    });
+
+    test("calls that are refused for their role count nothing, streams count one, heartbeats none", async () => {
       minuteLater();
       for (let i = 0; i < 6; i++)
         expect((await refusal(agent.as.admin.listAuditEvents({}))).reason).toBe("ROLE_REQUIRED");
@@ -636,6 +698,7 @@ describe.each(dialects)("%s", (dialect) => {
     });
 
     test("/metrics is for the operator alone", async () => {
+      minuteLater();
       const get = async (key?: string) => {
         const answer = await fetch(`${world.url}/metrics`, {
           headers: key === undefined ? {} : { authorization: `Bearer ${key}` },

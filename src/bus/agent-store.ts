@@ -16,6 +16,7 @@ import { type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import { indexProfile } from "../directory/index-store.ts";
 import { addProfile, dropProfile } from "../directory/profile-store.ts";
 import { Fault } from "../errors.ts";
+import { lockOrganization } from "../federation/organization-store.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { CircuitRow } from "./circuit/circuit-store.ts";
 
@@ -40,6 +41,9 @@ export type AgentRow = {
   readonly breaker: string;
   /** Empty: none. */
   readonly namespace: string;
+  /** Where routing read it: 1 if its profile is private, and whether it shows itself to the caller of the task. */
+  readonly private?: number;
+  readonly hidden?: boolean | undefined;
 };
 
 const columns = sql`org_id, agent_id, name, description, trust_tier, capabilities, allowed_tools, endpoint, metadata, disabled, create_ms, update_ms, revision, weight, breaker, namespace`;
@@ -108,9 +112,10 @@ async function countAgents(db: Queryable, orgId: string, bound: number): Promise
 
 const maxAgentsPerOrg = 10_000;
 
-/** Throws QUOTA_EXCEEDED when an organisation has as many agents as it may. */
-export async function checkAgentQuota(db: Queryable, orgId: string): Promise<void> {
-  if ((await countAgents(db, orgId, maxAgentsPerOrg)) < maxAgentsPerOrg) return;
+/** Throws QUOTA_EXCEEDED when an organisation has as many agents as it may. Holds the organisation, so that those that are added at once are all counted. */
+export async function checkAgentQuota(tx: Tx, orgId: string): Promise<void> {
+  await lockOrganization(tx, orgId);
+  if ((await countAgents(tx, orgId, maxAgentsPerOrg)) < maxAgentsPerOrg) return;
   throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxAgentsPerOrg} agents`, {
     resource: "agents",
     limit: String(maxAgentsPerOrg),
@@ -148,7 +153,9 @@ export function agentsWithCapability(
   const only = wanted.onlyAgentId ? sql`and c.agent_id = ${wanted.onlyAgentId}` : sql``;
   const takesTasks = sql`(a.disabled = 0 and a.endpoint is not null and a.trust_tier <= ${wanted.tier})`;
   return db.all<CandidateRow>(sql`
-    select ${agentColumns}, ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms,
+    select ${agentColumns}, case when exists (
+        select 1 from directory_profile p where p.org_id = a.org_id and p.agent_id = a.agent_id and p.visibility > ${Visibility.PRIVATE}) then 0 else 1 end as private,
+      ci.state, ci.failures, ci.open_ms, ci.retry_ms, ci.probe_task_id, ci.probe_attempt, ci.probe_until_ms,
       case when a.endpoint = ${pullEndpoint} then (
         select max(l.until_ms) from lease l
         where l.name > 'serving:' || a.org_id || ':' || a.agent_id || ':' and l.name < 'serving:' || a.org_id || ':' || a.agent_id || ';') end as serving_until_ms

@@ -199,9 +199,9 @@ type Choice = {
 /** The contract's own agents; those of a fallback if nothing but open circuits keeps the former from it. */
 async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<Choice> {
   const { db, wish, now, turn, add } = deciding;
-  const { orgId, wantedAgentId } = wish;
+  const { orgId, wantedAgentId, callerAgentId } = wish;
   if (wantedAgentId && !(await findAgent(db, orgId, wantedAgentId))) throw notFound("agent", wantedAgentId);
-  const found = await route(db, { orgId, contract, wantedAgentId, turn, now });
+  const found = await route(db, { orgId, contract, wantedAgentId, callerAgentId, turn, now });
   const { candidates, blocked, considered, toolless } = found;
   const { capability } = contract;
   const fallback = candidates.length === 0 && blocked.length > 0 ? await firstFallback(deciding, contract) : undefined;
@@ -218,11 +218,10 @@ async function chooseAgents(deciding: Deciding, contract: ContractRow): Promise<
   add(TraceEventKind.ROUTED, message, { capability, considered, candidates: verdicts });
   if (toolless) throw toolless;
   if (blocked.length > 0) throw circuitRefusal(blocked, now);
-  const why = verdicts.map(({ name, why }) => `${String(name)} ${String(why)}`).join("; ");
   const lacking = wantedAgentId
     ? "the one that is wanted has not got it"
     : "give it to one with UpdateAgent or RegisterAgent";
-  const advice = considered === 0 ? lacking : why;
+  const advice = considered === 0 ? lacking : found.objections.join("; ");
   const metadata = {
     field: wantedAgentId ? "target_agent_id" : "contract_id",
     capability,

@@ -8,6 +8,7 @@ import type { Demand } from "./approval/gate.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { type Decided, decideInvoke, decideTools, type Origin, policyDenied } from "./policy/decide-task.ts";
 import type { AgentFacts } from "./policy/entity.ts";
+import { somebody } from "./unshown.ts";
 
 /** Of how many of the agents that policies refuse for one task the decisions are written into the decision log. Asked is about each that routing found. */
 const maxRefusalsKept = 50;
@@ -26,7 +27,11 @@ export type Asking = {
 };
 
 /** The agent that may do it, and who asks for an approval first; or why none may. `decisions` are for the log. */
-export type Permit = { readonly decisions: readonly Decided[] } & (
+export type Permit = {
+  readonly decisions: readonly Decided[];
+  /** Agents that are hidden from the caller. */
+  readonly hidden?: ReadonlySet<string>;
+} & (
   | { readonly agent: AgentRow; readonly demand: Demand | undefined; readonly refusal?: undefined }
   | { readonly refusal: Fault }
 );
@@ -40,13 +45,14 @@ export async function permit(
 ): Promise<Permit & { readonly refusedBy: ReadonlyMap<string, Fault> }> {
   const refusedBy = new Map<string, Fault>();
   const decisions: Decided[] = [];
+  const hidden = new Set(candidates.filter((agent) => agent.hidden).map(({ agent_id }) => agent_id));
   for (const agent of candidates) {
     const one = await permitAgent(app, db, asking, agent);
-    if (!one.refusal) return { ...one, decisions: [...decisions, ...one.decisions], refusedBy };
+    if (!one.refusal) return { ...one, decisions: [...decisions, ...one.decisions], hidden, refusedBy };
     if (refusedBy.size < maxRefusalsKept) decisions.push(...one.decisions);
     refusedBy.set(agent.agent_id, one.refusal);
   }
-  return { refusal: refusedBy.get(candidates[0].agent_id)!, decisions, refusedBy };
+  return { refusal: refusedBy.get(candidates[0].agent_id)!, decisions, hidden, refusedBy };
 }
 
 /** What policies say to one agent. */
@@ -68,9 +74,13 @@ export async function permitAgent(app: App, db: Queryable, asking: Asking, agent
   return { agent, demand: demandOf(contract, decisions), decisions };
 }
 
-/** POLICY_DENIED that names the tool and the agent. */
+/** POLICY_DENIED that names the tool and the agent, unless that is hidden from the caller. */
 function toolDenied(agent: AgentRow, { tool, decided }: { readonly tool: string; readonly decided: Decided }): Fault {
   const denied = policyDenied(decided);
+  if (agent.hidden)
+    return new Fault("POLICY_DENIED", `${somebody} may not use the tool ${tool}`, {
+      ...{ policy_ids: denied.metadata.policy_ids ?? "", tool },
+    });
   const metadata = { ...denied.metadata, tool, agent_id: agent.agent_id };
   return new Fault("POLICY_DENIED", `${agent.name} may not use the tool ${tool}: ${denied.message}`, metadata);
 }
@@ -78,13 +88,16 @@ function toolDenied(agent: AgentRow, { tool, decided }: { readonly tool: string;
 /** What policies said, of a permit or of a decision that is none. */
 type Said = {
   readonly decisions: readonly Decided[];
+  readonly hidden?: ReadonlySet<string>;
   readonly refusal?: Fault | undefined;
   readonly demand?: Demand | undefined;
 };
 
-/** What the trace says of what policies said. */
+/** What the trace says of what policies said; nothing of what they said to agents that are hidden from the caller. */
 export function policyStep(permit: Said): { readonly message: string; readonly details: JsonObject } {
-  const answers = permit.decisions.map(({ answer }) => answer);
+  const answers = permit.decisions
+    .filter(({ question }) => !permit.hidden?.has(question.principal.id))
+    .map(({ answer }) => answer);
   const asked = permit.refusal ? undefined : permit.demand?.policyIds;
   const verdict = permit.refusal ? "DENY" : asked?.length ? "REQUIRE_APPROVAL" : "ALLOW";
   const ids = [...new Set(answers.flatMap(({ determining }) => determining.map(({ policyId }) => policyId)))];

@@ -104,6 +104,7 @@ const wishOf = ({ task, input }: Run, turn: number) => ({
   orgId: task.org_id,
   input,
   wantedAgentId: boundAgent(task),
+  callerAgentId: task.caller_agent_id,
   turn,
   taskId: task.task_id,
 });

@@ -10,6 +10,7 @@ import { stateName } from "./circuit/conduct.ts";
 import type { Blocked } from "./circuit/refusal.ts";
 import type { ContractRow } from "./contract-store.ts";
 import { howToAsk } from "./policy/decide-task.ts";
+import { somebody } from "./unshown.ts";
 import { inTurn } from "./weights.ts";
 
 /** How many fit agents of one capability take turns. */
@@ -31,6 +32,8 @@ export type RouteQuery = {
   readonly now: number;
   /** The task, once it is accepted: it may have reserved the probe of an open circuit. */
   readonly taskId?: string;
+  /** For which agent: those whose profile is private are hidden from it. Empty: an administrator, who may know of all. */
+  readonly callerAgentId: string;
   /** Beside those that always hold, such as a policy's. The first reason counts. */
   readonly objections?: readonly Objection[];
 };
@@ -57,6 +60,8 @@ export type Route = Candidates & {
   readonly considered: number;
   /** What became of each, at most {@link maxNamed}, once policies were asked; without a ruling they are yet to be. */
   readonly verdicts: (ruling?: Ruling) => JsonObject[];
+  /** Why those that may not do it may not, as the caller may read it. */
+  readonly objections: readonly string[];
   /** When agents were considered and nothing but tools keeps any of them from it. */
   readonly toolless: Fault | undefined;
 };
@@ -79,6 +84,7 @@ export async function route(db: Queryable, query: RouteQuery): Promise<Route> {
     ...found,
     considered: usable.length + others.length,
     verdicts: (ruling) => named([...verdictsOn(found, query.now, ruling), ...refused([...usable, ...others])]),
+    objections: objectionsOf([...usable, ...others]),
     toolless: others.length === 0 ? toolless(usable, query.contract) : undefined,
   };
 }
@@ -91,7 +97,8 @@ export async function stillFit(
   objections: readonly Objection[] = [],
 ): Promise<AgentRow | undefined> {
   const agent = await findAgent(db, chosen.org_id, chosen.agent_id);
-  return agent && isFit(agent, contract, objections) ? agent : undefined;
+  const { hidden } = chosen;
+  return agent && isFit(agent, contract, objections) ? { ...agent, hidden } : undefined;
 }
 
 /** Whether an agent may do the work, its circuit aside. */
@@ -99,13 +106,16 @@ export const isFit = (agent: AgentRow, contract: ContractRow, objections: readon
   (JSON.parse(agent.capabilities) as string[]).includes(contract.capability) &&
   whyNot(agent, contract, objections) === undefined;
 
-const fitAgents = (db: Queryable, { orgId, contract, wantedAgentId }: RouteQuery, fit: boolean) =>
-  agentsWithCapability(
-    db,
-    orgId,
-    { capability: contract.capability, onlyAgentId: wantedAgentId, tier: contract.security_class, fit },
-    fit ? maxConsidered : maxNamed,
-  );
+async function fitAgents(
+  db: Queryable,
+  { orgId, contract, wantedAgentId, callerAgentId }: RouteQuery,
+  fit: boolean,
+): Promise<CandidateRow[]> {
+  const wanted = { capability: contract.capability, onlyAgentId: wantedAgentId, tier: contract.security_class, fit };
+  const rows = await agentsWithCapability(db, orgId, wanted, fit ? maxConsidered : maxNamed);
+  const isHidden = (row: CandidateRow) => callerAgentId !== "" && row.private === 1 && row.agent_id !== callerAgentId;
+  return rows.map((row) => ({ ...row, hidden: isHidden(row) }));
+}
 
 const judge = (agents: readonly CandidateRow[], { contract, objections = [] }: RouteQuery): Judged[] =>
   agents.map((agent) => ({
@@ -185,12 +195,21 @@ function named(verdicts: readonly JsonObject[]): JsonObject[] {
 const refused = (judged: readonly Judged[]): JsonObject[] =>
   judged.filter(({ why }) => why !== undefined).map(({ agent, why }) => verdict(agent, why!));
 
+/** Of the first; those that are hidden from the caller are only counted. */
+function objectionsOf(judged: readonly Judged[]): string[] {
+  const { shown = [], hidden = [] } = Object.groupBy(judged, ({ agent }) => (agent.hidden ? "hidden" : "shown"));
+  const all = shown.flatMap(({ agent, why }) => (why === undefined ? [] : [`${agent.name} ${why}`]));
+  const rest = hidden.length > 0 ? [`${hidden.length} more may not, whose profiles are private`] : [];
+  return [...all.slice(0, maxNamed), ...rest];
+}
+
 const verdict = (agent: AgentRow, why: string, score = 0, chosen = false): JsonObject => ({
   agent_id: agent.agent_id,
   name: agent.name,
   chosen,
   score,
   why,
+  ...(agent.private === 1 && { private: true }),
 });
 
 /** So that the best of those that are not there comes after the last of those that are. */
@@ -239,10 +258,17 @@ function toolless(usable: readonly Judged[], contract: ContractRow): Fault | und
   const [first] = usable;
   const tool = first && missingTool(first.agent, contract);
   if (!tool || usable.some(({ agent }) => missingTool(agent, contract) === undefined)) return undefined;
-  const { name, agent_id } = first.agent;
+  const { name, agent_id, hidden } = first.agent;
+  const told = { policy_ids: "builtin/allowed-tools", tool };
+  if (hidden)
+    return new Fault(
+      "POLICY_DENIED",
+      `${somebody} may not use the tool ${tool}, which ${contract.contract_id} needs`,
+      told,
+    );
   const { hint, metadata } = howToAsk({ type: "Agent", id: agent_id }, "use_tool", { type: "Tool", id: tool });
   const message = `${name} may not use the tool ${tool}, which ${contract.contract_id} needs: add it to its allowed_tools with UpdateAgent. ${hint}`;
-  return new Fault("POLICY_DENIED", message, { policy_ids: "builtin/allowed-tools", ...metadata, tool, agent_id });
+  return new Fault("POLICY_DENIED", message, { ...told, ...metadata, agent_id });
 }
 
 export const tierName = (tier: number): string => nameIn(TrustTier, tier);

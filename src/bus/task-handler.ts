@@ -20,7 +20,7 @@ import { feed } from "../rpc/feed.ts";
 import { logCursors, logStart } from "../rpc/log-position.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
+import { orgOf, seesWholeOrg, viewerOf } from "../rpc/scope.ts";
 import { checkBudgets } from "./budget/reserve-budgets.ts";
 import { cancelTopic } from "./cancel-topic.ts";
 import { concludeAcross, stateName } from "./conclude.ts";
@@ -41,7 +41,16 @@ import {
   toTask,
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
-import { firstPieceKind, fromEventRow, hasStepAfter, readTaskSteps, taskTopic, toTraceEvent } from "./trace-store.ts";
+import {
+  firstPieceKind,
+  fromEventRow,
+  hasStepAfter,
+  readTaskSteps,
+  type Step,
+  taskTopic,
+  toTraceEvent,
+} from "./trace-store.ts";
+import { detailsFor } from "./unshown.ts";
 
 type SubmitReply = MessageInitShape<typeof SubmitTaskResponseSchema>;
 type Built = "submitTask" | "getTask" | "listTasks" | "cancelTask" | "watchTask";
@@ -122,7 +131,7 @@ export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<
         cursor: cursors.encode(at),
         event: { case: "checkpoint", value: timestampFromMs(nowMs) },
       }),
-      read: (after: LogPosition, limit: number) => readSteps(app, task, cursors.encode, after, limit),
+      read: (after: LogPosition, limit: number) => readSteps(app, task, cursors.encode, viewerOf(caller), after, limit),
     };
   }),
 });
@@ -139,6 +148,7 @@ async function readSteps(
   app: App,
   { org_id: orgId, task_id: taskId, trace_id: traceId }: TaskRow,
   encode: (at: LogPosition) => string,
+  asAgentId: string | undefined,
   after: LogPosition,
   limit: number,
 ) {
@@ -147,7 +157,7 @@ async function readSteps(
   const messages = rows.map((row): WatchMessage => {
     const cursor = encode(row);
     if (row.kind >= firstPieceKind) return { cursor, event: fromPieceRow(app, row) };
-    return { cursor, event: { case: "step", value: fromEventRow(app, row, cursor) } };
+    return { cursor, event: { case: "step", value: fromEventRow(app, row, cursor, asAgentId) } };
   });
   const position = rows.at(-1) ?? after;
   const more = rows.length === limit;
@@ -208,7 +218,12 @@ async function dryRun(
   const steps = [...decision.steps, ...(budget?.steps ?? [])];
   if (!decision.refusal && !budget?.refusal && decision.demand)
     steps.push(approvalStep(now, decision.demand, decision.targetAgentId));
-  return { decisionPath: steps.map((step) => toTraceEvent(span, step)) };
+  const asAgentId = viewerOf(callerOf(context));
+  const shown = ({ details = {}, ...step }: Step): Step => ({
+    ...step,
+    details: asAgentId === undefined ? details : detailsFor(asAgentId, details),
+  });
+  return { decisionPath: steps.map((step) => toTraceEvent(span, shown(step))) };
 }
 
 const takesPart = (caller: Caller, task: TaskSummaryRow): boolean =>

@@ -14,7 +14,7 @@ import { feed } from "../rpc/feed.ts";
 import { logCursors, logStart } from "../rpc/log-position.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { seesWholeOrg } from "../rpc/scope.ts";
+import { seesWholeOrg, viewerOf } from "../rpc/scope.ts";
 import {
   committedTraceSteps,
   findTrace,
@@ -47,7 +47,7 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
     const found = await committedTraceSteps(db, orgId, req.traceId, after, size + 1);
     const rows = found.slice(0, size);
     const seen = rows.filter((row) => maySee(caller, { ...row, opener_agent_id: opened.opener_agent_id }));
-    const events = seen.map((row) => fromEventRow(app, row, cursors.encode(row)));
+    const events = seen.map((row) => fromEventRow(app, row, cursors.encode(row), viewerOf(caller)));
     return { trace: toTrace(trace), events, nextPageToken: found.length > size ? cursors.encode(rows.at(-1)!) : "" };
   }),
 
@@ -80,7 +80,7 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
         const rows = await readSteps(app.db.query, orgId, after, limit);
         const messages = rows.filter(wanted).map((row): TailMessage => {
           const cursor = cursors.encode(row);
-          return { cursor, event: { case: "traceEvent", value: fromEventRow(app, row, cursor) } };
+          return { cursor, event: { case: "traceEvent", value: fromEventRow(app, row, cursor, viewerOf(caller)) } };
         });
         return { messages, position: rows.at(-1) ?? after, more: rows.length === limit };
       },

@@ -7,6 +7,7 @@ import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { committedAfter, type LogPosition, settled, settledAfter } from "../db/log.ts";
 import type { Position } from "../rpc/cursor.ts";
 import type { Place } from "../vault/sealed.ts";
+import { detailsFor } from "./unshown.ts";
 
 /** Where the events of a task belong. */
 export type Span = {
@@ -112,9 +113,15 @@ export const toTraceEvent = (span: Span, step: Step) =>
     ...(step.durationMs !== undefined && { duration: durationFromMs(step.durationMs) }),
   });
 
-/** A stored step as clients read it. */
-export function fromEventRow(app: Pick<App, "vault">, row: TraceEventRow, cursor: string) {
+/** A stored step as clients read it: an agent by its id, or an administrator. */
+export function fromEventRow(
+  app: Pick<App, "vault">,
+  row: TraceEventRow,
+  cursor: string,
+  asAgentId: string | undefined,
+) {
   const event = fromBinary(TraceEventSchema, openEvent(app, row));
+  if (asAgentId !== undefined && event.details) event.details = detailsFor(asAgentId, event.details);
   event.cursor = cursor;
   return event;
 }

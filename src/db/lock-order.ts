@@ -2,6 +2,7 @@
  * The one order in which a transaction takes rows that others want too, so that on PostgreSQL none waits for another in a circle. The kind comes first; of one
  * kind, organisations by their ids:
  *
+ * 0. the organisation, where what it has is counted before more of it is made
  * 1. tasks: the work before the side that asked for it. Whoever has the first has the second too.
  * 2. traces, where they are opened
  * 3. agents, and their circuits

@@ -9,7 +9,12 @@ import { checkAgentQuota, insertAgent } from "../bus/agent-store.ts";
 import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { issueKey } from "../federation/issue-key.ts";
-import { findOrganization, findOrganizationNamed, insertOrganization } from "../federation/organization-store.ts";
+import {
+  findOrganization,
+  findOrganizationNamed,
+  insertOrganization,
+  lockOrganization,
+} from "../federation/organization-store.ts";
 import { writeAudit } from "../ops/audit-store.ts";
 import { command } from "../rpc/command.ts";
 import { requestDigest } from "../rpc/idempotency.ts";
@@ -52,6 +57,7 @@ export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService
 
   createInvite: command(app, async (req, { tx, orgId, now }) => {
     if (app.config.registration === "closed") throw closed();
+    await lockOrganization(tx, orgId); // so that they are counted one after another
     if ((await countLiveInvites(tx, orgId, now, maxLiveInvites)) >= maxLiveInvites)
       throw new Fault(
         "QUOTA_EXCEEDED",

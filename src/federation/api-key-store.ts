@@ -1,6 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { ApiKeySchema } from "../../gen/moltwire/federation/v1/api_key_pb.ts";
 import { type Queryable, sql, type Tx } from "../db/db.ts";
 import type { Position } from "../rpc/cursor.ts";
@@ -40,6 +41,8 @@ export type AuthRow = Pick<
   | "requests_per_minute"
 > & {
   readonly org_disabled: number;
+  /** Of the agent that the key is bound to. */
+  readonly trust_tier: TrustTier | null;
 };
 
 const columns = sql`k.org_id, k.key_id, k.secret_sha256, k.name, k.role, k.agent_id, k.scopes, k.create_ms, k.expire_ms, k.revoke_ms, k.rotated_from, k.last_used_ms, k.allowed_networks, k.requests_per_minute`;
@@ -61,10 +64,11 @@ export type NewKey = {
   readonly requestsPerMinute?: number;
 };
 
-/** By its id alone: this look-up is what tells the organisation of a request. */
+/** By its id alone: this look-up is what tells the organisation of a request. The tier by the agent's key, which a key of the organisation has none of. */
 export const findKey = (db: Queryable, keyId: string): Promise<AuthRow | undefined> =>
   db.one<AuthRow>(sql`
-    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, k.requests_per_minute, o.disabled as org_disabled
+    select k.org_id, k.key_id, k.secret_sha256, k.role, k.agent_id, k.scopes, k.expire_ms, k.revoke_ms, k.allowed_networks, k.requests_per_minute, o.disabled as org_disabled,
+      (select a.trust_tier from agent a where a.org_id = k.org_id and a.agent_id = k.agent_id) as trust_tier
     from api_key k join organization o on o.org_id = k.org_id where k.key_id = ${keyId}`);
 
 /** One key of an organisation. */

@@ -6,6 +6,7 @@ import { Fault, toConnectError } from "../errors.ts";
 import { holdsScope, methodName, roleName } from "../rpc/access.ts";
 import { authenticate, keyInHeaders } from "../rpc/auth.ts";
 import { clientAddress } from "../rpc/client-address.ts";
+import { takeStranger } from "../rpc/limits.ts";
 import { refuse } from "../rpc/refuse.ts";
 import { traceContext } from "../rpc/trace-context.ts";
 import { version } from "../version.ts";
@@ -32,25 +33,29 @@ export function servePages(
     const { traceId } = traceContext(request.headers.traceparent?.toString() ?? null, app.ids);
     reply.header("x-trace-id", traceId);
     try {
-      const { authorization } = request.headers;
-      const xApiKey = request.headers["x-api-key"];
-      const caller = await authenticate(
-        app,
-        keyInHeaders(authorization, typeof xApiKey === "string" ? xApiKey : undefined),
-        clientAddress(request),
-      );
-      if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
-      if (!holdsScope(caller.scopes, "status:read"))
-        throw new Fault("SCOPE_REQUIRED", "the key lacks the scope status:read", { required_scope: "status:read" });
-      if (caller.role !== Role.OPERATOR)
-        throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", {
-          role: roleName(caller.role),
-          required_role: "OPERATOR",
-        });
+      await checkReader(app, request).catch((error: unknown) => {
+        takeStranger(app.limiters, error, clientAddress(request), new Headers());
+        throw error;
+      });
     } catch (error) {
       if (error instanceof Fault) return refuse(reply, request, toConnectError(error, traceId));
       throw error;
     }
     return reply.type(app.metrics.contentType).send(await app.metrics.text());
   });
+}
+
+/** Throws unless the key is the operator's and may read. */
+async function checkReader(app: App, request: FastifyRequest): Promise<void> {
+  const { authorization, "x-api-key": xApiKey } = request.headers;
+  const key = keyInHeaders(authorization, typeof xApiKey === "string" ? xApiKey : undefined);
+  const caller = await authenticate(app, key, clientAddress(request));
+  if (caller.role === Role.PUBLIC) throw new Fault("KEY_MISSING", "metrics need the operator's key");
+  if (!holdsScope(caller.scopes, "status:read"))
+    throw new Fault("SCOPE_REQUIRED", "the key lacks the scope status:read", { required_scope: "status:read" });
+  if (caller.role !== Role.OPERATOR)
+    throw new Fault("ROLE_REQUIRED", "metrics need the operator's key", {
+      role: roleName(caller.role),
+      required_role: "OPERATOR",
+    });
 }

@@ -7,6 +7,7 @@ import { keepingOf } from "../bus/policy/keeping.ts";
 import { actingAgent } from "../bus/submit.ts";
 import type { Queryable, Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
+import { lockOrganization } from "../federation/organization-store.ts";
 import { checkRevision, maskedFields } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
@@ -54,6 +55,7 @@ export const channelHandler = (app: App): Pick<ServiceImpl<typeof RelayService>,
   createChannel: command(app, async (req, { tx, caller, orgId, now }) => {
     if (!req.name.isWellFormed()) throw badField("name", "half a surrogate pair");
     const agentId = await actingAgent(tx, caller, orgId, req.agentId);
+    await lockOrganization(tx, orgId); // so that they are counted one after another
     if ((await countChannels(tx, orgId, limits.channels)) >= limits.channels) throw full("channels", limits.channels);
     const row: ChannelRow = {
       org_id: orgId,

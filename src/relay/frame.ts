@@ -22,7 +22,7 @@ import { badField } from "../errors.ts";
 import { callerOf, traceOf } from "../rpc/caller.ts";
 import { type CommandContext, runCommand } from "../rpc/command.ts";
 import { asConnectError } from "../rpc/errors.ts";
-import { take, takeOfKey } from "../rpc/limits.ts";
+import { takeOfAgent, takeOfKey } from "../rpc/limits.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { checkInbox } from "./access.ts";
 import { marked } from "./mark.ts";
@@ -49,7 +49,7 @@ export async function carryOut(
   try {
     const caller = callerOf(context);
     takeOfKey(app.limiters, caller, new Headers());
-    if (caller.role === Role.AGENT) take(app.limiters.agents, "agent", caller.agentId, new Headers());
+    if (caller.role === Role.AGENT) takeOfAgent(app.limiters, caller, new Headers());
     return await carry(app, speaker, frame, context);
   } catch (error) {
     return failed(app, error, context);

@@ -77,7 +77,7 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
       max_deliveries: req.maxDeliveries || defaults.maxDeliveries,
       owner_agent_id: agentId,
       create_ms: now,
-      ...{ outstanding: 0, dead_lost: 0 },
+      ...{ outstanding: 0, dead_lost: 0, lost: 0 },
     };
     if ((await insertGroup(tx, log, row)) === 0) {
       if (await lockDroppedGroup(tx, { ...log, group: req.name })) throw stillDeleted();
@@ -137,9 +137,8 @@ export const groupHandler = (app: App): Pick<ServiceImpl<typeof RelayService>, B
     const pulling = await held(tx, channel, req.group);
     const { held: rows, lost } = await deliveriesOf(tx, pulling.ref, req.ackIds);
     const dueMs = now + (req.delay ? durationMs(req.delay) : 0);
-    const dead = await giveBack(tx, app, pulling, rows, { dueMs, cause: req.cause, now });
-    const last = rows.filter(({ deliveries }) => deliveries >= pulling.group.max_deliveries).length;
-    return { returned: rows.length - last, dead, lostAckIds: [...lost] };
+    const { returned, dead, gone } = await giveBack(tx, app, pulling, rows, { dueMs, cause: req.cause, now });
+    return { returned, dead, lost: gone, lostAckIds: [...lost] };
   }),
 
   listDeadMessages: query(app, async (req, given) => {

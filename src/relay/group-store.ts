@@ -16,8 +16,10 @@ export type GroupRow = {
   readonly create_ms: number;
   /** How many messages are with readers or wait to be handed out again: as many rows as it has in `relay_flight`. */
   readonly outstanding: number;
-  /** How many dead letters went because there were too many. */
+  /** How many dead letters went because there were too many, or they were too old. */
   readonly dead_lost: number;
+  /** How many messages the log let go of before the group was done with them. */
+  readonly lost: number;
 };
 
 /** A group: its log and its name. */
@@ -32,7 +34,7 @@ export type FlightRow = {
   readonly due_ms: number;
 };
 
-const columns = sql`g.name, g.position, g.ack_timeout_ms, g.max_deliveries, g.owner_agent_id, g.create_ms, g.outstanding, g.dead_lost`;
+const columns = sql`g.name, g.position, g.ack_timeout_ms, g.max_deliveries, g.owner_agent_id, g.create_ms, g.outstanding, g.dead_lost, g.lost`;
 const flightColumns = sql`f.sequence, f.deliveries, f.token, f.agent_id, f.due_ms`;
 const ofGroup = ({ orgId, logId, group }: GroupRef) =>
   sql`org_id = ${orgId} and log_id = ${logId} and group_name = ${group}`;
@@ -43,9 +45,9 @@ export const groupTopic = ({ logId, group }: GroupRef): string => `relay:${logId
 /** Makes a group; 0 when the name is taken. */
 export const insertGroup = (tx: Tx, { orgId, logId }: LogRef, row: GroupRow): Promise<number> =>
   tx.run(sql`
-    insert into relay_group (org_id, log_id, name, position, ack_timeout_ms, max_deliveries, owner_agent_id, create_ms, outstanding, dead_lost, dropped)
+    insert into relay_group (org_id, log_id, name, position, ack_timeout_ms, max_deliveries, owner_agent_id, create_ms, outstanding, dead_lost, lost, dropped)
     values (${orgId}, ${logId}, ${row.name}, ${row.position}, ${row.ack_timeout_ms}, ${row.max_deliveries}, ${row.owner_agent_id}, ${row.create_ms},
-      ${row.outstanding}, ${row.dead_lost}, 0)
+      ${row.outstanding}, ${row.dead_lost}, ${row.lost}, 0)
     on conflict do nothing`);
 
 /** A group, unless it is being deleted. */
@@ -73,6 +75,15 @@ export const moveOn = (
 const countOutstanding = (tx: Tx, { orgId, logId, group }: GroupRef, by: number): Promise<number> =>
   tx.run(sql`
     update relay_group set outstanding = outstanding + ${by} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+
+/** Counts messages that the log let go of before the group, which is held, was done with them. */
+export const countLost = (tx: Tx, { orgId, logId, group }: GroupRef, by: number): Promise<number> =>
+  tx.run(sql`
+    update relay_group set lost = lost + ${by} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
+
+const countDeadLost = (tx: Tx, { orgId, logId, group }: GroupRef, by: number): Promise<number> =>
+  tx.run(sql`
+    update relay_group set dead_lost = dead_lost + ${by} where org_id = ${orgId} and log_id = ${logId} and name = ${group}`);
 
 /** Lets go of a group: nobody sees it from the commit on. See removeDroppedGroup. */
 export const dropGroup = (tx: Tx, { orgId, logId, group }: GroupRef): Promise<number> =>
@@ -239,8 +250,29 @@ export async function removeSurplusDead(tx: Tx, group: GroupRef, kept: number): 
   const gone = await tx.run(
     sql`delete from relay_dead where ${ofGroup(group)} and redriven = 0 and sequence <= ${last.sequence}`,
   );
-  await tx.run(sql`
-    update relay_group set dead_lost = dead_lost + ${gone} where org_id = ${group.orgId} and log_id = ${group.logId} and name = ${group.group}`);
+  await countDeadLost(tx, group, gone);
+  return gone;
+}
+
+/** The groups of the oldest dead letters that are from before a time, of all organisations; by the index on age. */
+export const groupsWithOldDead = async (db: Queryable, before: number, limit: number): Promise<GroupRef[]> => {
+  const rows = await db.all<{ org_id: string; log_id: string; group_name: string }>(
+    sql`select org_id, log_id, group_name from relay_dead where dead_ms < ${before} order by dead_ms limit ${limit}`,
+  );
+  const refs = rows.map((row): GroupRef => ({ orgId: row.org_id, logId: row.log_id, group: row.group_name }));
+  return [...new Map(refs.map((ref) => [JSON.stringify(ref), ref])).values()];
+};
+
+/**
+ * Removes the dead letters of a group from before a time, also those that were redriven: whoever has them may still acknowledge them. Counts the others in the
+ * group's row, which is held unless it is gone; gives how many these were.
+ */
+export async function removeOldDead(tx: Tx, group: GroupRef, before: number): Promise<number> {
+  const rows = await tx.all<{ redriven: number }>(
+    sql`delete from relay_dead where ${ofGroup(group)} and dead_ms < ${before} returning redriven`,
+  );
+  const gone = rows.filter(({ redriven }) => redriven === 0).length;
+  if (gone > 0) await countDeadLost(tx, group, gone);
   return gone;
 }
 
@@ -269,6 +301,7 @@ export const toGroup = (channel: string, row: GroupRow): MessageInitShape<typeof
   maxDeliveries: row.max_deliveries,
   outstanding: row.outstanding,
   deadLost: BigInt(row.dead_lost),
+  lost: BigInt(row.lost),
   ownerAgentId: row.owner_agent_id,
   createTime: timestampFromMs(row.create_ms),
 });

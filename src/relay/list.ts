@@ -26,6 +26,7 @@ export type ListReply = {
   readonly nextPageToken: string;
   readonly lastSequence: bigint;
   readonly oldestSequence: bigint;
+  readonly unreadGoneSequence: bigint;
 };
 
 /**
@@ -67,6 +68,7 @@ export async function pageOfMessages(
     nextPageToken: more && after !== undefined ? app.cursors.encode(cursorScope, [after]) : "",
     lastSequence: BigInt(head.head),
     oldestSequence: BigInt(head.floor + 1),
+    unreadGoneSequence: BigInt(head.unread_gone),
   });
   for (let reads = 0; reads < maxReads; reads++) {
     const walk = { newest, unreadOnly, from, after };

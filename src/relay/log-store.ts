@@ -8,13 +8,17 @@ export type Head = {
   readonly floor: number;
   readonly messages: number;
   readonly bytes: number;
+  /** The newest message that was not read and is gone, until it is marked as read; 0: there is none. */
+  readonly unread_gone: number;
 };
 
 /** A log in which nothing was ever written. */
-export const emptyHead: Head = { head: 0, floor: 0, messages: 0, bytes: 0 };
+export const emptyHead: Head = { head: 0, floor: 0, messages: 0, bytes: 0, unread_gone: 0 };
+
+const columns = sql`head, floor, messages, bytes, unread_gone`;
 
 export const findHead = (db: Queryable, { orgId, logId }: LogRef): Promise<Head | undefined> =>
-  db.one<Head>(sql`select head, floor, messages, bytes from relay_log where org_id = ${orgId} and log_id = ${logId}`);
+  db.one<Head>(sql`select ${columns} from relay_log where org_id = ${orgId} and log_id = ${logId}`);
 
 /**
  * Takes the next sequence of a log, and counts the message. Holds the log until the transaction ends, so that sequences become readable in their order. Undefined:
@@ -23,14 +27,14 @@ export const findHead = (db: Queryable, { orgId, logId }: LogRef): Promise<Head 
 export const takeSequence = (tx: Tx, { orgId, logId }: LogRef, bytes: number): Promise<Head | undefined> =>
   tx.one<Head>(sql`
     update relay_log set head = head + 1, messages = messages + 1, bytes = bytes + ${bytes} where org_id = ${orgId} and log_id = ${logId}
-    returning head, floor, messages, bytes`);
+    returning ${columns}`);
 
 /** As {@link takeSequence}, and makes the log where there is none: `head` is 1 then. */
 export const takeSequenceOrMake = async (tx: Tx, { orgId, logId }: LogRef, bytes: number): Promise<Head> =>
   (await tx.one<Head>(sql`
     insert into relay_log (org_id, log_id, head, floor, messages, bytes) values (${orgId}, ${logId}, 1, 0, 1, ${bytes})
     on conflict (org_id, log_id) do update set head = relay_log.head + 1, messages = relay_log.messages + 1, bytes = relay_log.bytes + excluded.bytes
-    returning head, floor, messages, bytes`))!;
+    returning ${columns}`))!;
 
 /** Makes an empty log. */
 export const insertLog = (tx: Tx, { orgId, logId }: LogRef): Promise<number> =>
@@ -41,7 +45,7 @@ export const insertLog = (tx: Tx, { orgId, logId }: LogRef): Promise<number> =>
 /** Holds the log until the transaction ends. */
 export const lockLog = (tx: Tx, { orgId, logId }: LogRef): Promise<Head | undefined> =>
   tx.one<Head>(sql`
-    select head, floor, messages, bytes from relay_log where org_id = ${orgId} and log_id = ${logId} ${tx.dialect.forUpdate}`);
+    select ${columns} from relay_log where org_id = ${orgId} and log_id = ${logId} ${tx.dialect.forUpdate}`);
 
 export async function insertMessage(
   tx: Tx,
@@ -95,18 +99,26 @@ export const oldestMessages = (db: Queryable, { orgId, logId }: LogRef, limit: n
   db.all<Pick<MessageRow, "sequence" | "size_bytes" | "create_ms" | "expire_ms"> & { unread: number }>(sql`
     select sequence, size_bytes, create_ms, expire_ms, unread from relay_message where org_id = ${orgId} and log_id = ${logId} order by sequence limit ${limit}`);
 
-/** Removes the messages up to and with a sequence, and says so in the log's row, which the caller holds. */
+/**
+ * Removes the messages up to and with a sequence, and says so in the log's row, which the caller holds. `unread` is the newest of them that was not read; 0: all
+ * were.
+ */
 export async function removeThrough(
   tx: Tx,
   { orgId, logId }: LogRef,
   through: number,
-  gone: { readonly messages: number; readonly bytes: number },
+  gone: { readonly messages: number; readonly bytes: number; readonly unread: number },
 ): Promise<void> {
   await tx.run(sql`
-    update relay_log set floor = ${through}, messages = messages - ${gone.messages}, bytes = bytes - ${gone.bytes} where org_id = ${orgId} and log_id = ${logId}`);
+    update relay_log set floor = ${through}, messages = messages - ${gone.messages}, bytes = bytes - ${gone.bytes}
+      ${gone.unread > 0 ? sql`, unread_gone = ${gone.unread}` : sql``} where org_id = ${orgId} and log_id = ${logId}`);
   await tx.run(sql`delete from relay_message where org_id = ${orgId} and log_id = ${logId} and sequence <= ${through}`);
   await tx.run(sql`delete from relay_body where org_id = ${orgId} and log_id = ${logId} and sequence <= ${through}`);
 }
+
+/** Notes that what was gone unread is known of. The caller holds the log. */
+export const forgetUnreadGone = (tx: Tx, { orgId, logId }: LogRef): Promise<number> =>
+  tx.run(sql`update relay_log set unread_gone = 0 where org_id = ${orgId} and log_id = ${logId}`);
 
 /** A log with the time of its oldest message, null if it has none. */
 export type LogAge = LogRef & { readonly oldestMs: number | null };

@@ -7,6 +7,7 @@ import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { Refused } from "../errors.ts";
 import {
+  countLost,
   deadMessage,
   dueFlights,
   endFlights,
@@ -23,7 +24,7 @@ import {
   removeSurplusDead,
 } from "./group-store.ts";
 import { limits } from "./limits.ts";
-import { findHead, readStretch } from "./log-store.ts";
+import { emptyHead, findHead, readStretch } from "./log-store.ts";
 import { hasExpired, type Log, toMessage } from "./message.ts";
 
 const tokenBytes = 12;
@@ -33,7 +34,7 @@ const maxPassed = 1_024;
 /** A group with the log it reads. */
 export type Pulling = { readonly log: Log; readonly ref: GroupRef; readonly group: GroupRow };
 
-/** What a pull has found. */
+/** What a pull has found, and how many messages the log has let go of before the group was done with them, as it found just now. */
 export type Pulled = { readonly messages: GroupMessage[]; readonly missed: bigint };
 
 /**
@@ -57,13 +58,17 @@ export async function pull(
     bytes += Number(message.sizeBytes);
   };
 
+  let missed = 0;
   for (let passed = 0; hasRoom() && passed < maxPassed; ) {
     const handed = new Set(found.map(({ message }) => Number(message.sequence)));
     const due = (await dueFlights(tx, ref, now, maxMessages)).filter(({ sequence }) => !handed.has(sequence));
     if (due.length === 0) break;
     const messages = await keptMessages(tx, app, log, ref, due, now);
     const gone = due.filter(({ sequence }) => !messages.has(sequence)).map(({ sequence }) => sequence);
-    if (gone.length > 0) await endFlights(tx, ref, gone);
+    if (gone.length > 0) {
+      missed += await letGo(tx, log, gone);
+      await endFlights(tx, ref, gone);
+    }
     outstanding -= gone.length;
     for (const { sequence, deliveries } of due) {
       const message = messages.get(sequence);
@@ -74,7 +79,6 @@ export async function pull(
   }
 
   let { position } = group;
-  let missed = 0;
   const again = found.length;
   const mayTake = () => limits.outstanding - outstanding - (found.length - again);
   for (let passed = 0; hasRoom() && mayTake() > 0 && passed < maxPassed; ) {
@@ -100,6 +104,7 @@ export async function pull(
   }
   const fresh = found.length - again;
   if (position !== group.position || fresh > 0) await moveOn(tx, ref, position, fresh);
+  await lose(tx, app, ref, missed);
   if (found.length === 0 && mayTake() <= 0 && ((await findHead(tx, log))?.head ?? 0) > position) throw groupFull();
 
   const token = Buffer.from(app.ids.bytes(tokenBytes)).toString("base64url");
@@ -139,6 +144,19 @@ async function keptMessages(
   return kept;
 }
 
+/** How many of these messages, which cannot be handed out any more, the log has let go of; of the others their own time was over. */
+async function letGo(tx: Tx, log: Log, gone: readonly number[]): Promise<number> {
+  const { floor } = (await findHead(tx, log)) ?? emptyHead;
+  return gone.filter((sequence) => sequence <= floor).length;
+}
+
+/** Counts messages that a group has lost, where everybody sees it. */
+async function lose(tx: Tx, app: App, ref: GroupRef, messages: number): Promise<void> {
+  if (messages === 0) return;
+  await countLost(tx, ref, messages);
+  tx.afterCommit(() => app.relayCounts.lost(messages));
+}
+
 /** A delivery that its reader names. */
 type Named = { readonly ackId: string; readonly sequence: number; readonly token: string };
 
@@ -168,9 +186,12 @@ export async function deliveriesOf(
   return { held, lost };
 }
 
+/** What has become of deliveries that nobody acknowledged. */
+type GivenBack = { readonly returned: number; readonly dead: number; readonly gone: number };
+
 /**
- * Ends deliveries that nobody acknowledged: the last one of a message makes it a dead letter, others let it wait. Gives how many died. Of a message that is not
- * kept any more nothing is left.
+ * Ends deliveries that nobody acknowledged: the last one of a message makes it a dead letter, others let it wait. Nothing can be left of a message that the log
+ * has let go of: it is counted as lost.
  */
 export async function giveBack(
   tx: Tx,
@@ -178,18 +199,19 @@ export async function giveBack(
   { log, ref, group }: Pulling,
   rows: readonly FlightRow[],
   { dueMs, cause, now }: { readonly dueMs: number; readonly cause: string; readonly now: number },
-): Promise<number> {
+): Promise<GivenBack> {
   const last = rows.filter(({ deliveries }) => deliveries >= group.max_deliveries);
   for (const row of rows)
     if (!last.includes(row)) await putFlight(tx, ref, { ...row, token: "", due_ms: dueMs }, false);
   tx.ring(groupTopic(ref));
-  if (last.length === 0) return 0;
+  const returned = rows.length - last.length;
+  if (last.length === 0) return { returned, dead: 0, gone: 0 };
   const messages = await keptMessages(tx, app, log, ref, last, now);
-  await endFlights(
-    tx,
-    ref,
-    last.map(({ sequence }) => sequence),
-  );
+  const sequences = last.map(({ sequence }) => sequence);
+  await endFlights(tx, ref, sequences);
+  const lacking = sequences.filter((sequence) => !messages.has(sequence));
+  const gone = lacking.length > 0 ? await letGo(tx, log, lacking) : 0;
+  await lose(tx, app, ref, gone);
   for (const { sequence, deliveries, agent_id: agentId } of last) {
     const message = messages.get(sequence);
     if (!message) continue;
@@ -201,7 +223,7 @@ export async function giveBack(
     app.relayCounts.dead(messages.size);
     app.relayCounts.removed("dead_letters", surplus);
   });
-  return messages.size;
+  return { returned, dead: messages.size, gone };
 }
 
 /** QUOTA_EXCEEDED: the group has as much outstanding as it may. What a pull passed over stays so. */

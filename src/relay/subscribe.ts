@@ -157,6 +157,7 @@ async function startOf(db: Queryable, log: Log, start: Start, afterSequence: big
   if (start === Start.OLDEST) return head.floor;
   if (start === Start.FIRST_UNREAD && log.channel) throw badField("start", "a channel does not know what is read");
   if (start === Start.NOW || log.channel) return head.head;
+  if (head.unread_gone > 0) throw unreadGone(head);
   const first = await firstUnread(db, log);
   return first === undefined ? head.head : first - 1;
 }
@@ -172,6 +173,16 @@ function cursorExpired(after: number | bigint, { floor, head }: Pick<Head, "head
     after < floor ? `messages after ${after} are no longer kept` : `the log ends at ${head}, before sequence ${after}`;
   const message = `${what}: the oldest sequence is ${floor + 1}; go on after ${floor} to ${head}`;
   return new Fault("CURSOR_EXPIRED", message, { oldest_sequence: String(floor + 1), last_sequence: String(head) });
+}
+
+/** The first message that is not read is no longer kept, and nobody has said yet that they know. */
+function unreadGone({ floor, head, unread_gone }: Head): Fault {
+  const message = `messages that were not read are no longer kept, the newest of them ${unread_gone}: mark them as read through ${unread_gone}, or begin with the oldest sequence, ${floor + 1}`;
+  return new Fault("CURSOR_EXPIRED", message, {
+    oldest_sequence: String(floor + 1),
+    last_sequence: String(head),
+    unread_gone_sequence: String(unread_gone),
+  });
 }
 
 /** Whether a message is one of those asked for. */

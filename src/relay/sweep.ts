@@ -2,10 +2,11 @@
 import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { channelOfLog, logOf } from "./channel-store.ts";
-import { type FlightRow, flightsOf, lockGroup } from "./group-store.ts";
+import { type FlightRow, flightsOf, groupsWithOldDead, lockGroup, removeOldDead } from "./group-store.ts";
 import { type LogAge, lockLog, logAges, oldestMessages, removeThrough } from "./log-store.ts";
 import type { LogRef } from "./message.ts";
 import { giveBack } from "./pull.ts";
+import { newestUnread } from "./retention.ts";
 
 const batch = 500;
 const dayMs = 86_400_000;
@@ -102,17 +103,18 @@ export function retentionWalk(app: App): () => Promise<number> {
   const first: LogRef = { orgId: "", logId: "" };
   let at = first;
   return async () => {
-    const before = app.clock.now() - app.config.relayRetentionDays * dayMs;
+    const now = app.clock.now();
+    const before = now - app.config.relayRetentionDays * dayMs;
     const logs = await logAges(app.db.query, at, batch);
     let removed = 0;
-    for (const log of logs) removed += await removeOld(app, log, before);
+    for (const log of logs) removed += await removeOld(app, log, before, now);
     at = logs.length === batch ? logs.at(-1)! : first;
-    await removeOldDead(app, before);
+    await removeDeadFrom(app, before);
     return removed;
   };
 }
 
-async function removeOld(app: App, log: LogAge, before: number): Promise<number> {
+async function removeOld(app: App, log: LogAge, before: number, now: number): Promise<number> {
   if (log.oldestMs === null || log.oldestMs >= before) return 0;
   let removed = 0;
   for (;;) {
@@ -124,7 +126,7 @@ async function removeOld(app: App, log: LogAge, before: number): Promise<number>
       const last = old.at(-1);
       if (!last) return 0;
       const bytes = old.reduce((sum, { size_bytes }) => sum + size_bytes, 0);
-      await removeThrough(tx, log, last.sequence, { messages: old.length, bytes });
+      await removeThrough(tx, log, last.sequence, { messages: old.length, bytes, unread: newestUnread(old, now) });
       tx.afterCommit(() => app.relayCounts.removed("retention", old.length));
       return old.length;
     });
@@ -133,11 +135,16 @@ async function removeOld(app: App, log: LogAge, before: number): Promise<number>
   }
 }
 
-/** By the index on age. Also of those that were redriven: whoever has them may still acknowledge them. */
-async function removeOldDead(app: App, before: number): Promise<void> {
-  const remove = (tx: Tx) =>
-    tx.run(sql`
-      delete from relay_dead where (org_id, log_id, group_name, sequence) in (
-        select org_id, log_id, group_name, sequence from relay_dead where dead_ms < ${before} order by dead_ms limit ${batch})`);
-  while (!app.stopping.aborted && (await app.db.tx(remove)) === batch);
+/** Group by group, each held for its own transaction: its dead letters are counted in its row, and there are not more of them than it may have. */
+async function removeDeadFrom(app: App, before: number): Promise<void> {
+  while (!app.stopping.aborted) {
+    const groups = await groupsWithOldDead(app.db.query, before, batch);
+    if (groups.length === 0) return;
+    for (const ref of groups)
+      await app.db.tx(async (tx) => {
+        await lockGroup(tx, ref);
+        const gone = await removeOldDead(tx, ref, before);
+        tx.afterCommit(() => app.relayCounts.removed("dead_letters", gone));
+      });
+  }
 }

@@ -128,7 +128,8 @@ export function createTails(app: Pick<App, "db" | "vault">): Tails {
       told.push(one);
       bytes += one.row.size_bytes;
     }
-    return { told, position: shared.to, more: shared.to < shared.head, floor: shared.floor, head: shared.head };
+    // The end of what is kept is not the end of the log: whoever was woken by a newer message would sleep on.
+    return { told, position: shared.to, more: true, floor: shared.floor, head: shared.head };
   };
 
   return {

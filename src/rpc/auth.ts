@@ -65,6 +65,7 @@ export function callerFrom(row: AuthRow, now: number): Caller {
     role: row.role as Role,
     orgId: row.org_id,
     agentId: row.agent_id,
+    trustTier: row.trust_tier ?? undefined,
     keyId: row.key_id,
     scopes: JSON.parse(row.scopes) as string[],
     ...(row.allowed_networks !== "[]" && { networks: JSON.parse(row.allowed_networks) as string[] }),

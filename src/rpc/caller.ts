@@ -1,5 +1,6 @@
 import { createContextKey, type HandlerContext } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import type { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { TraceContext } from "./trace-context.ts";
 
 /** Who is calling. */
@@ -9,6 +10,8 @@ export type Caller = {
   readonly orgId: string;
   /** The agent an AGENT key is bound to, else empty. */
   readonly agentId: string;
+  /** How far that agent is trusted; undefined where there is none. */
+  readonly trustTier?: TrustTier | undefined;
   /** Empty for PUBLIC. */
   readonly keyId: string;
   /** What the key may do; empty: all that its role may. */

@@ -9,7 +9,7 @@ import { authenticate, keyInHeaders } from "./auth.ts";
 import { type Caller, callerKey, traceKey } from "./caller.ts";
 import { clientAddressKey } from "./client-address.ts";
 import { asConnectError } from "./errors.ts";
-import { isOpenDoor, takeRequest } from "./limits.ts";
+import { isOpenDoor, takeRequest, takeStranger } from "./limits.ts";
 import { beganKey, callEnded } from "./observe.ts";
 import { traceContext } from "./trace-context.ts";
 
@@ -45,15 +45,22 @@ async function admit(
   values.set(traceKey, trace);
   values.set(beganKey, { atMs: performance.now(), timeMs: app.clock.now(), protocol: context.protocolName });
   responseHeader.set("x-trace-id", trace.traceId);
-  try {
+  const address = values.get(clientAddressKey);
+  const letIn = async () => {
     const caller = await whoCalls();
     values.set(callerKey, caller);
     checkAccess(caller, method);
+    return caller;
+  };
+  try {
+    const caller = await letIn().catch((error: unknown) => {
+      if (!isCounted) takeStranger(app.limiters, error, address, responseHeader);
+      throw error;
+    });
     if (unbuilt.has(method)) {
       throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
     }
-    if (!isCounted || isOpenDoor(method))
-      takeRequest(app.limiters, caller, method, values.get(clientAddressKey), responseHeader);
+    if (!isCounted || isOpenDoor(method)) takeRequest(app.limiters, caller, method, address, responseHeader);
   } catch (error) {
     const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
     callEnded(app, method, values, refusal);

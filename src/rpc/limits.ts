@@ -1,10 +1,12 @@
 import type { DescMethod, Message } from "@bufbuild/protobuf";
-import type { Interceptor } from "@connectrpc/connect";
+import { Code, type Interceptor } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Clock } from "../clock.ts";
-import { Fault } from "../errors.ts";
+import { Fault, toConnectError } from "../errors.ts";
 import { accessOf } from "./access.ts";
 import { type Caller, callerKey } from "./caller.ts";
+import type { TierLimits } from "./tier-limits.ts";
 
 const windowMs = 60_000;
 const maxTracked = 100_000;
@@ -125,9 +127,14 @@ const peerShare = 10;
 /** Passwords that an address may try in 60 s, whatever the limit of calls: also where there is none. */
 const passwordsPerWindow = 10;
 
-/** Of agents, of addresses that call without a key, of addresses at open doors, of other servers, of addresses that try passwords, and of keys and grants that have limits of their own. */
+/**
+ * Of agents, of addresses that call without a good key, of addresses at open doors, of other servers, of addresses that try passwords, and of keys and grants that have
+ * limits of their own.
+ */
 export type Limiters = {
   readonly agents: Limiter;
+  /** The limits of agents by how far they are trusted; of others that of `agents` holds. */
+  readonly tiers: TierLimits;
   readonly addresses: Limiter;
   readonly doors: Limiter;
   readonly peers: Limiter;
@@ -136,9 +143,10 @@ export type Limiters = {
   readonly grants: Limiter;
 };
 
-/** `limit` requests in 60 s for an agent and for an address, a twelfth of it at open doors, and ten times as many for another server. */
-export const createLimiters = (limit: number, clock: Clock): Limiters => ({
+/** `limit` requests in 60 s for an agent whose tier has no limit of its own and for an address, a twelfth of it at open doors, and ten times as many for another server. */
+export const createLimiters = (limit: number, tiers: TierLimits, clock: Clock): Limiters => ({
   agents: slidingWindow(limit, clock),
+  tiers,
   addresses: slidingWindow(limit, clock),
   doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
   peers: slidingWindow(limit * peerShare, clock),
@@ -176,9 +184,23 @@ export function takeRequest(
   takeOfKey(limiters, caller, responseHeader);
   if (caller.role > Role.AGENT) return;
   if (isOpenDoor(method)) take(limiters.doors, "address", addressGroup(address), responseHeader);
-  else if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, responseHeader);
+  else if (caller.role === Role.AGENT) takeOfAgent(limiters, caller, responseHeader);
   else take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
+
+/** Counts a call of somebody whom no key shows: RATE_LIMITED in place of its refusal, beyond the limit of its address, so that nobody tries keys without end. */
+export function takeStranger(limiters: Limiters, error: unknown, address: string, responseHeader: Headers): void {
+  if (error instanceof Fault && toConnectError(error).code === Code.Unauthenticated)
+    take(limiters.addresses, "address", addressGroup(address), responseHeader);
+}
+
+/** Takes one request of an agent by its tier's limit; or, for a call that was taken, the further items of its list. */
+export const takeOfAgent = (
+  { agents, tiers }: Limiters,
+  { agentId, trustTier = TrustTier.UNSPECIFIED }: Caller,
+  responseHeader: Headers,
+  moreItems = 0,
+): void => take(agents, "agent", agentId, responseHeader, moreItems, tiers[trustTier]);
 
 /** Takes one request of a key that has a limit of its own, or, for a call that was taken, the further items of its list. */
 export function takeOfKey(
@@ -191,8 +213,8 @@ export function takeOfKey(
 }
 
 /**
- * Takes one request of an agent, an address or a peer, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this one. The headers
- * are those of whatever of the response's limits has least left.
+ * Takes one request of an agent, an address or a peer, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this
+ * one. The headers are those of whatever of the response's limits has least left.
  */
 export function take(
   limiter: Limiter,
@@ -235,7 +257,7 @@ export const itemsInterceptor =
     if (more <= 0) return next(request);
     const header = new Headers();
     takeOfKey(limiters, caller, header, more);
-    if (caller.role === Role.AGENT) take(limiters.agents, "agent", caller.agentId, header, more);
+    if (caller.role === Role.AGENT) takeOfAgent(limiters, caller, header, more);
     const response = await next(request);
     header.forEach((value, name) => void response.header.set(name, value));
     return response;

@@ -21,3 +21,6 @@ export async function orgOf(db: Queryable, caller: Caller, named: string | undef
 
 /** Whether the caller sees all of its organisation, or only what is its own agent's. */
 export const seesWholeOrg = (caller: Caller): boolean => caller.role >= Role.ORG;
+
+/** The agent that looks; undefined: an administrator, who sees all of its organisation. */
+export const viewerOf = (caller: Caller): string | undefined => (seesWholeOrg(caller) ? undefined : caller.agentId);

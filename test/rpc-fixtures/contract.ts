@@ -3,10 +3,19 @@ import { insertContract } from "../../src/bus/contract-store.ts";
 import { schemaDigest } from "../../src/bus/schema/schema.ts";
 import type { World } from "../harness.ts";
 
-type Init = { readonly contractId: string; readonly capability?: string; readonly description?: string };
+type Init = {
+  readonly contractId: string;
+  readonly capability?: string;
+  readonly description?: string;
+  readonly requiredTools?: readonly string[];
+};
 
 /** Puts version 1.0.0 of a contract that takes and gives anything into an organisation; gives its id. */
-export async function addContract(world: World, orgId: string, { contractId, capability, description = "" }: Init) {
+export async function addContract(
+  world: World,
+  orgId: string,
+  { contractId, capability, description = "", requiredTools = [] }: Init,
+) {
   const { db, clock } = world.server.app;
   await db.tx((tx) =>
     insertContract(tx, {
@@ -20,7 +29,7 @@ export async function addContract(world: World, orgId: string, { contractId, cap
       input_schema_sha256: schemaDigest({}),
       output_schema_sha256: schemaDigest({}),
       security_class: TrustTier.PUBLIC_VENDOR,
-      required_tools: "[]",
+      required_tools: JSON.stringify(requiredTools),
       timeout_ms: 10_000,
       repeatable: 1,
       max_retries: 0,

@@ -2,6 +2,7 @@ import { CircuitState } from "../../../gen/moltwire/bus/v1/agent_pb.ts";
 import { Fault } from "../../errors.ts";
 import type { AgentRow } from "../agent-store.ts";
 import type { TaskFault } from "../task-store.ts";
+import { shownName } from "../unshown.ts";
 import { type Circuit, retryAt } from "./circuit.ts";
 import { stateName } from "./conduct.ts";
 
@@ -25,8 +26,8 @@ export function circuitFault(blocked: readonly Blocked[], now: number): TaskFaul
     circuit.state === CircuitState.OPEN ? `for another ${retryAfterMs(soonest, now)} ms` : "while it is tried";
   return {
     reason: "CIRCUIT_OPEN",
-    message: `the circuit of ${agent.name}${others} is ${stateName(circuit.state)} after ${failures} failures: no task goes to it ${when}`,
-    metadata: { agent_id: agent.agent_id, failure_count: String(failures) },
+    message: `the circuit of ${shownName(agent)}${others} is ${stateName(circuit.state)} after ${failures} failures: no task goes to it ${when}`,
+    metadata: { ...(!agent.hidden && { agent_id: agent.agent_id }), failure_count: String(failures) },
   };
 }
 

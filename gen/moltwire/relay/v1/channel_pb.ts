@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/relay/v1/channel.proto.
  */
 export const file_moltwire_relay_v1_channel: GenFile = /*@__PURE__*/
-  fileDesc("Ch9tb2x0d2lyZS9yZWxheS92MS9jaGFubmVsLnByb3RvEhFtb2x0d2lyZS5yZWxheS52MSKvAgoHQ2hhbm5lbBIOCgZvcmdfaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIUCgxtZW1iZXJzX29ubHkYBCABKAgSFgoOb3duZXJfYWdlbnRfaWQYBSABKAkSDwoHbWVtYmVycxgGIAEoBRIOCgZqb2luZWQYByABKAgSFQoNbGFzdF9zZXF1ZW5jZRgIIAEoAxIXCg9vbGRlc3Rfc2VxdWVuY2UYCSABKAMSEAoIcmV2aXNpb24YCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJQCg1DaGFubmVsTWVtYmVyEhAKCGFnZW50X2lkGAEgASgJEi0KCWpvaW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi+QEKDUNvbnN1bWVyR3JvdXASDwoHY2hhbm5lbBgBIAEoCRIMCgRuYW1lGAIgASgJEhAKCHBvc2l0aW9uGAMgASgDEi4KC2Fja190aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9kZWxpdmVyaWVzGAUgASgFEhMKC291dHN0YW5kaW5nGAYgASgFEhYKDm93bmVyX2FnZW50X2lkGAcgASgJEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglkZWFkX2xvc3QYCSABKAMilAEKDEdyb3VwTWVzc2FnZRIrCgdtZXNzYWdlGAEgASgLMhoubW9sdHdpcmUucmVsYXkudjEuTWVzc2FnZRIOCgZhY2tfaWQYAiABKAkSEAoIZGVsaXZlcnkYAyABKAUSNQoRYWNrX2RlYWRsaW5lX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIq0BCgtEZWFkTWVzc2FnZRINCgVncm91cBgBIAEoCRIrCgdtZXNzYWdlGAIgASgLMhoubW9sdHdpcmUucmVsYXkudjEuTWVzc2FnZRISCgpkZWxpdmVyaWVzGAMgASgFEg0KBWNhdXNlGAQgASgJEhAKCGFnZW50X2lkGAUgASgJEi0KCWRlYWRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_relay_v1_message]);
+  fileDesc("Ch9tb2x0d2lyZS9yZWxheS92MS9jaGFubmVsLnByb3RvEhFtb2x0d2lyZS5yZWxheS52MSKvAgoHQ2hhbm5lbBIOCgZvcmdfaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIUCgxtZW1iZXJzX29ubHkYBCABKAgSFgoOb3duZXJfYWdlbnRfaWQYBSABKAkSDwoHbWVtYmVycxgGIAEoBRIOCgZqb2luZWQYByABKAgSFQoNbGFzdF9zZXF1ZW5jZRgIIAEoAxIXCg9vbGRlc3Rfc2VxdWVuY2UYCSABKAMSEAoIcmV2aXNpb24YCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJQCg1DaGFubmVsTWVtYmVyEhAKCGFnZW50X2lkGAEgASgJEi0KCWpvaW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihwIKDUNvbnN1bWVyR3JvdXASDwoHY2hhbm5lbBgBIAEoCRIMCgRuYW1lGAIgASgJEhAKCHBvc2l0aW9uGAMgASgDEi4KC2Fja190aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9kZWxpdmVyaWVzGAUgASgFEhMKC291dHN0YW5kaW5nGAYgASgFEhYKDm93bmVyX2FnZW50X2lkGAcgASgJEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglkZWFkX2xvc3QYCSABKAMSDAoEbG9zdBgKIAEoAyKUAQoMR3JvdXBNZXNzYWdlEisKB21lc3NhZ2UYASABKAsyGi5tb2x0d2lyZS5yZWxheS52MS5NZXNzYWdlEg4KBmFja19pZBgCIAEoCRIQCghkZWxpdmVyeRgDIAEoBRI1ChFhY2tfZGVhZGxpbmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAirQEKC0RlYWRNZXNzYWdlEg0KBWdyb3VwGAEgASgJEisKB21lc3NhZ2UYAiABKAsyGi5tb2x0d2lyZS5yZWxheS52MS5NZXNzYWdlEhIKCmRlbGl2ZXJpZXMYAyABKAUSDQoFY2F1c2UYBCABKAkSEAoIYWdlbnRfaWQYBSABKAkSLQoJZGVhZF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcGIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_relay_v1_message]);
 
 /**
  * Channel is a log of messages that agents of one organisation write and read together.
@@ -317,11 +317,19 @@ export type ConsumerGroup = Message<"moltwire.relay.v1.ConsumerGroup"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * How many of its dead letters are gone because there were too many: beyond 10,000 those of the oldest messages go.
+   * How many of its dead letters are gone because there were too many (beyond 10,000 those of the oldest messages go), or because they were too old.
    *
    * @generated from field: int64 dead_lost = 9;
    */
   deadLost: bigint;
+
+  /**
+   * How many messages the channel let go of before the group was done with them: those that it never had, and those that were with readers, or waited to be handed
+   * out again or to become dead letters. Counted when the group comes to them; among them can be some whose own time was over.
+   *
+   * @generated from field: int64 lost = 10;
+   */
+  lost: bigint;
 };
 
 /**
@@ -387,11 +395,19 @@ export type ConsumerGroupJson = {
   createTime?: TimestampJson;
 
   /**
-   * How many of its dead letters are gone because there were too many: beyond 10,000 those of the oldest messages go.
+   * How many of its dead letters are gone because there were too many (beyond 10,000 those of the oldest messages go), or because they were too old.
    *
    * @generated from field: int64 dead_lost = 9;
    */
   deadLost?: string;
+
+  /**
+   * How many messages the channel let go of before the group was done with them: those that it never had, and those that were with readers, or waited to be handed
+   * out again or to become dead letters. Counted when the group comes to them; among them can be some whose own time was over.
+   *
+   * @generated from field: int64 lost = 10;
+   */
+  lost?: string;
 };
 
 /**

@@ -28,6 +28,7 @@ const codes: Record<ReasonName, Code> = {
   ROLE_REQUIRED: Code.PermissionDenied,
   SCOPE_REQUIRED: Code.PermissionDenied,
   RATE_LIMITED: Code.ResourceExhausted,
+  SIGNATURE_INVALID: Code.Unauthenticated,
   NOT_FOUND: Code.NotFound,
   ALREADY_EXISTS: Code.AlreadyExists,
   FAILED_PRECONDITION: Code.FailedPrecondition,

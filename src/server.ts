@@ -47,6 +47,7 @@ import { sweepInvites } from "./directory/register.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
+import { servePayments } from "./exchange/billing/payment-callback.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
 import { sweepMarket, sweepMarketMs } from "./exchange/market/sweep.ts";
 import { renewMs, renewSubscriptions } from "./exchange/subscription/renew.ts";
@@ -287,6 +288,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   servePages(http, app, services, consolePages(http, ids, consoleFolder));
   serveReference(http);
   serveContactPage(http, app, app.limiters);
+  servePayments(http, app);
   const inside = {
     gate: gate(app, served.unbuilt),
     interceptors: [

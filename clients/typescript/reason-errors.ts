@@ -103,6 +103,15 @@ export class RateLimited extends MoltwireError {
 }
 
 /**
+ * The signature of a payment's confirmation is missing, not of this body, of another secret, or too old or too early. Code UNAUTHENTICATED. metadata: {"detail": "MISSING" or "TIME" or "WRONG"}
+ */
+export class SignatureInvalid extends MoltwireError {
+  get detail(): string | undefined {
+    return this.about.detail;
+  }
+}
+
+/**
  * There is no such thing, or the caller may not know of it. Code NOT_FOUND. metadata: {"resource": "agent", "id": "agt_..."}
  */
 export class NotFound extends MoltwireError {
@@ -805,6 +814,7 @@ export const reasonErrors = {
   ROLE_REQUIRED: RoleRequired,
   SCOPE_REQUIRED: ScopeRequired,
   RATE_LIMITED: RateLimited,
+  SIGNATURE_INVALID: SignatureInvalid,
   NOT_FOUND: NotFound,
   ALREADY_EXISTS: AlreadyExists,
   FAILED_PRECONDITION: FailedPrecondition,

@@ -46,14 +46,14 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`.
+   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`; `POST /payments/callback` for a payment that was confirmed (see exchange.v1.PaymentConfirmation).
    *
    * @generated from field: string method = 4;
    */
   method: string;
 
   /**
-   * The role of the key; not set for a decision.
+   * The role of the key; PUBLIC where there was none, and not set for a decision.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
@@ -146,14 +146,14 @@ export type AuditEventJson = {
   time?: TimestampJson;
 
   /**
-   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`.
+   * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`; `POST /payments/callback` for a payment that was confirmed (see exchange.v1.PaymentConfirmation).
    *
    * @generated from field: string method = 4;
    */
   method?: string;
 
   /**
-   * The role of the key; not set for a decision.
+   * The role of the key; PUBLIC where there was none, and not set for a decision.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */

@@ -6,6 +6,8 @@ import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { AccountKind, TransactionKind, TransactionStep } from "../gen/moltwire/exchange/v1/ledger_pb.ts";
 import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
 import { GrantState } from "../gen/moltwire/federation/v1/grant_pb.ts";
+import { sql } from "../src/db/db.ts";
+import { freeUseKeptMs } from "../src/exchange/call/sweep.ts";
 import type { Adapter, Assignment } from "../src/server.ts";
 import { eventsOf, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
@@ -246,6 +248,15 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await buy()).receipt).toMatchObject({ charge: Charge.FREE, amountMicros: 0n });
     const others = await market(world, { seller: await world.org(), buyer });
     expect((await others.buy()).receipt!.charge).toBe(Charge.PRICED);
+    // Long after, none of it is kept.
+    const counts = () =>
+      world.server.app.db.query.all(sql`select 1 as one from exchange_free_use where org_id = ${buyer.orgId}`);
+    expect(await counts()).toHaveLength(2);
+    clock.advance(freeUseKeptMs);
+    await eventually(async () => {
+      clock.advance(60_000);
+      return (await counts()).length === 0;
+    }, 20_000);
   });
 
   test("a refusal for too few credits is in the trace, writes nothing else, and is none for who has more", async () => {
@@ -280,6 +291,8 @@ describe.each(dialects)("%s", (dialect) => {
     for (const org of [buyer, seller]) {
       await forbid(org);
       expect((await refusal(buy())).reason).toBe("POLICY_DENIED");
+      // What was refused has left no grant, though it is told why.
+      expect((await buyer.admin.grants.listGrants({})).grants).toEqual([]);
       await org.admin.policies.deletePolicy({ policyId: "no-market" });
     }
     await seller.admin.budgets.setBudget({

@@ -212,7 +212,13 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test("listings of an organisation that is disabled are not there", async () => {
-    const { seller, buyer, listingId, buy } = await market(world);
+    const category = unique("cat");
+    const { seller, buyer, listingId, offer, buy } = await market(world, { offer: { category } });
+    const listings = async () => {
+      const { categories } = await anybody.catalog.listCategories({ pageSize: 250 });
+      return categories.find((one) => one.category === category)?.listings;
+    };
+    expect(await listings()).toBe(1n);
     const { organization } = await world.operator.organizations.getOrganization({ orgId: seller.orgId });
     const disable = (disabled: boolean) =>
       world.operator.organizations.updateOrganization({
@@ -224,8 +230,21 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await refusal(anybody.catalog.getListing({ listingId }))).reason).toBe("NOT_FOUND");
     expect((await refusal(buy())).reason).toBe("NOT_FOUND");
     expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toEqual([]);
+    expect(await listings()).toBeUndefined();
+    // What becomes of them meanwhile counts when they are there again.
+    const { orgId } = seller;
+    const { listing } = await world.operator.catalog.publishListing({ orgId, offer });
+    await world.operator.catalog.publishListing({ orgId, offer });
+    await world.operator.catalog.unpublishListing({ orgId, listingId: listing!.listingId });
+    await disable(true);
+    expect(await listings()).toBeUndefined();
     await disable(false);
-    expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toEqual([listingId]);
+    expect(await listings()).toBe(2n);
+    await seller.admin.catalog.unpublishListing({
+      listingId: (await world.operator.catalog.publishListing({ orgId, offer })).listing!.listingId,
+    });
+    expect(await listings()).toBe(2n);
+    expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toContain(listingId);
   });
 
   test("what was measured is what real requests came to, of the last thirty days", async () => {

@@ -476,7 +476,11 @@ describe.each(dialects)("%s", (dialect) => {
     test("ends a task at its deadline, open or claimed, and gives the reward back", async () => {
       const before = await available(creator!.as);
       const deadlineTime = timestampFromMs(clock.now() + hour);
-      const [open, claimed] = [await post(creator!.as, { deadlineTime }), await post(creator!.as, { deadlineTime })];
+      const requirements = ["what-nobody-has"];
+      const [open, claimed] = [
+        await post(creator!.as, { deadlineTime, requirements }),
+        await post(creator!.as, { deadlineTime }),
+      ];
       await worker!.as.market.claimTask({ taskId: claimed.taskId });
       expect(await available(creator!.as)).toBe(before - credits(10));
       clock.advance(hour);
@@ -484,7 +488,8 @@ describe.each(dialects)("%s", (dialect) => {
         const task = await get(world.operator, taskId);
         expect([stateOf(task), timestampMs(task.stateTime!)]).toEqual(["EXPIRED", timestampMs(deadlineTime)]);
         expect(await listed(world.as(undefined))).not.toContain(taskId);
-        expect((await refusal(worker!.as.market.claimTask({ taskId }))).reason).toBe("FAILED_PRECONDITION");
+        const { reason, metadata } = await refusal(worker!.as.market.claimTask({ taskId }));
+        expect([reason, metadata.state]).toEqual(["FAILED_PRECONDITION", "EXPIRED"]);
         await settledAs(taskId, State.EXPIRED);
       }
       expect(await available(creator!.as)).toBe(before);

@@ -14,8 +14,9 @@ import { actingAgent, asRefused, toInput } from "../../bus/submit.ts";
 import { toTask } from "../../bus/task-store.ts";
 import { openTrace, recordSteps } from "../../bus/trace-store.ts";
 import type { Queryable } from "../../db/db.ts";
-import { badField, Fault, notFound } from "../../errors.ts";
+import { badField, Fault, notFound, Refused } from "../../errors.ts";
 import { type AcceptedAcross, acceptAcross } from "../../federation/gateway/accept.ts";
+import { withdrawGrant } from "../../federation/grant/store.ts";
 import { callerOf } from "../../rpc/caller.ts";
 import { type Command, runCommand } from "../../rpc/command.ts";
 import { orgOf } from "../../rpc/scope.ts";
@@ -94,14 +95,19 @@ async function buy(
   };
   const unaffordable = await lookAtPrice(tx, { orgId, listingId, offer, now }, payer, req.maxPriceMicros);
   if (unaffordable) return refuse(unaffordable);
-  const grant = await listingGrant(tx, app, listing, orgId, now);
-  if (grant instanceof Fault) return refuse(grant);
+  const granted = await listingGrant(tx, app, listing, orgId, now);
+  if (granted instanceof Fault) return refuse(granted);
+  const { grant, isNew } = granted;
   const wish = {
     ...{ orgId, callerAgentId, origin: "listing" as const, grantId: grant.grant_id },
     ...{ contract: { contractId, version: contractVersion }, input, wantedAgentId },
   };
   const order = { wish, targetOrgId, listingId, labels: req.labels, deadlineMs, trace, retryOfDeadLetterId: "" };
-  const accepted = await acceptAcross(app, order, given, turnOf(listing, contractId));
+  const accepted = await acceptAcross(app, order, given, turnOf(listing, contractId)).catch(async (error: unknown) => {
+    // What is kept of a refusal is why, and not a grant for what was refused.
+    if (isNew && error instanceof Refused) await withdrawGrant(tx, grant);
+    throw error;
+  });
   const sale: Sale = {
     ...{ listing, offer, home: accepted.task, guest: accepted.work?.task, payer, now },
     maxPriceMicros: req.maxPriceMicros,

@@ -7,7 +7,7 @@ import { countVerdicts } from "./delivery-store.ts";
 import { limits } from "./rule.ts";
 import { countClaims, type TaskRow } from "./store.ts";
 
-/** Throws unless the agent may claim the task, whatever its state. The agent is held, so that its claims are counted one after another. */
+/** Throws unless the agent may claim the task, which is there to be claimed. The agent is held, so that its claims are counted one after another. */
 export async function checkClaim(
   tx: Tx,
   task: TaskRow,

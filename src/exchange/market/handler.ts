@@ -28,7 +28,7 @@ import { searchTasks, type TaskFilter } from "./list-store.ts";
 import { anybody, isCreator, seenDelivery, toTask, type Viewer, viewerOf } from "./message.ts";
 import { post } from "./post.ts";
 import { rateWorker } from "./rate.ts";
-import { type Act, take } from "./rule.ts";
+import { type Act, type Life, take } from "./rule.ts";
 import { findTask, lifeOf, type ShownRow, type TaskRow } from "./store.ts";
 
 export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceService> => ({
@@ -62,6 +62,8 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
   claimTask: command(app, async (req, given) => {
     const agentId = workerOf(given.caller, req.agentId);
     const task = await held(app, req.taskId, given);
+    // First of all whether anybody could: what an agent lacks for a task that is over helps nobody.
+    lifeAfter(task, "claim", agentId, given.now);
     await checkClaim(given.tx, task, { orgId: given.orgId, agentId });
     return shown(app, given, await acted(app, given, task, "claim", agentId, { workerOrgId: given.orgId }));
   }),
@@ -118,9 +120,15 @@ async function acted(
   agentId: string,
   brought?: Brought,
 ): Promise<TaskRow> {
+  const life = lifeAfter(task, act, agentId, now);
+  return carryOut(tx, app, task, act, life, { now, traceId: trace.traceId }, brought);
+}
+
+/** What the rule makes of an act on a task that is held; throws what it refuses. */
+function lifeAfter(task: TaskRow, act: Act, agentId: string, now: number): Life {
   const outcome = take(lifeOf(task), act, agentId, now);
   if ("refusal" in outcome) throw refusalFault(task, outcome.refusal);
-  return carryOut(tx, app, task, act, outcome.life, { now, traceId: trace.traceId }, brought);
+  return outcome.life;
 }
 
 /** As {@link held}, for what is the worker's: who names the worker of another organisation is not it. */

@@ -38,8 +38,9 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
     const row = await findTask(db, req.taskId);
     const viewer = viewerOf(caller, orgId);
     if (!row || isHidden(row, viewer)) throw missingTask(req.taskId);
-    const delivery = await seenDelivery(db, row, viewer);
-    return { task: { ...toTask(row, viewer, now), ...(delivery && { delivery: toDelivery(app, delivery) }) } };
+    const seen = await seenDelivery(db, row, viewer);
+    const delivery = seen && toDelivery(app, seen.row, seen.isOpen);
+    return { task: { ...toTask(row, viewer, now), ...(delivery && { delivery }) } };
   }),
 
   listTasks: query(app, async (req, { db, caller, orgId, now }) => {
@@ -64,7 +65,7 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
     const task = await held(app, req.taskId, given);
     // First of all whether anybody could: what an agent lacks for a task that is over helps nobody.
     lifeAfter(task, "claim", agentId, given.now);
-    await checkClaim(given.tx, task, { orgId: given.orgId, agentId });
+    await checkClaim(app, given, task, agentId);
     return shown(app, given, await acted(app, given, task, "claim", agentId, { workerOrgId: given.orgId }));
   }),
 
@@ -162,8 +163,8 @@ const isHidden = (row: ShownRow, { orgId, isOperator }: Viewer): boolean =>
 async function shown(app: App, { tx, caller, orgId, now }: Command, { task_id }: Pick<TaskRow, "task_id">) {
   const row = (await findTask(tx, task_id))!;
   const viewer = viewerOf(caller, orgId);
-  const delivery = await seenDelivery(tx, row, viewer);
-  const read = () => (delivery ? { delivery: toDelivery(app, delivery) } : {});
+  const seen = await seenDelivery(tx, row, viewer);
+  const read = () => (seen ? { delivery: toDelivery(app, seen.row, seen.isOpen) } : {});
   return { task: { ...toTask(row, viewer, now), ...readOr(read, () => ({})) } };
 }
 

@@ -238,6 +238,17 @@ async function settled({ query }: Db): Promise<void> {
   );
 }
 
+/** What a call comes to once the server has room for it: on a slow machine it refuses what has waited too long for a connection to the database. */
+export async function untilTaken<T>(call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if ((await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
+    }
+  }
+}
+
 /** Waits until something is so; fails after five seconds. */
 export async function eventually<T>(
   look: () => Promise<T | undefined | false> | T | undefined | false,

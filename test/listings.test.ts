@@ -315,6 +315,25 @@ describe.each(dialects)("%s", (dialect) => {
     expect(pages.toSorted()).toEqual([2, 3, 4, 5]);
     expect(await found({ providerOrgId: seller.orgId, minRating: 3.5 })).toEqual([listingId]);
     expect(await found({ providerOrgId: seller.orgId, minRating: 3.6 })).toEqual([]);
+    // Of listings with the same words who is rated well comes before who is not rated, and that before who is rated badly, in whatever order they were published.
+    const word = unique("r").replace("-", "");
+    const sell = () => market(world, { offer: { title: `${word} here`, category: word } });
+    const [bad, good, none] = [await sell(), await sell(), await sell()];
+    for (const [at, rating] of [
+      [bad, 1],
+      [good, 5],
+    ] as const) {
+      await at.buy();
+      await at.asker.as.reviews.createReview({ listingId: at.listingId, rating });
+    }
+    const ranked = [good.listingId, none.listingId, bad.listingId];
+    for (const by of [{ text: word }, { category: word }]) expect(await found({ ...by, order: BEST })).toEqual(ranked);
+    for (const rating of [5, 1])
+      await (rating === 5 ? bad : good).asker.as.reviews.createReview({
+        listingId: (rating === 5 ? bad : good).listingId,
+        rating,
+      });
+    expect(await found({ text: word, order: BEST })).toEqual(ranked.toReversed());
     expect((await refusal(asker.as.reviews.listReviews({ listingId: "lst_none" }))).reason).toBe("NOT_FOUND");
     const audited = (await buyer.admin.admin.listAuditEvents({})).auditEvents.map(({ method }) => method);
     expect(audited.filter((one) => one.endsWith("ReviewService/CreateReview"))).toHaveLength(2);

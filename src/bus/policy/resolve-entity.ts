@@ -75,10 +75,10 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
     const owner = row && (await findAgent(db, orgId, row.agent_id));
     return owner && { entity: scheduleEntity(orgId, id, owner.agent_id), related: [agentEntity(owner)] };
   },
-  // Nor has a category of the marketplace more than its name.
-  MarketCategory: async (_db, { id, orgId }) => (isCategory(id) ? alone(categoryEntity(id, orgId)) : undefined),
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),
+  // Nor has a category of the marketplace more than its name.
+  MarketCategory: async (_db, { id, orgId }) => (isCategory(id) ? alone(categoryEntity(id, orgId)) : undefined),
   // Of either party; there it is the party's own thing.
   Grant: async (db, { id, orgId }) => {
     const row = await findGrant(db, orgId, id);

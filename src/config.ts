@@ -10,6 +10,7 @@ import { parseOrigins } from "./rpc/cors.ts";
 import { parseTierLimits, type TierLimits } from "./rpc/tier-limits.ts";
 import { parseEndpoint, parseHeaders } from "./telemetry/settings.ts";
 import { type MasterKey, parseMasterKey, parseMasterKeys, readMasterKeyFile } from "./vault/master-key.ts";
+import { formOfSecret, isSecret } from "./webhook/signature.ts";
 
 export type Config = {
   readonly host: string;
@@ -71,6 +72,8 @@ export type Config = {
   readonly marketplaceFeeBps: number;
   /** The mail server and the addresses for what the contact form takes; none: it is only kept. Has a secret. */
   readonly mail: Mail | undefined;
+  /** What confirmations of payments are signed with; none: payments are not taken. Secrets. */
+  readonly paymentSecrets: readonly string[];
   readonly logLevel: string;
   /** Where spans are posted to by OTLP/HTTP; none: they are not made. */
   readonly otlpEndpoint: string | undefined;
@@ -366,6 +369,13 @@ export const settings = {
     fallback: undefined,
     parse: parseMailAddress,
   },
+  MOLTWIRE_PAYMENT_SECRET: {
+    flag: "payment-secret",
+    form: "SECRET",
+    help: "what confirmations of payments are signed with (POST /payments/callback): whsec_ and base64, or two with a comma between while one is replaced; none: payments are not taken (better as a variable: flags show in `ps`)",
+    fallback: undefined,
+    parse: parsePaymentSecrets,
+  },
   MOLTWIRE_LOG_LEVEL: { flag: "log-level", form: "LEVEL", help: levels.join(", "), fallback: "info", parse: logLevel },
   MOLTWIRE_OTLP_ENDPOINT: {
     flag: "otlp-endpoint",
@@ -458,6 +468,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     webhookRetentionDays: value("MOLTWIRE_WEBHOOK_RETENTION_DAYS")!,
     marketplaceFeeBps: value("MOLTWIRE_MARKETPLACE_FEE_BPS")!,
     mail: smtp && contactTo ? { server: smtp, to: contactTo, from: contactFrom ?? contactTo } : undefined,
+    paymentSecrets: value("MOLTWIRE_PAYMENT_SECRET") ?? [],
     logLevel: value("MOLTWIRE_LOG_LEVEL")!,
     otlpEndpoint,
     otlpHeaders: otlpHeaders ?? {},
@@ -509,6 +520,13 @@ function operatorKeyDigest(value: string): string {
   if (new Set(value).size < 10)
     throw new Error("is weak: too few different characters; `openssl rand -hex 32` makes a good one");
   return keyDigest(value);
+}
+
+function parsePaymentSecrets(value: string): readonly string[] {
+  const secrets = value.split(",");
+  if (secrets.length > 2 || !secrets.every(isSecret))
+    throw new Error(`must be ${formOfSecret}, or two of them with a comma between`);
+  return secrets;
 }
 
 /** The current one first. */

@@ -29,6 +29,7 @@ const codes: Record<ReasonName, Code> = {
   SCOPE_REQUIRED: Code.PermissionDenied,
   KEY_NETWORK_REFUSED: Code.PermissionDenied,
   RATE_LIMITED: Code.ResourceExhausted,
+  SIGNATURE_INVALID: Code.Unauthenticated,
   NOT_FOUND: Code.NotFound,
   ALREADY_EXISTS: Code.AlreadyExists,
   FAILED_PRECONDITION: Code.FailedPrecondition,

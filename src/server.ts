@@ -47,6 +47,8 @@ import { sweepInvites } from "./directory/register.ts";
 import { openEgress } from "./egress/egress.ts";
 import type { Resolve } from "./egress/resolve.ts";
 import { Fault, toConnectError } from "./errors.ts";
+import { servePayments } from "./exchange/billing/payment-callback.ts";
+import { sweepFreeUse } from "./exchange/call/sweep.ts";
 import { expireReserves, expireReservesMs } from "./exchange/ledger/expire.ts";
 import { sweepMarket, sweepMarketMs } from "./exchange/market/sweep.ts";
 import { renewMs, renewSubscriptions } from "./exchange/subscription/renew.ts";
@@ -293,6 +295,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   servePages(http, app, services, consolePages(http, ids, consoleFolder));
   serveReference(http);
   serveContactPage(http, app, app.limiters);
+  servePayments(http, app);
   const inside = {
     gate: gate(app, served.unbuilt),
     interceptors: [
@@ -361,6 +364,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, grantMs, "removed peers", () => endRemoved(app)),
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, recoverMs, "lab", () => lab.recover()),
+    every(app, sweepMs, "free requests", () => sweepFreeUse(app)),
     every(app, expireReservesMs, "ledger reserves", () => expireReserves(app)),
     every(app, sweepMarketMs, "marketplace", () => sweepMarket(app)),
     every(app, renewMs, "subscriptions", () => renewSubscriptions(app)),

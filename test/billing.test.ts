@@ -24,6 +24,7 @@ import {
   refusal,
   start,
   unique,
+  untilTaken,
   type World,
 } from "./harness.ts";
 
@@ -171,7 +172,9 @@ describe.each(dialects)("%s", (dialect) => {
     await mine.admin.billing.transferCredits({ toAgentId: from.agentId, amountMicros: credits(100) });
     const request = { fromAgentId: from.agentId, toAgentId: to.agentId, amountMicros: credits(1) };
     const clients = Array.from({ length: 10 }, () => world.as(mine.adminKey));
-    const calls = Array.from({ length: 500 }, (_, n) => clients[n % clients.length]!.billing.transferCredits(request));
+    const calls = Array.from({ length: 500 }, (_, n) =>
+      untilTaken(() => clients[n % clients.length]!.billing.transferCredits(request)),
+    );
     const ends = await Promise.allSettled(calls);
     expect(ends.filter(({ status }) => status === "fulfilled")).toHaveLength(100);
     const refused = calls[ends.findIndex(({ status }) => status === "rejected")]!;

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sql } from "../src/db/db.ts";
 import { commandsAt } from "./cli-process.ts";
+import { market } from "./exchange-fixtures/listing.ts";
 import { type Org, start, unique, type World } from "./harness.ts";
 
 let world: World;
@@ -43,6 +44,26 @@ describe("moltwire billing", () => {
       expect.stringMatching(/^txn_[0-9a-f]{32},wallet,ORG_WALLET,MOVED,TOP_UP,500250000,0,ISSUANCE,,,,,,invoice 17,/),
       "",
     ]);
+  });
+
+  test("earnings tell what each listing has brought on which day, and what that is in all", async () => {
+    const { seller, listingId, buy } = await market(world, {});
+    const { moltwire } = commandsAt(world.url, seller.adminKey);
+    expect((await moltwire(["billing", "earnings"])).stderr).toContain("no earnings yet");
+    for (let n = 0; n < 2; n++) await buy();
+    const dates = "\\d{4}-\\d{2}-\\d{2}";
+    const told = await moltwire(["billing", "earnings", "--listing", listingId]);
+    // Two lines if it has become midnight in between.
+    const line = (count: string, paid: string, fee: string, net: string) =>
+      `${dates} +${listingId} +${count} +${paid} +${fee} +${net}\n`;
+    expect(told.stdout).toMatch(
+      new RegExp(
+        `^DATE +LISTING +COMPLETED +REQUESTS +FEES +EARNED\n(${line("2", "10", "1", "9")}|(${line("1", "5", "0\\.5", "4\\.5")}){2})9 credits in all\n$`,
+      ),
+    );
+    const json = (await moltwire(["billing", "earnings", "--json"])).stdout.trim().split("\n");
+    expect((JSON.parse(json[0]!) as { listingId: string }).listingId).toBe(listingId);
+    expect((await moltwire(["billing", "earnings", "--since", "tomorrow"])).stderr).toContain("start_date");
   });
 
   test("an amount that is none is refused before anything is sent, too little in the wallet with what helps", async () => {

@@ -155,6 +155,12 @@ const runs: Readonly<Record<string, Run>> = {
       return [made.review!, "thank you", "--org", listing!.orgId];
     },
   ],
+  "billing earnings": [
+    async () => {
+      const { listing } = await world.operator.catalog.getListing({ listingId: made.listing! });
+      return ["--org", listing!.orgId];
+    },
+  ],
   "ledger verify": [() => []],
   "lab create": [() => ["CONSENSUS", "2"], ({ scenario }) => keep("scenario", scenario!.scenarioId)],
   "lab list": [() => []],

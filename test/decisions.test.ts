@@ -194,6 +194,59 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await owner.as.schedules.getSchedule({ scheduleId })).schedule!.scheduleId).toBe(scheduleId);
   });
 
+  test("work on the marketplace is offered and taken on as each organisation's own policies say, by category and reward", async () => {
+    const [mine, theirs] = [await world.org(), await world.org()];
+    const [poster, worker] = [await mine.agent(), await theirs.agent({ trustTier: TrustTier.PUBLIC_VENDOR })];
+    await mine.admin.billing.transferCredits({ toAgentId: poster.agentId, amountMicros: 1_000n });
+    const post = (rewardMicros: bigint, by: Clients = poster.as) =>
+      by.market.postTask({ title: "Sum it up", category: "writing/short", rewardMicros });
+    await mine.admin.policies.putPolicy({
+      policyId: "cheap",
+      cedarText:
+        'forbid (principal is Agent, action == Action::"post_task", resource) when { context.reward_micros > 100 };',
+    });
+    const dear = await refusal(post(101n));
+    const resource = { type: "MarketCategory", id: "writing/short" };
+    expect([dear.reason, dear.metadata.policy_ids]).toEqual(["POLICY_DENIED", "cheap"]);
+    expect(dear.metadata).toMatchObject({
+      action: "post_task",
+      resource_type: resource.type,
+      resource_id: resource.id,
+    });
+    const [denied] = await logOf(mine, { traceId: dear.metadata.trace_id! });
+    expect(denied!.question!.context).toMatchObject({ reward_micros: 101 });
+    const principal = { type: "Agent", id: poster.agentId };
+    const asked = async (reward_micros: number) => {
+      const value = { principal, action: "post_task", resource, context: { reward_micros } };
+      const { answer } = await mine.admin.policies.testPolicy({ subject: { case: "question", value } });
+      return [nameOf(PolicyVerdict, answer!.verdict), answer!.determiningPolicies.map(({ policyId }) => policyId)];
+    };
+    expect([await asked(101), await asked(100)]).toEqual([
+      ["DENY", ["cheap"]],
+      ["ALLOW", ["builtin/marketplace"]],
+    ]);
+    // What costs the organisation's own wallet an administrator decides, who may.
+    expect((await post(101n, mine.admin)).task!.rewardMicros).toBe(101n);
+    expect((await poster.as.billing.getBalance({})).balance!.availableMicros).toBe(1_000n);
+    const { taskId } = (await post(100n)).task!;
+    expect(await logOf(mine, { agentId: poster.agentId })).toHaveLength(1);
+
+    const forbid = 'forbid (principal, action == Action::"claim_task", resource == MarketCategory::"writing/short");';
+    await theirs.admin.policies.putPolicy({ policyId: "no-writing", cedarText: forbid });
+    const kept = await refusal(worker.as.market.claimTask({ taskId }));
+    expect([kept.reason, kept.metadata.policy_ids, kept.metadata.action]).toEqual([
+      ...["POLICY_DENIED", "no-writing", "claim_task"],
+    ]);
+    expect((await worker.as.market.getTask({ taskId })).task!.workerAgentId).toBe("");
+    await theirs.admin.policies.deletePolicy({ policyId: "no-writing" });
+    await worker.as.market.claimTask({ taskId });
+    const log = await logOf(theirs, { agentId: worker.agentId });
+    expect(short(log)).toEqual(
+      ["DENY", "ALLOW"].map((verdict) => [verdict, "claim_task", "MarketCategory writing/short"]),
+    );
+    expect(log[0]!.question!.context).toMatchObject({ task_id: taskId, reward_micros: 100 });
+  });
+
   test("every call of an agent of the outer tiers is in it, also when it is allowed; of the inner ones none that is", async () => {
     const { org } = await scene();
     for (const trustTier of [TrustTier.EXTERNAL_PARTNER, TrustTier.PUBLIC_VENDOR, TrustTier.INTERNAL_RESTRICTED]) {

@@ -12,12 +12,25 @@ import { httpAgent } from "./bus-fixtures/http-agent.ts";
 import { pullEndpoint } from "./bus-fixtures/instance.ts";
 import { asTold } from "./bus-fixtures/metered.ts";
 import { freshDatabase } from "./engines.ts";
+import { proofOf } from "./exchange-fixtures/ledger.ts";
+import { type Market, market, walletOf } from "./exchange-fixtures/listing.ts";
 import { type Across, across } from "./federation-fixtures/across.ts";
-import { dialects, eventually, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
+import {
+  dialects,
+  eventually,
+  fakeClock,
+  type Org,
+  refusal,
+  start,
+  unique,
+  untilTaken,
+  type World,
+} from "./harness.ts";
 
 const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const rounds = 5;
 const atOnce = 20;
+const buysAtOnce = 4;
 
 /** How many deadlocks the engine has broken up in a database to which no connection is open any more: an open one may not have told of its own yet. */
 async function deadlocksIn(url: string): Promise<number> {
@@ -132,28 +145,45 @@ describe.each(dialects)("%s", (dialect) => {
     ];
     const limitTokens = 1_000_000n;
     for (const org of [one, other]) await org.admin.budgets.setBudget({ ...total, limitTokens });
-    const goes = async (at: Across, traceId: string): Promise<string> => {
-      const headers = { traceparent: `00-${traceId}-${"b".repeat(16)}-00` };
-      for (;;) {
-        try {
-          const input = { usage: { inputTokens: 20, outputTokens: 10 } };
-          return stateOf(await at.go({ input }, { headers }));
-        } catch (error) {
-          if ((await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
-        }
-      }
+    // And each buys of the other, which pays at the end.
+    const price = 3_000n;
+    const endpoint = httpEndpoint(agent.url);
+    const sale = { agent: { endpoint }, offer: { pricing: { requestMicros: price } } };
+    const sales = [
+      await market(world, { ...sale, seller: one, buyer: other }),
+      await market(world, { ...sale, seller: other, buyer: one }),
+    ];
+    const wish = { input: { usage: { inputTokens: 20, outputTokens: 10 } } };
+    // Asked for once, though it may be asked again when the server had no room.
+    const once = (traceId: string) => ({
+      headers: { traceparent: `00-${traceId}-${"b".repeat(16)}-00`, "idempotency-key": unique("ask") },
+    });
+    const buys = async ({ buy }: Market, traceId: string): Promise<string> => {
+      const options = once(traceId);
+      return stateOf(await untilTaken(() => buy(wish, options)));
+    };
+    const goes = async ({ go }: Across, traceId: string): Promise<string> => {
+      const options = once(traceId);
+      return stateOf(await untilTaken(() => go(wish, options)));
     };
     for (let round = 0; round < rounds; round++) {
       const traceOf = (n: number) => (n % 2 === 0 ? round : round * 1_000 + n + 1_000).toString(16).padStart(32, "a");
       const states = await Promise.all(
-        Array.from({ length: atOnce }, (_, n) => ways.map((at) => goes(at, traceOf(n)))).flat(),
+        Array.from({ length: atOnce }, (_, n) => [
+          ...ways.map((at) => goes(at, traceOf(n))),
+          ...(n < buysAtOnce ? sales.map((at) => buys(at, traceOf(n))) : []),
+        ]).flat(),
       );
       expect(states).toEqual(states.map(() => "COMPLETED"));
     }
     const standing = async (org: Org) => (await org.admin.budgets.getBudget(total)).budget!.tokens;
-    const spent = BigInt(2 * rounds * atOnce * 30);
-    // Each pays for what it asked for and for what it did.
+    const spent = BigInt(2 * rounds * (atOnce + buysAtOnce) * 30);
+    // In each count what it asked for and what it did.
     for (const org of [one, other]) expect(await standing(org)).toMatchObject({ spent, reserved: 0n });
+    // As much was bought in one direction as in the other, so that only the fees are gone.
+    const fees = BigInt(rounds * buysAtOnce) * (price / 10n);
+    for (const org of [one, other]) expect(await walletOf(org)).toEqual([1_000_000_000n - fees, 0n]);
+    expect((await proofOf(world.operator)).faults).toEqual([]);
     await world.server.close();
     if (database) expect(await deadlocksIn(database.url)).toBe(0);
   });

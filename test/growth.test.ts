@@ -30,7 +30,7 @@ import { findPublicProfile } from "../src/directory/profile-store.ts";
 import { type Filter, noFilter, searchProfiles } from "../src/directory/search-store.ts";
 import { listEarnings, totalEarnings } from "../src/exchange/billing/earnings.ts";
 import { listLines } from "../src/exchange/billing/line-store.ts";
-import { findCall as findPurchase, freeUsed, hasBought } from "../src/exchange/call/call-store.ts";
+import { findCall as findPurchase, freeUsed, hasBought, oldFreeUse } from "../src/exchange/call/call-store.ts";
 import { latestGrant } from "../src/exchange/call/grant.ts";
 import {
   dueHolds,
@@ -244,6 +244,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "what is used of a free tier",
     (db) => freeUsed(db, { orgId: org, listingId: "lst_a", periodMs: 5 }),
     /exchange_free_use USING PRIMARY KEY/,
+  ],
+  [
+    "counts of free requests that are kept no longer",
+    (db) => db.all(oldFreeUse(1, 100)),
+    /exchange_free_use_old \(period_ms<\?\)/,
   ],
   [
     "the grant on a listing",

@@ -239,6 +239,17 @@ async function settled({ query }: Db): Promise<void> {
   await eventually(async () => (await query.one<{ past: boolean }>(sql`select ${horizon} >= ${xid} as past`))!.past);
 }
 
+/** What a call comes to once the server has room for it: on a slow machine it refuses what has waited too long for a connection to the database. */
+export async function untilTaken<T>(call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if ((await refusal(Promise.reject(error))).reason !== "OVERLOADED") throw error;
+    }
+  }
+}
+
 /** Waits until something is so; fails after a minute, which a machine that others use too may need. */
 export async function eventually<T>(
   look: () => Promise<T | undefined | false> | T | undefined | false,

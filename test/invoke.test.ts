@@ -6,11 +6,13 @@ import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { AccountKind, TransactionKind, TransactionStep } from "../gen/moltwire/exchange/v1/ledger_pb.ts";
 import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
 import { GrantState } from "../gen/moltwire/federation/v1/grant_pb.ts";
-import type { Adapter, Assignment } from "../src/server.ts";
+import { sql } from "../src/db/db.ts";
+import { freeUseKeptMs } from "../src/exchange/call/sweep.ts";
+import { type Adapter, type Assignment, AttemptFault } from "../src/server.ts";
 import { eventsOf, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
 import { leave, type Market, market, walletOf } from "./exchange-fixtures/listing.ts";
-import { dialects, eventually, fakeClock, type Org, refusal, start, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, type Org, refusal, start, untilTaken, type World } from "./harness.ts";
 
 const day = 86_400_000;
 const scripted = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
@@ -126,9 +128,11 @@ describe.each(dialects)("%s", (dialect) => {
     const { seller, buyer, buy } = await market(world, { offer: { pricing: { requestMicros: credits(1) } } });
     await leave(buyer, credits(100));
     const outcomes = { completed: 0, short: 0 };
-    const one = async () => {
+    const one = async (_: unknown, n: number) => {
+      // Bought once, though it may be asked for again when the server had no room.
+      const options = { headers: { "idempotency-key": `purchase-${n}` } };
       try {
-        expect(stateOf(await buy())).toBe("COMPLETED");
+        expect(stateOf(await untilTaken(() => buy({}, options)))).toBe("COMPLETED");
         outcomes.completed++;
       } catch (error) {
         expect((await refusal(Promise.reject(error))).reason).toBe("INSUFFICIENT_CREDITS");
@@ -152,6 +156,14 @@ describe.each(dialects)("%s", (dialect) => {
     const failed = await buy();
     expect([stateOf(failed), failed.receipt!.state]).toEqual(["FAILED", ReceiptState.VOIDED]);
     expect(failed.receipt).toMatchObject({ amountMicros: 0n, feeMicros: 0n, reservedMicros: credits(5) });
+    work = async () => {
+      throw new AttemptFault("AGENT_UNREACHABLE", "lost", "no answer came");
+    };
+    const unknown = await buy();
+    expect([reasonOf(unknown), unknown.receipt!.state]).toEqual(["OUTCOME_UNKNOWN", ReceiptState.VOIDED]);
+    // Nothing was bought so far, and so there is nothing to say of it.
+    const review = buyer.admin.reviews.createReview({ listingId, rating: 1 });
+    expect((await refusal(review)).reason).toBe("FAILED_PRECONDITION");
     const hung = held();
     const { taskId } = await buy({ returnImmediately: true });
     await hung.begun;
@@ -173,7 +185,7 @@ describe.each(dialects)("%s", (dialect) => {
     again.end();
     expect([await walletOf(seller), await walletOf(buyer)]).toEqual(before);
     const { measured } = await seller.admin.catalog.getListing({ listingId });
-    expect([measured!.requests, measured!.failed]).toEqual([1n, 1n]);
+    expect([measured!.requests, measured!.failed]).toEqual([2n, 2n]);
     const retry = async () => {
       const { deadLetters } = await buyer.admin.deadLetters.listDeadLetters({});
       return buyer.admin.deadLetters.retryDeadLetter({ deadLetterId: deadLetters[0]!.deadLetterId });
@@ -246,6 +258,15 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await buy()).receipt).toMatchObject({ charge: Charge.FREE, amountMicros: 0n });
     const others = await market(world, { seller: await world.org(), buyer });
     expect((await others.buy()).receipt!.charge).toBe(Charge.PRICED);
+    // Long after, none of it is kept.
+    const counts = () =>
+      world.server.app.db.query.all(sql`select 1 as one from exchange_free_use where org_id = ${buyer.orgId}`);
+    expect(await counts()).toHaveLength(2);
+    clock.advance(freeUseKeptMs);
+    await eventually(async () => {
+      clock.advance(60_000);
+      return (await counts()).length === 0;
+    }, 20_000);
   });
 
   test("a refusal for too few credits is in the trace, writes nothing else, and is none for who has more", async () => {
@@ -280,6 +301,8 @@ describe.each(dialects)("%s", (dialect) => {
     for (const org of [buyer, seller]) {
       await forbid(org);
       expect((await refusal(buy())).reason).toBe("POLICY_DENIED");
+      // What was refused has left no grant, though it is told why.
+      expect((await buyer.admin.grants.listGrants({})).grants).toEqual([]);
       await org.admin.policies.deletePolicy({ policyId: "no-market" });
     }
     await seller.admin.budgets.setBudget({
@@ -368,3 +391,28 @@ describe.each(dialects)("%s", (dialect) => {
     );
   });
 });
+
+test.each([
+  [333, 5_000_001n, 166_500n],
+  [0, 5_000_001n, 0n],
+  [10_000, 7n, 7n],
+])(
+  "of a fee of %i basis points the platform keeps what is due, rounded down, and the provider the rest",
+  async (feeBps, price, fee) => {
+    await using world = await start("sqlite", { feeBps });
+    const { seller, buyer, buy } = await market(world, { offer: { pricing: { requestMicros: price } } });
+    const before = (await walletOf(seller))[0];
+    expect((await buy()).receipt).toMatchObject({ amountMicros: price, feeMicros: fee });
+    expect((await walletOf(seller))[0] - before).toBe(price - fee);
+    expect(await walletOf(buyer)).toEqual([credits(1_000) - price, 0n]);
+    const kept = world.operator.billing.getBalance({ accountId: "fees" });
+    // The account is there from its first credit on.
+    expect(
+      await kept.then(
+        ({ balance }) => balance!.balanceMicros,
+        () => 0n,
+      ),
+    ).toBe(fee);
+    expect((await proofOf(world.operator)).faults).toEqual([]);
+  },
+);

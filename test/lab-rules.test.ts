@@ -1,4 +1,5 @@
 import { create } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { FaultsSchema, Pattern, ScenarioState, SuccessCriteriaSchema } from "../gen/moltwire/lab/v1/scenario_pb.ts";
@@ -219,5 +220,51 @@ test("a run with a violation fails with it, also when all criteria are met; a mi
   expect(results(seen, true, "the time was over")).toMatchObject({
     state: ScenarioState.FAILED,
     reason: "the time was over",
+  });
+});
+
+describe("a criterion is met at what it says and missed beyond, and the run says which it missed", () => {
+  const at = { max_latency: 250, min_delivery_rate: 0.9, max_deviation: 0.2 };
+  const criteria = create(SuccessCriteriaSchema, {
+    maxLatency: durationFromMs(at.max_latency),
+    minDeliveryRate: at.min_delivery_rate,
+    maxDeviation: at.max_deviation,
+  });
+  type Measures = Partial<typeof at>;
+  const results = (pattern: Pattern, measured: Measures) => {
+    const { max_latency: latency, min_delivery_rate, max_deviation } = { ...at, ...measured };
+    const measures = { delivery_rate: min_delivery_rate, deviation: max_deviation };
+    const play = {
+      ...playOf(pattern, fakeClock()),
+      check: () => [],
+      measure: () => ({ latenciesMs: [10, latency], done: [1, 1], measures }),
+    };
+    return resultsOf({
+      ...{ scenarioId: "scn_a", run: 1, pattern, play, plan: planOf(1n, 2, noFaults), criteria },
+      ...{ faults: create(FaultsSchema), injected: [], durationMs: 9, cutShort: "", log: [] },
+      fared: [0, 1].map(() => ({ completed: true, reason: "", calls: 1, received: 1, crashes: 0 })),
+    });
+  };
+  const { PUB_SUB_FANOUT, LOAD_BALANCING } = Pattern;
+
+  test.each<[keyof typeof at, Pattern, number]>([
+    ["max_latency", PUB_SUB_FANOUT, 251],
+    ["max_latency", LOAD_BALANCING, 251],
+    ["min_delivery_rate", PUB_SUB_FANOUT, 0.89],
+    ["max_deviation", LOAD_BALANCING, 0.21],
+  ])("%s of pattern %i", (name, pattern, beyond) => {
+    const met = results(pattern, {});
+    expect([met.state, met.reason]).toEqual([ScenarioState.SUCCEEDED, ""]);
+    expect(met.criteria.find((one) => one.name === name)).toMatchObject({
+      wanted: at[name],
+      measured: at[name],
+      met: true,
+    });
+    const missed = results(pattern, { [name]: beyond });
+    expect([missed.state, missed.reason]).toEqual([
+      ScenarioState.FAILED,
+      `${name} is not met: ${at[name]} was wanted, and it was ${beyond}`,
+    ]);
+    expect(missed.criteria.filter((one) => !one.met).map((one) => one.name)).toEqual([name]);
   });
 });

@@ -212,7 +212,13 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test("listings of an organisation that is disabled are not there", async () => {
-    const { seller, buyer, listingId, buy } = await market(world);
+    const category = unique("cat");
+    const { seller, buyer, listingId, offer, buy } = await market(world, { offer: { category } });
+    const listings = async () => {
+      const { categories } = await anybody.catalog.listCategories({ pageSize: 250 });
+      return categories.find((one) => one.category === category)?.listings;
+    };
+    expect(await listings()).toBe(1n);
     const { organization } = await world.operator.organizations.getOrganization({ orgId: seller.orgId });
     const disable = (disabled: boolean) =>
       world.operator.organizations.updateOrganization({
@@ -224,8 +230,21 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await refusal(anybody.catalog.getListing({ listingId }))).reason).toBe("NOT_FOUND");
     expect((await refusal(buy())).reason).toBe("NOT_FOUND");
     expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toEqual([]);
+    expect(await listings()).toBeUndefined();
+    // What becomes of them meanwhile counts when they are there again.
+    const { orgId } = seller;
+    const { listing } = await world.operator.catalog.publishListing({ orgId, offer });
+    await world.operator.catalog.publishListing({ orgId, offer });
+    await world.operator.catalog.unpublishListing({ orgId, listingId: listing!.listingId });
+    await disable(true);
+    expect(await listings()).toBeUndefined();
     await disable(false);
-    expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toEqual([listingId]);
+    expect(await listings()).toBe(2n);
+    await seller.admin.catalog.unpublishListing({
+      listingId: (await world.operator.catalog.publishListing({ orgId, offer })).listing!.listingId,
+    });
+    expect(await listings()).toBe(2n);
+    expect(await found({ providerOrgId: seller.orgId }, buyer.admin)).toContain(listingId);
   });
 
   test("what was measured is what real requests came to, of the last thirty days", async () => {
@@ -296,6 +315,25 @@ describe.each(dialects)("%s", (dialect) => {
     expect(pages.toSorted()).toEqual([2, 3, 4, 5]);
     expect(await found({ providerOrgId: seller.orgId, minRating: 3.5 })).toEqual([listingId]);
     expect(await found({ providerOrgId: seller.orgId, minRating: 3.6 })).toEqual([]);
+    // Of listings with the same words who is rated well comes before who is not rated, and that before who is rated badly, in whatever order they were published.
+    const word = unique("r").replace("-", "");
+    const sell = () => market(world, { offer: { title: `${word} here`, category: word } });
+    const [bad, good, none] = [await sell(), await sell(), await sell()];
+    for (const [at, rating] of [
+      [bad, 1],
+      [good, 5],
+    ] as const) {
+      await at.buy();
+      await at.asker.as.reviews.createReview({ listingId: at.listingId, rating });
+    }
+    const ranked = [good.listingId, none.listingId, bad.listingId];
+    for (const by of [{ text: word }, { category: word }]) expect(await found({ ...by, order: BEST })).toEqual(ranked);
+    for (const rating of [5, 1])
+      await (rating === 5 ? bad : good).asker.as.reviews.createReview({
+        listingId: (rating === 5 ? bad : good).listingId,
+        rating,
+      });
+    expect(await found({ text: word, order: BEST })).toEqual(ranked.toReversed());
     expect((await refusal(asker.as.reviews.listReviews({ listingId: "lst_none" }))).reason).toBe("NOT_FOUND");
     const audited = (await buyer.admin.admin.listAuditEvents({})).auditEvents.map(({ method }) => method);
     expect(audited.filter((one) => one.endsWith("ReviewService/CreateReview"))).toHaveLength(2);

@@ -5,7 +5,7 @@ import { Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { CollaborationSide } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { Visibility } from "../gen/moltwire/directory/v1/profile_pb.ts";
 import { TransactionKind } from "../gen/moltwire/exchange/v1/ledger_pb.ts";
-import { MarketplaceTaskState as State } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
+import { ReviewVerdict, MarketplaceTaskState as State } from "../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { TaskSide } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { walkLength } from "../src/exchange/market/list-store.ts";
@@ -308,7 +308,7 @@ describe.each(dialects)("%s", (dialect) => {
     const [sibling, colleague] = [await home!.agent(), await away!.agent()];
     const { taskId } = await post(creator!.as);
     await work(worker!.as, taskId, secret);
-    for (const by of [creator!.as, worker!.as, home!.admin, away!.admin, world.operator])
+    for (const by of [creator!.as, worker!.as, home!.admin, away!.admin])
       expect(resultOf(await get(by, taskId))).toBe(secret);
     for (const by of [sibling.as, colleague.as, (await world.org()).admin]) {
       const { state, delivery } = await get(by, taskId);
@@ -317,6 +317,25 @@ describe.each(dialects)("%s", (dialect) => {
       expect(JSON.stringify(refused.metadata) + refused.error.rawMessage).not.toContain(secret);
     }
     await reject(creator!.as, taskId, `not ${secret}`);
+    // The operator sees that there is one, from wherever it looks, and also what it has done for one of them.
+    const { market } = world.operator;
+    const looks = [{}, { orgId: home!.orgId }, { orgId: away!.orgId }].map((by) => market.getTask({ ...by, taskId }));
+    const { task: other } = await market.postTask({ orgId: home!.orgId, title: "x", category: "x", rewardMicros: 1n });
+    const asWorker = { orgId: away!.orgId, agentId: worker!.agentId, taskId: other!.taskId };
+    await market.claimTask(asWorker);
+    const done = await market.deliverTask({ ...asWorker, result: result(secret) });
+    const undone = await market.reviewTask({
+      ...{ orgId: home!.orgId, taskId: other!.taskId, verdict: ReviewVerdict.REJECTED, reason: secret },
+    });
+    for (const { task } of [...(await Promise.all(looks)), done, undone]) {
+      expect(task!.delivery).toMatchObject({ number: 1, workerAgentId: worker!.agentId, reason: "" });
+      expect(textOf(task!)).not.toContain(secret);
+    }
+    // Of what its own organisation has offered it is the creator.
+    await world.operator.billing.topUp({ amountMicros: 1n });
+    const own = (await market.postTask({ title: "x", category: "x", rewardMicros: 1n })).task!;
+    await work(worker!.as, own.taskId, "theirs");
+    expect(resultOf(await get(world.operator, own.taskId))).toBe("theirs");
     expect((await get(worker!.as, taskId)).delivery).toMatchObject({ number: 1, reason: `not ${secret}`, verdict: 2 });
     clock.advance(day);
     // Who does it next sees nothing of it, and the worker before nothing of theirs.
@@ -430,10 +449,9 @@ describe.each(dialects)("%s", (dialect) => {
         "ROLE_REQUIRED",
       );
       expect(await listed(world.operator, { state: State.DISPUTED })).toEqual([taskId]);
-      expect((await get(world.operator, taskId)).delivery).toMatchObject({
-        reason: "too long",
-        dispute: "it is what was asked for",
-      });
+      const disputed = await get(world.operator, taskId);
+      expect(disputed.delivery).toMatchObject({ reason: "too long", dispute: "it is what was asked for" });
+      expect(resultOf(disputed)).toBe("done");
       const settle = (workerMicros: bigint) =>
         world.operator.market.settleDispute({ taskId, workerMicros, note: "most of it" });
       expect((await refusal(settle(credits(5) + 1n))).metadata.field).toBe("worker_micros");
@@ -476,7 +494,11 @@ describe.each(dialects)("%s", (dialect) => {
     test("ends a task at its deadline, open or claimed, and gives the reward back", async () => {
       const before = await available(creator!.as);
       const deadlineTime = timestampFromMs(clock.now() + hour);
-      const [open, claimed] = [await post(creator!.as, { deadlineTime }), await post(creator!.as, { deadlineTime })];
+      const requirements = ["what-nobody-has"];
+      const [open, claimed] = [
+        await post(creator!.as, { deadlineTime, requirements }),
+        await post(creator!.as, { deadlineTime }),
+      ];
       await worker!.as.market.claimTask({ taskId: claimed.taskId });
       expect(await available(creator!.as)).toBe(before - credits(10));
       clock.advance(hour);
@@ -484,7 +506,8 @@ describe.each(dialects)("%s", (dialect) => {
         const task = await get(world.operator, taskId);
         expect([stateOf(task), timestampMs(task.stateTime!)]).toEqual(["EXPIRED", timestampMs(deadlineTime)]);
         expect(await listed(world.as(undefined))).not.toContain(taskId);
-        expect((await refusal(worker!.as.market.claimTask({ taskId }))).reason).toBe("FAILED_PRECONDITION");
+        const { reason, metadata } = await refusal(worker!.as.market.claimTask({ taskId }));
+        expect([reason, metadata.state]).toEqual(["FAILED_PRECONDITION", "EXPIRED"]);
         await settledAs(taskId, State.EXPIRED);
       }
       expect(await available(creator!.as)).toBe(before);

@@ -1,6 +1,6 @@
 /** `moltwire billing`: credits, and where they came from and went to. */
 import { toJson } from "@bufbuild/protobuf";
-import { BillingService } from "../../gen/moltwire/exchange/v1/billing_service_pb.ts";
+import { BillingService, type DayEarnings } from "../../gen/moltwire/exchange/v1/billing_service_pb.ts";
 import {
   type Balance,
   type CreditTransfer,
@@ -22,7 +22,7 @@ import { readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 import { at, type Column, renderFacts } from "./table.ts";
 
-const { getBalance, listTransactions, exportTransactions, topUp, transferCredits } = BillingService.method;
+const { getBalance, listTransactions, exportTransactions, getEarnings, topUp, transferCredits } = BillingService.method;
 
 const filters: readonly Field[] = [
   { name: "agentId", as: "--agent <agent>", help: "of this agent's wallet: its name or id", read: agentIdOf },
@@ -65,6 +65,21 @@ export const billing: Noun = (program) => {
   const csv = noun.command("export").description("the same lines as CSV, to standard output");
   declare(csv, filters);
   withServer(csv).action(run((options: ConnectionOptions) => exportCsv(csv, options)));
+  addList(noun, {
+    name: "earnings",
+    summary: "what was earned by listings, by day of UTC, latest first, and in all",
+    method: getEarnings,
+    filters: [
+      { name: "listingId", as: "--listing <listing>", help: "by this listing" },
+      { name: "startDate", as: "--since <date>", help: "from this day on, such as 2030-01-31" },
+      { name: "endDate", as: "--until <date>", help: "up to this day" },
+    ],
+    rows: ({ days }) => days,
+    columns: earned,
+    foot: ({ total }) => [`${creditsText(total!.netMicros)} credits in all`],
+    things: "earnings",
+    first: "moltwire listing publish --help",
+  });
   addCall(noun, {
     name: "top-up",
     summary: "give an organisation credits; for the operator",
@@ -122,4 +137,23 @@ const columns: readonly Column<Transaction>[] = [
   { title: "KIND", cell: ({ kind }) => nameIn(TransactionKindSchema, kind) },
   { title: "TRANSFER", cell: ({ transferId }) => transferId },
   { title: "REFERENCE", cell: ({ reference }) => reference, cut: true },
+];
+
+const earned: readonly Column<DayEarnings>[] = [
+  { title: "DATE", cell: ({ date }) => date },
+  { title: "LISTING", cell: ({ listingId }) => listingId },
+  { title: "COMPLETED", cell: ({ earnings }) => String(earnings!.completedRequests), right: true },
+  {
+    title: "FAILED",
+    cell: ({ earnings }) => (earnings!.failedRequests > 0n ? String(earnings!.failedRequests) : ""),
+    right: true,
+  },
+  { title: "REQUESTS", cell: ({ earnings }) => creditsText(earnings!.requestsMicros), right: true },
+  {
+    title: "SUBSCRIPTIONS",
+    cell: ({ earnings }) => (earnings!.subscriptionsMicros > 0n ? creditsText(earnings!.subscriptionsMicros) : ""),
+    right: true,
+  },
+  { title: "FEES", cell: ({ earnings }) => creditsText(earnings!.feesMicros), right: true },
+  { title: "EARNED", cell: ({ earnings }) => creditsText(earnings!.netMicros), right: true },
 ];

@@ -19,6 +19,7 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   KEY_NETWORK_REFUSED:
     "call from where the key may be used, or have an administrator change that: moltwire key update --allow-ip",
   RATE_LIMITED: "wait, then call less often",
+  SIGNATURE_INVALID: "sign the body as it is sent, now, with the secret of MOLTWIRE_PAYMENT_SECRET",
   NOT_FOUND: "check the id or name with `list`; things of other organisations are not found either",
   ALREADY_EXISTS: "choose another name or version, or change the one that exists",
   FAILED_PRECONDITION: "look at it as it is now with `get`, then decide again",

@@ -26,6 +26,8 @@ export type List<I extends DescMessage, O extends DescMessage, T extends Message
   readonly filters?: readonly Field[];
   readonly rows: (page: MessageShape<O>) => readonly T[];
   readonly columns: readonly Column<T>[];
+  /** What is told of all pages together, under the table. */
+  readonly foot?: (page: MessageShape<O>) => readonly string[];
   /** Of what there is nothing, such as "agents"; and the command that makes the first. */
   readonly things: string;
   readonly first: string;
@@ -64,6 +66,7 @@ async function show<I extends DescMessage, O extends DescMessage, T extends Mess
   const reading = { clients: connectClients(settings), orgId: options.org ?? "" };
   const wanted = await readRequest(method.input, { fields: filters }, command, reading);
   const rows: T[] = [];
+  let foot: readonly string[] = [];
   let pageToken = options.pageToken ?? "";
   do {
     const request = { ...wanted, pageToken, pageSize: options.pageSize ?? 0 };
@@ -71,12 +74,13 @@ async function show<I extends DescMessage, O extends DescMessage, T extends Mess
     const found = list.rows(page);
     if (options.json) for (const row of found) printJson(toJson(itemOf(method.output), row), 0);
     rows.push(...found);
+    foot = list.foot?.(page) ?? [];
     pageToken = nextPageToken(page);
   } while (options.all && pageToken !== "" && rows.length < maxRows);
 
   if (!options.json) {
     const filtered = filters.some(({ name }) => isFieldSet(wanted, method.input.field[name]!));
-    if (rows.length > 0) for (const line of renderTable(list.columns, rows, width())) print(line);
+    if (rows.length > 0) for (const line of [...renderTable(list.columns, rows, width()), ...foot]) print(line);
     else note(filtered ? `no ${list.things} match` : `no ${list.things} yet; for the first:\n  ${list.first}`);
   }
   if (pageToken !== "") tellNext(pageToken, options);

@@ -121,6 +121,15 @@ export class KeyNetworkRefused extends MoltwireError {
 }
 
 /**
+ * The signature of a payment's confirmation is missing, not of this body, of another secret, or too old or too early. Code UNAUTHENTICATED. metadata: {"detail": "MISSING" or "TIME" or "WRONG"}
+ */
+export class SignatureInvalid extends MoltwireError {
+  get detail(): string | undefined {
+    return this.about.detail;
+  }
+}
+
+/**
  * There is no such thing, or the caller may not know of it. Code NOT_FOUND. metadata: {"resource": "agent", "id": "agt_..."}
  */
 export class NotFound extends MoltwireError {
@@ -828,6 +837,7 @@ export const reasonErrors = {
   SCOPE_REQUIRED: ScopeRequired,
   RATE_LIMITED: RateLimited,
   KEY_NETWORK_REFUSED: KeyNetworkRefused,
+  SIGNATURE_INVALID: SignatureInvalid,
   NOT_FOUND: NotFound,
   ALREADY_EXISTS: AlreadyExists,
   FAILED_PRECONDITION: FailedPrecondition,

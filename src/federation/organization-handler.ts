@@ -4,6 +4,7 @@ import type { OrganizationService } from "../../gen/moltwire/federation/v1/organ
 import type { App } from "../app.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { grantStartingCredits } from "../exchange/ledger/wallet.ts";
+import { moveListings } from "../exchange/listing/store.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
 import { command } from "../rpc/command.ts";
 import { organizationTopic } from "../rpc/feed.ts";
@@ -82,7 +83,10 @@ export const organizationHandler = (app: App): ServiceImpl<typeof OrganizationSe
       revision: row.revision + 1,
     };
     await unlessTaken(updateOrganization(tx, next), () => taken(change.name));
-    if (next.disabled !== row.disabled) tx.ring(organizationTopic(orgId));
+    if (next.disabled !== row.disabled) {
+      await moveListings(tx, orgId, next.disabled ? "leave" : "enter");
+      tx.ring(organizationTopic(orgId));
+    }
     return { organization: toOrganization(next) };
   }),
 });

@@ -26,7 +26,8 @@ export type EventType =
   | "marketplace.task_delivered"
   | "marketplace.task_reviewed"
   | "marketplace.task_expired"
-  | "subscription.paused";
+  | "subscription.paused"
+  | "payment.received";
 
 export type NewEvent = {
   readonly orgId: string;

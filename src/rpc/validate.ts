@@ -14,19 +14,21 @@ const validator = createValidator();
 /** The requests whose rules {@link warmValidation} has seen to. */
 const warmed = new WeakSet<DescMessage>();
 
+/** Throws INVALID_REQUEST for a message that breaks the limits of its schema, naming every field. */
+export function check(schema: DescMessage, message: Message): void {
+  const result = validator.validate(schema, message);
+  if (result.kind === "error") throw result.error;
+  const fields = [
+    ...(result.kind === "invalid" ? result.violations.map(toField) : []),
+    ...malformedFields(reflect(schema, message)),
+  ].slice(0, maxViolations);
+  const [first] = fields;
+  if (first)
+    throw new Fault("INVALID_REQUEST", `${first.field}: ${first.description}`, { field: first.field }, { fields });
+}
+
 /** Refuses requests that break the limits of their schema (INVALID_REQUEST, naming every field), on streams each message. */
 export function validateInterceptor(): Interceptor {
-  const check = (schema: DescMessage, message: Message): void => {
-    const result = validator.validate(schema, message);
-    if (result.kind === "error") throw result.error;
-    const fields = [
-      ...(result.kind === "invalid" ? result.violations.map(toField) : []),
-      ...malformedFields(reflect(schema, message)),
-    ].slice(0, maxViolations);
-    const [first] = fields;
-    if (first)
-      throw new Fault("INVALID_REQUEST", `${first.field}: ${first.description}`, { field: first.field }, { fields });
-  };
   async function* checkEach(schema: DescMessage, messages: AsyncIterable<Message>) {
     for await (const message of messages) {
       check(schema, message);

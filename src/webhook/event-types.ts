@@ -19,6 +19,7 @@ const known: Readonly<Record<EventType | Announced, true>> = {
   "marketplace.task_expired": true,
   "grant.revoked": true,
   "subscription.paused": true,
+  "payment.received": true,
   "budget.warning": true,
   "budget.exceeded": true,
   "circuit.opened": true,

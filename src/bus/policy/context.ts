@@ -29,7 +29,7 @@ export const toJsonContext = (context: ContextValues): JsonObject =>
   );
 
 /**
- * The circumstances that a caller gives for an action, with what it leaves out: no tokens, now, and the bus. INVALID_REQUEST for what the action does not have,
+ * The circumstances that a caller gives for an action, with what it leaves out: no tokens, no reward, now, and the bus. INVALID_REQUEST for what the action does not have,
  * for another type, and for more than 16 KiB.
  */
 export function readContext(
@@ -40,7 +40,8 @@ export function readContext(
   field: string,
 ): ContextValues {
   if (Buffer.byteLength(JSON.stringify(given)) > maxBytes) throw badField(field, `at most ${maxBytes} bytes as JSON`);
-  const defaults: Record<string, ContextValue> = { tokens: 0, origin: "bus", time: { ms: now }, own_request: false };
+  const bare = { tokens: 0, origin: "bus", time: { ms: now } };
+  const defaults: Record<string, ContextValue> = { ...bare, own_request: false, reward_micros: 0 };
   const read: Record<string, ContextValue> = {};
   for (const [name, value] of Object.entries(given)) {
     const type = Object.hasOwn(shape.context, name) ? shape.context[name] : undefined;

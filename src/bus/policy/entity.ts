@@ -169,7 +169,7 @@ export const toolEntity = (name: string, orgId: string, decidingOrgId: string = 
  * from an attribute to what it names (`resource.requester.tier`): whoever asks has to give those entities along.
  */
 export const ownedEntity = (
-  type: "Namespace" | "Channel" | "Queue" | "Schedule" | "Approval" | "Grant",
+  type: "Namespace" | "Channel" | "Queue" | "Schedule" | "Approval" | "Grant" | "MarketCategory",
   name: string,
   orgId: string,
   attributes: Readonly<Record<string, CedarValueJson>>,

@@ -1,6 +1,7 @@
 /** Finds the things that a question names by type and id. */
 import type { Queryable } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
+import { categoryEntity, isCategory } from "../../exchange/market/permit.ts";
 import { findCrossing } from "../../federation/gateway/crossing-store.ts";
 import { isGuest } from "../../federation/gateway/sides.ts";
 import { findGrant } from "../../federation/grant/store.ts";
@@ -76,6 +77,8 @@ const finders: Readonly<Record<string, (db: Queryable, wanted: Wanted) => Promis
   },
   // A tool is nothing but its name.
   Tool: async (_db, { id, orgId }) => alone(toolEntity(id, orgId)),
+  // Nor has a category of the marketplace more than its name.
+  MarketCategory: async (_db, { id, orgId }) => (isCategory(id) ? alone(categoryEntity(id, orgId)) : undefined),
   // Of either party; there it is the party's own thing.
   Grant: async (db, { id, orgId }) => {
     const row = await findGrant(db, orgId, id);

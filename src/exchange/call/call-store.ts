@@ -6,7 +6,7 @@ import {
   ReceiptSchema,
   type ReceiptState,
 } from "../../../gen/moltwire/bus/v1/receipt_pb.ts";
-import { type Queryable, sql, type Tx } from "../../db/db.ts";
+import { type Queryable, type Sql, sql, type Tx } from "../../db/db.ts";
 
 /** A request as it is stored, by its task; columns are described in the migration. */
 export type CallRow = {
@@ -85,6 +85,13 @@ export const giveBackFree = (tx: Tx, { orgId, listingId, periodMs }: FreeUse): P
   tx.run(sql`
     update exchange_free_use set used = used - 1
     where org_id = ${orgId} and listing_id = ${listingId} and period_ms = ${periodMs} and used > 0`);
+
+/** The oldest of those of periods that began before a time; by the index on that. */
+export const deleteOldFreeUse = (tx: Tx, before: number, limit: number): Promise<number> =>
+  tx.run(sql`delete from exchange_free_use where (org_id, listing_id, period_ms) in (${oldFreeUse(before, limit)})`);
+
+export const oldFreeUse = (before: number, limit: number): Sql => sql`
+  select org_id, listing_id, period_ms from exchange_free_use where period_ms < ${before} order by period_ms limit ${limit}`;
 
 /** What a day adds to the books of a listing. */
 export type DayShare = {

@@ -18,32 +18,43 @@ export const latestGrant = (db: Queryable, granteeOrgId: string, listingId: stri
     select ${grantColumns} from federation_grant where grantee_org_id = ${granteeOrgId} and subject = ${listingId} and subject_kind = 'listingId'
     order by grant_id desc limit 1`);
 
+/** A grant in force; `isNew`: this transaction has made it. */
+export type Granted = { readonly grant: GrantRow; readonly isNew: boolean };
+
 /** The grant in force, made if there is none; or GRANT_NOT_ACTIVE, given and not thrown, where the provider has held or ended the one there was. */
 export async function listingGrant(
   tx: Tx,
   app: Pick<App, "ids">,
   listing: Pick<ListingRow, "org_id" | "listing_id">,
   granteeOrgId: string,
-  { now, trace }: Pick<Command, "now" | "trace">,
-): Promise<GrantRow | Fault> {
+  now: number,
+): Promise<Granted | Fault> {
   const found = await latestGrant(tx, granteeOrgId, listing.listing_id);
   if (found && !(await wasLeft(tx, found))) return inForce(found, now);
   const made = newGrant(app, listing, granteeOrgId, now);
   if ((await insertOnce(tx, made)) === 1) {
     await recordRevision(tx, made, { act: GrantAct.ACCEPT, party: GrantParty.GRANTEE, keyId: "" });
-    const { traceId } = trace;
-    await auditUnasked(tx, app, made, { orgId: made.org_id, act: "CreateGrant", now, traceId });
-    await auditUnasked(tx, app, made, { orgId: granteeOrgId, act: "AcceptGrant", now, traceId });
-    return made;
+    return { grant: made, isNew: true };
   }
   // Another request of the organisation has made it meanwhile.
   const other = await latestGrant(tx, granteeOrgId, listing.listing_id);
   return inForce(other!, now);
 }
 
-function inForce(row: GrantRow, now: number): GrantRow | Fault {
+/** Tells the audit logs of both of a grant that was made, once it is known to stay. */
+export async function auditListingGrant(
+  tx: Tx,
+  app: Pick<App, "ids">,
+  grant: GrantRow,
+  { now, trace: { traceId } }: Pick<Command, "now" | "trace">,
+): Promise<void> {
+  await auditUnasked(tx, app, grant, { orgId: grant.org_id, act: "CreateGrant", now, traceId });
+  await auditUnasked(tx, app, grant, { orgId: grant.grantee_org_id, act: "AcceptGrant", now, traceId });
+}
+
+function inForce(row: GrantRow, now: number): Granted | Fault {
   const { state } = asOf(row, now);
-  return state === GrantState.ACTIVE ? row : notInForce(row.grant_id, state);
+  return state === GrantState.ACTIVE ? { grant: row, isNew: false } : notInForce(row.grant_id, state);
 }
 
 /** Whether the organisation itself has given the grant up, which keeps nobody from asking again. */

@@ -14,9 +14,10 @@ import { actingAgent, asRefused, toInput } from "../../bus/submit.ts";
 import { toTask } from "../../bus/task-store.ts";
 import { openTrace, recordSteps } from "../../bus/trace-store.ts";
 import type { Queryable } from "../../db/db.ts";
-import { badField, Fault, notFound } from "../../errors.ts";
+import { badField, Fault, notFound, Refused } from "../../errors.ts";
 import { type AcceptedAcross, acceptAcross } from "../../federation/gateway/accept.ts";
 import { type CountUnder, countUnder } from "../../federation/gateway/rate.ts";
+import { withdrawGrant } from "../../federation/grant/store.ts";
 import { callerOf } from "../../rpc/caller.ts";
 import { type Command, runCommand } from "../../rpc/command.ts";
 import { orgOf } from "../../rpc/scope.ts";
@@ -28,7 +29,7 @@ import { mostOf } from "../listing/price.ts";
 import { findListing, isOpen, type ListingRow } from "../listing/store.ts";
 import { renewOne } from "../subscription/renew.ts";
 import { findLive } from "../subscription/store.ts";
-import { listingGrant } from "./grant.ts";
+import { auditListingGrant, listingGrant } from "./grant.ts";
 import { type Sale, sell, tooDear } from "./sell.ts";
 import { paidSubscription, peekTariff } from "./tariff.ts";
 
@@ -100,14 +101,21 @@ async function buy(
   };
   const unaffordable = await lookAtPrice(tx, { orgId, listingId, offer, now }, payer, req.maxPriceMicros);
   if (unaffordable) return refuse(unaffordable);
-  const grant = await listingGrant(tx, app, listing, orgId, given);
-  if (grant instanceof Fault) return refuse(grant);
+  const granted = await listingGrant(tx, app, listing, orgId, now);
+  if (granted instanceof Fault) return refuse(granted);
+  const { grant, isNew } = granted;
   const wish = {
     ...{ orgId, callerAgentId, origin: "listing" as const, grantId: grant.grant_id },
     ...{ contract: { contractId, version: contractVersion }, input, wantedAgentId },
   };
   const order = { wish, targetOrgId, listingId, labels: req.labels, deadlineMs, trace, retryOfDeadLetterId: "" };
-  const accepted = await acceptAcross(app, order, given, turnOf(listing, contractId), count);
+  const accepting = acceptAcross(app, order, given, turnOf(listing, contractId), count);
+  const accepted = await accepting.catch(async (error: unknown) => {
+    // What is kept of a refusal is why, and not a grant for what was refused.
+    if (isNew && error instanceof Refused) await withdrawGrant(tx, grant);
+    throw error;
+  });
+  if (isNew) await auditListingGrant(tx, app, grant, given);
   const sale: Sale = {
     ...{ listing, offer, home: accepted.task, guest: accepted.work?.task, payer, now },
     maxPriceMicros: req.maxPriceMicros,

@@ -42,7 +42,15 @@ const lapsedRounds = 10;
  * more credits than there can be; FAILED_PRECONDITION for what has ended or was undone already (`state` tells how); NOT_FOUND for a transfer that is
  * spoken of and is none; IDEMPOTENCY_KEY_REUSED for ids that have another content. At most 16 transfers.
  */
-export async function postTransfers(tx: Tx, wishes: readonly Wish[], now: number): Promise<readonly Transfer[]> {
+export const postTransfers = async (tx: Tx, wishes: readonly Wish[], now: number): Promise<readonly Transfer[]> =>
+  (await postOnce(tx, wishes, now)).transfers;
+
+/** As {@link postTransfers}; `isNew`: whether this call has written them. */
+export async function postOnce(
+  tx: Tx,
+  wishes: readonly Wish[],
+  now: number,
+): Promise<{ readonly transfers: readonly Transfer[]; readonly isNew: boolean }> {
   const chain = await plan(tx, wishes, now);
   checkShape(chain);
   const slots = inLockOrder(new Map(slotsToLock(chain).map((slot) => [slotKey(slot), slot])).values());
@@ -50,14 +58,14 @@ export async function postTransfers(tx: Tx, wishes: readonly Wish[], now: number
     const standings = await lockStandings(tx, slots, now);
     // Only now: whoever has just written the same held the same rows.
     const before = await writtenBefore(tx, chain);
-    if (before) return before;
+    if (before) return { transfers: before, isNew: false };
     await refuseUndone(tx, chain);
     const ended = chain.filter(isEnding).map(pendingOf);
     const holds = ended.length > 0 ? await findHolds(tx, ended) : new Map();
     const outcome = judge(chain, { standings, holds }, now);
     if ("standings" in outcome) {
       await write(tx, chain, slots, outcome.standings, ended);
-      return chain;
+      return { transfers: chain, isNew: true };
     }
     const { refusal } = outcome;
     const retry =

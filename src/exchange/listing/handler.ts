@@ -8,7 +8,7 @@ import type { Dispatcher } from "../../bus/dispatch.ts";
 import type { Queryable } from "../../db/db.ts";
 import { maxSearchWords, wordsOf } from "../../directory/words.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
-import { lockOrganization } from "../../federation/organization-store.ts";
+import { lockOrganization, type OrganizationRow } from "../../federation/organization-store.ts";
 import { quotaExceeded } from "../../federation/quota.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { command } from "../../rpc/command.ts";
@@ -46,18 +46,19 @@ export const catalogHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<ty
     const offer = req.offer!;
     await checkOffer(tx, orgId, offer);
     // Held, so that its listings are counted one after another.
-    await lockOrganization(tx, orgId);
+    const counts = isCounted(await lockOrganization(tx, orgId));
     if ((await countListings(tx, orgId, fewListings)) >= fewListings)
       throw quotaExceeded("listings", fewListings, `an organisation has at most ${fewListings} listings: update one`);
     const made = { org_id: orgId, listing_id: app.ids.next("lst"), offer: offerText(offer) };
     const state = PUBLISHED;
     await insertListing(tx, { ...made, ...indexOf(offer), state, rank_milli: rankOf(0, 0), create_ms: now });
     await insertOffer(tx, { ...made, version: 1, update_ms: now });
-    await enterCategory(tx, offer.category);
+    if (counts) await enterCategory(tx, offer.category);
     return { listing: toListing((await findListing(tx, made.listing_id))!) };
   }),
 
   updateListing: command(app, async (req, { tx, orgId, now }) => {
+    const counts = isCounted(await lockOrganization(tx, orgId));
     const before = own(await lockListing(tx, req.listingId), orgId, req.listingId);
     checkVersion(req.ifVersion, before.version);
     const offer = req.offer!;
@@ -75,7 +76,7 @@ export const catalogHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<ty
     await updateOffer(tx, { ...row, ...indexOf(offer) });
     await insertOffer(tx, row);
     const left = before.state === PUBLISHED ? before.category : undefined;
-    if (left !== offer.category) {
+    if (counts && left !== offer.category) {
       // In one order, as others may move the other way.
       if (left !== undefined && left < offer.category) await leaveCategory(tx, left);
       await enterCategory(tx, offer.category);
@@ -85,10 +86,11 @@ export const catalogHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<ty
   }),
 
   unpublishListing: command(app, async (req, { tx, orgId }) => {
+    const counts = isCounted(await lockOrganization(tx, orgId));
     const before = own(await lockListing(tx, req.listingId), orgId, req.listingId);
     if (before.state === PUBLISHED) {
       await markUnpublished(tx, before.listing_id, "");
-      await leaveCategory(tx, before.category);
+      if (counts) await leaveCategory(tx, before.category);
     }
     return { listing: toListing({ ...before, state: UNPUBLISHED }) };
   }),
@@ -120,6 +122,9 @@ export const catalogHandler = (app: App, dispatcher: Dispatcher): ServiceImpl<ty
 
   invokeListing: (req, context) => invokeListing(app, dispatcher, req, context),
 });
+
+/** Whether listings of an organisation count in their categories. It is held, as who disables it holds it. */
+const isCounted = (row: OrganizationRow | undefined): boolean => row?.disabled === 0;
 
 /** Refuses a lost update. */
 function checkVersion(ifVersion: bigint, version: number): void {

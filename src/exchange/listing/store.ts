@@ -121,6 +121,18 @@ export async function leaveCategory(tx: Tx, category: string): Promise<void> {
   await tx.run(sql`delete from exchange_category where category = ${category} and listings <= 0`);
 }
 
+/** All listings that an organisation has published come back, or are there no more, since it is disabled; it is held. In one order of categories, as others move theirs. */
+export async function moveListings(tx: Tx, orgId: string, to: "enter" | "leave"): Promise<void> {
+  const change = to === "enter" ? sql`count(*)` : sql`-count(*)`;
+  await tx.run(sql`
+    insert into exchange_category (category, listings)
+    select category, ${change} from exchange_listing where org_id = ${orgId} and state = 1 group by category order by category
+    on conflict (category) do update set listings = exchange_category.listings + excluded.listings`);
+  if (to === "leave")
+    await tx.run(sql`
+      delete from exchange_category where listings <= 0 and category in (select category from exchange_listing where org_id = ${orgId} and state = 1)`);
+}
+
 /** By name, along the key. */
 export const listCategories = (
   db: Queryable,

@@ -1,22 +1,24 @@
 /** Who may claim a task. */
 import { ReviewVerdict } from "../../../gen/moltwire/exchange/v1/marketplace_pb.ts";
+import type { App } from "../../app.ts";
 import { lockAgent } from "../../bus/agent-store.ts";
-import type { Tx } from "../../db/db.ts";
 import { Fault, notFound } from "../../errors.ts";
+import type { Command } from "../../rpc/command.ts";
 import { countVerdicts } from "./delivery-store.ts";
+import { permit } from "./permit.ts";
 import { limits } from "./rule.ts";
 import { countClaims, type TaskRow } from "./store.ts";
 
-/** Throws unless the agent may claim the task, whatever its state. The agent is held, so that its claims are counted one after another. */
-export async function checkClaim(
-  tx: Tx,
-  task: TaskRow,
-  by: { readonly orgId: string; readonly agentId: string },
-): Promise<void> {
+/** Throws unless the agent may claim the task, which is there to be claimed. The agent is held, so that its claims are counted one after another. */
+export async function checkClaim(app: App, command: Command, task: TaskRow, agentId: string): Promise<void> {
+  const { tx, orgId } = command;
+  const by = { orgId, agentId };
   const agent = await lockAgent(tx, by.orgId, by.agentId);
   if (!agent) throw notFound("agent", by.agentId);
   const about = { task_id: task.task_id };
   if (agent.disabled !== 0) throw new Fault("FAILED_PRECONDITION", "the agent is disabled", about);
+  const { category, reward: rewardMicros, task_id: taskId } = task;
+  await permit(app, command, { action: "claim_task", agent, category, rewardMicros, taskId });
   if (task.org_id === by.orgId && task.creator_agent_id === by.agentId)
     throw new Fault("FAILED_PRECONDITION", "an agent does not claim its own task", about);
   const granted = new Set(JSON.parse(agent.capabilities) as string[]);

@@ -148,15 +148,20 @@ export const countVerdicts = async (
         and worker_org_id = ${by.orgId} and worker_agent_id = ${by.agentId} and verdict = ${verdict}`)
   )?.n ?? 0;
 
-/** A result as those read it who may. */
-export function toDelivery(app: Sealing, row: DeliveryRow): MessageInitShape<typeof TaskDeliverySchema> {
+/** A result as those read it who may; not `isOpen`: without what is sealed of it. */
+export function toDelivery(
+  app: Sealing,
+  row: DeliveryRow,
+  isOpen: boolean,
+): MessageInitShape<typeof TaskDeliverySchema> {
   const at = { orgId: row.org_id, taskId: row.task_id, number: row.number };
-  const { reason = "", dispute = "", settlement = "" } = openSaid(app, at, row.said);
   return {
     ...{ number: row.number, workerOrgId: row.worker_org_id, workerAgentId: row.worker_agent_id },
-    result: fromBinary(TaskResultSchema, app.vault.open(deliveryPlace(at, "result"), row.result)),
     ...{ deliverTime: timestampFromMs(row.deliver_ms), verdict: row.verdict as ReviewVerdict },
-    ...{ reason, dispute, settlement },
     ...(row.review_ms !== null && { reviewTime: timestampFromMs(row.review_ms) }),
+    ...(isOpen && {
+      result: fromBinary(TaskResultSchema, app.vault.open(deliveryPlace(at, "result"), row.result)),
+      ...{ reason: "", dispute: "", settlement: "", ...openSaid(app, at, row.said) },
+    }),
   };
 }

@@ -28,7 +28,7 @@ import { searchTasks, type TaskFilter } from "./list-store.ts";
 import { anybody, isCreator, seenDelivery, toTask, type Viewer, viewerOf } from "./message.ts";
 import { post } from "./post.ts";
 import { rateWorker } from "./rate.ts";
-import { type Act, take } from "./rule.ts";
+import { type Act, type Life, take } from "./rule.ts";
 import { findTask, lifeOf, type ShownRow, type TaskRow } from "./store.ts";
 
 export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceService> => ({
@@ -38,8 +38,9 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
     const row = await findTask(db, req.taskId);
     const viewer = viewerOf(caller, orgId);
     if (!row || isHidden(row, viewer)) throw missingTask(req.taskId);
-    const delivery = await seenDelivery(db, row, viewer);
-    return { task: { ...toTask(row, viewer, now), ...(delivery && { delivery: toDelivery(app, delivery) }) } };
+    const seen = await seenDelivery(db, row, viewer);
+    const delivery = seen && toDelivery(app, seen.row, seen.isOpen);
+    return { task: { ...toTask(row, viewer, now), ...(delivery && { delivery }) } };
   }),
 
   listTasks: query(app, async (req, { db, caller, orgId, now }) => {
@@ -62,7 +63,9 @@ export const marketplaceHandler = (app: App): ServiceImpl<typeof MarketplaceServ
   claimTask: command(app, async (req, given) => {
     const agentId = workerOf(given.caller, req.agentId);
     const task = await held(app, req.taskId, given);
-    await checkClaim(given.tx, task, { orgId: given.orgId, agentId });
+    // First of all whether anybody could: what an agent lacks for a task that is over helps nobody.
+    lifeAfter(task, "claim", agentId, given.now);
+    await checkClaim(app, given, task, agentId);
     return shown(app, given, await acted(app, given, task, "claim", agentId, { workerOrgId: given.orgId }));
   }),
 
@@ -118,9 +121,15 @@ async function acted(
   agentId: string,
   brought?: Brought,
 ): Promise<TaskRow> {
+  const life = lifeAfter(task, act, agentId, now);
+  return carryOut(tx, app, task, act, life, { now, traceId: trace.traceId }, brought);
+}
+
+/** What the rule makes of an act on a task that is held; throws what it refuses. */
+function lifeAfter(task: TaskRow, act: Act, agentId: string, now: number): Life {
   const outcome = take(lifeOf(task), act, agentId, now);
   if ("refusal" in outcome) throw refusalFault(task, outcome.refusal);
-  return carryOut(tx, app, task, act, outcome.life, { now, traceId: trace.traceId }, brought);
+  return outcome.life;
 }
 
 /** As {@link held}, for what is the worker's: who names the worker of another organisation is not it. */
@@ -154,8 +163,8 @@ const isHidden = (row: ShownRow, { orgId, isOperator }: Viewer): boolean =>
 async function shown(app: App, { tx, caller, orgId, now }: Command, { task_id }: Pick<TaskRow, "task_id">) {
   const row = (await findTask(tx, task_id))!;
   const viewer = viewerOf(caller, orgId);
-  const delivery = await seenDelivery(tx, row, viewer);
-  const read = () => (delivery ? { delivery: toDelivery(app, delivery) } : {});
+  const seen = await seenDelivery(tx, row, viewer);
+  const read = () => (seen ? { delivery: toDelivery(app, seen.row, seen.isOpen) } : {});
   return { task: { ...toTask(row, viewer, now), ...readOr(read, () => ({})) } };
 }
 

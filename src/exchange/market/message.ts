@@ -17,6 +17,8 @@ export type Viewer = {
   readonly agentId: string;
   readonly wholeOrg: boolean;
   readonly isOperator: boolean;
+  /** Whether it looks from its own organisation; the operator may look from any. */
+  readonly isHome: boolean;
 };
 
 export const viewerOf = (caller: Caller, orgId: string): Viewer => ({
@@ -24,10 +26,11 @@ export const viewerOf = (caller: Caller, orgId: string): Viewer => ({
   agentId: seesWholeOrg(caller) ? "" : caller.agentId,
   wholeOrg: seesWholeOrg(caller),
   isOperator: caller.role === Role.OPERATOR,
+  isHome: orgId === caller.orgId,
 });
 
 /** Somebody without a key. */
-export const anybody: Viewer = { orgId: "", agentId: "", wholeOrg: false, isOperator: false };
+export const anybody: Viewer = { orgId: "", agentId: "", wholeOrg: false, isOperator: false, isHome: false };
 
 type Party = { readonly orgId: string; readonly agentId: string };
 
@@ -88,9 +91,19 @@ export function toTask(stored: ShownRow, viewer: Viewer, now: number): TaskInit 
   };
 }
 
+/** A result that one may see, or only that there is one. */
+export type SeenDelivery = { readonly row: DeliveryRow; readonly isOpen: boolean };
+
 /** The latest result of a task that one may see: its creator and the operator each, a worker its own. */
-export async function seenDelivery(db: Queryable, row: ShownRow, viewer: Viewer): Promise<DeliveryRow | undefined> {
-  if (row.deliveries === 0) return undefined;
-  const seesEach = viewer.isOperator || isCreator(viewer, row);
-  return lastDelivery(db, row.org_id, row.task_id, seesEach ? undefined : viewer);
+export async function seenDelivery(db: Queryable, task: ShownRow, viewer: Viewer): Promise<SeenDelivery | undefined> {
+  if (task.deliveries === 0) return undefined;
+  const seesEach = viewer.isOperator || isCreator(viewer, task);
+  const row = await lastDelivery(db, task.org_id, task.task_id, seesEach ? undefined : viewer);
+  return row && { row, isOpen: !viewer.isOperator || isTold(task, row, viewer) };
+}
+
+/** Whether the operator reads a result: that of a dispute, which it decides, and what is its own organisation's. */
+function isTold(task: TaskRow, { worker_org_id }: DeliveryRow, viewer: Viewer): boolean {
+  if (task.state === MarketplaceTaskState.DISPUTED || task.state === MarketplaceTaskState.SETTLED) return true;
+  return viewer.isHome && (isCreator(viewer, task) || worker_org_id === viewer.orgId);
 }

@@ -9,20 +9,21 @@ import { badField, Fault, notFound } from "../../errors.ts";
 import type { Command } from "../../rpc/command.ts";
 import { searchText } from "./list-store.ts";
 import { takeReward } from "./money.ts";
+import { permit } from "./permit.ts";
 import { type Life, limits } from "./rule.ts";
 import { countLive, insertTask, type TaskRow, withLife } from "./store.ts";
 
 const defaultPriority = 5;
 
 /** Adds a task and takes its reward into escrow. */
-export async function post(
-  app: App,
-  req: PostTaskRequest,
-  { tx, caller, orgId, now }: Command,
-): Promise<Pick<TaskRow, "task_id">> {
+export async function post(app: App, req: PostTaskRequest, command: Command): Promise<Pick<TaskRow, "task_id">> {
+  const { tx, caller, orgId, now } = command;
   const agentId = await actingAgent(tx, caller, orgId, req.agentId);
   // Held against being deleted, as whose wallet it is.
-  if (agentId !== "" && !(await lockAgent(tx, orgId, agentId))) throw notFound("agent", agentId);
+  const agent = agentId === "" ? undefined : await lockAgent(tx, orgId, agentId);
+  if (agentId !== "" && !agent) throw notFound("agent", agentId);
+  const { title, description, category, tags, rewardMicros } = req;
+  await permit(app, command, { action: "post_task", agent, category, rewardMicros });
   if ((await countLive(tx, orgId)) >= limits.liveTasks)
     throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${limits.liveTasks} tasks that have not ended`, {
       resource: "marketplace_tasks",
@@ -34,10 +35,9 @@ export async function post(
     claimTimeoutMs: req.claimTimeout ? durationMs(req.claimTimeout) : null,
     disputeWindowMs: req.disputeWindow ? durationMs(req.disputeWindow) : limits.defaultDisputeMs,
   };
-  const { title, description, category, tags } = req;
   const row = {
     ...{ org_id: orgId, task_id: app.ids.next("mkt"), creator_agent_id: agentId, title, description, category },
-    ...{ requirements: JSON.stringify(req.requirements), tags: JSON.stringify(tags), reward: req.rewardMicros },
+    ...{ requirements: JSON.stringify(req.requirements), tags: JSON.stringify(tags), reward: rewardMicros },
     ...{ fee_bps: app.config.marketplaceFeeBps, priority: req.priority || defaultPriority },
     effort_ms: req.estimatedEffort ? durationMs(req.estimatedEffort) : null,
     ...{ deadline_ms: life.deadlineMs, claim_timeout_ms: life.claimTimeoutMs, dispute_window_ms: life.disputeWindowMs },

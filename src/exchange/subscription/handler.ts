@@ -8,7 +8,7 @@ import { badField, Fault, notFound } from "../../errors.ts";
 import { command } from "../../rpc/command.ts";
 import { readPage } from "../../rpc/page.ts";
 import { query } from "../../rpc/query.ts";
-import { listingGrant } from "../call/grant.ts";
+import { auditListingGrant, listingGrant } from "../call/grant.ts";
 import { walletOf } from "../ledger/account.ts";
 import { offerOf } from "../listing/offer.ts";
 import { findListing, isOpen, type ListingRow } from "../listing/store.ts";
@@ -36,8 +36,9 @@ export const subscriptionHandler = (app: App): ServiceImpl<typeof SubscriptionSe
       const there = plans.map(({ planId }) => planId).join(", ") || "none";
       throw badField("plan_id", `the listing has no plan ${req.planId}; there are: ${there}`);
     }
-    const grant = await listingGrant(tx, app, listing, orgId, { now, trace });
-    if (grant instanceof Fault) throw grant;
+    const granted = await listingGrant(tx, app, listing, orgId, now);
+    if (granted instanceof Fault) throw granted;
+    if (granted.isNew) await auditListingGrant(tx, app, granted.grant, { now, trace });
     const before = await lockLive(tx, orgId, listing.listing_id);
     if (before?.state === ACTIVE) throw isThere(before.subscription_id);
     const begun = {

@@ -85,6 +85,15 @@ export const countProposals = async (db: Queryable, orgId: string, granteeOrgId:
     select count(*) as n from federation_grant where org_id = ${orgId} and state = 1 and grantee_org_id || '' = ${granteeOrgId}`))!
     .n;
 
+/** Takes back a grant that the same transaction has made, so that nobody has ever seen it. */
+export async function withdrawGrant(
+  tx: Tx,
+  { org_id, grant_id }: Pick<GrantRow, "org_id" | "grant_id">,
+): Promise<void> {
+  await tx.run(sql`delete from federation_grant_revision where org_id = ${org_id} and grant_id = ${grant_id}`);
+  await tx.run(sql`delete from federation_grant where org_id = ${org_id} and grant_id = ${grant_id}`);
+}
+
 export const insertRevision = (tx: Tx, row: RevisionRow): Promise<number> =>
   tx.run(sql`
     insert into federation_grant_revision (${revisionColumns})

@@ -318,7 +318,7 @@ export type PolicyQuestion = Message<"moltwire.bus.v1.PolicyQuestion"> & {
   principal?: EntityRef | undefined;
 
   /**
-   * What would be done: `invoke` (a contract), `use_tool`, `read_memory`, `send_message`, `claim_job` and others of the policy schema.
+   * What would be done: `invoke` (a contract), `use_tool`, `read_memory`, `send_message`, `claim_job`, `post_task` and others of the policy schema.
    *
    * @generated from field: string action = 2;
    */
@@ -354,7 +354,7 @@ export type PolicyQuestionJson = {
   principal?: EntityRefJson;
 
   /**
-   * What would be done: `invoke` (a contract), `use_tool`, `read_memory`, `send_message`, `claim_job` and others of the policy schema.
+   * What would be done: `invoke` (a contract), `use_tool`, `read_memory`, `send_message`, `claim_job`, `post_task` and others of the policy schema.
    *
    * @generated from field: string action = 2;
    */

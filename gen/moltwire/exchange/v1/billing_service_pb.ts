@@ -1119,7 +1119,8 @@ export const BillingService: GenService<{
     output: typeof ExportTransactionsResponseSchema;
   },
   /**
-   * TopUp gives an organisation credits, for which it has paid the operator elsewhere.
+   * TopUp gives an organisation credits, for which it has paid the operator elsewhere. It is the operator's alone: where others take payments for the operator, they confirm
+   * each of them as PaymentConfirmation says.
    *
    * Errors: NOT_FOUND (the organisation), INVALID_REQUEST (`amount_micros`), IDEMPOTENCY_KEY_REUSED (`transfer_id` is another transfer's), QUOTA_EXCEEDED
    * (there would be more credits than there can be).

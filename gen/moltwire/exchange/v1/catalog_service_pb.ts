@@ -973,7 +973,7 @@ export const CatalogService: GenService<{
     output: typeof SearchListingsResponseSchema;
   },
   /**
-   * ListCategories lists the categories that have published listings, by name.
+   * ListCategories lists the categories that have published listings of organisations that are not disabled, by name.
    *
    * Errors: INVALID_PAGE_TOKEN.
    *
@@ -986,13 +986,16 @@ export const CatalogService: GenService<{
   },
   /**
    * InvokeListing has a task done by the provider of a listing, for its price. It is a task across organisations as GatewayService/SubmitTask makes one, with the same two sides, traces,
-   * policies, approvals and answers; deadline, `return_immediately`, `idempotency-key` and `traceparent` mean the same. The first request of an organisation makes a grant that is
+   * policies, approvals and answers; deadline, `return_immediately`, `idempotency-key` and `traceparent` mean the same. The first request of an organisation that is accepted makes a grant that is
    * on this listing and nothing else; the provider limits, suspends or revokes it as any other.
    *
    * What the request can cost at most is set aside when it is accepted, in the same transaction, and the price of that moment holds whatever changes later. It is paid in the
    * transaction in which the task completes, when the output has passed its schema: what is charged goes to the provider less the platform's fee (MOLTWIRE_FEE_BPS, rounded down to
    * a whole micro-credit), and the rest is released. A task that ends in any other way, or of which nobody knows how it ended, costs nothing. The task's `receipt` tells, and so do the
    * traces of both sides.
+   *
+   * Budgets of both sides count the tokens of the work and what these cost by the provider's rates, as for any task across organisations; the price of the listing counts in none. What bounds
+   * it is `max_price_micros`, and the wallet that pays: `from_agent_wallet` spends no more than an agent was given.
    *
    * What pays is, in this order: a subscription (a request that it includes, then its overage), the free tier, the pricing.
    *

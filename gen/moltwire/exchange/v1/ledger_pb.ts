@@ -618,7 +618,7 @@ export const TransactionKind = {
   STARTING_CREDITS: 1,
 
   /**
-   * TopUp.
+   * TopUp, or a payment that was confirmed: then its id is `payment/` and the reference of who took it.
    *
    * @generated from enum value: TRANSACTION_KIND_TOP_UP = 2;
    */

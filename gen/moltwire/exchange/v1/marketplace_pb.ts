@@ -88,8 +88,9 @@ export const TaskResultSchema: GenMessage<TaskResult, {jsonType: TaskResultJson}
   messageDesc(file_moltwire_exchange_v1_marketplace, 0);
 
 /**
- * TaskDelivery is a result with what was said of it. Only the creator of the task and the worker that delivered it see it, administrators of their organisations, and the
- * operator.
+ * TaskDelivery is a result with what was said of it. Only the creator of the task and the worker that delivered it see it, and administrators of their organisations. The operator sees
+ * that there is one, and `result` and what was said of it only of a task that is DISPUTED, which it decides, or SETTLED: who disputes shows it the result. It is so too when it looks from
+ * the organisation of one of them.
  *
  * @generated from message moltwire.exchange.v1.TaskDelivery
  */
@@ -116,7 +117,7 @@ export type TaskDelivery = Message<"moltwire.exchange.v1.TaskDelivery"> & {
   workerAgentId: string;
 
   /**
-   * The result.
+   * The result. Not set for those who only see that there is one.
    *
    * @generated from field: moltwire.exchange.v1.TaskResult result = 4;
    */
@@ -166,8 +167,9 @@ export type TaskDelivery = Message<"moltwire.exchange.v1.TaskDelivery"> & {
 };
 
 /**
- * TaskDelivery is a result with what was said of it. Only the creator of the task and the worker that delivered it see it, administrators of their organisations, and the
- * operator.
+ * TaskDelivery is a result with what was said of it. Only the creator of the task and the worker that delivered it see it, and administrators of their organisations. The operator sees
+ * that there is one, and `result` and what was said of it only of a task that is DISPUTED, which it decides, or SETTLED: who disputes shows it the result. It is so too when it looks from
+ * the organisation of one of them.
  *
  * @generated from message moltwire.exchange.v1.TaskDelivery
  */
@@ -194,7 +196,7 @@ export type TaskDeliveryJson = {
   workerAgentId?: string;
 
   /**
-   * The result.
+   * The result. Not set for those who only see that there is one.
    *
    * @generated from field: moltwire.exchange.v1.TaskResult result = 4;
    */

@@ -1256,7 +1256,9 @@ export const MarketplaceService: GenService<{
    * PostTask offers work. An agent pays the reward from its own wallet; an administrator from the organisation's, or from the wallet of the agent that it names as creator.
    * An organisation has at most 10,000 tasks that have not ended.
    *
-   * Errors: INSUFFICIENT_CREDITS (then there is no task), INVALID_REQUEST, NOT_FOUND (the agent), QUOTA_EXCEEDED.
+   * The policies of the organisation decide on it: may the agent, or the organisation itself, `post_task` in this category? Of those that hold everywhere, one permits it to every agent.
+   *
+   * Errors: INSUFFICIENT_CREDITS (then there is no task), INVALID_REQUEST, NOT_FOUND (the agent), QUOTA_EXCEEDED, POLICY_DENIED.
    *
    * @generated from rpc moltwire.exchange.v1.MarketplaceService.PostTask
    */
@@ -1266,7 +1268,7 @@ export const MarketplaceService: GenService<{
     output: typeof PostTaskResponseSchema;
   },
   /**
-   * GetTask reads a task, and the latest of its results that the caller may see.
+   * GetTask reads a task, and the latest of its results that the caller may see; the operator as TaskDelivery says.
    *
    * Errors: NOT_FOUND.
    *
@@ -1292,10 +1294,11 @@ export const MarketplaceService: GenService<{
     output: typeof ListTasksResponseSchema;
   },
   /**
-   * ClaimTask takes a task on. Of any number of agents that claim it at once one gets it. An agent has at most 100 claims at once.
+   * ClaimTask takes a task on. Of any number of agents that claim it at once one gets it. An agent has at most 100 claims at once. The policies of its organisation decide on
+   * `claim_task` as on `post_task`; what follows from a claim they are not asked about.
    *
    * Errors: NOT_FOUND, FAILED_PRECONDITION (it is not OPEN: `state`; it is kept for another: `open_to_all_time`; the agent has not been granted what it requires: `missing`; it is
-   * the agent's own; the agent is disabled; its results were rejected three times), QUOTA_EXCEEDED.
+   * the agent's own; the agent is disabled; its results were rejected three times), QUOTA_EXCEEDED, POLICY_DENIED.
    *
    * @generated from rpc moltwire.exchange.v1.MarketplaceService.ClaimTask
    */
@@ -1343,7 +1346,7 @@ export const MarketplaceService: GenService<{
     output: typeof CancelTaskResponseSchema;
   },
   /**
-   * DisputeTask has the operator decide. For the worker whose result was rejected, within the task's dispute window and before it claims the task again.
+   * DisputeTask has the operator decide, who reads the result for that. For the worker whose result was rejected, within the task's dispute window and before it claims the task again.
    *
    * Errors: NOT_FOUND, MARKETPLACE_PARTY_REQUIRED, FAILED_PRECONDITION (`state`).
    *

@@ -47,14 +47,14 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
 
   /**
    * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`. Of a grant that was made or accepted without a call of the organisation, the method that would have done it; of one that
-   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`.
+   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`; `POST /payments/callback` for a payment that was confirmed (see exchange.v1.PaymentConfirmation).
    *
    * @generated from field: string method = 4;
    */
   method: string;
 
   /**
-   * The role of the key; not set for a decision, and for what no key did.
+   * The role of the key; PUBLIC where a payment was confirmed, and not set for a decision, and for what no key did.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */
@@ -148,14 +148,14 @@ export type AuditEventJson = {
 
   /**
    * The method, such as `moltwire.bus.v1.AgentService/DeleteAgent`. Of a grant that was made or accepted without a call of the organisation, the method that would have done it; of one that
-   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`.
+   * its time has ended, `moltwire.federation.v1.GrantService/ExpireGrant`; `POST /payments/callback` for a payment that was confirmed (see exchange.v1.PaymentConfirmation).
    *
    * @generated from field: string method = 4;
    */
   method?: string;
 
   /**
-   * The role of the key; not set for a decision, and for what no key did.
+   * The role of the key; PUBLIC where a payment was confirmed, and not set for a decision, and for what no key did.
    *
    * @generated from field: moltwire.api.v1.Role role = 5;
    */

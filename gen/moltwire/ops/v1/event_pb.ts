@@ -71,7 +71,7 @@ export type Event = Message<"moltwire.ops.v1.Event"> & {
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
    * (GRANTOR or GRANTEE, who revoked it), revision. For `subscription.paused`, told to the organisation that pays: subscription_id, listing_id, provider_org_id, plan_id,
-   * price_micros, available_micros.
+   * price_micros, available_micros. For `payment.received`: transfer_id, amount_micros, provider_reference, currency_note.
    * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
    * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *
@@ -137,7 +137,7 @@ export type EventJson = {
    * url, reason (GONE or FAILING), failing_since_time.
    * For `grant.revoked`, told to both organisations when a grant that was accepted ends: grant_id, grantor_org_id, grantee_org_id, state (REVOKED or EXPIRED), party
    * (GRANTOR or GRANTEE, who revoked it), revision. For `subscription.paused`, told to the organisation that pays: subscription_id, listing_id, provider_org_id, plan_id,
-   * price_micros, available_micros.
+   * price_micros, available_micros. For `payment.received`: transfer_id, amount_micros, provider_reference, currency_note.
    * For `marketplace.task_claimed`, `marketplace.task_delivered`, `marketplace.task_reviewed` and `marketplace.task_expired`: task_id, title, state (what the task is now), cause (CLAIM,
    * DELIVER, ACCEPT, REJECT, DISPUTE, SETTLE, CANCEL, or by time RELEASE, EXPIRE, AUTO_ACCEPT), and of one that was reviewed rating, paid_micros (as text).
    *

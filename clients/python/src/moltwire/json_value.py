@@ -11,8 +11,19 @@ def json_value(json: Any) -> struct_pb2.Value:
 
 
 def json_of(value: struct_pb2.Value) -> Any:
-    """The JSON of a value that the protocol carries; None as well where there is none."""
-    return json_format.MessageToDict(value) if value.WhichOneof("kind") else None
+    """The JSON of a value that the protocol carries, as `json.loads` gives it; None as well where there is none."""
+    return _with_integers(json_format.MessageToDict(value)) if value.WhichOneof("kind") else None
+
+
+def _with_integers(json: Any) -> Any:
+    """The protocol has doubles alone: whole numbers are integers again."""
+    if isinstance(json, float) and json.is_integer():
+        return int(json)
+    if isinstance(json, list):
+        return [_with_integers(each) for each in json]
+    if isinstance(json, dict):
+        return {key: _with_integers(each) for key, each in json.items()}
+    return json
 
 
 class _Content(Protocol):

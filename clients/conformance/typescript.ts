@@ -1,6 +1,6 @@
 /** What every client does, by the one for TypeScript; see README.md. */
 import { createInterface } from "node:readline";
-import { type Interceptor, createClient } from "@connectrpc/connect";
+import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import { connect, contentOf, MoltwireError, TaskError } from "../typescript/index.ts";

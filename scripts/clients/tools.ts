@@ -32,7 +32,11 @@ export async function run(
 /**
  * A folder of tools, made once a machine for these versions, in the folder for temporary files. One that was begun and not finished is made anew.
  */
-export async function toolFolder(name: string, versions: string, make: (folder: string) => Promise<void>): Promise<string> {
+export async function toolFolder(
+  name: string,
+  versions: string,
+  make: (folder: string) => Promise<void>,
+): Promise<string> {
   const digest = createHash("sha256").update(versions).digest("hex").slice(0, 12);
   const folder = join(tmpdir(), `moltwire-${name}-${digest}`);
   const ready = join(folder, "ready");

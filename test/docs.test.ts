@@ -9,8 +9,9 @@ import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
 import { settings } from "../src/config.ts";
 import { accessOf, methodName } from "../src/rpc/access.ts";
 import { services } from "../src/services.ts";
-import { json, value } from "./bus-fixtures/bus.ts";
-import { clientsAt, start, type World } from "./harness.ts";
+import { contract, json, value } from "./bus-fixtures/bus.ts";
+import { puller } from "./bus-fixtures/instance.ts";
+import { start, type World } from "./harness.ts";
 
 const read = (file: string): string => readFileSync(new URL(`../${file}`, import.meta.url), "utf8");
 const methods = new Map(services.flatMap((service) => service.methods).map((method) => [methodName(method), method]));
@@ -121,21 +122,20 @@ describe("docs", () => {
   test(
     "the agent in TypeScript does its task, and ends on SIGTERM",
     async () => {
-      const { agents, keys, bus } = clientsAt(world.url, world.operatorKey);
-      // The page's own block has registered them.
-      const shouter = (await agents.listAgents({})).agents.find(({ name }) => name === "shouter")!;
-      const { secret } = await keys.createApiKey({ agentId: shouter.agentId });
+      const org = await world.org();
+      const contractId = await contract(org);
+      const { key } = await puller(org, contractId);
       const folder = mkdtempSync(join(tmpdir(), "ten-lines-"));
       const client = new URL("../clients/typescript/index.ts", import.meta.url).href;
       writeFileSync(
         join(folder, "agent.mts"),
         blocksOf("docs/agents.md", "ts")[0]!.replace("@moltwire/client", client),
       );
-      const env = { PATH: process.env.PATH, MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: secret };
+      const env = { PATH: process.env.PATH, MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: key };
       const child = spawn(process.execPath, [join(folder, "agent.mts")], { env, stdio: "inherit" });
       const ended = once(child, "exit");
       try {
-        const { task } = await bus.submitTask({ contractId: "shout", input: value({ text: "hello" }) });
+        const { task } = await org.admin.bus.submitTask({ contractId, input: value({ text: "hello" }) });
         expect(json(task?.output)).toEqual({ shouted: "HELLO" });
         child.kill("SIGTERM");
         expect(await ended).toEqual([0, null]);

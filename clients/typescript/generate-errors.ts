@@ -43,7 +43,7 @@ export type Reason = {
 };
 type Value = { readonly key: string; readonly type: "number" | "time" | "text" };
 
-const valueOf = (key: string): Value => ({
+const told = (key: string): Value => ({
   key,
   type: numbers.has(key) ? "number" : key.endsWith("_time") ? "time" : "text",
 });
@@ -55,8 +55,8 @@ export function reasonsOf(text: string): Reason[] {
   for (const line of text.split("\n").map((each) => each.trim())) {
     const [, name] = /^ERROR_REASON_(\w+) = [1-9]/.exec(line) ?? [];
     if (name) {
-      const told = [...comment.join(" ").matchAll(/"([a-z_]+)":/g)].map(([, key]) => key!);
-      const values = [...new Set(told.concat(more[name] ?? []))].map(valueOf);
+      const keys = [...comment.join(" ").matchAll(/"([a-z_]+)":/g)].map(([, key]) => key!);
+      const values = [...new Set(keys.concat(more[name] ?? []))].map(told);
       reasons.push({ reason: name, className: pascal(name), comment, values });
     }
     if (line.startsWith("//")) comment.push(line.slice(2).trim().replaceAll("*/", "* /"));

@@ -13,6 +13,7 @@ from typing import Any
 import moltwire
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
+from moltwire.bus.v1 import bus_service_pb2 as bus
 from moltwire.memory.v1 import memory_pb2, memory_service_pb2 as memory
 from moltwire.queue.v1 import job_pb2, queue_service_pb2 as queue
 from moltwire.relay.v1 import relay_service_pb2 as relay
@@ -106,7 +107,14 @@ say(case="stream-resume", saw=heard)
 contract = os.environ["CONFORMANCE_CONTRACT_ID"]
 output = mw.call(contract, {"text": "hello"})
 reason = failed(lambda: mw.call(contract, {})).reason
+again = bus.SubmitTaskRequest(contract_id=contract, input=moltwire.json_value({"text": "again"}))
+task = mw.bus.SubmitTask(again).task
 stop.set()
 serving.join(60)
 say(case="serve", saw={"output": output, "reason": reason, "ended": not serving.is_alive()})
+
+last = None
+for step in mw.bus.WatchTask(bus.WatchTaskRequest(task_id=task.task_id)):
+    last = step.WhichOneof("event")
+say(case="stream-end", saw=last)
 mw.close()

@@ -96,7 +96,13 @@ print({ case: "stream-resume", saw: heard });
 const contractId = env.CONFORMANCE_CONTRACT_ID!;
 const output = await mw.bus.call(contractId, { text: "hello" });
 const { reason } = await failed(mw.bus.call(contractId, {}));
+const { taskId } = await mw.bus.submit(contractId, { text: "again" });
+for await (const { event } of mw.bus.watch(taskId)) if (event.case === "task" && event.value.endTime) break;
 stop.abort();
 await serving;
 print({ case: "serve", saw: { output, reason, ended: true } });
+
+let last: string | undefined;
+for await (const { event } of mw.bus.watch(taskId)) last = event.case;
+print({ case: "stream-end", saw: last });
 process.exit(0);

@@ -3,6 +3,7 @@ package moltwire
 import (
 	"context"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +81,15 @@ func unreachable(err error) error {
 	if from := (*connect.Error)(nil); errors.As(err, &from) {
 		message = from.Message()
 	}
-	return &Unreachable{&Failure{Reason: "UNREACHABLE", Message: message, Code: connect.CodeUnavailable, RetryAfter: -1, from: err}}
+	// A new error: one that wraps io.EOF would be taken for the end of a stream.
+	lost := connect.NewError(connect.CodeUnavailable, errors.New(message))
+	return &Unreachable{&Failure{Reason: "UNREACHABLE", Message: message, Code: connect.CodeUnavailable, RetryAfter: -1, from: lost}}
+}
+
+// isEnd says whether a server ended a stream as it should. A connection that was lost has an io.EOF inside too, and another code.
+func isEnd(err error) bool {
+	var from *connect.Error
+	return errors.Is(err, io.EOF) && (!errors.As(err, &from) || from.Code() == connect.CodeUnknown)
 }
 
 // isTyped says whether a server, or this client, has said why.
@@ -93,7 +102,7 @@ func isTyped(err error) bool {
 // none of these, such as a call whose context was canceled, stays the error it was.
 func typedError(ctx context.Context, err error) error {
 	var from *connect.Error
-	if isTyped(err) || !errors.As(err, &from) {
+	if isEnd(err) || isTyped(err) || !errors.As(err, &from) {
 		return err
 	}
 	failure := &Failure{Message: from.Message(), Code: from.Code(), RetryAfter: -1, from: err}

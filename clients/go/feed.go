@@ -91,7 +91,7 @@ func (f *feed) Receive(message any) error {
 		}
 		wasOpen := f.isOpen
 		f.end()
-		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && f.ctx.Err() == nil && !isConnectError(err) {
+		if isEnd(err) {
 			return err
 		}
 		err = typedError(f.ctx, err)
@@ -112,11 +112,6 @@ func (f *feed) Receive(message any) error {
 			return err
 		}
 	}
-}
-
-func isConnectError(err error) bool {
-	var from *connect.Error
-	return errors.As(err, &from)
 }
 
 // receive takes a message of this round, which it opens where there is none.

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	moltwire "moltwire.dev/client"
+	busv1 "moltwire.dev/client/gen/moltwire/bus/v1"
 	memoryv1 "moltwire.dev/client/gen/moltwire/memory/v1"
 	queuev1 "moltwire.dev/client/gen/moltwire/queue/v1"
 	relayv1 "moltwire.dev/client/gen/moltwire/relay/v1"
@@ -139,8 +140,18 @@ func main() {
 	var output any
 	must(0, mw.Call(ctx, contract, object{"text": "hello"}, &output))
 	_, failure = failed(mw.Call(ctx, contract, object{}, nil))
+	task := must(mw.Bus.SubmitTask(ctx, &busv1.SubmitTaskRequest{ContractId: contract, Input: must(moltwire.ValueOf(object{"text": "again"}))})).GetTask()
 	stop()
 	print(object{"case": "serve", "saw": object{"output": output, "reason": failure.Reason, "ended": <-ended == nil}})
+
+	var last string
+	steps := must(mw.Bus.WatchTask(ctx, &busv1.WatchTaskRequest{TaskId: task.GetTaskId()}))
+	for steps.Receive() {
+		message := steps.Msg().ProtoReflect()
+		last = string(message.WhichOneof(message.Descriptor().Oneofs().ByName("event")).Name())
+	}
+	must(0, steps.Err())
+	print(object{"case": "stream-end", "saw": last})
 }
 
 // inbox reads it from the beginning; the server is killed in between.

@@ -2,6 +2,7 @@
 
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -190,7 +191,7 @@ class Feed:
         self._on_problem = on_problem
         self._has_begun = False
         self._failures = 0
-        self._is_canceled = False
+        self._canceled = threading.Event()
         self._call = opened(request)
 
     def __iter__(self) -> Iterator[Any]:
@@ -201,11 +202,12 @@ class Feed:
             try:
                 message = next(self._call)
             except grpc.RpcError as thrown:
-                if self._is_canceled:
+                if not self._canceled.is_set():
+                    self._wait_after(thrown)
+                if self._canceled.is_set():
                     raise StopIteration from None
-                self._wait_after(thrown)
                 self._call = self._opened(self._request)
-                if self._is_canceled:
+                if self._canceled.is_set():
                     self._call.cancel()
                 continue
             told, after = self._place
@@ -216,7 +218,7 @@ class Feed:
 
     def cancel(self) -> None:
         """Hangs up: the loop over it ends."""
-        self._is_canceled = True
+        self._canceled.set()
         self._call.cancel()
 
     def _wait_after(self, thrown: grpc.RpcError) -> None:
@@ -226,7 +228,7 @@ class Feed:
         if wait is None or (not self._has_begun and self._failures >= self._max_attempts):
             raise error from thrown
         self._on_problem(error)
-        time.sleep(wait)
+        self._canceled.wait(wait)
 
 
 def _after(request: Any, field: str, place: Any) -> Any:

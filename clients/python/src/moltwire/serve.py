@@ -24,6 +24,7 @@ _MAX_PROGRESS = 1_024
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _LONGEST_OPEN_WAIT = 10.0
+_LOOK_EVERY = 0.5
 # What another try does not mend.
 _HOPELESS = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -113,28 +114,23 @@ def serve_tasks(bus: "BusServiceStub", handler: Handler, options: ServeOptions) 
     stream = _Streams(bus, request, hand)
 
     def drain() -> None:
-        options.stop.wait()
+        # An event that is never set is not waited for when the serving is over for another reason.
+        while not options.stop.wait(_LOOK_EVERY):
+            if ended.is_set():
+                return
         # What is on its way would be lost by hanging up: the server is told, and ends the stream after the last delivery.
         if not ended.is_set():
             stream.drain()
 
-    watcher = threading.Thread(target=drain, name="moltwire-drain", daemon=True)
-    watcher.start()
-    was_set = False
+    threading.Thread(target=drain, name="moltwire-drain", daemon=True).start()
     try:
         with _on_terminate(options.stop):
             _keep_open(stream, options)
             hand.wait_until_empty()
-        was_set = options.stop.is_set()
     finally:
         ended.set()
         hand.let_all_go()
         stream.hang_up()
-        if not was_set and not options.stop.is_set():
-            # The thread that waits for the end is to end too.
-            options.stop.set()
-            watcher.join()
-            options.stop.clear()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ const read = (file: string): string => readFileSync(new URL(`../${file}`, import
 const methods = new Map(services.flatMap((service) => service.methods).map((method) => [methodName(method), method]));
 
 /** A machine does other things too. */
-const maxMs = 90_000;
+const maxMs = 120_000;
 
 /** An answer, as far as it may tell of a failure. */
 type Failure = { code?: string; message?: string; details?: { debug?: { reason?: string } }[] };

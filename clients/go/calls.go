@@ -103,7 +103,13 @@ type stream struct {
 }
 
 func (s *stream) Receive(message any) error {
-	return typedError(s.ctx, s.StreamingClientConn.Receive(message))
+	err := s.StreamingClientConn.Receive(message)
+	if err == nil {
+		return nil
+	}
+	// It is over, also where nobody closes it.
+	defer s.cancel()
+	return typedError(s.ctx, err)
 }
 
 func (s *stream) CloseResponse() error {

@@ -82,6 +82,16 @@ func (f *feed) CloseResponse() error {
 }
 
 func (f *feed) Receive(message any) error {
+	err := f.follow(message)
+	if err != nil {
+		// It is over, also where nobody closes it.
+		f.cancel()
+	}
+	return err
+}
+
+// follow takes the next message, in as many rounds as that needs.
+func (f *feed) follow(message any) error {
 	for {
 		err := f.receive(message)
 		if err == nil {

@@ -6,15 +6,18 @@ import { QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
 
 export type Asked = { readonly method: string; readonly key: string | null; readonly traceparent: string | null };
 
-/** Each call of GetJob and CancelJob takes the first of `failures` and throws it; when there are none it answers. */
+/** Each call of GetJob and CancelJob takes the first of `failures` and throws it, or that of its job in `ofJobs`; when there are none it answers. */
 export async function faultyServer() {
   const asked: Asked[] = [];
   const failures: unknown[] = [];
+  const ofJobs = new Map<string, unknown>();
   const answer =
     (method: string) =>
-    (_: unknown, { requestHeader }: { requestHeader: Headers }) => {
+    ({ jobId }: { jobId: string }, { requestHeader }: { requestHeader: Headers }) => {
       asked.push({ method, key: requestHeader.get("idempotency-key"), traceparent: requestHeader.get("traceparent") });
       if (failures.length > 0) throw failures.shift();
+      const failure = ofJobs.get(jobId);
+      if (ofJobs.delete(jobId)) throw failure;
       return {};
     };
   const server = createServer(
@@ -31,6 +34,7 @@ export async function faultyServer() {
     url: `http://127.0.0.1:${port}`,
     asked,
     failures,
+    ofJobs,
     async [Symbol.asyncDispose]() {
       for (const session of sessions) session.destroy();
       await new Promise((closed) => server.close(closed));

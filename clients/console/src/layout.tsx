@@ -2,7 +2,7 @@ import { useQuery } from "@connectrpc/connect-query";
 import { AppShell, Burger, Button, Group, Kbd, NativeSelect, NavLink, ScrollArea, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useState } from "react";
+import { Fragment, lazy, Suspense, useEffect, useState } from "react";
 import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import { OrganizationService } from "../../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { type Live, openLive } from "./live/store.ts";
@@ -55,19 +55,27 @@ export function Layout() {
         </AppShell.Header>
         <AppShell.Navbar p="xs">
           <AppShell.Section grow component={ScrollArea}>
-            {shown.map(({ path, title }) => (
-              <NavLink
-                key={path}
-                component={Link}
-                to={path}
-                label={title}
-                onClick={close}
-                active={path === "/" ? pathname === "/" : pathname.startsWith(path)}
-                {...((path === "/" ? pathname === "/" : pathname.startsWith(path)) && {
-                  "aria-current": "page" as const,
-                })}
-              />
-            ))}
+            {shown.map(({ path, title, group }, index) => {
+              const isHere = path === "/" ? pathname === "/" : pathname === path || pathname.startsWith(`${path}/`);
+              return (
+                <Fragment key={path}>
+                  {group !== shown[index - 1]?.group && (
+                    <Text size="xs" c="dimmed" px="xs" pt={index === 0 ? 0 : "sm"} pb={2}>
+                      {group}
+                    </Text>
+                  )}
+                  <NavLink
+                    component={Link}
+                    to={path}
+                    label={title}
+                    py={5}
+                    onClick={close}
+                    active={isHere}
+                    {...(isHere && { "aria-current": "page" as const })}
+                  />
+                </Fragment>
+              );
+            })}
           </AppShell.Section>
           <Text size="xs" c="dimmed" p="xs" visibleFrom="sm">
             <Kbd>j</Kbd> <Kbd>k</Kbd> rows · <Kbd>/</Kbd> filter · <Kbd>Ctrl K</Kbd> anything

@@ -1,6 +1,7 @@
+import type { DescMessage } from "@bufbuild/protobuf";
 import { Button, Center, Group, Loader, Stack, Table } from "@mantine/core";
 import { type KeyboardEvent, type ReactNode, useEffect, useRef } from "react";
-import { saveTable } from "./export.ts";
+import { saveJson, saveTable } from "./export.ts";
 import { Failure } from "./failure.tsx";
 
 /** A column; `wide` ones are left out on small screens. */
@@ -22,11 +23,13 @@ type ListProps<Row> = {
   readonly empty: ReactNode;
   readonly more?: (() => void) | undefined;
   readonly isFetchingMore?: boolean;
+  /** What the rows are messages of: then they can be saved as JSON. */
+  readonly schema?: DescMessage;
 };
 
 /** A table whose rows are reached with j and k, or the arrows, and opened with Enter. */
 export function List<Row>(props: ListProps<Row>) {
-  const { label, rows, columns, keyOf, onOpen, isPending, error, empty, more, isFetchingMore } = props;
+  const { label, rows, columns, keyOf, onOpen, isPending, error, empty, more, isFetchingMore, schema } = props;
   const body = useRef<HTMLTableSectionElement>(null);
 
   useEffect(() => {
@@ -98,6 +101,11 @@ export function List<Row>(props: ListProps<Row>) {
         <Button variant="default" onClick={() => saveTable(body.current?.closest("table") ?? null, label)}>
           Save as CSV
         </Button>
+        {schema && (
+          <Button variant="default" onClick={() => saveJson(schema, rows as readonly never[], label)}>
+            Save as JSON
+          </Button>
+        )}
       </Group>
     </Stack>
   );

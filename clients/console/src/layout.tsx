@@ -9,6 +9,7 @@ import { type Live, openLive } from "./live/store.ts";
 import { LiveContext, useLive } from "./live/use-live.ts";
 import { Palette } from "./palette.tsx";
 import { useWord } from "./parts/address.ts";
+import { useEscape } from "./parts/escape.ts";
 import { State } from "./parts/show.tsx";
 import { pages } from "./router.tsx";
 import { useOrg, useSession } from "./session.ts";
@@ -20,6 +21,7 @@ export function Layout() {
   const orgId = useOrg();
   const [live, setLive] = useState<Live>();
   const [opened, { toggle, close }] = useDisclosure(false);
+  useEscape();
   const { pathname } = useLocation();
   const { session } = useSession();
   const shown = pages.filter((page) => !("operator" in page) || session.role === Role.OPERATOR);

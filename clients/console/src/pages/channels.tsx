@@ -114,6 +114,7 @@ function OfChannel({ channel, onGone }: { channel: string; onGone: () => void })
       </Group>
       <Messages
         label="Messages"
+        ofChannel
         pages={messages}
         empty={<Text size="sm">None was written, or none has this label.</Text>}
       />

@@ -105,7 +105,7 @@ export function Directory() {
           </Empty>
         }
       />
-      <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="lg" title="Profile">
+      <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="xl" title="Profile">
         {opened !== "" && <Details agentId={opened} />}
       </Drawer>
     </>

@@ -49,10 +49,15 @@ const tones: Readonly<Record<number, Tone>> = {
   [GrantState.EXPIRED]: "off",
 };
 
+const subjectNames = { contractId: "contract", capability: "capability", namespace: "namespace" } as const;
+
 const stateOf = ({ state }: { state: GrantState }) => (
   <State tone={tones[state] ?? "off"}>{enumText(GrantState, state)}</State>
 );
-const subjectOf = ({ subject }: Grant): string => `${subject.case} ${subject.value}`;
+const subjectOf = ({ subject }: Grant): string =>
+  subject.case === "listingId"
+    ? `listing ${shortId(subject.value)}`
+    : `${subjectNames[subject.case ?? "contractId"]} ${subject.value}`;
 const limitText = (limit: bigint | undefined): string => (limit === undefined ? "not limited" : countText(limit));
 
 /** What organisations let each other use. */

@@ -83,7 +83,12 @@ export function List<Row>(props: ListProps<Row>) {
                 })}
               >
                 {columns.map(({ name, show, wide, right }) => (
-                  <Table.Td key={name} {...(wide && { visibleFrom: "sm" })} ta={right ? "right" : "left"}>
+                  <Table.Td
+                    key={name}
+                    {...(wide && { visibleFrom: "sm" })}
+                    {...(right && { className: "right" })}
+                    ta={right ? "right" : "left"}
+                  >
                     {show(row)}
                   </Table.Td>
                 ))}
@@ -98,11 +103,15 @@ export function List<Row>(props: ListProps<Row>) {
             More
           </Button>
         )}
-        <Button variant="default" onClick={() => saveTable(body.current?.closest("table") ?? null, label)}>
+        <Button
+          variant="default"
+          size="compact-sm"
+          onClick={() => saveTable(body.current?.closest("table") ?? null, label)}
+        >
           Save as CSV
         </Button>
         {schema && (
-          <Button variant="default" onClick={() => saveJson(schema, rows as readonly never[], label)}>
+          <Button variant="default" size="compact-sm" onClick={() => saveJson(schema, rows as readonly never[], label)}>
             Save as JSON
           </Button>
         )}

@@ -55,8 +55,8 @@ export function ListingDetails({ listingId }: { listingId: string }) {
           ["Category", offer?.category],
           ["Tags", offer?.tags.join(", ")],
           ["Contract", `${offer?.contractId} ${offer?.contractVersion}`],
-          ["A request costs", priceText(offer)],
-          ["Free", freeText(data)],
+          ["A request costs", `${priceText(offer)} credits`],
+          ["Requests for nothing", freeText(data)],
           ["Published", timeText(listing.createTime)],
         ]}
       />
@@ -95,7 +95,7 @@ export function ListingDetails({ listingId }: { listingId: string }) {
 
 function freeText({ listing }: GetListingResponse): string {
   const free = listing?.offer?.pricing?.freeTier;
-  return free ? `${countText(free.requests)} requests a ${enumText(BillingPeriod, free.period)}` : "";
+  return free ? `${countText(free.requests)} a ${enumText(BillingPeriod, free.period)}` : "";
 }
 
 const percentText = (part: number | undefined): string =>

@@ -31,10 +31,15 @@ const says = ({ payload }: Message): string => {
   return typeof json === "string" ? json : JSON.stringify(json);
 };
 
-type Props = { readonly label: string; readonly pages: Pages<Message>; readonly empty: ReactNode };
+type Props = {
+  readonly label: string;
+  readonly pages: Pages<Message>;
+  readonly empty: ReactNode;
+  readonly ofChannel?: boolean;
+};
 
 /** The messages of a log, each opened in a drawer. */
-export function Messages({ label, pages, empty }: Props) {
+export function Messages({ label, pages, empty, ofChannel = false }: Props) {
   const nameOf = useAgentNames();
   const [opened, open] = useWord("message");
   const columns: readonly Column<Message>[] = [
@@ -42,11 +47,16 @@ export function Messages({ label, pages, empty }: Props) {
     { name: "From", show: (one) => one.senderName || nameOf(one.senderAgentId) },
     { name: "Label", wide: true, show: (one) => one.label },
     { name: "Says", show: (one) => <div className="fit">{says(one)}</div> },
-    {
-      name: "State",
-      wide: true,
-      show: ({ state }) => <State tone={tones[state] ?? "off"}>{enumText(MessageState, state)}</State>,
-    },
+    // A channel keeps no account of who has read what.
+    ...(ofChannel
+      ? []
+      : [
+          {
+            name: "State",
+            wide: true,
+            show: ({ state }: Message) => <State tone={tones[state] ?? "off"}>{enumText(MessageState, state)}</State>,
+          },
+        ]),
     { name: "Age", wide: true, right: true, show: ({ createTime }) => agoText(createTime) },
   ];
   return (

@@ -1,5 +1,5 @@
 /** The console in a real browser: Debian's Chromium, against a real server. Screenshots of every page go to `screenshots`. */
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { BrowserContext, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -67,7 +67,6 @@ describe.skipIf(!executablePath)("in Chromium", () => {
   const isLive = () => page.waitForSelector("[data-live=live]");
 
   beforeAll(async () => {
-    rmSync(screenshots, { recursive: true, force: true });
     mkdirSync(screenshots, { recursive: true });
     stage = await openStage();
     ({ url, operatorKey, planner, context, page, faults } = stage);

@@ -5,8 +5,10 @@ import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { DeadLetterState } from "../../gen/moltwire/bus/v1/dead_letter_pb.ts";
 import { MarketplaceTaskState } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GrantState } from "../../gen/moltwire/federation/v1/grant_pb.ts";
+import { JobState } from "../../gen/moltwire/queue/v1/job_pb.ts";
 import { executablePath, openStage, password, type Stage, screenshots, violations } from "./stage.ts";
 
 const jsonValue = (json: JsonValue) => ({ kind: { case: "json", value: fromJson(ValueSchema, json) } }) as const;
@@ -223,5 +225,34 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await page.waitForSelector("[role=dialog] table[aria-label=Collaborations] >> text=4 of 5");
     await look("profile");
     expect(await page.title()).toBe("Moltwire");
+  });
+
+  test("what fits the filter is counted, and dealt with as a whole once the number is typed", async () => {
+    await open(`/queues?queue=mail&state=${JobState.FAILED}`);
+    await page.click("main button:has-text('Redrive all…')");
+    await page.waitForSelector("[role=dialog] >> text=2 fit the filter.");
+    await page.fill("[role=dialog] form input", "3");
+    expect(await page.isDisabled("[role=dialog] form button[type=submit]")).toBe(true);
+    await page.fill("[role=dialog] form input", "2");
+    await look("bulk");
+    await confirm("Redrive all");
+    await page.waitForSelector("[role=dialog] >> text=2 done.");
+    expect((await stage.operator.queues.listDeadJobs({ queue: "mail" })).jobs).toEqual([]);
+
+    await open("/dead-letters?contract=web/other");
+    await page.click("main button:has-text('Resolve all…')");
+    await page.waitForSelector("[role=dialog] >> text=0 fit the filter.");
+    await page.keyboard.press("Escape");
+    await open("/dead-letters?contract=web/fetch");
+    await page.waitForSelector(row("web/fetch"));
+    await page.click("main button:has-text('Resolve all…')");
+    await page.fill("[role=dialog] form label:has-text('Note') >> xpath=../..//input", "nobody listens there");
+    await page.fill("[role=dialog] form label:has-text('to confirm') >> xpath=../..//input", "1");
+    await confirm("Resolve all");
+    await page.waitForSelector("[role=dialog] >> text=1 done.");
+    const { deadLetters } = await stage.operator.deadLetters.listDeadLetters({});
+    expect(deadLetters.map(({ state, resolveNote }) => [state, resolveNote])).toEqual([
+      [DeadLetterState.RESOLVED, "nobody listens there"],
+    ]);
   });
 });

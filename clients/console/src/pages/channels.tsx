@@ -157,7 +157,7 @@ function Details({ channel, onGone }: { channel: string; onGone: () => void }) {
   const deadColumns: readonly Column<DeadMessage>[] = [
     { name: "Group", show: ({ group }) => group },
     { name: "Message", right: true, show: ({ message }) => String(message?.sequence) },
-    { name: "Why", show: ({ cause }) => <div className="fit">{cause}</div> },
+    { name: "Why", wide: true, show: ({ cause }) => <div className="fit">{cause}</div> },
     {
       name: "",
       right: true,

@@ -13,7 +13,7 @@ import { countText, creditsText, shortId } from "../parts/text.ts";
 const columns: readonly Column<LedgerFault>[] = [
   { name: "Organisation", show: ({ orgId }) => (orgId ? <Mono>{shortId(orgId)}</Mono> : "all") },
   { name: "Of", show: ({ subjectId }) => (subjectId ? <Mono>{shortId(subjectId)}</Mono> : "all") },
-  { name: "What is wrong", show: ({ description }) => description },
+  { name: "What is wrong", show: ({ description }) => <div className="any">{description}</div> },
 ];
 
 type Proving = {

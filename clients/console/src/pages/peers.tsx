@@ -87,7 +87,7 @@ export function Peers() {
 }
 
 const keyColumns: readonly Column<PeerKey>[] = [
-  { name: "Key", show: ({ publicKey }) => <Mono>{base64(publicKey)}</Mono> },
+  { name: "Key", show: ({ publicKey }) => <div className="mono any">{base64(publicKey)}</div> },
   { name: "From", wide: true, right: true, show: ({ activeTime }) => timeText(activeTime) },
   { name: "Until", right: true, show: ({ expireTime }) => (expireTime ? timeText(expireTime) : "no end") },
 ];

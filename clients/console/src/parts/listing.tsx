@@ -218,10 +218,10 @@ function Reviews({ listingId, isOwn, answer: { listing, reviews } }: ReviewsProp
     {
       name: "Says",
       show: ({ text, response }) => (
-        <>
+        <div className="any">
           <div>{text}</div>
           {response && <div className="dimmed">Provider: {response}</div>}
-        </>
+        </div>
       ),
     },
     { name: "By", wide: true, show: ({ reviewerOrgId }) => <Mono>{shortId(reviewerOrgId)}</Mono> },

@@ -264,7 +264,8 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await tab.click("button[type=submit]");
     await tab.waitForSelector("[data-live=live]");
     expect(await tab.locator("select[aria-label=Organisation]").count()).toBe(0);
-    for (const [path, title] of pages) {
+    for (const [address, title] of pages) {
+      const [path] = address.split("?") as [string];
       if (operatorPages.includes(path) || publicPages.includes(path)) continue;
       await tab.goto(`${url}/#${path}`);
       await tab.waitForSelector(`h1:has-text("${title}")`);

@@ -1,7 +1,7 @@
 import { useQuery } from "@connectrpc/connect-query";
 import { AppShell, Burger, Button, Group, Kbd, NativeSelect, NavLink, ScrollArea, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
-import { Link, Outlet, useLocation } from "@tanstack/react-router";
+import { Link, Outlet, useLocation, useNavigate } from "@tanstack/react-router";
 import { Fragment, lazy, Suspense, useEffect, useState } from "react";
 import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import { OrganizationService } from "../../../gen/moltwire/federation/v1/organization_service_pb.ts";
@@ -106,7 +106,8 @@ function Badge() {
 function OrgChoice() {
   const { session } = useSession();
   const isOperator = session.role === Role.OPERATOR;
-  const [chosen, choose] = useWord("org");
+  const [chosen] = useWord("org");
+  const navigate = useNavigate();
   const { data } = useQuery(OrganizationService.method.listOrganizations, { pageSize: 250 }, { enabled: isOperator });
   if (!isOperator)
     return (
@@ -125,7 +126,10 @@ function OrgChoice() {
       w={{ base: 120, sm: 180 }}
       data={choices.length > 0 ? choices : [{ value: session.orgId, label: session.orgName }]}
       value={chosen || session.orgId}
-      onChange={({ currentTarget }) => choose(currentTarget.value === session.orgId ? "" : currentTarget.value)}
+      onChange={({ currentTarget: { value } }) =>
+        // What was filtered by and opened is of the organisation before.
+        void navigate({ to: ".", search: { org: value === session.orgId ? undefined : value } as never })
+      }
     />
   );
 }

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pino } from "pino";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import type { Db } from "../../src/db/db.ts";
 import { createServer, type Server } from "../../src/server.ts";
 import { type Clients, clientsAt } from "../harness.ts";
 import { seed } from "./seed.ts";
@@ -33,6 +34,8 @@ export type Stage = {
   readonly faults: string[];
   /** Writes down what the browser complains of in another page too. */
   listen(to: Page): void;
+  /** Beside the protocol, for what would take too long by it. */
+  db(): Db;
   stop(): Promise<void>;
   restart(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -69,6 +72,7 @@ export async function openStage(): Promise<Stage> {
   listen(page);
   return {
     ...{ url, operatorKey, operator, planner, trade, browser, context, page, faults, listen, restart },
+    db: () => server.app.db,
     stop: () => server.close(),
     async [Symbol.asyncDispose]() {
       await browser.close();

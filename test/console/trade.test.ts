@@ -9,6 +9,8 @@ import { DeadLetterState } from "../../gen/moltwire/bus/v1/dead_letter_pb.ts";
 import { MarketplaceTaskState } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GrantState } from "../../gen/moltwire/federation/v1/grant_pb.ts";
 import { JobState } from "../../gen/moltwire/queue/v1/job_pb.ts";
+import { sql } from "../../src/db/db.ts";
+import { eventually } from "../harness.ts";
 import { executablePath, openStage, password, type Stage, screenshots, violations } from "./stage.ts";
 
 const jsonValue = (json: JsonValue) => ({ kind: { case: "json", value: fromJson(ValueSchema, json) } }) as const;
@@ -254,5 +256,40 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     expect(deadLetters.map(({ state, resolveNote }) => [state, resolveNote])).toEqual([
       [DeadLetterState.RESOLVED, "nobody listens there"],
     ]);
+  });
+
+  test("of 100,000 traces those that were scrolled past are no part of the page, but of the file; a filter finds the one", async () => {
+    const { organization } = await stage.operator.organizations.createOrganization({ name: "busy" });
+    const { orgId } = organization!;
+    await stage.db().tx((tx) =>
+      tx.run(sql`
+        with recursive n (i) as (select 1 union all select i + 1 from n where i < 100000)
+        insert into trace (org_id, trace_id, contract_id, opener_agent_id, start_ms)
+        select ${orgId}, printf('%032x', i), case i when 777 then 'rare/one' else 'often/asked' end, '', 1700000000000 + i from n`),
+    );
+    await open(`/traces?org=${orgId}`);
+    await page.waitForSelector(row("often/asked"));
+    for (let read = 250; read < 3_000; read += 250) {
+      await page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)");
+      // Of three pages on the page says how many there are; those before are in sight, or near it.
+      const shown =
+        read < 500
+          ? "document.querySelectorAll('main tr.row').length > 250"
+          : `Number(/([\\d,]+) are shown/.exec(document.querySelector('main').textContent)?.[1].replaceAll(',', '') ?? 0) > ${read}`;
+      await eventually(() => page.evaluate<boolean>(shown), 30_000);
+    }
+    await eventually(async () => (await page.locator("main tr.row").count()) < 500, 20_000);
+    const download = page.waitForEvent("download");
+    await page.click("main button:has-text('Save as CSV')");
+    const lines = readFileSync(await (await download).path(), "utf8")
+      .trimEnd()
+      .split("\r\n");
+    expect(lines.length).toBeGreaterThan(3_000);
+    expect(new Set(lines).size).toBe(lines.length);
+    await page.evaluate("window.scrollTo(0, 0)");
+    await page.fill("main input[aria-label=Contract]", "rare/one");
+    await page.waitForSelector(row("rare/one"));
+    expect(await page.locator("main tr.row").count()).toBe(1);
+    expect(stage.faults).toEqual([]);
   });
 });

@@ -9,11 +9,11 @@ const tellMs = 150;
 type Feed<Message> = {
   /** Begins, after what was taken before. */
   begin(signal: AbortSignal): AsyncIterable<Message>;
-  /** Takes one message; answers whether it was the last one. */
-  onMessage(message: Message): boolean | undefined;
+  /** Takes one message; answers what it is: news, the last word of the feed, or nothing, as when it only tells that it is there. */
+  onMessage(message: Message): "news" | "end" | undefined;
   /** What came after the last one taken is not kept: where to go on is forgotten. */
   onGap?(): void;
-  /** Called soon after messages came, once for many. */
+  /** Called soon after news came, once for many. */
   onNews?(): void;
 };
 
@@ -37,7 +37,9 @@ export function useFeed<Message>(key: string | undefined, feed: Feed<Message>): 
       await followFeed((either) => latest.current.begin(either), {
         onMessage: (message) => {
           setState("live");
-          isOver = latest.current.onMessage(message) === true;
+          const what = latest.current.onMessage(message);
+          isOver = what === "end";
+          if (what === undefined) return;
           timer ??= setTimeout(() => {
             timer = undefined;
             latest.current.onNews?.();

@@ -87,8 +87,9 @@ function OfChannel({ channel, onGone }: { channel: string; onGone: () => void })
         },
         { signal },
       ),
-    onMessage: ({ sequence }) => {
+    onMessage: ({ sequence, event }) => {
       place.sequence = sequence;
+      return event.case === "message" ? "news" : undefined;
     },
     onGap: () => delete place.sequence,
     onNews: () => void readAgain([listMessages, listChannels, getChannel]),

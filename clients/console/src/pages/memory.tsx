@@ -103,7 +103,9 @@ function Watch({ agentId, namespace, prefix }: { agentId: string; namespace: str
       ),
     onMessage: ({ revision, event }) => {
       place.revision = revision;
-      if (event.case === "change") setChanges((before) => [event.value, ...before].slice(0, changesKept));
+      if (event.case !== "change") return;
+      setChanges((before) => [event.value, ...before].slice(0, changesKept));
+      return "news";
     },
     onGap: () => delete place.revision,
     onNews: () => void readAgain([listEntries, getEntry]),

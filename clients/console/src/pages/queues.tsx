@@ -146,7 +146,7 @@ function Jobs({ queue }: { queue: string }) {
           Jobs {queue && `of ${queue}`}
         </Title>
         <Group gap="xs">
-          {isDead && queue !== "" && (jobs.data?.pages[0]?.jobs.length ?? 0) > 0 && (
+          {isDead && queue !== "" && (
             <Bulk
               label="Redrive all"
               title={`Redrive the dead jobs of ${queue}?`}

@@ -150,7 +150,9 @@ function Watch({ namespace, prefix }: { namespace: string; prefix: string }) {
     onMessage: ({ cursor, event }) => {
       place.afterCursor = cursor;
       const change = event.case === "change" ? event.value.change : undefined;
-      if (change) setChanges((before) => [change, ...before].slice(0, changesKept));
+      if (!change) return;
+      setChanges((before) => [change, ...before].slice(0, changesKept));
+      return "news";
     },
     onGap: () => {
       place.afterCursor = "";

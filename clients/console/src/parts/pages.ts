@@ -1,6 +1,6 @@
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { useInfiniteQuery } from "@connectrpc/connect-query";
-import { useEffect } from "react";
+import { useEffect, useState } from "react";
 
 /** What `List` shows of a method that lists, and how it is read again. */
 export type Pages<Row> = {
@@ -39,8 +39,18 @@ export function usePages<I extends DescMessage, O extends DescMessage, Row>(
       enabled,
     } as never,
   );
-  const { hasNextPage, isFetchingNextPage, isLoading, error, fetchNextPage } = query;
-  const rows = ((query.data as { pages: MessageShape<O>[] } | undefined)?.pages ?? []).flatMap(rowsOf);
+  const { hasNextPage, isFetching, isFetchingNextPage, isLoading, error, fetchNextPage } = query;
+  const pages = (query.data as { pages: MessageShape<O>[] } | undefined)?.pages ?? [];
+  const rows = pages.flatMap(rowsOf);
+  // How many pages there were when another was asked for. Something new has all of them read again, which ends the reading of the next: then that is asked for again.
+  const [from, setFrom] = useState<number>();
+  const isWanted = from !== undefined;
+  useEffect(() => {
+    if (from === undefined) return;
+    if (isFetching) return;
+    if (pages.length !== from || !hasNextPage || error) setFrom(undefined);
+    else void fetchNextPage();
+  }, [from, pages.length, hasNextPage, isFetching, error, fetchNextPage]);
   const leadsOn = rows.length === 0 && hasNextPage && !isFetchingNextPage && !error;
   useEffect(() => {
     if (leadsOn) void fetchNextPage();
@@ -50,8 +60,13 @@ export function usePages<I extends DescMessage, O extends DescMessage, Row>(
       rows,
       isPending: isLoading || (rows.length === 0 && hasNextPage && !error),
       error,
-      more: hasNextPage ? () => void fetchNextPage() : undefined,
-      isFetchingMore: isFetchingNextPage,
+      more: hasNextPage
+        ? () => {
+            setFrom(pages.length);
+            void fetchNextPage();
+          }
+        : undefined,
+      isFetchingMore: isFetchingNextPage || isWanted,
     },
     refetch: () => void query.refetch(),
   };

@@ -93,7 +93,7 @@ function Watched({ scenarioId, onRun }: { scenarioId: string; onRun: () => void 
       if (told.kind === ScenarioEventKind.ENDED) setEnded(true);
       else if (told.kind === ScenarioEventKind.STARTED)
         setScenario((before) => before && { ...before, state: ScenarioState.RUNNING });
-      return told.kind === ScenarioEventKind.ENDED;
+      return told.kind === ScenarioEventKind.ENDED ? "end" : "news";
     },
     onNews: () => void readAgain(ended ? [listScenarios, getScenarioResults] : [listScenarios]),
   });

@@ -248,8 +248,8 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await open("/dead-letters?contract=web/fetch");
     await page.waitForSelector(row("web/fetch"));
     await page.click("main button:has-text('Resolve all…')");
-    await page.fill("[role=dialog] form label:has-text('Note') >> xpath=../..//input", "nobody listens there");
-    await page.fill("[role=dialog] form label:has-text('to confirm') >> xpath=../..//input", "1");
+    await page.getByLabel("Note").fill("nobody listens there");
+    await page.getByLabel("Type 1 to confirm").fill("1");
     await confirm("Resolve all");
     await page.waitForSelector("[role=dialog] >> text=1 done.");
     const { deadLetters } = await stage.operator.deadLetters.listDeadLetters({});

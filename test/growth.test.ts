@@ -94,7 +94,7 @@ import {
   tracesByHour,
 } from "../src/ops/overview-store.ts";
 import { overdue } from "../src/ops/queue-metrics.ts";
-import { readChecks } from "../src/ops/self-check.ts";
+import { readCheckSlices, readChecks } from "../src/ops/self-check.ts";
 import { readStats } from "../src/ops/stats-store.ts";
 import { countQueues } from "../src/queue/quota.ts";
 import { standingOf } from "../src/queue/schedule/standing.ts";
@@ -931,6 +931,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
     "the checks of a span of time",
     (db) => readChecks(db, 1, 9),
+    /self_check USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)/,
+  ],
+  [
+    "the checks of a span of time, by the hour",
+    (db) => readCheckSlices(db, 1, 9, 60),
     /self_check USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)/,
   ],
   [

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
+import type { GetSlaResponse } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { selfCheck } from "../src/ops/self-check.ts";
 import { value } from "./bus-fixtures/bus.ts";
@@ -98,6 +99,13 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   describe("the SLA", () => {
+    /** What its hours and its days come to: minutes up and all, of each. */
+    const timeline = ({ hours, days }: GetSlaResponse) =>
+      [hours, days].flatMap((slices) => [
+        slices.reduce((sum, { minutesUp }) => sum + minutesUp, 0),
+        slices.reduce((sum, { minutesTotal }) => sum + minutesTotal, 0),
+      ]);
+
     test("counts each minute in which the server wrote and read, and each in which it did not as down", async () => {
       const clock = fakeClock();
       await using world = await start(dialect, { clock });
@@ -119,11 +127,19 @@ describe.each(dialects)("%s", (dialect) => {
         expect(window!.uptimePercent).toBeCloseTo((100 * 4) / 13, 9);
         expect(durationMs(window!.meanResponse!)).toBeGreaterThan(0);
       }
+      expect(timeline(await status.getSla({}))).toEqual([4, 13, 4, 13]);
       clock.advance(24 * 60 * minute);
       await check();
       const next = await status.getSla({});
       expect(next.day).toMatchObject({ minutesUp: 1, minutesTotal: 1_440 });
       expect(next.week).toMatchObject({ minutesUp: 5, minutesTotal: 13 + 1_440 });
+      expect(timeline(next).slice(2)).toEqual([5, 13 + 1_440]);
+      const { hours, days } = next;
+      expect([hours.length, hours.at(-1)!.minutesUp, days.at(-1)!.minutesUp]).toEqual([24, 1, 1]);
+      const begins = hours.map(({ startTime }) => timestampMs(startTime!));
+      expect(begins.every((ms, index) => ms % (60 * minute) === 0 && ms === begins[0]! + index * 60 * minute)).toBe(
+        true,
+      );
     });
 
     test("counts the time in which the server was not running as down", async () => {

@@ -50,6 +50,17 @@ export async function checkedSince(db: Queryable): Promise<number | undefined> {
   return row && Number(Buffer.from(row.value).toString());
 }
 
+/** Of a span of minutes, by slices of so many, those with a minute that was up: which, counted from 1970, how many were, and the last one. By the primary key; oldest first. */
+export const readCheckSlices = (
+  db: Queryable,
+  from: number,
+  to: number,
+  sliceMinutes: number,
+): Promise<{ readonly slice: number; readonly up: number; readonly last: number }[]> =>
+  db.all(sql`
+    select minute / ${sliceMinutes} as slice, count(*) as up, max(minute) as last
+    from self_check where minute >= ${from} and minute <= ${to} and took_us >= 0 group by 1 order by 1`);
+
 /** How many minutes of a span were up, how long a check took in the mean, and whether the last minute of the span is among them; by the primary key. */
 export async function readChecks(
   db: Queryable,

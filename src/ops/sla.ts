@@ -1,14 +1,19 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { GetSlaResponseSchema, SlaWindowSchema } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
+import type {
+  GetSlaResponseSchema,
+  SlaSliceSchema,
+  SlaWindowSchema,
+} from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { Queryable } from "../db/db.ts";
-import { checkedSince, minuteMs, minuteOf, readChecks } from "./self-check.ts";
+import { checkedSince, minuteMs, minuteOf, readCheckSlices, readChecks } from "./self-check.ts";
 
 type Sla = MessageInitShape<typeof GetSlaResponseSchema>;
 
 const targetPercent = 99.9;
 const freshMs = 15_000;
-const day = 24 * 60;
+const hour = 60;
+const day = 24 * hour;
 
 /** Reads how the server did, at most once in 15 s: anybody may ask, and a month is 43,200 rows. */
 export function slaReader(): (db: Queryable, now: number) => Promise<Sla> {
@@ -36,7 +41,34 @@ async function readSla(db: Queryable, now: number): Promise<Sla> {
     day: await window(day),
     week: await window(7 * day),
     month: await window(30 * day),
+    hours: await readSlices(db, since, current, hour, 24),
+    days: await readSlices(db, since, current, day, 30),
   };
+}
+
+/** The last slices of so many minutes, that of the current one included; none that ended before the first check. */
+async function readSlices(
+  db: Queryable,
+  since: number,
+  current: number,
+  sliceMinutes: number,
+  count: number,
+): Promise<MessageInitShape<typeof SlaSliceSchema>[]> {
+  const sliceOf = (minute: number) => Math.floor(minute / sliceMinutes);
+  const from = Math.max(since, (sliceOf(current) - count + 1) * sliceMinutes);
+  const rows = await readCheckSlices(db, from, current, sliceMinutes);
+  const ups = new Map(rows.map(({ slice, up }) => [slice, up]));
+  const to = rows.at(-1)?.last === current ? current : current - 1;
+  return Array.from({ length: sliceOf(current) - sliceOf(from) + 1 }, (_, index) => {
+    const slice = sliceOf(from) + index;
+    const first = Math.max(from, slice * sliceMinutes);
+    const last = Math.min(to, (slice + 1) * sliceMinutes - 1);
+    return {
+      startTime: timestampFromMs(slice * sliceMinutes * minuteMs),
+      minutesUp: ups.get(slice) ?? 0,
+      minutesTotal: Math.max(0, last - first + 1),
+    };
+  });
 }
 
 /** The running minute counts once it was checked: before that nothing is known of it. */

@@ -1,21 +1,12 @@
 /** The console in a real browser: Debian's Chromium, against a real server. Screenshots of every page go to `screenshots`. */
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { pino } from "pino";
-import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import type { BrowserContext, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
-import { createServer, type Server } from "../../src/server.ts";
 import { type Clients, clientsAt, eventually } from "../harness.ts";
-import { about, seed } from "./seed.ts";
-
-const password = "correct horse battery staple";
-const screenshots = join(import.meta.dirname, "screenshots");
-const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+import { about } from "./seed.ts";
+import { executablePath, openStage, password, type Stage, screenshots, violations } from "./stage.ts";
 
 /** Every page, and a word that stands in what it shows. */
 const pages: readonly (readonly [path: string, title: string, shows: string])[] = [
@@ -39,57 +30,48 @@ const pages: readonly (readonly [path: string, title: string, shows: string])[] 
   ["/audit", "Audit", "SetBudget"],
   ["/contacts", "Contacts", "somebody"],
   ["/system", "System", "sqlite"],
+  ["/directory", "Directory", "research/outline"],
+  ["/invites", "Invites", "0 of 3"],
+  ["/memory", "Memory", "favourite/town"],
+  ["/shared-memory?namespace=weather", "Shared memory", "tomorrow"],
+  ["/channels?channel=news", "Channels", "dead soon"],
+  ["/inboxes", "Inboxes", "planner"],
+  ["/lab", "Lab", "fanout for three"],
+  ["/catalog", "Catalog", "languages"],
+  ["/subscriptions", "Subscriptions", "monthly"],
+  ["/marketplace", "Marketplace", "Sum it up"],
+  ["/billing", "Billing", "invoice 7"],
+  ["/earnings", "Earnings", "Outlines"],
+  ["/ledger", "Ledger", "ledger verify"],
+  ["/peers", "Peers", "127.0.0.1:9"],
+  ["/sla", "SLA", "100.000 %"],
 ];
+/** Those that only the operator has. */
+const operatorPages = ["/organizations", "/contacts", "/ledger", "/peers"];
+/** Those that show everybody what others offer: what users wrote is there for all to read. */
+const publicPages = ["/catalog", "/marketplace"];
 
 describe.skipIf(!executablePath)("in Chromium", () => {
-  const data = mkdtempSync(join(tmpdir(), "console-data-"));
-  let server: Server;
-  let port = 0;
+  let stage: Stage;
   let url: string;
   let operatorKey: string;
   let planner: Clients;
-  let browser: Browser;
   let context: BrowserContext;
   let page: Page;
-  const faults: string[] = [];
+  let faults: string[];
 
-  const serve = async () => {
-    const log = pino({ level: "error" });
-    server = await createServer({ data, port, rateLimit: 0, egressAllow: ["127.0.0.1"], drainMs: 1_000, log });
-    url = await server.listen();
-    port = Number(new URL(url).port);
-    operatorKey ??= server.operatorKey!;
-  };
   const open = async (path: string) => {
     await page.goto(`${url}/#${path}`);
     await page.waitForSelector("main h1");
   };
   const isLive = () => page.waitForSelector("[data-live=live]");
-  /** Told of everything that the browser complains of. */
-  const listen = (to: Page) => {
-    to.on("console", (message) => {
-      if (message.type() === "error" || message.type() === "warning") faults.push(`${to.url()} ${message.text()}`);
-    });
-    to.on("pageerror", (error) => faults.push(`${to.url()} ${error.message}`));
-  };
 
   beforeAll(async () => {
-    rmSync(screenshots, { recursive: true, force: true });
     mkdirSync(screenshots, { recursive: true });
-    execFileSync(process.execPath, ["clients/console/build.ts", "--if-stale"], { stdio: "inherit" });
-    await serve();
-    planner = await seed(url, operatorKey);
-    await clientsAt(url, operatorKey).maintenance.setAdminPassword({ password });
-    browser = await chromium.launch({ executablePath: executablePath!, args: ["--no-sandbox"] });
-    context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
-    page = await context.newPage();
-    listen(page);
+    stage = await openStage();
+    ({ url, operatorKey, planner, context, page, faults } = stage);
   });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.close();
-    rmSync(data, { recursive: true, force: true });
-  });
+  afterAll(() => stage?.[Symbol.asyncDispose]());
 
   test("a wrong password is refused, the right one shows the overview, and nothing of it stays in the browser", async () => {
     await page.goto(url);
@@ -130,7 +112,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
         for (const colorScheme of ["light", "dark"] as const) {
           await page.emulateMedia({ colorScheme });
           await page.waitForTimeout(150);
-          const name = `${title.toLowerCase().replace(" ", "-")}-${width}-${colorScheme}.png`;
+          const name = `${title.toLowerCase().replaceAll(" ", "-")}-${width}-${colorScheme}.png`;
           await page.screenshot({ path: join(screenshots, name), fullPage: true });
           const overflow = await page.evaluate<number>("document.documentElement.scrollWidth - window.innerWidth");
           expect(overflow, `${name} is wider than the screen`).toBeLessThanOrEqual(0);
@@ -219,7 +201,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
 
   test("another tab hears of what happens without a stream of its own", async () => {
     const other = await context.newPage();
-    listen(other);
+    stage.listen(other);
     const streams: string[] = [];
     other.on("request", (request) => {
       if (/WatchEvents|TailTraces/.test(request.url())) streams.push(request.url());
@@ -242,9 +224,9 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await open("/traces");
     await page.waitForSelector("tr.row");
     await page.evaluate("window.same = true");
-    await server.close();
+    await stage.stop();
     await page.waitForSelector("[data-live=reconnecting]");
-    await serve();
+    await stage.restart();
     await isLive();
     faults.length = 0;
     const { task } = await clientsAt(url, operatorKey).bus.submitTask({ contractId: "echo" });
@@ -273,17 +255,18 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     const { organization } = await operator.organizations.createOrganization({ name: "alone" });
     const { orgId } = organization!;
     const { secret, apiKey } = await operator.keys.createApiKey({ orgId, role: Role.ORG });
-    const theirs = await browser.newContext();
+    const theirs = await stage.browser.newContext();
     const tab = await theirs.newPage();
-    listen(tab);
+    stage.listen(tab);
     await tab.goto(url);
     await tab.click("text=Sign in with a key instead");
     await tab.fill("input", secret);
     await tab.click("button[type=submit]");
     await tab.waitForSelector("[data-live=live]");
     expect(await tab.locator("select[aria-label=Organisation]").count()).toBe(0);
-    for (const [path, title] of pages) {
-      if (path === "/organizations" || path === "/contacts") continue;
+    for (const [address, title] of pages) {
+      const [path] = address.split("?") as [string];
+      if (operatorPages.includes(path) || publicPages.includes(path)) continue;
       await tab.goto(`${url}/#${path}`);
       await tab.waitForSelector(`h1:has-text("${title}")`);
       await tab.waitForLoadState("networkidle", { timeout: 500 }).catch(() => {});
@@ -319,27 +302,4 @@ describe.skipIf(!executablePath)("in Chromium", () => {
 function gzipped(url: string): number {
   const file = join("clients/console/dist/assets", new URL(url).pathname.replace("/assets/", ""));
   return statSync(existsSync(`${file}.gz`) ? `${file}.gz` : file).size;
-}
-
-/** What fades in or changes its colour is measured once it has: two frames for it to begin, and then until nothing moves that ends. */
-const still = `new Promise((frame) => requestAnimationFrame(() => requestAnimationFrame(frame))).then(() =>
-  Promise.all(document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime !== Infinity).map(({ finished }) => finished.catch(() => {}))))`;
-
-/** What axe finds that is serious, by rule and place. */
-async function violations(page: Page): Promise<string[]> {
-  for (let times = 0; times < 2; times++) await page.evaluate(`${still}.then(() => {})`);
-  await page.evaluate(axe);
-  type Found = { violations: { id: string; impact: string; nodes: { target: string[]; html: string }[] }[] };
-  const found = await page.evaluate<Found>(
-    "axe.run().then(({ violations }) => ({ violations: violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map(({ target, html }) => ({ target, html })) })) }))",
-  );
-  return found.violations
-    .filter(({ impact }) => impact === "serious" || impact === "critical")
-    .map(
-      ({ id, nodes }) =>
-        `${id}: ${nodes
-          .map(({ html }) => html.slice(0, 200))
-          .slice(0, 3)
-          .join(", ")}`,
-    );
 }

@@ -1,14 +1,15 @@
 import { useQuery } from "@connectrpc/connect-query";
 import { AppShell, Burger, Button, Group, Kbd, NativeSelect, NavLink, ScrollArea, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
-import { Link, Outlet, useLocation } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useState } from "react";
+import { Link, Outlet, useLocation, useNavigate } from "@tanstack/react-router";
+import { Fragment, lazy, Suspense, useEffect, useState } from "react";
 import { Role } from "../../../gen/moltwire/api/v1/access_pb.ts";
 import { OrganizationService } from "../../../gen/moltwire/federation/v1/organization_service_pb.ts";
 import { type Live, openLive } from "./live/store.ts";
 import { LiveContext, useLive } from "./live/use-live.ts";
 import { Palette } from "./palette.tsx";
 import { useWord } from "./parts/address.ts";
+import { useEscape } from "./parts/escape.ts";
 import { State } from "./parts/show.tsx";
 import { pages } from "./router.tsx";
 import { useOrg, useSession } from "./session.ts";
@@ -20,6 +21,7 @@ export function Layout() {
   const orgId = useOrg();
   const [live, setLive] = useState<Live>();
   const [opened, { toggle, close }] = useDisclosure(false);
+  useEscape();
   const { pathname } = useLocation();
   const { session } = useSession();
   const shown = pages.filter((page) => !("operator" in page) || session.role === Role.OPERATOR);
@@ -55,19 +57,27 @@ export function Layout() {
         </AppShell.Header>
         <AppShell.Navbar p="xs">
           <AppShell.Section grow component={ScrollArea}>
-            {shown.map(({ path, title }) => (
-              <NavLink
-                key={path}
-                component={Link}
-                to={path}
-                label={title}
-                onClick={close}
-                active={path === "/" ? pathname === "/" : pathname.startsWith(path)}
-                {...((path === "/" ? pathname === "/" : pathname.startsWith(path)) && {
-                  "aria-current": "page" as const,
-                })}
-              />
-            ))}
+            {shown.map(({ path, title, group }, index) => {
+              const isHere = path === "/" ? pathname === "/" : pathname === path || pathname.startsWith(`${path}/`);
+              return (
+                <Fragment key={path}>
+                  {group !== shown[index - 1]?.group && (
+                    <Text size="xs" c="dimmed" px="xs" pt={index === 0 ? 0 : "sm"} pb={2}>
+                      {group}
+                    </Text>
+                  )}
+                  <NavLink
+                    component={Link}
+                    to={path}
+                    label={title}
+                    py={5}
+                    onClick={close}
+                    active={isHere}
+                    {...(isHere && { "aria-current": "page" as const })}
+                  />
+                </Fragment>
+              );
+            })}
           </AppShell.Section>
           <Text size="xs" c="dimmed" p="xs" visibleFrom="sm">
             <Kbd>j</Kbd> <Kbd>k</Kbd> rows · <Kbd>/</Kbd> filter · <Kbd>Ctrl K</Kbd> anything
@@ -96,7 +106,8 @@ function Badge() {
 function OrgChoice() {
   const { session } = useSession();
   const isOperator = session.role === Role.OPERATOR;
-  const [chosen, choose] = useWord("org");
+  const [chosen] = useWord("org");
+  const navigate = useNavigate();
   const { data } = useQuery(OrganizationService.method.listOrganizations, { pageSize: 250 }, { enabled: isOperator });
   if (!isOperator)
     return (
@@ -115,7 +126,10 @@ function OrgChoice() {
       w={{ base: 120, sm: 180 }}
       data={choices.length > 0 ? choices : [{ value: session.orgId, label: session.orgName }]}
       value={chosen || session.orgId}
-      onChange={({ currentTarget }) => choose(currentTarget.value === session.orgId ? "" : currentTarget.value)}
+      onChange={({ currentTarget: { value } }) =>
+        // What was filtered by and opened is of the organisation before.
+        void navigate({ to: ".", search: { org: value === session.orgId ? undefined : value } as never })
+      }
     />
   );
 }

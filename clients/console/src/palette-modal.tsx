@@ -45,7 +45,7 @@ export default function PaletteModal({ onClose: close }: { onClose: () => void }
     } else if (event.key === "Enter") go(entries[at]);
   };
   return (
-    <Modal opened onClose={close} withCloseButton={false} padding="xs" yOffset="12vh" title="Go to">
+    <Modal opened onClose={close} closeOnEscape withCloseButton={false} padding="xs" yOffset="12vh" title="Go to">
       <Stack gap="xs">
         <TextInput
           aria-label="Page, or the id of a trace, agent or approval"

@@ -10,8 +10,9 @@ export const theme = createTheme({
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
   components: {
     Button: { defaultProps: { fw: 500 } },
-    Drawer: { defaultProps: { closeButtonProps: { "aria-label": "Close" } } },
-    Modal: { defaultProps: { closeButtonProps: { "aria-label": "Close" } } },
+    // Escape closes them one by one: see parts/escape.ts.
+    Drawer: { defaultProps: { closeOnEscape: false, closeButtonProps: { "aria-label": "Close" } } },
+    Modal: { defaultProps: { closeOnEscape: false, closeButtonProps: { "aria-label": "Close" } } },
   },
   headings: { fontWeight: "600" },
 });

@@ -30,31 +30,55 @@ export async function follow(
   signal: AbortSignal,
 ): Promise<void> {
   let cursor = from;
+  await followFeed((either) => open(source, orgId, cursor, either), {
+    onMessage: (message) => {
+      cursor = message.cursor;
+      told.onCursor(source, cursor);
+      told.onState(source, true);
+      if (message.item) told.onItem(message.item);
+    },
+    onLost: (error) => {
+      // Retention may have removed what lay after the cursor: then it goes on with what comes next.
+      if (error?.code === Code.OutOfRange) cursor = "";
+      told.onState(source, false);
+      return true;
+    },
+    signal,
+  });
+}
+
+type Following<Message> = {
+  onMessage(message: Message): void;
+  /** A round has ended, by itself or by an error. Answers whether to begin another. */
+  onLost(error: ConnectError | undefined): boolean;
+  readonly signal: AbortSignal;
+};
+
+/** Reads a feed in rounds until the signal is aborted or `onLost` says so: a lost connection is made again, ever later. */
+export async function followFeed<Message>(
+  begin: (signal: AbortSignal) => AsyncIterable<Message>,
+  { onMessage, onLost, signal }: Following<Message>,
+): Promise<void> {
   for (let waitMs = firstWaitMs; !signal.aborted; waitMs = Math.min(longestWaitMs, waitMs * 2)) {
     const round = new AbortController();
     const either = AbortSignal.any([signal, round.signal]);
     let silence = setTimeout(() => round.abort(), silenceMs);
+    let fault: ConnectError | undefined;
     try {
-      for await (const message of open(source, orgId, cursor, either)) {
+      for await (const message of begin(either)) {
         clearTimeout(silence);
         silence = setTimeout(() => round.abort(), silenceMs);
         waitMs = firstWaitMs;
-        cursor = message.cursor;
-        told.onCursor(source, cursor);
-        told.onState(source, true);
-        if (message.item) told.onItem(message.item);
+        onMessage(message);
       }
     } catch (error) {
-      // Retention may have removed what lay after the cursor: then it goes on with what comes next.
-      const { code } = ConnectError.from(error);
-      if (code === Code.OutOfRange) cursor = "";
-      if (code === Code.Unauthenticated) tellSignedOut();
+      fault = ConnectError.from(error);
+      if (fault.code === Code.Unauthenticated) tellSignedOut();
     } finally {
       clearTimeout(silence);
       round.abort();
     }
-    if (signal.aborted) return;
-    told.onState(source, false);
+    if (signal.aborted || !onLost(fault)) return;
     await pause(waitMs * (0.5 + Math.random() / 2), signal);
   }
 }

@@ -1,19 +1,23 @@
 import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { ValueSchema } from "@bufbuild/protobuf/wkt";
-import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-query";
+import { createClient } from "@connectrpc/connect";
+import { useMutation, useQuery, useTransport } from "@connectrpc/connect-query";
 import { Anchor, Button, Drawer, Group, Select, Stack, Table, Text, Textarea, TextInput, Title } from "@mantine/core";
 import { Link } from "@tanstack/react-router";
-import { useState } from "react";
+import { useRef, useState } from "react";
 import { ErrorReason } from "../../../../gen/moltwire/api/v1/error_reason_pb.ts";
-import { type DeadLetter, DeadLetterState } from "../../../../gen/moltwire/bus/v1/dead_letter_pb.ts";
+import { type DeadLetter, DeadLetterSchema, DeadLetterState } from "../../../../gen/moltwire/bus/v1/dead_letter_pb.ts";
 import { DeadLetterService } from "../../../../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
 import { useReadAgain } from "../parts/again.ts";
+import { Bulk, eachOf } from "../parts/bulk.tsx";
 import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
+import { WordAgent, WordChoice, WordText } from "../parts/filters.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { usePages } from "../parts/pages.ts";
 import { Empty, Facts, Head, State, type Tone } from "../parts/show.tsx";
 import { agoText, enumText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -40,11 +44,11 @@ export function DeadLetters() {
   const [word, setWord] = useWord("state");
   const [opened, open] = useWord("letter");
   const state = word === "" ? DeadLetterState.OPEN : (Number(word) as DeadLetterState);
-  const letters = useInfiniteQuery(
-    listDeadLetters,
-    { orgId, state, pageSize: 50, pageToken: "" },
-    { pageParamKey: "pageToken", getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined },
-  );
+  const [reason] = useWord("reason");
+  const [contractId] = useWord("contract");
+  const [targetAgentId] = useWord("agent");
+  const request = { orgId, state, reason: Number(reason) as ErrorReason, contractId, targetAgentId };
+  const letters = usePages(listDeadLetters, request, (page) => page.deadLetters);
   useRefresh(
     [listDeadLetters, getDeadLetter],
     ({ type }) => type === "deadletter.created" || type === "COMPLETED" || type === "FAILED",
@@ -59,7 +63,7 @@ export function DeadLetters() {
   ];
   return (
     <>
-      <Head title="Dead letters" call={callOf(listDeadLetters, { orgId, state })}>
+      <Head title="Dead letters" call={callOf(listDeadLetters, request)} onRefresh={letters.refetch}>
         <Select
           size="xs"
           aria-label="State"
@@ -73,17 +77,18 @@ export function DeadLetters() {
           onChange={(value) => setWord(value === String(DeadLetterState.OPEN) ? "" : (value ?? ""))}
           allowDeselect={false}
         />
+        <WordText word="contract" label="Contract, exactly" />
+        <WordChoice word="reason" label="Reason" choices={reasons} />
+        <WordAgent none="Of any agent" />
+        {state === DeadLetterState.OPEN && <All request={request} />}
       </Head>
       <List
         label="Dead letters"
-        rows={letters.data?.pages.flatMap((page) => page.deadLetters) ?? []}
+        {...letters.list}
+        schema={DeadLetterSchema}
         columns={columns}
         keyOf={({ deadLetterId }) => deadLetterId}
         onOpen={({ deadLetterId }) => open(deadLetterId)}
-        isPending={letters.isPending}
-        error={letters.error}
-        more={letters.hasNextPage ? () => void letters.fetchNextPage() : undefined}
-        isFetchingMore={letters.isFetchingNextPage}
         empty={
           <Empty title={state === DeadLetterState.OPEN ? "No open dead letters" : "None"}>
             A task that fails for good is kept here with its input and every attempt, to be understood and tried again.
@@ -93,6 +98,78 @@ export function DeadLetters() {
       <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="xl" title="Dead letter">
         {opened !== "" && <Details key={opened} deadLetterId={opened} />}
       </Drawer>
+    </>
+  );
+}
+
+/** What work that was begun fails with. */
+const failures = [
+  ErrorReason.CONTRACT_VIOLATION,
+  ErrorReason.NO_CAPABLE_AGENT,
+  ErrorReason.BUDGET_EXCEEDED,
+  ErrorReason.CIRCUIT_OPEN,
+  ErrorReason.ADAPTER_ERROR,
+  ErrorReason.AGENT_UNREACHABLE,
+  ErrorReason.AGENT_TIMEOUT,
+  ErrorReason.AGENT_BAD_RESPONSE,
+  ErrorReason.OUTCOME_UNKNOWN,
+  ErrorReason.DEADLINE_EXCEEDED,
+];
+const reasons = [
+  { value: "", label: "For any reason" },
+  ...failures.map((reason) => ({ value: String(reason), label: reasonName(reason) })),
+];
+
+type Filter = {
+  readonly orgId: string;
+  readonly state: DeadLetterState;
+  readonly reason: ErrorReason;
+  readonly contractId: string;
+  readonly targetAgentId: string;
+};
+
+/** Retries or resolves everything that fits the filter. */
+function All({ request }: { request: Filter }) {
+  const { orgId } = request;
+  const client = createClient(DeadLetterService, useTransport());
+  const [note, setNote] = useState("");
+  // It is typed after what fits was counted.
+  const latestNote = useRef(note);
+  latestNote.current = note;
+  const each = (act: (deadLetterId: string) => Promise<unknown>) => (signal: AbortSignal) =>
+    eachOf(
+      async (pageToken) => {
+        const page = await client.listDeadLetters({ ...request, pageSize: 250, pageToken }, { signal });
+        return { rows: page.deadLetters, nextPageToken: page.nextPageToken };
+      },
+      ({ deadLetterId }) => act(deadLetterId),
+    );
+  return (
+    <>
+      <Bulk
+        label="Retry all"
+        title="Retry what fits the filter?"
+        about="Each with its input as it was, one after another."
+        prepare={each((deadLetterId) => client.retryDeadLetter({ orgId, deadLetterId }))}
+        call={callOf(retryDeadLetter, { orgId, deadLetterId: "dlq_…" })}
+        again={[listDeadLetters, getDeadLetter]}
+      />
+      <Bulk
+        label="Resolve all"
+        title="Resolve what fits the filter?"
+        about="Each is kept, with a note that says what was done about it; nothing is tried again."
+        prepare={each((deadLetterId) => client.resolveDeadLetter({ orgId, deadLetterId, note: latestNote.current }))}
+        call={callOf(resolveDeadLetter, { orgId, deadLetterId: "dlq_…", note })}
+        again={[listDeadLetters, getDeadLetter]}
+        isReady={note.trim() !== ""}
+      >
+        <TextInput
+          label="Note"
+          value={note}
+          onChange={({ currentTarget }) => setNote(currentTarget.value)}
+          maxLength={2_048}
+        />
+      </Bulk>
     </>
   );
 }

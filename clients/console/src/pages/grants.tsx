@@ -1,18 +1,43 @@
-import { useInfiniteQuery, useMutation } from "@connectrpc/connect-query";
-import { Button, Drawer, Group, Stack } from "@mantine/core";
-import { useState } from "react";
-import { type Grant, GrantSchema, GrantState } from "../../../../gen/moltwire/federation/v1/grant_pb.ts";
+import { useQuery } from "@connectrpc/connect-query";
+import { Drawer, Group, Stack, Text, Title } from "@mantine/core";
+import { TrustTier } from "../../../../gen/moltwire/bus/v1/agent_pb.ts";
+import {
+  type Grant,
+  GrantAct,
+  type GrantDayUsage,
+  GrantDayUsageSchema,
+  GrantParty,
+  type GrantRevision,
+  GrantRevisionSchema,
+  GrantSchema,
+  GrantState,
+  type GrantTerms,
+} from "../../../../gen/moltwire/federation/v1/grant_pb.ts";
 import { GrantService } from "../../../../gen/moltwire/federation/v1/grant_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
-import { useReadAgain } from "../parts/again.ts";
+import { Act } from "../parts/act.tsx";
+import { useWord } from "../parts/address.ts";
 import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
+import { WordChoice } from "../parts/filters.tsx";
 import { type Column, List } from "../parts/list.tsx";
-import { Empty, Facts, Head, Mono, Raw, State, type Tone } from "../parts/show.tsx";
-import { agoText, enumText, shortId, timeText } from "../parts/text.ts";
+import { usePages } from "../parts/pages.ts";
+import { Empty, Facts, Head, Mono, Raw, Spark, State, type Tone } from "../parts/show.tsx";
+import {
+  agoText,
+  choicesOf,
+  countText,
+  creditsText,
+  enumText,
+  enumWord,
+  optionsText,
+  shortId,
+  timeText,
+} from "../parts/text.ts";
 import { useOrg } from "../session.ts";
 
-const { listGrants, acceptGrant, declineGrant, suspendGrant, resumeGrant, revokeGrant } = GrantService.method;
+const { listGrants, getGrant, getGrantUsage } = GrantService.method;
+const { acceptGrant, declineGrant, suspendGrant, resumeGrant, revokeGrant } = GrantService.method;
 
 const tones: Readonly<Record<number, Tone>> = {
   [GrantState.UNSPECIFIED]: "off",
@@ -24,19 +49,26 @@ const tones: Readonly<Record<number, Tone>> = {
   [GrantState.EXPIRED]: "off",
 };
 
-const stateOf = ({ state }: Grant) => <State tone={tones[state] ?? "off"}>{enumText(GrantState, state)}</State>;
-const subjectOf = ({ subject }: Grant): string => `${subject.case} ${subject.value}`;
+const subjectNames = { contractId: "contract", capability: "capability", namespace: "namespace" } as const;
+
+const stateOf = ({ state }: { state: GrantState }) => (
+  <State tone={tones[state] ?? "off"}>{enumText(GrantState, state)}</State>
+);
+const subjectOf = ({ subject }: Grant): string =>
+  subject.case === "listingId"
+    ? `listing ${shortId(subject.value)}`
+    : `${subjectNames[subject.case ?? "contractId"]} ${subject.value}`;
+const limitText = (limit: bigint | undefined): string => (limit === undefined ? "not limited" : countText(limit));
 
 /** What organisations let each other use. */
 export function Grants() {
   const orgId = useOrg();
-  const [opened, open] = useState<Grant>();
-  const grants = useInfiniteQuery(
-    listGrants,
-    { orgId, pageSize: 50, pageToken: "" },
-    { pageParamKey: "pageToken", getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined },
-  );
-  useRefresh([listGrants], ({ type }) => type.startsWith("grant."));
+  const [opened, open] = useWord("grant");
+  const [state] = useWord("state");
+  const [party] = useWord("party");
+  const request = { orgId, state: Number(state) as GrantState, party: Number(party) as GrantParty };
+  const grants = usePages(listGrants, request, (page) => page.grants);
+  useRefresh([listGrants, getGrant], ({ type }) => type.startsWith("grant."));
   const columns: readonly Column<Grant>[] = [
     { name: "State", show: stateOf },
     { name: "Of", show: subjectOf },
@@ -51,50 +83,52 @@ export function Grants() {
   ];
   return (
     <>
-      <Head title="Grants" call={callOf(listGrants, { orgId })} onRefresh={() => void grants.refetch()} />
+      <Head
+        title="Grants"
+        cli={`npx moltwire grant list${optionsText({
+          state: state && enumWord(GrantState, request.state),
+          party: party && enumWord(GrantParty, request.party),
+        })}`}
+        call={callOf(listGrants, request)}
+        onRefresh={grants.refetch}
+      >
+        <WordChoice word="state" label="State" choices={choicesOf(GrantState, "In any state")} />
+        <WordChoice
+          word="party"
+          label="Given or got"
+          choices={[
+            { value: "", label: "Given and got" },
+            { value: String(GrantParty.GRANTOR), label: "Given" },
+            { value: String(GrantParty.GRANTEE), label: "Got" },
+          ]}
+        />
+      </Head>
       <List
         label="Grants"
-        rows={grants.data?.pages.flatMap((page) => page.grants) ?? []}
+        {...grants.list}
+        schema={GrantSchema}
         columns={columns}
         keyOf={({ grantId }) => grantId}
-        onOpen={open}
-        isPending={grants.isPending}
-        error={grants.error}
-        more={grants.hasNextPage ? () => void grants.fetchNextPage() : undefined}
-        isFetchingMore={grants.isFetchingNextPage}
+        onOpen={({ grantId }) => open(grantId)}
         empty={
-          <Empty
-            title="No grants"
-            command={`curl -sS ${window.location.origin}/moltwire.federation.v1.GrantService/CreateGrant \\\n  -H "authorization: Bearer $MOLTWIRE_API_KEY" -H 'content-type: application/json' \\\n  -d '{"granteeOrgId":"org_…","capability":"research/search"}'`}
-          >
+          <Empty title="No grants" command="npx moltwire grant create org_… --capability research/search">
             A grant lets another organisation use a capability, a contract or a namespace of this one. To propose one:
           </Empty>
         }
       />
-      <Drawer opened={opened !== undefined} onClose={() => open(undefined)} position="right" size="lg" title="Grant">
-        {opened && <Details grant={opened} onDone={() => open(undefined)} />}
+      <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="xl" title="Grant">
+        {opened !== "" && <Details grantId={opened} />}
       </Drawer>
     </>
   );
 }
 
-function Details({ grant, onDone }: { grant: Grant; onDone: () => void }) {
+function Details({ grantId }: { grantId: string }) {
   const orgId = useOrg();
-  const readAgain = useReadAgain();
-  const { grantId, state, terms } = grant;
-  const onSuccess = async () => {
-    onDone();
-    await readAgain([listGrants]);
-  };
-  const accept = useMutation(acceptGrant, { onSuccess });
-  const decline = useMutation(declineGrant, { onSuccess });
-  const suspend = useMutation(suspendGrant, { onSuccess });
-  const resume = useMutation(resumeGrant, { onSuccess });
-  const revoke = useMutation(revokeGrant, { onSuccess });
-  const request = { orgId, grantId, ifRevision: grant.revision };
-  const isGot = grant.grantorOrgId !== orgId;
-  const error = accept.error ?? decline.error ?? suspend.error ?? resume.error ?? revoke.error;
-  const isLive = state === GrantState.ACTIVE || state === GrantState.SUSPENDED || state === GrantState.PROPOSED;
+  const { data, error } = useQuery(getGrant, { orgId, grantId });
+  const grant = data?.grant;
+  if (!grant) return error ? <Failure error={error} /> : null;
+  const { terms } = grant;
   return (
     <Stack>
       <Facts
@@ -105,38 +139,158 @@ function Details({ grant, onDone }: { grant: Grant; onDone: () => void }) {
           ["Given by", <Mono key="by">{grant.grantorOrgId}</Mono>],
           ["To", <Mono key="to">{grant.granteeOrgId}</Mono>],
           ["Purpose", terms?.purpose],
-          ["Requests a day", terms?.requestsPerDay === undefined ? "not limited" : String(terms.requestsPerDay)],
+          ["Requests a day", limitText(terms?.requestsPerDay)],
           ["Requests a minute", String(terms?.requestsPerMinute ?? "not limited")],
-          ["Tokens a day", terms?.tokensPerDay === undefined ? "not limited" : String(terms.tokensPerDay)],
+          ["Tokens a day", limitText(terms?.tokensPerDay)],
+          [
+            "Price of one",
+            terms?.priceCapMicros === undefined ? "not limited" : `${creditsText(terms.priceCapMicros)} at most`,
+          ],
+          ["Trust", terms?.allowedTiers.map((tier) => enumText(TrustTier, tier)).join(", ")],
+          ["Tools", terms?.allowedTools.join(", ")],
           ["Ends", terms?.expireTime ? timeText(terms.expireTime) : "not by itself"],
         ]}
       />
-      {error && <Failure error={error} />}
       <Group>
-        {state === GrantState.PROPOSED && isGot && <Button onClick={() => accept.mutate(request)}>Accept</Button>}
-        {state === GrantState.PROPOSED && isGot && (
-          <Button variant="default" onClick={() => decline.mutate(request)}>
-            Decline
-          </Button>
-        )}
-        {state === GrantState.ACTIVE && (
-          <Button variant="default" onClick={() => suspend.mutate(request)}>
-            Suspend
-          </Button>
-        )}
-        {state === GrantState.SUSPENDED && (
-          <Button variant="default" onClick={() => resume.mutate(request)}>
-            Resume
-          </Button>
-        )}
-        {isLive && !(state === GrantState.PROPOSED && isGot) && (
-          <Button color="red.9" onClick={() => revoke.mutate(request)}>
-            Revoke
-          </Button>
-        )}
-        <AsCommand call={callOf(revokeGrant, request)} />
+        <Acts grant={grant} />
+        <AsCommand cli={`npx moltwire grant get ${grantId}`} call={callOf(getGrant, { orgId, grantId })} />
       </Group>
+      <Usage grantId={grantId} terms={terms} />
+      <Revisions grantId={grantId} />
       <Raw schema={GrantSchema} message={grant} />
     </Stack>
+  );
+}
+
+/** What this organisation may do to it, by its state. */
+function Acts({ grant }: { grant: Grant }) {
+  const orgId = useOrg();
+  const { grantId, state, revision } = grant;
+  const isGot = grant.grantorOrgId !== orgId;
+  const isProposed = state === GrantState.PROPOSED;
+  const isAccepted = state === GrantState.ACTIVE || state === GrantState.SUSPENDED;
+  const common = { request: { orgId, grantId, ifRevision: revision }, again: [listGrants, getGrant] };
+  const cli = (verb: string) => `npx moltwire grant ${verb} ${grantId}`;
+  return (
+    <>
+      {isProposed && isGot && (
+        <Act
+          {...common}
+          label="Accept"
+          tone="main"
+          title="Accept this grant?"
+          about="Agents of this organisation may ask for the work from then on, under these terms."
+          method={acceptGrant}
+          cli={cli("accept")}
+        />
+      )}
+      {isProposed && isGot && (
+        <Act
+          {...common}
+          label="Decline"
+          title="Decline this grant?"
+          about="That ends the proposal for good."
+          method={declineGrant}
+          cli={cli("decline")}
+        />
+      )}
+      {state === GrantState.ACTIVE && !isGot && (
+        <Act
+          {...common}
+          label="Suspend"
+          title="Suspend this grant?"
+          about="Nothing is done under it until it is resumed; open tasks end."
+          method={suspendGrant}
+          cli={cli("suspend")}
+        />
+      )}
+      {state === GrantState.SUSPENDED && !isGot && (
+        <Act
+          {...common}
+          label="Resume"
+          title="Resume this grant?"
+          about="Work may be asked for under it again."
+          method={resumeGrant}
+          cli={cli("resume")}
+        />
+      )}
+      {(isAccepted || (isProposed && !isGot)) && (
+        <Act
+          {...common}
+          label="Revoke"
+          tone="bad"
+          title="Revoke this grant?"
+          about="That ends it for good, and the tasks that are open under it."
+          method={revokeGrant}
+          cli={cli("revoke")}
+        />
+      )}
+    </>
+  );
+}
+
+/** What was used under it by day, against what it allows. */
+function Usage({ grantId, terms }: { grantId: string; terms: GrantTerms | undefined }) {
+  const orgId = useOrg();
+  const usage = usePages(getGrantUsage, { orgId, grantId }, ({ days }) => days);
+  const { rows } = usage.list;
+  const columns: readonly Column<GrantDayUsage>[] = [
+    { name: "Day", show: ({ date }) => date },
+    { name: "Requests", right: true, show: ({ requests }) => ofLimit(requests, terms?.requestsPerDay) },
+    { name: "Refused", right: true, show: ({ denials }) => countText(denials) },
+    { name: "Tokens", right: true, show: (day) => ofLimit(day.tokens + day.reservedTokens, terms?.tokensPerDay) },
+    { name: "Credits", wide: true, right: true, show: ({ costMicros }) => creditsText(costMicros) },
+  ];
+  return (
+    <>
+      <Group justify="space-between">
+        <Title order={3} size="h5">
+          Usage by day
+        </Title>
+        <AsCommand cli={`npx moltwire grant usage ${grantId}`} call={callOf(getGrantUsage, { orgId, grantId })} />
+      </Group>
+      {rows.length > 1 && (
+        <Spark values={rows.map(({ requests }) => Number(requests)).toReversed()} label="Requests by day" />
+      )}
+      <List
+        label="Usage by day"
+        {...usage.list}
+        schema={GrantDayUsageSchema}
+        columns={columns}
+        keyOf={({ date }) => date}
+        empty={<Text size="sm">Nothing was asked for under it yet.</Text>}
+      />
+    </>
+  );
+}
+
+const ofLimit = (used: bigint, limit: bigint | undefined): string =>
+  limit === undefined ? countText(used) : `${countText(used)} of ${countText(limit)}`;
+
+/** What became of it. */
+function Revisions({ grantId }: { grantId: string }) {
+  const orgId = useOrg();
+  const pages = usePages(getGrant, { orgId, grantId }, ({ revisions }) => revisions);
+  const columns: readonly Column<GrantRevision>[] = [
+    { name: "No.", right: true, show: ({ revision }) => String(revision) },
+    { name: "What", show: ({ act }) => enumText(GrantAct, act) },
+    { name: "By", show: ({ party }) => (party === GrantParty.UNSPECIFIED ? "time" : enumText(GrantParty, party)) },
+    { name: "State", wide: true, show: stateOf },
+    { name: "When", right: true, show: ({ createTime }) => timeText(createTime) },
+  ];
+  return (
+    <>
+      <Title order={3} size="h5">
+        Revisions
+      </Title>
+      <List
+        label="Revisions"
+        {...pages.list}
+        schema={GrantRevisionSchema}
+        columns={columns}
+        keyOf={({ revision }) => String(revision)}
+        empty={<Text size="sm">None.</Text>}
+      />
+    </>
   );
 }

@@ -1,11 +1,12 @@
-import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-query";
-import { Button, Drawer, Group, Modal, Select, Stack, Text, Title } from "@mantine/core";
-import { useDisclosure } from "@mantine/hooks";
+import { createClient } from "@connectrpc/connect";
+import { useInfiniteQuery, useMutation, useQuery, useTransport } from "@connectrpc/connect-query";
+import { Button, Drawer, Group, Select, Stack, Text, Title } from "@mantine/core";
 import { type Job, JobSchema, JobState } from "../../../../gen/moltwire/queue/v1/job_pb.ts";
 import { QueueService, type QueueStats } from "../../../../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
 import { useReadAgain } from "../parts/again.ts";
+import { Bulk, type Work } from "../parts/bulk.tsx";
 import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
@@ -90,8 +91,6 @@ function Jobs({ queue }: { queue: string }) {
   const nameOf = useAgentNames();
   const [word, setWord] = useWord("state");
   const [opened, open] = useWord("job");
-  const [asking, ask] = useDisclosure(false);
-  const readAgain = useReadAgain();
   const state = Number(word) as JobState;
   const isDead = state === JobState.FAILED;
   const paging = {
@@ -109,12 +108,24 @@ function Jobs({ queue }: { queue: string }) {
     { ...paging, enabled: isDead },
   );
   const jobs = isDead ? dead : living;
-  const redrive = useMutation(redriveJob, {
-    onSuccess: async () => {
-      await readAgain([getQueueStats, listJobs, listDeadJobs]);
-    },
-  });
+  const client = createClient(QueueService, useTransport());
   const all = { orgId, subject: { case: "queue", value: queue } } as const;
+  /** The dead jobs of the queue, a thousand in each call. */
+  const countDead = async (signal: AbortSignal): Promise<Work> => {
+    const { queues } = await client.getQueueStats({ orgId }, { signal });
+    return {
+      count: Number(queues.find((one) => one.queue === queue)?.failed ?? 0n),
+      isMore: false,
+      run: async (tell, stop) => {
+        for (let done = 0, more = true; more && !stop.aborted; ) {
+          const answer = await client.redriveJob(all);
+          done += answer.redriven;
+          more = answer.more;
+          tell({ done, failed: 0 });
+        }
+      },
+    };
+  };
   const columns: readonly Column<Job>[] = [
     { name: "State", show: (job) => <State tone={tones[job.state] ?? "off"}>{enumText(JobState, job.state)}</State> },
     { name: "Job", show: (job) => <Mono>{shortId(job.jobId)}</Mono> },
@@ -135,10 +146,15 @@ function Jobs({ queue }: { queue: string }) {
           Jobs {queue && `of ${queue}`}
         </Title>
         <Group gap="xs">
-          {isDead && queue !== "" && (jobs.data?.pages[0]?.jobs.length ?? 0) > 0 && (
-            <Button size="compact-sm" onClick={ask.open} loading={redrive.isPending}>
-              Redrive all…
-            </Button>
+          {isDead && queue !== "" && (
+            <Bulk
+              label="Redrive all"
+              title={`Redrive the dead jobs of ${queue}?`}
+              about="Oldest death first; each is tried as often again as before."
+              prepare={countDead}
+              call={callOf(redriveJob, all)}
+              again={[getQueueStats, listJobs, listDeadJobs]}
+            />
           )}
           <Select
             size="xs"
@@ -157,12 +173,6 @@ function Jobs({ queue }: { queue: string }) {
           />
         </Group>
       </Group>
-      {redrive.error && <Failure error={redrive.error} />}
-      {redrive.data && (
-        <Text size="sm" role="status">
-          {countText(redrive.data.redriven)} redriven{redrive.data.more && "; there are more"}.
-        </Text>
-      )}
       <List
         label="Jobs"
         rows={jobs.data?.pages.flatMap((page) => page.jobs) ?? []}
@@ -175,22 +185,6 @@ function Jobs({ queue }: { queue: string }) {
         isFetchingMore={jobs.isFetchingNextPage}
         empty={<Text size="sm">None in this state.</Text>}
       />
-      <Modal opened={asking} onClose={ask.close} title={`Redrive the dead jobs of ${queue}?`}>
-        <Stack>
-          <Text size="sm">Up to 1,000 at once, oldest death first; each is tried as often again as before.</Text>
-          <AsCommand call={callOf(redriveJob, all)} />
-          <Group justify="flex-end">
-            <Button
-              onClick={() => {
-                ask.close();
-                redrive.mutate(all);
-              }}
-            >
-              Redrive
-            </Button>
-          </Group>
-        </Stack>
-      </Modal>
       <Drawer opened={opened !== ""} onClose={() => open("")} position="right" size="lg" title="Job">
         {opened !== "" && <Details jobId={opened} />}
       </Drawer>

@@ -1,17 +1,21 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { useInfiniteQuery } from "@connectrpc/connect-query";
-import { TextInput } from "@mantine/core";
+import { Text, TextInput } from "@mantine/core";
 import { useNavigate } from "@tanstack/react-router";
-import type { Trace } from "../../../../gen/moltwire/bus/v1/trace_pb.ts";
+import { type Trace, TraceSchema } from "../../../../gen/moltwire/bus/v1/trace_pb.ts";
 import { TraceService } from "../../../../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
 import { callOf } from "../parts/command.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { usePages } from "../parts/pages.ts";
 import { Empty, Head, Mono, State } from "../parts/show.tsx";
-import { agoText, shortId, spanText } from "../parts/text.ts";
+import { agoText, countText, shortId, spanText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
+
+const { listTraces } = TraceService.method;
+/** How many rows are read again as things happen. */
+const followed = 500;
 
 /** Everything that was asked for, newest first. */
 export function Traces() {
@@ -20,12 +24,11 @@ export function Traces() {
   const nameOf = useAgentNames();
   const [contractId, setContractId] = useWord("contract");
   const [agentId] = useWord("agent");
-  const traces = useInfiniteQuery(
-    TraceService.method.listTraces,
-    { orgId, contractId, agentId, pageSize: 50, pageToken: "" },
-    { pageParamKey: "pageToken", getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined },
-  );
-  useRefresh([TraceService.method.listTraces], ({ from }) => from === "steps");
+  const request = { orgId, contractId, agentId };
+  const traces = usePages(listTraces, request, (page) => page.traces, { pageSize: 250 });
+  // Who has gone far back reads on there; reading all of it again at each step would be many pages.
+  const isFarBack = traces.list.rows.length > followed;
+  useRefresh(isFarBack ? [] : [listTraces], ({ from }) => from === "steps");
   const columns: readonly Column<Trace>[] = [
     { name: "State", show: (trace) => <TraceState trace={trace} /> },
     { name: "Contract", show: (trace) => trace.contractId },
@@ -40,7 +43,8 @@ export function Traces() {
       <Head
         title="Traces"
         cli={`npx moltwire trace list${contractId && ` --contract ${contractId}`}`}
-        call={callOf(TraceService.method.listTraces, { orgId, contractId, agentId })}
+        call={callOf(listTraces, request)}
+        onRefresh={traces.refetch}
       >
         <TextInput
           size="xs"
@@ -50,16 +54,18 @@ export function Traces() {
           onChange={(event) => setContractId(event.currentTarget.value)}
         />
       </Head>
+      {isFarBack && (
+        <Text size="sm" mb="xs" role="status">
+          {countText(traces.list.rows.length)} are shown. New ones come with Refresh.
+        </Text>
+      )}
       <List
         label="Traces"
-        rows={traces.data?.pages.flatMap((page) => page.traces) ?? []}
+        {...traces.list}
+        schema={TraceSchema}
         columns={columns}
         keyOf={({ traceId }) => traceId}
         onOpen={({ traceId }) => void navigate({ to: "/traces/$traceId", params: { traceId } })}
-        isPending={traces.isPending}
-        error={traces.error}
-        more={traces.hasNextPage ? () => void traces.fetchNextPage() : undefined}
-        isFetchingMore={traces.isFetchingNextPage}
         empty={
           <Empty title="No traces" command={`npx moltwire submit echo '{"hello":"world"}'`}>
             {contractId

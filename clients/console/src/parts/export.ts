@@ -1,4 +1,5 @@
-/** A table as a file: what its rows show, for a spreadsheet. */
+/** A table as a file: what its rows show for a spreadsheet, or all they are. */
+import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
 
 /** Text of a spreadsheet begins no formula, whatever a user wrote. */
 const inert = (text: string): string => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
@@ -10,10 +11,31 @@ export function saveTable(table: HTMLTableElement | null, name: string): void {
   const lines = [...(table?.rows ?? [])].map((row) =>
     [...row.cells].map(({ textContent }) => cell(textContent)).join(","),
   );
-  const url = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
+  saveFile([`${lines.join("\r\n")}\r\n`], `${fileName(name)}.csv`, "text/csv");
+}
+
+/** Messages as a file: all they say, as the protocol writes them. */
+export function saveJson<Desc extends DescMessage>(
+  schema: Desc,
+  rows: readonly MessageShape<Desc>[],
+  name: string,
+): void {
+  const text = JSON.stringify(
+    rows.map((row) => toJson(schema, row)),
+    null,
+    2,
+  );
+  saveFile([`${text}\n`], `${fileName(name)}.json`, "application/json");
+}
+
+const fileName = (name: string): string => name.toLowerCase().replaceAll(" ", "-");
+
+/** Hands a file to the browser. */
+export function saveFile(parts: readonly string[], name: string, type: string): void {
+  const url = URL.createObjectURL(new Blob([...parts], { type }));
   const link = document.createElement("a");
   link.href = url;
-  link.download = `${name.toLowerCase().replaceAll(" ", "-")}.csv`;
+  link.download = name;
   link.click();
   URL.revokeObjectURL(url);
 }

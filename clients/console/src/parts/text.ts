@@ -43,3 +43,35 @@ export function enumText(names: Readonly<Record<string, string | number>>, value
   const name = Object.keys(names).find((key) => names[key] === value) ?? String(value);
   return name.toLowerCase().replaceAll("_", " ");
 }
+
+/** The micro-credits of what somebody typed as credits, such as `12.5`; undefined if it is no amount. */
+export function microsOf(typed: string): bigint | undefined {
+  const parts = /^(\d{1,9})(?:[.,](\d{1,6}))?$/.exec(typed.trim());
+  return parts ? BigInt(parts[1]!) * 1_000_000n + BigInt((parts[2] ?? "").padEnd(6, "0")) : undefined;
+}
+
+/** The numbers of a generated enum as choices; the first one, for none of them, as it is called here. */
+export const choicesOf = (names: Readonly<Record<string, string | number>>, none: string) =>
+  Object.values(names)
+    .filter((value) => typeof value === "number")
+    .map((value) => ({ value: value === 0 ? "" : String(value), label: value === 0 ? none : enumText(names, value) }));
+
+/** A number of a generated enum as the command line writes it: `PUB_SUB_FANOUT` is `pub-sub-fanout`. */
+export const enumWord = (names: Readonly<Record<string, string | number>>, value: number): string =>
+  enumText(names, value).replaceAll(" ", "-");
+
+/** The options of a command that have a value. */
+export const optionsText = (options: Readonly<Record<string, string | boolean>>): string =>
+  Object.entries(options)
+    .filter(([, value]) => value !== "" && value !== false)
+    .map(([name, value]) => (value === true ? ` --${name}` : ` --${name} ${quoted(String(value))}`))
+    .join("");
+
+const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/** A number of bytes, in one unit. */
+export const bytesText = (bytes: bigint | number): string => {
+  const n = Number(bytes);
+  if (n < 1_024) return `${n} B`;
+  return n < 1_048_576 ? `${(n / 1_024).toFixed(1)} KiB` : `${(n / 1_048_576).toFixed(1)} MiB`;
+};

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3Qi1gEKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93IpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3QiqQIKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBWhvdXJzGAYgAygLMhkubW9sdHdpcmUub3BzLnYxLlNsYVNsaWNlEicKBGRheXMYByADKAsyGS5tb2x0d2lyZS5vcHMudjEuU2xhU2xpY2UiZQoIU2xhU2xpY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKbWludXRlc191cBgCIAEoBRIVCg1taW51dGVzX3RvdGFsGAMgASgFIpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -706,6 +706,20 @@ export type GetSlaResponse = Message<"moltwire.ops.v1.GetSlaResponse"> & {
    * @generated from field: moltwire.ops.v1.SlaWindow month = 5;
    */
   month?: SlaWindow | undefined;
+
+  /**
+   * The last 24 hours of the clock, oldest first; the last one runs. None from before `since_time`.
+   *
+   * @generated from field: repeated moltwire.ops.v1.SlaSlice hours = 6;
+   */
+  hours: SlaSlice[];
+
+  /**
+   * The last 30 days of UTC, likewise.
+   *
+   * @generated from field: repeated moltwire.ops.v1.SlaSlice days = 7;
+   */
+  days: SlaSlice[];
 };
 
 /**
@@ -748,6 +762,20 @@ export type GetSlaResponseJson = {
    * @generated from field: moltwire.ops.v1.SlaWindow month = 5;
    */
   month?: SlaWindowJson;
+
+  /**
+   * The last 24 hours of the clock, oldest first; the last one runs. None from before `since_time`.
+   *
+   * @generated from field: repeated moltwire.ops.v1.SlaSlice hours = 6;
+   */
+  hours?: SlaSliceJson[];
+
+  /**
+   * The last 30 days of UTC, likewise.
+   *
+   * @generated from field: repeated moltwire.ops.v1.SlaSlice days = 7;
+   */
+  days?: SlaSliceJson[];
 };
 
 /**
@@ -756,6 +784,69 @@ export type GetSlaResponseJson = {
  */
 export const GetSlaResponseSchema: GenMessage<GetSlaResponse, {jsonType: GetSlaResponseJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_ops_v1_status_service, 6);
+
+/**
+ * SlaSlice is how the server did in an hour or on a day.
+ *
+ * @generated from message moltwire.ops.v1.SlaSlice
+ */
+export type SlaSlice = Message<"moltwire.ops.v1.SlaSlice"> & {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * In how many of its minutes the server was up.
+   *
+   * @generated from field: int32 minutes_up = 2;
+   */
+  minutesUp: number;
+
+  /**
+   * How many of its minutes count, as in SlaWindow.
+   *
+   * @generated from field: int32 minutes_total = 3;
+   */
+  minutesTotal: number;
+};
+
+/**
+ * SlaSlice is how the server did in an hour or on a day.
+ *
+ * @generated from message moltwire.ops.v1.SlaSlice
+ */
+export type SlaSliceJson = {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * In how many of its minutes the server was up.
+   *
+   * @generated from field: int32 minutes_up = 2;
+   */
+  minutesUp?: number;
+
+  /**
+   * How many of its minutes count, as in SlaWindow.
+   *
+   * @generated from field: int32 minutes_total = 3;
+   */
+  minutesTotal?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.SlaSlice.
+ * Use `create(SlaSliceSchema)` to create a new message.
+ */
+export const SlaSliceSchema: GenMessage<SlaSlice, {jsonType: SlaSliceJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 7);
 
 /**
  * SlaWindow is how the server did in a span of time.
@@ -832,7 +923,7 @@ export type SlaWindowJson = {
  * Use `create(SlaWindowSchema)` to create a new message.
  */
 export const SlaWindowSchema: GenMessage<SlaWindow, {jsonType: SlaWindowJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 7);
+  messageDesc(file_moltwire_ops_v1_status_service, 8);
 
 /**
  * StatusService tells how the server is.

@@ -14,7 +14,7 @@ const leastCharacters = 12;
 
 /** Adds the commands. */
 export const admin: Noun = (program) => {
-  const noun = addNoun(program, "admin", "the operator's password, with which one signs in to the console");
+  const noun = addNoun(program, "admin", "the operator's password for the console, and what there is on the server");
   withServer(
     noun
       .command("set-password")
@@ -22,6 +22,7 @@ export const admin: Noun = (program) => {
         `set or replace it: at least ${leastCharacters} characters, asked for, or the first line of standard input`,
       )
       .addHelpText("after", "\nExample:\n  moltwire admin set-password"),
+    setAdminPassword,
   ).action(run(setPassword));
 };
 

@@ -64,7 +64,7 @@ export const billing: Noun = (program) => {
   });
   const csv = noun.command("export").description("the same lines as CSV, to standard output");
   declare(csv, filters);
-  withServer(csv).action(run((options: ConnectionOptions) => exportCsv(csv, options)));
+  withServer(csv, exportTransactions).action(run((options: ConnectionOptions) => exportCsv(csv, options)));
   addCall(noun, {
     name: "top-up",
     summary: "give an organisation credits; for the operator",

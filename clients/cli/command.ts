@@ -1,4 +1,5 @@
 /** What all commands are made of: their common options, and how they begin and end. */
+import type { DescMethod } from "@bufbuild/protobuf";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { explain, report } from "./problem.ts";
 import { type ConnectionOptions, defaultUrl } from "./settings.ts";
@@ -13,8 +14,14 @@ export const addNoun = (program: Command, name: string, description: string): Co
 /** The option of every command: nothing on standard output but JSON. */
 export const asJson = (): Option => new Option("--json", "print JSON, for programs");
 
-/** Adds the options that every command with a server has. They may stand before the command's name as well. */
-export function withServer(command: Command): Command {
+const methods = new WeakMap<Command, DescMethod>();
+
+/** The method of the server that a command is for, if it is for one. */
+export const methodOf = (command: Command): DescMethod | undefined => methods.get(command);
+
+/** Adds the options that every command with a server has. They may stand before the command's name as well. `method` is what it is for. */
+export function withServer(command: Command, method?: DescMethod): Command {
+  if (method) methods.set(command, method);
   const options = [
     new Option("--url <url>", `the server; or MOLTWIRE_URL (default: ${defaultUrl})`),
     new Option("--key-file <path>", "a file with the key; or MOLTWIRE_API_KEY holds it"),

@@ -7,11 +7,13 @@ import { audit } from "./audit.ts";
 import { backup } from "./backup.ts";
 import { billing } from "./billing.ts";
 import { type Noun, withServer } from "./command.ts";
+import { toldOf } from "./comments.ts";
 import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { gateway } from "./gateway.ts";
+import { addMissing } from "./generated.ts";
 import { grant } from "./grant.ts";
 import { key } from "./key.ts";
 import { lab } from "./lab.ts";
@@ -32,9 +34,11 @@ import { task } from "./task.ts";
 import { trace } from "./trace.ts";
 import { vault } from "./vault.ts";
 
-/** Every command there is, as --help groups them. */
+/** Every command that was written, as --help groups them; the areas of each group are completed by what they lack. */
 const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Work:": [submit, task, trace, lab],
+  "What agents share:": [],
+  "What may be done, and what was not:": [],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
   "Credits, and what they buy:": [billing, listing, subscription, review, market],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
@@ -64,6 +68,9 @@ export function commandLine(): Command {
     })
     .configureHelp({
       helpWidth: Math.min(100, columns()),
+      commandDescription: toldOf,
+      subcommandDescription: toldOf,
+      optionDescription: toldOf,
       subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
     })
     .addHelpCommand(
@@ -78,6 +85,7 @@ export function commandLine(): Command {
   for (const [heading, nouns] of Object.entries(groups)) {
     program.commandsGroup(heading);
     for (const noun of nouns) noun(program);
+    addMissing(program, heading);
   }
   return program;
 }

@@ -2,23 +2,27 @@
 import type { DescEnum, JsonObject, JsonValue } from "@bufbuild/protobuf";
 import { type Command, Option } from "commander";
 import { collect } from "./command.ts";
+import { tellLater } from "./comments.ts";
 import type { Clients } from "./connect.ts";
 import { readJson } from "./input.ts";
 import { UsageError } from "./settings.ts";
 
 /** One field of a request: what fills it, and how. */
 export type Field = {
-  /** Its name in the request's JSON; with a dot for a field of a field: "retryPolicy.maxRetries". */
+  /** Its name in the request's JSON; with dots for fields of fields: "retryPolicy.maxRetries". */
   readonly name: string;
   /** "<contract>" or "[contract]" for an argument, "--tool <name>" for an option with a value, "--repeatable" for one without. */
   readonly as: string;
-  readonly help: string;
+  /** As text, or told when somebody asks for help. */
+  readonly help: string | (() => string);
   /** For a list: the option may be repeated. */
   readonly many?: boolean;
   /** For an argument that may stand in a whole request instead: it must be given one way or the other. */
   readonly required?: boolean;
   /** The field's JSON, from the text on the command line. Default: the text itself. */
   readonly read?: (text: string, from: Reading) => JsonValue | Promise<JsonValue>;
+  /** For a list: its JSON, from that of the values. Default: an array of them. */
+  readonly join?: (values: JsonValue[]) => JsonValue;
   /** The field's JSON, for an option without a value. Default: true. */
   readonly value?: JsonValue;
 };
@@ -40,10 +44,14 @@ export const labelOf = (field: Field): string =>
 /** Adds the fields to a command. */
 export function declare(command: Command, fields: readonly Field[]): void {
   for (const field of fields) {
-    if (isArgument(field)) command.argument(field.as, field.help);
-    else if (field.many) command.option(field.as, field.help, collect);
-    else command.option(field.as, field.help);
+    if (isArgument(field)) command.argument(field.as, typeof field.help === "string" ? field.help : field.help());
+    else command.addOption(optionOf(field));
   }
+}
+
+function optionOf({ as, help, many }: Field): Option {
+  const option = tellLater(new Option(as), help);
+  return many ? option.argParser(collect) : option;
 }
 
 /** Puts what was given on the command line into a request. Answers the fields that were given. */
@@ -61,7 +69,11 @@ export async function fill(
     given.push(field);
     const read = (text: string) => field.read?.(text, { ...reading, label: labelOf(field) }) ?? text;
     if (value === true) put(request, field.name, field.value ?? true);
-    else put(request, field.name, Array.isArray(value) ? await Promise.all(value.map(read)) : await read(value));
+    else if (!Array.isArray(value)) put(request, field.name, await read(value));
+    else {
+      const values = await Promise.all(value.map(read));
+      put(request, field.name, field.join?.(values) ?? values);
+    }
   }
   return given;
 }
@@ -116,6 +128,12 @@ export function timeToCome(text: string, { label }: Reading): JsonValue {
     throw new UsageError(`${label} ${text} is no time`, "write it like 2030-01-31T12:00:00Z");
   }
   return new Date(Date.now() + spanSeconds(text, label) * 1_000).toISOString();
+}
+
+/** Reads a time: as one to come, or with a minus as a span ago: -2h. */
+export function time(text: string, reading: Reading): JsonValue {
+  if (!text.startsWith("-")) return timeToCome(text, reading);
+  return new Date(Date.now() - spanSeconds(text.slice(1), reading.label) * 1_000).toISOString();
 }
 
 /** Reads a whole number; the request's own limits are the server's to check. */

@@ -24,7 +24,7 @@ const alone = commandsIn(folder, "");
 let second: World | undefined;
 beforeAll(async () => {
   world = await start("sqlite", { masterKeys: [parseMasterKey(randomBytes(32).toString("base64"))] });
-  commands = commandsAt(world.url, world.operatorKey);
+  commands = commandsAt(world.url, world.operatorKey, { XDG_CONFIG_HOME: join(folder, "config") });
 });
 afterAll(async () => {
   await Promise.all([commands.stopAll(), alone.stopAll()]);
@@ -67,7 +67,7 @@ type Run = readonly [
   args: () => readonly string[] | Promise<readonly string[]>,
   keeps?: ((first: Said) => void) | undefined,
   code?: number,
-  stdin?: string,
+  stdin?: () => string,
 ];
 
 const runs: Readonly<Record<string, Run>> = {
@@ -230,7 +230,7 @@ const runs: Readonly<Record<string, Run>> = {
   "audit head": [() => []],
   "audit export": [() => [join(folder, "audit.ndjson")]],
   "audit verify": [() => [join(folder, "audit.ndjson")]],
-  "admin set-password": [() => [], undefined, 0, "a password of some length\n"],
+  "admin set-password": [() => [], undefined, 0, () => "a password of some length\n"],
   "org update": [() => [made.org!, "--disable"]],
   "key create": [() => ["--name", "told"], ({ apiKey }) => keep("key", apiKey!.keyId)],
   "key list": [() => []],
@@ -245,6 +245,11 @@ const runs: Readonly<Record<string, Run>> = {
   "vault drop": [() => [made.org!]],
   backup: [() => [file]],
   restore: [() => [file, "--data", join(folder, "restored")]],
+  login: [() => [], undefined, 0, () => `${world.operatorKey}\n`],
+  "profile list": [() => []],
+  logout: [() => []],
+  completion: [() => ["bash"]],
+  help: [() => ["task", "list"]],
 };
 /** One goes on until it is stopped, one takes its time. */
 const apart = ["server", "demo"];
@@ -265,8 +270,8 @@ describe("--json", () => {
 
   test.each(Object.entries(runs))(
     "lets `%s` write JSON and nothing else",
-    async (name, [args, keeps, code = 0, stdin = ""]) => {
-      const ended = await commands.moltwire([...name.split(" "), ...(await args()), "--json"], stdin);
+    async (name, [args, keeps, code = 0, stdin = () => ""]) => {
+      const ended = await commands.moltwire([...name.split(" "), ...(await args()), "--json"], stdin());
       expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining("error")]);
       const said = parseAll(ended.stdout);
       expect(said.length).toBeGreaterThan(0);

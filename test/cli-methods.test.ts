@@ -1,13 +1,16 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { DescMethod } from "@bufbuild/protobuf";
+import { type DescMethod, fromJson, type Message, toJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { methodOf } from "../clients/cli/command.ts";
 import { commandLine } from "../clients/cli/commands.ts";
-import { toldOf } from "../clients/cli/comments.ts";
-import { isGenerated } from "../clients/cli/generated.ts";
+import { exampleRequest, toldOf } from "../clients/cli/comments.ts";
+import type { Clients } from "../clients/cli/connect.ts";
+import { fieldsOf, isGenerated } from "../clients/cli/generated.ts";
+import { exampleWords } from "../clients/cli/help.ts";
+import { readRequest } from "../clients/cli/request.ts";
 import { services } from "../src/services.ts";
 import { commandsAt } from "./cli-process.ts";
 import { type OrgAgent, start, type World } from "./harness.ts";
@@ -39,10 +42,11 @@ async function json(words: string, args: readonly string[] = [], stdin = ""): Pr
 const commandsUnder = (command: Command): Command[] =>
   command.commands.flatMap((each) => [each, ...commandsUnder(each)]);
 
+const nameOf = ({ parent, name }: DescMethod) => `${parent.name}/${name}`;
+
 describe("every method of the server", () => {
   const all = commandsUnder(commandLine());
   const byMethod = Map.groupBy(all, methodOf);
-  const nameOf = ({ parent, name }: DescMethod) => `${parent.name}/${name}`;
 
   test("has a command, with help for it and for each of its options", () => {
     const methods = services.flatMap((service) => service.methods);
@@ -74,6 +78,30 @@ describe("every method of the server", () => {
       ).toEqual([]);
     }
   });
+});
+
+test("the example of each command made from a descriptor is the request that the reference shows", async () => {
+  const clients: Clients = () => {
+    throw new Error("an example needs no server");
+  };
+  for (const command of commandsUnder(commandLine()).filter(isGenerated)) {
+    const method = methodOf(command)!;
+    const example = exampleRequest(method);
+    if (!example) continue;
+    const noun = command.parent!.name();
+    const line = exampleWords(method.input, example, noun);
+    // A secret is in a file, which is not here.
+    if (line.includes("@file")) continue;
+    let read: Promise<Message> | undefined;
+    const from = { fields: [], ...fieldsOf(method.input, noun) };
+    command.action(() => {
+      read = readRequest(method.input, from, command, { clients, orgId: "" });
+    });
+    await command.exitOverride().parseAsync(line, { from: "user" });
+    expect(toJson(method.input, (await read)!), nameOf(method)).toEqual(
+      toJson(method.input, fromJson(method.input, example)),
+    );
+  }
 });
 
 describe("a command made from a descriptor", () => {

@@ -12,8 +12,11 @@ const maxCommandMs = 20_000;
 const maxServerMs = 300_000;
 
 /** The environment without what would reach the command from the outside. */
-export const cleanEnv = (): NodeJS.ProcessEnv =>
-  Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_")));
+export const cleanEnv = (): NodeJS.ProcessEnv => ({
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_"))),
+  // Where nobody has logged in.
+  XDG_CONFIG_HOME: join(root, "test/none"),
+});
 
 /** Starts commands and servers with a folder as their working directory. */
 export function commandsIn(folder: string, operatorKey: string) {
@@ -77,9 +80,9 @@ export function commandsIn(folder: string, operatorKey: string) {
 }
 
 /** Runs the command to its end against a server with a key. */
-export const commandsAt = (url: string, key: string) => {
+export const commandsAt = (url: string, key: string, more: NodeJS.ProcessEnv = {}) => {
   const { start, stopAll } = commandsIn(import.meta.dirname, "");
-  const env = { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key };
+  const env = { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key, ...more };
   return {
     stopAll,
     start: (...args: string[]) => start(args, env),

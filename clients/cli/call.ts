@@ -7,7 +7,7 @@ import type { Command } from "commander";
 import { access, Kind } from "../../gen/moltwire/api/v1/access_pb.ts";
 import { printAgain, type WatchOptions, withWatch } from "./again.ts";
 import { run, withServer } from "./command.ts";
-import { tellLater } from "./comments.ts";
+import { tellLater, withExample } from "./comments.ts";
 import { callOnce, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { safeJson } from "./output.ts";
@@ -39,7 +39,7 @@ export function addCall<I extends DescMessage, O extends DescMessage>(noun: Comm
   if (kind === Kind.QUERY) withWatch(command);
   if (changes) command.option("--idempotency-key <text>", "repeat safely: a second call with it changes nothing more");
   withServer(command, call.method);
-  if (call.example) command.addHelpText("after", `\nExample:\n  ${call.example}`);
+  if (call.example) withExample(command, call.example);
   return command.action(run((...values) => perform(call, command, changes, values.at(-1))));
 }
 

@@ -2,7 +2,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { explain, report } from "./problem.ts";
-import { type ConnectionOptions, defaultUrl } from "./settings.ts";
+import { type ConnectionOptions, defaultUrl, shownUrl } from "./settings.ts";
 
 /** Adds the commands of one noun, such as `agent`, to the program. */
 export type Noun = (program: Command) => void;
@@ -10,6 +10,10 @@ export type Noun = (program: Command) => void;
 /** Adds a command that only has others under it. */
 export const addNoun = (program: Command, name: string, description: string): Command =>
   program.command(name).description(description).enablePositionalOptions().helpCommand(false);
+
+/** The option of every command that calls a server or says which. */
+export const profileOption = (): Option =>
+  new Option("--profile <name>", "the server and key that `moltwire login` kept by this name; or MOLTWIRE_PROFILE");
 
 /** The option of every command: nothing on standard output but JSON. */
 export const asJson = (): Option => new Option("--json", "print JSON, for programs");
@@ -25,6 +29,7 @@ export function withServer(command: Command, method?: DescMethod): Command {
   const options = [
     new Option("--url <url>", `the server; or MOLTWIRE_URL (default: ${defaultUrl})`),
     new Option("--key-file <path>", "a file with the key; or MOLTWIRE_API_KEY holds it"),
+    profileOption(),
     new Option("--org <id>", "the organisation; for the operator"),
     asJson(),
   ];
@@ -44,8 +49,7 @@ export function run(action: (...values: any[]) => Promise<number>): (...values: 
     try {
       process.exitCode = await action(...values);
     } catch (error) {
-      const url = options.url ?? (process.env.MOLTWIRE_URL || defaultUrl);
-      process.exitCode = report(explain(error, url), options.json);
+      process.exitCode = report(explain(error, shownUrl(options, process.env)), options.json);
     }
   };
 }

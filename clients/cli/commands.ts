@@ -1,5 +1,5 @@
 /** The whole command line: every command there is, what all have in common, and how it says what is wrong with its arguments. */
-import { type Argument, Command } from "commander";
+import { Command } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { admin } from "./admin.ts";
 import { agent } from "./agent.ts";
@@ -8,6 +8,7 @@ import { backup } from "./backup.ts";
 import { billing } from "./billing.ts";
 import { type Noun, withServer } from "./command.ts";
 import { toldOf } from "./comments.ts";
+import { completion } from "./completion.ts";
 import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
@@ -15,6 +16,7 @@ import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { gateway } from "./gateway.ts";
 import { addMissing } from "./generated.ts";
 import { grant } from "./grant.ts";
+import { argumentTerm, help } from "./help.ts";
 import { key } from "./key.ts";
 import { lab } from "./lab.ts";
 import { ledger } from "./ledger.ts";
@@ -24,6 +26,7 @@ import { org } from "./org.ts";
 import { columns } from "./output.ts";
 import { peer } from "./peer.ts";
 import { report } from "./problem.ts";
+import { login, logout, profile } from "./profile.ts";
 import { restore } from "./restore.ts";
 import { review } from "./review.ts";
 import { server } from "./server.ts";
@@ -42,10 +45,8 @@ const groups: Readonly<Record<string, readonly Noun[]>> = {
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
   "Credits, and what they buy:": [billing, listing, subscription, review, market],
   "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
+  "This command:": [login, logout, profile, completion, help],
 };
-
-const argumentTerm = (argument: Argument): string =>
-  argument.required ? `<${argument.name()}>` : `[${argument.name()}${argument.variadic ? "..." : ""}]`;
 
 /** Makes the command line, to be parsed once. */
 export function commandLine(): Command {
@@ -73,12 +74,10 @@ export function commandLine(): Command {
       optionDescription: toldOf,
       subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
     })
-    .addHelpCommand(
-      new Command("help").argument("[command]").description("the help of a command").helpGroup("Running it:"),
-    )
+    .helpCommand(false)
     .addHelpText(
       "after",
-      `\nThe key is read from MOLTWIRE_API_KEY or a file: on a command line it would show in \`ps\`.\n${exitCodesHelp}`,
+      `\nThe key is read from MOLTWIRE_API_KEY, a file, or what \`moltwire login\` has kept: on a command line it would show in \`ps\`.\n\`moltwire help COMMAND\` has more of each.\n${exitCodesHelp}`,
     );
   withServer(program);
 

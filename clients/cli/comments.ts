@@ -60,3 +60,14 @@ export function tellLater<T extends Command | Option>(of: T, text: string | (() 
 /** What was said of it, or is said now. */
 export const toldOf = (of: Command | Option): string =>
   later.get(of)?.() ?? ("flags" in of ? of.description : of.description());
+
+const examples = new WeakMap<Command, string>();
+
+/** Adds a line to copy to the help of a command. */
+export function withExample(command: Command, line: string): Command {
+  examples.set(command, line);
+  return command.addHelpText("after", `\nExample:\n  ${line}`);
+}
+
+/** That line. */
+export const exampleOf = (command: Command): string | undefined => examples.get(command);

@@ -20,11 +20,16 @@ export type Field = {
   /** For an argument that may stand in a whole request instead: it must be given one way or the other. */
   readonly required?: boolean;
   /** The field's JSON, from the text on the command line. Default: the text itself. */
-  readonly read?: (text: string, from: Reading) => JsonValue | Promise<JsonValue>;
+  readonly read?: Reader;
   /** For a list: its JSON, from that of the values. Default: an array of them. */
   readonly join?: (values: JsonValue[]) => JsonValue;
   /** The field's JSON, for an option without a value. Default: true. */
   readonly value?: JsonValue;
+};
+
+/** Reads a field's JSON from the text on the command line; what it takes, if that is a few words. */
+export type Reader = ((text: string, from: Reading) => JsonValue | Promise<JsonValue>) & {
+  readonly among?: readonly string[];
 };
 
 /** What reading a field may need. */
@@ -49,10 +54,16 @@ export function declare(command: Command, fields: readonly Field[]): void {
   }
 }
 
-function optionOf({ as, help, many }: Field): Option {
+function optionOf({ as, help, many, read }: Field): Option {
   const option = tellLater(new Option(as), help);
+  if (read?.among) among.set(option, read.among);
   return many ? option.argParser(collect) : option;
 }
+
+const among = new WeakMap<Option, readonly string[]>();
+
+/** The words that an option takes, if they are few. */
+export const wordsOf = (option: Option): readonly string[] => among.get(option) ?? [];
 
 /** Puts what was given on the command line into a request. Answers the fields that were given. */
 export async function fill(
@@ -93,21 +104,23 @@ function put(target: JsonObject, path: string, value: JsonValue): void {
 export const json = (text: string, { label }: Reading): Promise<JsonValue> => readJson(text, label, process.stdin);
 
 /** Reads a value of an enum by its last words: "internal-trusted" for TRUST_TIER_INTERNAL_TRUSTED. */
-export const oneOf =
-  (schema: DescEnum) =>
-  (text: string, { label }: Reading): JsonValue => {
+export function oneOf(schema: DescEnum): Reader {
+  const read = (text: string, { label }: Reading): JsonValue => {
     const known = schema.values.filter(({ number }) => number !== 0);
     const found = known.find(({ localName }) => localName === text.toUpperCase().replaceAll("-", "_"));
     if (found) return found.name;
     throw new UsageError(`${label} ${text}: there is no such value`, `one of: ${choices(schema)}`);
   };
+  return Object.assign(read, { among: words(schema) });
+}
 
 /** The values of an enum as `oneOf` takes them. */
-export const choices = (schema: DescEnum): string =>
+export const choices = (schema: DescEnum): string => words(schema).join(", ");
+
+const words = (schema: DescEnum): string[] =>
   schema.values
     .filter(({ number }) => number !== 0)
-    .map(({ localName }) => localName.toLowerCase().replaceAll("_", "-"))
-    .join(", ");
+    .map(({ localName }) => localName.toLowerCase().replaceAll("_", "-"));
 
 const unitSeconds: Readonly<Record<string, number>> = { ms: 0.001, s: 1, m: 60, min: 60, h: 3_600, d: 86_400 };
 

@@ -7,7 +7,7 @@ import { readBytes } from "./input.ts";
 import { UsageError } from "./settings.ts";
 
 /** How far flags go into messages of messages; what is deeper is given as JSON. */
-const maxDepth = 3;
+const maxDepth = 4;
 
 /** Of options that every command has: a field of such a name has its request's noun before it. */
 const taken = new Set([
@@ -32,7 +32,8 @@ export function flagsOf(message: DescMessage, noun: string, without: readonly st
 
 const kebab = (name: string): string => name.replaceAll("_", "-");
 
-const flagName = ({ name }: DescField, noun: string): string =>
+/** The name of the flag of a request's field. */
+export const flagName = ({ name }: DescField, noun: string): string =>
   taken.has(kebab(name)) ? `${noun}-${kebab(name)}` : kebab(name);
 
 type Place = {

@@ -86,7 +86,7 @@ function addUnary(noun: Command, verb: string, method: DescMethodUnary, name: st
 }
 
 /** Flags for a request: those of an update's `change` stand for its fields, and its mask names those that were given. */
-function fieldsOf(input: DescMessage, noun: string): RequestFields {
+export function fieldsOf(input: DescMessage, noun: string): RequestFields {
   const { change } = input.field;
   if (change?.fieldKind !== "message" || !input.field.updateMask) return { fields: flagsOf(input, noun, ["org_id"]) };
   return {

@@ -14,7 +14,7 @@ import { tellLater } from "./comments.ts";
 import { callOnce, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { declare, type Field } from "./field.ts";
-import { note, paintError, safeJson, columns as width } from "./output.ts";
+import { note, paintError, safeJson, shellWord, columns as width } from "./output.ts";
 import { readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 import { type Column, renderTable } from "./table.ts";
@@ -105,5 +105,5 @@ function tellNext(pageToken: string, { json }: ListOptions): void {
 export function nextCommand(args: readonly string[], pageToken: string): string {
   const kept = args.filter((arg, at) => !/^--page-token(=|$)/.test(arg) && args[at - 1] !== "--page-token");
   const words = ["moltwire", ...kept, "--page-token", pageToken];
-  return words.map((word) => (/^[\w@%+=:,./^-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
+  return words.map(shellWord).join(" ");
 }

@@ -11,7 +11,7 @@ import {
 import { paint, plain, safeJson, span } from "./output.ts";
 import { type Column, type Fact, jsonText, renderFacts } from "./table.ts";
 
-const maxColumns = 8;
+const maxColumns = 6;
 
 const label = ({ name }: DescField): string => name.replaceAll("_", " ");
 const isMessage = (field: DescField, typeName: string): boolean =>
@@ -63,7 +63,9 @@ export function columnsOf<T extends Message>(schema: DescMessage): Column<T>[] {
   };
   const fields = schema.fields
     .filter(({ name }) => name !== "org_id" && name !== "revision")
-    .toSorted((a, b) => weight(a) - weight(b))
+    .map((field, at, all) => ({ field, weight: isId(field) && all.findIndex(isId) < at ? 5 : weight(field) }))
+    .toSorted((a, b) => a.weight - b.weight)
+    .map(({ field }) => field)
     .slice(0, maxColumns);
   return fields.map((field) => ({
     title: label(field).toUpperCase(),
@@ -77,7 +79,7 @@ export function columnsOf<T extends Message>(schema: DescMessage): Column<T>[] {
 
 const isId = ({ name }: DescField): boolean => /(^|_)(id|key)$/.test(name);
 
-/** What is told first: what it is called by, in what state it is, then words, then times, then the rest. */
+/** What is told first: what it is called by, in what state it is, then words, then times, then the rest; what it is of comes last. */
 function weight(field: DescField): number {
   if (isId(field)) return 0;
   if (field.fieldKind === "enum") return 1;

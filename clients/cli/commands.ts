@@ -11,12 +11,14 @@ import { toldOf } from "./comments.ts";
 import { completion } from "./completion.ts";
 import { contract } from "./contract.ts";
 import { demo } from "./demo.ts";
+import { dev } from "./dev.ts";
 import { doctor } from "./doctor.ts";
 import { exitCodes, exitCodesHelp } from "./exit-codes.ts";
 import { gateway } from "./gateway.ts";
 import { addMissing } from "./generated.ts";
 import { grant } from "./grant.ts";
 import { argumentTerm, help } from "./help.ts";
+import { init } from "./init.ts";
 import { key } from "./key.ts";
 import { lab } from "./lab.ts";
 import { ledger } from "./ledger.ts";
@@ -44,8 +46,8 @@ const groups: Readonly<Record<string, readonly Noun[]>> = {
   "What may be done, and what was not:": [],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
   "Credits, and what they buy:": [billing, listing, subscription, review, market],
-  "Running it:": [server, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
-  "This command:": [login, logout, profile, completion, help],
+  "Running it:": [server, dev, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
+  "This command:": [init, login, logout, profile, completion, help],
 };
 
 /** Makes the command line, to be parsed once. */

@@ -245,14 +245,15 @@ const runs: Readonly<Record<string, Run>> = {
   "vault drop": [() => [made.org!]],
   backup: [() => [file]],
   restore: [() => [file, "--data", join(folder, "restored")]],
+  init: [() => [join(folder, "my-agent")]],
   login: [() => [], undefined, 0, () => `${world.operatorKey}\n`],
   "profile list": [() => []],
   logout: [() => []],
   completion: [() => ["bash"]],
   help: [() => ["task", "list"]],
 };
-/** One goes on until it is stopped, one takes its time. */
-const apart = ["server", "demo"];
+/** Two go on until they are stopped, one takes its time. */
+const apart = ["server", "demo", "dev"];
 const maxDemoMs = 60_000;
 
 describe("--json", () => {

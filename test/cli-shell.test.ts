@@ -1,12 +1,25 @@
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { commandLine } from "../clients/cli/commands.ts";
 import { tablesOf } from "../clients/cli/completion.ts";
 import { bashScript, fishScript, zshScript } from "../clients/cli/completion-scripts.ts";
+import { connectClients } from "../clients/cli/connect.ts";
 import { readSettings } from "../clients/cli/settings.ts";
+import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
+import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { commandsIn } from "./cli-process.ts";
 import { start, type World } from "./harness.ts";
 
@@ -134,4 +147,80 @@ describe("help", () => {
     const none = await moltwire(["help", "memory", "forget"]);
     expect([none.code, none.stderr]).toEqual([2, expect.stringMatching(/moltwire memory forget\n.*one of: set, get/)]);
   });
+});
+
+describe("init", () => {
+  /** The key of a new organisation's administrator, and what an agent is started with. */
+  async function setting() {
+    const { adminKey } = await world.org();
+    return { MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: adminKey };
+  }
+
+  test("makes an agent in TypeScript that registers itself and does tasks, also when it is started again", async () => {
+    const env = await setting();
+    expect((await moltwire(["init", "greeter"])).code).toBe(0);
+    // As npm would install it, from the sources.
+    const installed = join(folder, "greeter/node_modules/moltwire");
+    mkdirSync(installed, { recursive: true });
+    symlinkSync(join(import.meta.dirname, ".."), join(installed, "project"));
+    const exports = { "./client": "./project/clients/typescript/index.ts" };
+    writeFileSync(join(installed, "package.json"), JSON.stringify({ name: "moltwire", type: "module", exports }));
+    for (const name of ["Ada", "Grace"]) {
+      const agent = commands.start([], env, [join(folder, "greeter/agent.ts")]);
+      await agent.says(/waits for tasks/);
+      const done = await moltwire(["submit", "greeter/greet", JSON.stringify({ name })], "", env);
+      expect([done.code, done.stdout]).toEqual([0, `{\n  "greeting": "Hello, ${name}!"\n}\n`]);
+      agent.child.kill("SIGTERM");
+      await agent.ended;
+    }
+  });
+
+  const hasPython = spawnSync("python3", ["--version"]).status === 0;
+  test.skipIf(!hasPython)("makes one in Python too", async () => {
+    const env = await setting();
+    expect((await moltwire(["init", "snake", "--language", "python"])).code).toBe(0);
+    const agent = spawn("python3", [join(folder, "snake/agent.py")], { env: { ...process.env, ...env } });
+    const ended = once(agent, "close");
+    try {
+      await Promise.race([once(agent.stdout, "data"), ended]);
+      const done = await moltwire(["submit", "snake/greet", '{"name":"Ada"}'], "", env);
+      expect([done.code, done.stdout]).toEqual([0, '{\n  "greeting": "Hello, Ada!"\n}\n']);
+    } finally {
+      agent.kill("SIGKILL");
+      await ended;
+    }
+  });
+
+  test("refuses a folder that is not empty, and a name that no agent can have", async () => {
+    mkdirSync(join(folder, "full/inner"), { recursive: true });
+    const said = [await moltwire(["init", "full"]), await moltwire(["init", "No Name"])];
+    expect(said.map(({ code, stderr }) => [code, stderr.split("\n")[0]])).toEqual([
+      [2, "✘ USAGE  full is not empty"],
+      [2, "✘ USAGE  No Name is no name of an agent"],
+    ]);
+  });
+});
+
+describe("dev", () => {
+  test("is a server with a console and something to look at, tells its keys, and ends well on Ctrl-C", async () => {
+    const dev = commands.start(["dev", "--port", "0", "--no-console", "--json"], {}, undefined, 300_000);
+    await dev.says(/listening on/);
+    const [, line] = await dev.says(/^(\{.*\})$/m);
+    const told = JSON.parse(line!) as { url: string; orgKey: string; operatorKey: string; plannerKey: string };
+    const states = new Set<TaskState>();
+    await expect
+      .poll(
+        async () => {
+          for (const { state } of (await listed(told)).tasks) states.add(state);
+          return [...states].toSorted();
+        },
+        { timeout: 60_000 },
+      )
+      .toEqual([TaskState.AWAITING_APPROVAL, TaskState.COMPLETED, TaskState.FAILED].toSorted());
+    dev.child.kill("SIGINT");
+    expect((await dev.ended).code).toBe(0);
+  }, 120_000);
+
+  const listed = ({ url, orgKey }: { url: string; orgKey: string }) =>
+    connectClients({ url, key: orgKey })(BusService).listTasks({});
 });

@@ -13,8 +13,11 @@ const maxCommandMs = 120_000;
 const maxServerMs = 300_000;
 
 /** The environment without what would reach the command from the outside. */
-export const cleanEnv = (): NodeJS.ProcessEnv =>
-  Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_")));
+export const cleanEnv = (): NodeJS.ProcessEnv => ({
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("MOLTWIRE_"))),
+  // Where nobody has logged in.
+  XDG_CONFIG_HOME: join(root, "test/none"),
+});
 
 /** Starts commands and servers with a folder as their working directory. */
 export function commandsIn(folder: string, operatorKey: string) {
@@ -114,9 +117,9 @@ async function onHost(asked: Asked): Promise<Said> {
  * Runs the command to its end against a server with a key. A command that is not started at the same time as another shares a process with the ones before; that
  * it ends by itself, with all it has begun, is for those that `start` runs.
  */
-export const commandsAt = (url: string, key: string) => {
+export const commandsAt = (url: string, key: string, more: NodeJS.ProcessEnv = {}) => {
   const { start, stopAll } = commandsIn(import.meta.dirname, "");
-  const env = { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key };
+  const env = { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: key, ...more };
   return {
     stopAll,
     start: (...args: string[]) => start(args, env),

@@ -1,8 +1,7 @@
 /** `moltwire admin`: who may sign in to the console. */
-import { createInterface } from "node:readline/promises";
-import { Writable } from "node:stream";
 import { create, toJson } from "@bufbuild/protobuf";
 import { MaintenanceService, SetAdminPasswordRequestSchema } from "../../gen/moltwire/ops/v1/maintenance_service_pb.ts";
+import { ask, firstLine } from "./ask.ts";
 import { addNoun, type Noun, run, withServer } from "./command.ts";
 import { callOnce } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
@@ -14,7 +13,7 @@ const leastCharacters = 12;
 
 /** Adds the commands. */
 export const admin: Noun = (program) => {
-  const noun = addNoun(program, "admin", "the operator's password, with which one signs in to the console");
+  const noun = addNoun(program, "admin", "the operator's password for the console, and what there is on the server");
   withServer(
     noun
       .command("set-password")
@@ -22,6 +21,7 @@ export const admin: Noun = (program) => {
         `set or replace it: at least ${leastCharacters} characters, asked for, or the first line of standard input`,
       )
       .addHelpText("after", "\nExample:\n  moltwire admin set-password"),
+    setAdminPassword,
   ).action(run(setPassword));
 };
 
@@ -41,23 +41,4 @@ async function askTwice(): Promise<string> {
   const password = await ask("password: ");
   if ((await ask("once more: ")) !== password) throw new UsageError("the two differ", "type the same one twice");
   return password;
-}
-
-/** Asks on standard error, and does not show what is typed. */
-async function ask(question: string): Promise<string> {
-  process.stderr.write(question);
-  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const terminal = createInterface({ input: process.stdin, output: nowhere, terminal: true });
-  terminal.on("SIGINT", () => process.exit(130));
-  try {
-    return await terminal.question("");
-  } finally {
-    terminal.close();
-    process.stderr.write("\n");
-  }
-}
-
-async function firstLine(): Promise<string> {
-  for await (const line of createInterface({ input: process.stdin })) return line;
-  return "";
 }

@@ -43,6 +43,7 @@ export const audit: Noun = (program) => {
       .argument("<file>", "where to; it must not be there yet")
       .option("--after <number:hash>", "the head of the export before: only the rows after it", numberedMark)
       .option("--force", "write over a file that is there, once the new one is whole"),
+    AdminService.method.exportAuditEvents,
   )
     .addHelpText("after", "\nExample:\n  moltwire audit export audit-2026.ndjson --org org_…")
     .action(run(exportAudit));

@@ -22,7 +22,7 @@ export const backup: Noun = (program) => {
     .description("copy all data into a file while the server goes on; for the operator. `moltwire restore` reads it")
     .argument("<file>", "where to; it must not be there yet")
     .option("--force", "write over a file that is there, once the new one is whole");
-  withServer(command).action(run(perform));
+  withServer(command, MaintenanceService.method.backup).action(run(perform));
 };
 
 async function perform(path: string, options: BackupCommandOptions): Promise<number> {

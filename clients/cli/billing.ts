@@ -64,7 +64,7 @@ export const billing: Noun = (program) => {
   });
   const csv = noun.command("export").description("the same lines as CSV, to standard output");
   declare(csv, filters);
-  withServer(csv).action(run((options: ConnectionOptions) => exportCsv(csv, options)));
+  withServer(csv, exportTransactions).action(run((options: ConnectionOptions) => exportCsv(csv, options)));
   addList(noun, {
     name: "earnings",
     summary: "what was earned by listings, by day of UTC, latest first, and in all",

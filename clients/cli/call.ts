@@ -5,10 +5,12 @@ import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/proto
 import { getOption, toJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import { access, Kind } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { printAgain, type WatchOptions, withWatch } from "./again.ts";
 import { run, withServer } from "./command.ts";
+import { tellLater, withExample } from "./comments.ts";
 import { callOnce, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
-import { print, printJson } from "./output.ts";
+import { safeJson } from "./output.ts";
 import { explain, report } from "./problem.ts";
 import { declareRequest, type RequestFields, readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
@@ -16,7 +18,7 @@ import { type ConnectionOptions, readSettings } from "./settings.ts";
 /** What a command is: the method behind it, what fills its request, and how its answer is shown. */
 export type Call<I extends DescMessage, O extends DescMessage> = RequestFields & {
   readonly name: string;
-  readonly summary: string;
+  readonly summary: string | (() => string);
   /** A line to copy, shown by --help. */
   readonly example?: string;
   readonly method: DescMethodUnary<I, O>;
@@ -26,16 +28,18 @@ export type Call<I extends DescMessage, O extends DescMessage> = RequestFields &
   readonly exitCode?: (response: MessageShape<O>) => number;
 };
 
-type CallOptions = ConnectionOptions & { readonly idempotencyKey?: string };
+type CallOptions = ConnectionOptions & WatchOptions & { readonly idempotencyKey?: string };
 
 /** Adds the command to its noun. */
 export function addCall<I extends DescMessage, O extends DescMessage>(noun: Command, call: Call<I, O>): Command {
-  const command = noun.command(call.name).description(call.summary);
-  const changes = getOption(call.method, access).kind === Kind.COMMAND;
+  const command = tellLater(noun.command(call.name), call.summary);
+  const { kind } = getOption(call.method, access);
+  const changes = kind === Kind.COMMAND;
   declareRequest(command, call.method.input, call);
+  if (kind === Kind.QUERY) withWatch(command);
   if (changes) command.option("--idempotency-key <text>", "repeat safely: a second call with it changes nothing more");
-  withServer(command);
-  if (call.example) command.addHelpText("after", `\nExample:\n  ${call.example}`);
+  withServer(command, call.method);
+  if (call.example) withExample(command, call.example);
   return command.action(run((...values) => perform(call, command, changes, values.at(-1))));
 }
 
@@ -49,15 +53,17 @@ async function perform<I extends DescMessage, O extends DescMessage>(
   const reading = { clients: connectClients(settings), orgId: options.org ?? "" };
   const request = await readRequest(call.method.input, call, command, reading);
   const idempotencyKey = changes ? (options.idempotencyKey ?? `cli-${randomUUID()}`) : undefined;
-  let response: MessageShape<O>;
-  try {
+  let response: MessageShape<O> | undefined;
+  const look = async () => {
     response = await callOnce(settings, call.method, request, idempotencyKey);
+    return options.json ? [safeJson(toJson(call.method.output, response))] : call.show(response);
+  };
+  try {
+    await printAgain(options, look);
   } catch (error) {
     const problem = explain(error, settings.url);
     const fix = `it may have been done; to repeat it safely, add --idempotency-key ${idempotencyKey}`;
     return report(changes && problem.maybeAccepted ? { ...problem, fix } : problem, options.json);
   }
-  if (options.json) printJson(toJson(call.method.output, response));
-  else for (const line of call.show(response)) print(line);
-  return call.exitCode?.(response) ?? exitCodes.ok;
+  return call.exitCode?.(response!) ?? exitCodes.ok;
 }

@@ -1,7 +1,8 @@
 /** What all commands are made of: their common options, and how they begin and end. */
+import type { DescMethod } from "@bufbuild/protobuf";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { explain, report } from "./problem.ts";
-import { type ConnectionOptions, defaultUrl } from "./settings.ts";
+import { type ConnectionOptions, defaultUrl, shownUrl } from "./settings.ts";
 
 /** Adds the commands of one noun, such as `agent`, to the program. */
 export type Noun = (program: Command) => void;
@@ -10,14 +11,25 @@ export type Noun = (program: Command) => void;
 export const addNoun = (program: Command, name: string, description: string): Command =>
   program.command(name).description(description).enablePositionalOptions().helpCommand(false);
 
+/** The option of every command that calls a server or says which. */
+export const profileOption = (): Option =>
+  new Option("--profile <name>", "the server and key that `moltwire login` kept by this name; or MOLTWIRE_PROFILE");
+
 /** The option of every command: nothing on standard output but JSON. */
 export const asJson = (): Option => new Option("--json", "print JSON, for programs");
 
-/** Adds the options that every command with a server has. They may stand before the command's name as well. */
-export function withServer(command: Command): Command {
+const methods = new WeakMap<Command, DescMethod>();
+
+/** The method of the server that a command is for, if it is for one. */
+export const methodOf = (command: Command): DescMethod | undefined => methods.get(command);
+
+/** Adds the options that every command with a server has. They may stand before the command's name as well. `method` is what it is for. */
+export function withServer(command: Command, method?: DescMethod): Command {
+  if (method) methods.set(command, method);
   const options = [
     new Option("--url <url>", `the server; or MOLTWIRE_URL (default: ${defaultUrl})`),
     new Option("--key-file <path>", "a file with the key; or MOLTWIRE_API_KEY holds it"),
+    profileOption(),
     new Option("--org <id>", "the organisation; for the operator"),
     asJson(),
   ];
@@ -37,8 +49,7 @@ export function run(action: (...values: any[]) => Promise<number>): (...values: 
     try {
       process.exitCode = await action(...values);
     } catch (error) {
-      const url = options.url ?? (process.env.MOLTWIRE_URL || defaultUrl);
-      process.exitCode = report(explain(error, url), options.json);
+      process.exitCode = report(explain(error, shownUrl(options, process.env)), options.json);
     }
   };
 }

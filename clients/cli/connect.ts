@@ -1,5 +1,12 @@
 /** The way to a server: generated clients over Connect or gRPC, with the caller's key. */
-import type { DescMessage, DescMethodUnary, DescService, MessageShape } from "@bufbuild/protobuf";
+import type {
+  DescMessage,
+  DescMethodBiDiStreaming,
+  DescMethodServerStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageShape,
+} from "@bufbuild/protobuf";
 import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Settings } from "./settings.ts";
@@ -28,6 +35,31 @@ export async function callOnce<I extends DescMessage, O extends DescMessage>(
   const headers = idempotencyKey === undefined ? {} : { "idempotency-key": idempotencyKey };
   const { message } = await transport.unary(method, AbortSignal.timeout(maxWaitMs), undefined, headers, request);
   return message;
+}
+
+/**
+ * Opens a stream: of a method that only answers over Connect, which every proxy lets through; of one that both sides talk on over gRPC, since that
+ * needs HTTP/2.
+ */
+export async function* openStream<I extends DescMessage, O extends DescMessage>(
+  settings: Pick<Settings, "url" | "key">,
+  method: DescMethodServerStreaming<I, O> | DescMethodBiDiStreaming<I, O>,
+  requests: AsyncIterable<MessageShape<I>>,
+  { signal, headers }: { readonly signal?: AbortSignal; readonly headers?: Record<string, string> } = {},
+): AsyncGenerator<MessageShape<O>> {
+  const transport =
+    method.methodKind === "bidi_streaming"
+      ? createGrpcTransport(common(settings))
+      : createConnectTransport({ httpVersion: "1.1", ...common(settings) });
+  const ended = new AbortController();
+  const until = AbortSignal.any([ended.signal, ...(signal ? [signal] : [])]);
+  try {
+    const { message } = await transport.stream(method, until, undefined, headers, requests as never);
+    yield* message;
+  } finally {
+    // Whoever has read enough hangs up.
+    ended.abort();
+  }
 }
 
 /** Clients that speak gRPC over HTTP/2. */

@@ -1,9 +1,11 @@
 /** `moltwire doctor`: what is wrong, and what to do about it. */
+import { existsSync } from "node:fs";
 import { type Noun, run, withServer } from "./command.ts";
 import { checkDataFolder, checkKeyFile, checkNode } from "./doctor-local.ts";
 import { checkServer } from "./doctor-server.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { paint, plain, print, printJson } from "./output.ts";
+import { profilesFile } from "./profiles.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 
 /** One thing that was looked at. */
@@ -32,7 +34,7 @@ async function examine(options: ConnectionOptions): Promise<number> {
   const settings = readSettings(options, process.env);
   const findings: Finding[] = [
     checkNode(process.version),
-    ...(options.keyFile === undefined ? [] : [checkKeyFile(options.keyFile)]),
+    ...[options.keyFile ?? profilesFile(process.env)].filter((path) => existsSync(path)).map(checkKeyFile),
     checkDataFolder(settings.url, process.env.MOLTWIRE_DATA || ".moltwire"),
     ...(await checkServer(settings)),
   ];

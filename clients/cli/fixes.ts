@@ -10,7 +10,7 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   IDEMPOTENCY_KEY_REUSED: "use another --idempotency-key, or repeat exactly the request that it was first used with",
   INVALID_PAGE_TOKEN: "start again without the page token or cursor; one is only good for the same caller and filters",
   STILL_RUNNING: "wait a moment and repeat the command",
-  KEY_MISSING: "set MOLTWIRE_API_KEY, or give --key-file",
+  KEY_MISSING: "set MOLTWIRE_API_KEY, give --key-file, or `moltwire login`",
   KEY_INVALID: "copy the key whole; it must be one that this server made",
   KEY_EXPIRED: "ask an administrator of your organisation for a new key",
   KEY_REVOKED: "ask an administrator of your organisation for a new key",

@@ -33,9 +33,17 @@ export async function readJson(text: string, label: string, stdin: AsyncIterable
  * @throws UsageError as `readJson` does.
  */
 export async function readJsonFile(path: string, stdin: AsyncIterable<Buffer>): Promise<JsonValue> {
-  if (path === "-") return parse(await readAll(stdin), "standard input");
-  const file = path.replace(/^@/, "");
-  return parse(readInputFile(file), file);
+  const from = path === "-" ? "standard input" : path.replace(/^@/, "");
+  return parse((await readBytes(path, stdin)).toString("utf8"), from);
+}
+
+/**
+ * Reads what a file holds, with or without an @ before its path, or `stdin` for `-`.
+ *
+ * @throws UsageError if it cannot be read, or is over 1 MiB.
+ */
+export async function readBytes(path: string, stdin: AsyncIterable<Buffer>): Promise<Buffer> {
+  return path === "-" ? await readAll(stdin) : readInputFile(path.replace(/^@/, ""));
 }
 
 function parse(text: string, from: string): JsonValue {
@@ -62,17 +70,17 @@ function toValue(json: JsonValue, from: string): Value {
   }
 }
 
-function readInputFile(path: string): string {
+function readInputFile(path: string): Buffer {
   try {
     if (statSync(path).size > maxInputBytes) throw tooLarge(path);
-    return readFileSync(path, "utf8");
+    return readFileSync(path);
   } catch (error) {
     if (error instanceof UsageError) throw error;
     throw new UsageError(`the input cannot be read: ${(error as Error).message}`, "check the path");
   }
 }
 
-async function readAll(stream: AsyncIterable<Buffer>): Promise<string> {
+async function readAll(stream: AsyncIterable<Buffer>): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of stream) {
@@ -80,7 +88,7 @@ async function readAll(stream: AsyncIterable<Buffer>): Promise<string> {
     if (size > maxInputBytes) throw tooLarge("standard input");
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks).toString("utf8");
+  return Buffer.concat(chunks);
 }
 
 const tooLarge = (from: string): UsageError =>

@@ -73,7 +73,9 @@ export const lab: Noun = (program) => {
   const watch = noun
     .command("watch <scenario>")
     .description("follow a run to its end; exits with 1 unless it succeeded");
-  withServer(watch).action(run((scenarioId: string, options: ConnectionOptions) => watchRun(scenarioId, options)));
+  withServer(watch, ScenarioService.method.watchScenario).action(
+    run((scenarioId: string, options: ConnectionOptions) => watchRun(scenarioId, options)),
+  );
   addList(noun, {
     summary: "list the scenarios, newest first",
     method: listScenarios,

@@ -16,7 +16,7 @@ export const ledger: Noun = (program) => {
   const command = noun
     .command("verify")
     .description("add up every transfer anew, as of one instant, and tell what cannot be; for the operator");
-  withServer(command).action(run(verify));
+  withServer(command, MaintenanceService.method.verifyLedger).action(run(verify));
 };
 
 async function verify(options: ConnectionOptions): Promise<number> {

@@ -8,11 +8,13 @@ import {
   toJson,
 } from "@bufbuild/protobuf";
 import type { Command } from "commander";
+import { printAgain, type WatchOptions, withWatch } from "./again.ts";
 import { run, wholeNumber, withServer } from "./command.ts";
+import { tellLater } from "./comments.ts";
 import { callOnce, connectClients } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { declare, type Field } from "./field.ts";
-import { note, paintError, print, printJson, safeJson, columns as width } from "./output.ts";
+import { note, paintError, safeJson, shellWord, columns as width } from "./output.ts";
 import { readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings } from "./settings.ts";
 import { type Column, renderTable } from "./table.ts";
@@ -21,7 +23,7 @@ import { type Column, renderTable } from "./table.ts";
 export type List<I extends DescMessage, O extends DescMessage, T extends Message> = {
   /** Default: "list". */
   readonly name?: string;
-  readonly summary: string;
+  readonly summary: string | (() => string);
   readonly method: DescMethodUnary<I, O>;
   readonly filters?: readonly Field[];
   readonly rows: (page: MessageShape<O>) => readonly T[];
@@ -33,11 +35,12 @@ export type List<I extends DescMessage, O extends DescMessage, T extends Message
   readonly first: string;
 };
 
-type ListOptions = ConnectionOptions & {
-  readonly pageSize?: number;
-  readonly pageToken?: string;
-  readonly all?: boolean;
-};
+type ListOptions = ConnectionOptions &
+  WatchOptions & {
+    readonly pageSize?: number;
+    readonly pageToken?: string;
+    readonly all?: boolean;
+  };
 
 const maxRows = 10_000;
 
@@ -46,13 +49,13 @@ export function addList<I extends DescMessage, O extends DescMessage, T extends 
   noun: Command,
   list: List<I, O, T>,
 ): Command {
-  const command = noun.command(list.name ?? "list").description(list.summary);
+  const command = tellLater(noun.command(list.name ?? "list"), list.summary);
   declare(command, list.filters ?? []);
   command
     .option("--page-size <number>", "how many at once (default: 50)", wholeNumber(1, 250))
     .option("--page-token <token>", "go on after a page, which told it")
     .option("--all", `page after page, up to ${maxRows.toLocaleString("en")}`);
-  withServer(command);
+  withServer(withWatch(command), list.method);
   return command.action(run((options: ListOptions) => show(list, command, options)));
 }
 
@@ -65,24 +68,24 @@ async function show<I extends DescMessage, O extends DescMessage, T extends Mess
   const settings = readSettings(options, process.env);
   const reading = { clients: connectClients(settings), orgId: options.org ?? "" };
   const wanted = await readRequest(method.input, { fields: filters }, command, reading);
-  const rows: T[] = [];
-  let foot: readonly string[] = [];
-  let pageToken = options.pageToken ?? "";
-  do {
-    const request = { ...wanted, pageToken, pageSize: options.pageSize ?? 0 };
-    const page = await callOnce(settings, method, request);
-    const found = list.rows(page);
-    if (options.json) for (const row of found) printJson(toJson(itemOf(method.output), row), 0);
-    rows.push(...found);
-    foot = list.foot?.(page) ?? [];
-    pageToken = nextPageToken(page);
-  } while (options.all && pageToken !== "" && rows.length < maxRows);
-
-  if (!options.json) {
-    const filtered = filters.some(({ name }) => isFieldSet(wanted, method.input.field[name]!));
-    if (rows.length > 0) for (const line of [...renderTable(list.columns, rows, width()), ...foot]) print(line);
-    else note(filtered ? `no ${list.things} match` : `no ${list.things} yet; for the first:\n  ${list.first}`);
-  }
+  let pageToken = "";
+  const look = async () => {
+    const rows: T[] = [];
+    let foot: readonly string[] = [];
+    pageToken = options.pageToken ?? "";
+    do {
+      const page = await callOnce(settings, method, { ...wanted, pageToken, pageSize: options.pageSize ?? 0 });
+      rows.push(...list.rows(page));
+      foot = list.foot?.(page) ?? [];
+      pageToken = nextPageToken(page);
+    } while (options.all && pageToken !== "" && rows.length < maxRows);
+    if (options.json) return rows.map((row) => safeJson(toJson(itemOf(method.output), row), 0));
+    if (rows.length > 0) return [...renderTable(list.columns, rows, width()), ...foot];
+    const filtered = filters.some(({ name }) => isFieldSet(wanted, method.input.field[name.split(".")[0]!]!));
+    note(filtered ? `no ${list.things} match` : `no ${list.things} yet; for the first:\n  ${list.first}`);
+    return [];
+  };
+  await printAgain(options, look);
   if (pageToken !== "") tellNext(pageToken, options);
   return exitCodes.ok;
 }
@@ -106,5 +109,5 @@ function tellNext(pageToken: string, { json }: ListOptions): void {
 export function nextCommand(args: readonly string[], pageToken: string): string {
   const kept = args.filter((arg, at) => !/^--page-token(=|$)/.test(arg) && args[at - 1] !== "--page-token");
   const words = ["moltwire", ...kept, "--page-token", pageToken];
-  return words.map((word) => (/^[\w@%+=:,./^-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
+  return words.map(shellWord).join(" ");
 }

@@ -25,7 +25,7 @@ export function declareRequest(
   declare(command, fields);
   if (change) {
     declare(command, change);
-    const names = [...new Set(change.map(({ name }) => name))].join(", ");
+    const names = topNames(change).join(", ");
     command.option("--clear <field>", `empty this field: ${names}; may be repeated`, collect);
   }
   if (from) command.option("--from <file>", `the whole request as JSON, a ${schema.name}; - for standard input`);
@@ -63,6 +63,8 @@ async function readObject(path: string): Promise<JsonObject> {
 const isObject = (json: unknown): json is JsonObject =>
   typeof json === "object" && json !== null && !Array.isArray(json);
 
+const topNames = (fields: readonly Field[]): string[] => [...new Set(fields.map(({ name }) => name.split(".")[0]!))];
+
 async function fillChange(
   request: JsonObject,
   fields: readonly Field[],
@@ -74,12 +76,15 @@ async function fillChange(
   const masked = typeof request.updateMask === "string" ? request.updateMask.split(",") : Object.keys(change);
   const given = await fill(change, fields, command, reading);
   for (const name of clear) {
-    const names = new Set(fields.map((field) => field.name));
-    if (!names.has(name))
-      throw new UsageError(`--clear ${name}: there is no such field`, `one of: ${[...names].join(", ")}`);
+    const names = topNames(fields);
+    if (!names.includes(name))
+      throw new UsageError(`--clear ${name}: there is no such field`, `one of: ${names.join(", ")}`);
     delete change[name];
   }
-  const mask = new Set([...masked, ...given.map(({ name }) => name), ...clear].filter((name) => name !== ""));
+  // A field of a field is changed by replacing the whole.
+  const mask = new Set(
+    [...masked, ...given.map(({ name }) => name.split(".")[0]!), ...clear].filter((name) => name !== ""),
+  );
   if (mask.size === 0) throw new UsageError("there is nothing to change", `give ${fields.map(labelOf).join(", ")}`);
   request.change = change;
   request.updateMask = [...mask].join(",");

@@ -15,7 +15,7 @@ export const restore: Noun = (program) => {
     .passThroughOptions()
     .action(
       run((file: string | undefined, flags: string[], { json }) =>
-        runProgram("restore.ts", [...(json ? ["--json"] : []), ...(file === undefined ? [] : [file]), ...flags]),
+        runProgram("restore", [...(json ? ["--json"] : []), ...(file === undefined ? [] : [file]), ...flags]),
       ),
     );
 };

@@ -12,5 +12,5 @@ export const server: Noun = (program) => {
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
-    .action(run((flags: string[], { json }) => runProgram("main.ts", [...(json ? ["--json"] : []), ...flags])));
+    .action(run((flags: string[], { json }) => runProgram("main", [...(json ? ["--json"] : []), ...flags])));
 };

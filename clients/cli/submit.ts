@@ -36,7 +36,7 @@ export const submit: Noun = (program) => {
     .option("--no-wait", "end as soon as the task is accepted; print its id")
     .option("--idempotency-key <text>", "repeat safely: a second call with it joins the first one's task")
     .option("--timeout <seconds>", "give up, and let the task fail, after so long", seconds);
-  withServer(command)
+  withServer(command, BusService.method.submitTask)
     .addHelpText(
       "after",
       `\nExample:\n  moltwire submit research/search '{"terms": []}' > found.json\n${exitCodesHelp}`,

@@ -17,7 +17,8 @@ import { taskWatch } from "./task-watch.ts";
 
 const { getTask, listTasks, cancelTask } = BusService.method;
 
-const which: Field = { name: "taskId", as: "<task>", help: "its id: tsk_…" };
+const itsId = "its id: tsk_…";
+const which: Field = { name: "taskId", as: "<task>", help: itsId };
 
 /** Adds the commands. */
 export const task: Noun = (program) => {
@@ -56,9 +57,9 @@ export const task: Noun = (program) => {
   const watch = noun
     .command("watch")
     .description("print a task's steps and then its output, over lost connections. Ends with 1 if it does not complete")
-    .argument("<task>", which.help)
+    .argument("<task>", itsId)
     .option("--after <cursor>", "go on after this cursor (--json shows them)");
-  withServer(watch).action(run((id: string, options) => taskWatch(id, options)));
+  withServer(watch, BusService.method.watchTask).action(run((id: string, options) => taskWatch(id, options)));
   addCall(noun, {
     name: "cancel",
     summary: "end a task; its agent may have done the work all the same",

@@ -22,7 +22,7 @@ export const trace: Noun = (program) => {
     .command("get")
     .description("print one trace as a tree with times")
     .argument("<id>", "a trace's id, or that of one of its tasks");
-  withServer(get).action(run((id: string, options) => traceGet(id, options)));
+  withServer(get, TraceService.method.getTrace).action(run((id: string, options) => traceGet(id, options)));
   const tail = noun
     .command("tail")
     .description(
@@ -35,7 +35,7 @@ export const trace: Noun = (program) => {
     .option("--from-start", "begin with the oldest step kept")
     .option("--after <cursor>", "go on after this cursor (--json shows them)")
     .option("--count <number>", "end after so many steps", wholeNumber(1, 1_000_000));
-  withServer(tail).action(run((options) => traceTail(options)));
+  withServer(tail, TraceService.method.tailTraces).action(run((options) => traceTail(options)));
   addList(noun, {
     summary: "list traces, newest first",
     method: TraceService.method.listTraces,

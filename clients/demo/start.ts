@@ -1,6 +1,6 @@
 /** The demo's processes, each started as a step: the agents that do work, and the server that may reach them. */
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import type { children } from "./children.ts";
 import { type Reviewer, reviewerOf } from "./reviewers.ts";
 import type { RunStep } from "./steps.ts";
@@ -23,6 +23,8 @@ type Processes = ReturnType<typeof children>;
 const peerHost = "localhost";
 
 const root = join(import.meta.dirname, "../..");
+/** Of the programs: what is installed is built. */
+const extension = extname(import.meta.filename);
 
 /** Starts them all. `folder` is for the server's data; a port of 0 chooses a free one. */
 export async function startAll(processes: Processes, folder: string, port: number, step: RunStep): Promise<Up> {
@@ -62,7 +64,7 @@ async function startStandIn(processes: Processes, step: RunStep): Promise<Who> {
 
 const agentStart = (name: string, ready: RegExp, env: NodeJS.ProcessEnv = {}) => ({
   name,
-  args: [join(import.meta.dirname, `${name}.ts`)],
+  args: [join(import.meta.dirname, `${name}${extension}`)],
   env: { ...cleanEnv(), ...env },
   ready,
 });
@@ -97,7 +99,7 @@ type Serving = {
 
 const serverStart = ({ name, folder, port, operatorKey, reachable, reviewer }: Serving) => ({
   name,
-  args: [join(root, "src/main.ts"), "--host", "127.0.0.1", "--port", String(port), "--data", folder],
+  args: [join(root, `src/main${extension}`), "--host", "127.0.0.1", "--port", String(port), "--data", folder],
   env: {
     ...cleanEnv(),
     MOLTWIRE_OPERATOR_KEY: operatorKey,

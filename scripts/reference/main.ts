@@ -6,7 +6,7 @@ import { services } from "../../src/services.ts";
 import { reasonsOf } from "./errors.ts";
 import { readImage } from "./image.ts";
 import { openApi } from "./openapi.ts";
-import { accessTable, errorsTable, settingsTable } from "./tables.ts";
+import { accessTable, environmentExample, errorsTable, settingsTable } from "./tables.ts";
 
 const root = join(import.meta.dirname, "../..");
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
@@ -27,3 +27,4 @@ write("gen/openapi.json", `${JSON.stringify(openApi(commented, reasons, version)
 write("docs/reference/errors.md", errorsTable(reasons));
 write("docs/reference/access.md", accessTable(commented));
 write("docs/reference/configuration.md", settingsTable(settings));
+write("deploy/.env.example", environmentExample(settings));

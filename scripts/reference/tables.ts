@@ -65,3 +65,15 @@ export function settingsTable(settings: Readonly<Record<string, Setting>>): stri
   const table = row("variable", "flag", "default", "what it sets") + row("---", "---", "---", "---") + rows.join("");
   return head("Configuration", "src/config.ts", about) + table;
 }
+
+/** Every setting as a line of a file of variables, off. */
+export function environmentExample(settings: Readonly<Record<string, Setting>>): string {
+  const about = [
+    "# Settings of the server, for compose (deploy/.env) and systemd (/etc/moltwire/env): take away the # of what you set. Made by `npm run generate` from",
+    "# src/config.ts: change that, not this. Keep the file to yourself (chmod 600): it may hold keys.",
+  ];
+  const lines = Object.entries(settings).map(([name, { form, help, fallback }]) =>
+    [`# ${help} (${form}${fallback ? `; default: ${fallback}` : ""})`, `#${name}=${fallback ?? ""}`].join("\n"),
+  );
+  return `${[about.join("\n"), ...lines].join("\n\n")}\n`;
+}

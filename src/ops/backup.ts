@@ -2,7 +2,7 @@
 import { on } from "node:events";
 import { type FileHandle, open, unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, extname, join } from "node:path";
 import { Worker } from "node:worker_threads";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -70,7 +70,9 @@ async function* write(
   signal: AbortSignal,
 ): AsyncGenerator<Message, Extract<BackupNews, { kind: "done" }>> {
   signal.throwIfAborted();
-  const worker = new Worker(new URL("./backup-worker.ts", import.meta.url), { workerData: job });
+  const worker = new Worker(new URL(`./backup-worker${extname(import.meta.filename)}`, import.meta.url), {
+    workerData: job,
+  });
   worker.on("error", () => {}); // it is heard below, and after that there is nothing left to hear
   try {
     for await (const [news] of on(worker, "message", { signal, close: ["exit"] }) as AsyncIterable<[BackupNews]>) {

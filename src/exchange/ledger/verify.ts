@@ -1,5 +1,6 @@
 /** The proof of the books: made in a thread of its own. */
 import { on } from "node:events";
+import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
@@ -41,7 +42,9 @@ async function* verify(app: Pick<App, "config" | "db">, signal: AbortSignal): As
   signal.throwIfAborted();
   const { file } = app.db.load();
   const place: SourcePlace = file ? { sqlite: file } : { postgres: app.config.databaseUrl! };
-  const worker = new Worker(new URL("./verify-worker.ts", import.meta.url), { workerData: place });
+  const worker = new Worker(new URL(`./verify-worker${extname(import.meta.filename)}`, import.meta.url), {
+    workerData: place,
+  });
   worker.on("error", () => {}); // it is heard below, and after that there is nothing left to hear
   try {
     for await (const [news] of on(worker, "message", { signal, close: ["exit"] }) as AsyncIterable<[VerifyNews]>) {

@@ -211,7 +211,7 @@ describe.each(dialects)("%s", (dialect) => {
     }
     expect(wrong).toEqual([]);
     expect([...seen].sort()).toEqual([...refusals, "let in"].sort());
-  });
+  }, 240_000);
 
   test.each(["connect", "connect-json", "grpc", "grpc-web"] satisfies Protocol[])(
     "refusals name their reason over %s, of calls and of streams",

@@ -255,12 +255,12 @@ describe.each(dialects)("%s", (dialect) => {
     return answer;
   }
 
-  /** The answer, with the time of a checkpoint and the id that was named made alike. */
-  const comparable = (answer: RawAnswer, id: string) =>
-    answer.readable
-      .replaceAll(id, "<id>")
-      .replaceAll(traceIds.random, traceIds.foreign)
-      .replaceAll(/"(checkpoint|startTime|updateTime)":"[^"]*"/g, '"$1":"<time>"');
+  /** The answer, with the time of a checkpoint and the id that was named made alike. A whole second is written shorter than other times, so that a length with times in it tells nothing. */
+  const comparable = (answer: RawAnswer, id: string) => {
+    const named = answer.readable.replaceAll(id, "<id>").replaceAll(traceIds.random, traceIds.foreign);
+    const alike = named.replaceAll(/"(checkpoint|startTime|updateTime)":"[^"]*"/g, '"$1":"<time>"');
+    return alike === named ? named : alike.replace(/\["content-length","\d+"\]/, '["content-length","<length>"]');
+  };
 
   /** Fields without which the id under test would not be looked at. */
   const companions = (method: DescMethod, contractId = mine.contractId): Record<string, unknown> => {

@@ -4,6 +4,8 @@ import { BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { DeliveryState } from "../gen/moltwire/webhook/v1/delivery_pb.ts";
 import { DisableReason } from "../gen/moltwire/webhook/v1/webhook_pb.ts";
 import { sql } from "../src/db/db.ts";
+import { emit } from "../src/ops/outbox.ts";
+import { maxFailingPerOrg } from "../src/webhook/courier.ts";
 import { removeDroppedWebhooks } from "../src/webhook/sweep.ts";
 import { contract, echoEndpoint, value } from "./bus-fixtures/bus.ts";
 import { limit } from "./bus-fixtures/metered.ts";
@@ -250,8 +252,12 @@ describe.each(dialects)("%s", (dialect) => {
       });
     };
     await attempt();
-    clock.advance(4 * day);
+    // Nothing was tried for days, and then a second attempt fails too: two bad moments.
+    clock.advance(6 * day);
+    const twice = await deliveriesWhen(agent.as, webhookId, ([one]) => one!.attempts.length === 2);
+    expect([twice[0]!.attempts.length, (await look()).disabled]).toEqual([2, false]);
     at.answer(200);
+    clock.advance(hour);
     await deliveriesWhen(agent.as, webhookId, (all) => all.every((one) => stateOf(one) === "DELIVERED"));
     expect(await look()).toMatchObject({ disabled: false });
     at.answer(500);
@@ -284,6 +290,8 @@ describe.each(dialects)("%s", (dialect) => {
     expect(after.signatures).toHaveLength(1);
     expect(() => verify(secret, after)).toThrow();
     verify(rotated.secret, after);
+    const usual = await agent.as.webhooks.rotateSecret({ webhookId });
+    expect(timestampMs(usual.webhook!.formerSecretExpireTime!)).toBe(clock.now() + day);
     const own = `whsec_${Buffer.alloc(24, 7).toString("base64")}`;
     const given = await agent.as.webhooks.rotateSecret({ webhookId, secret: own, overlap: durationFromMs(0) });
     expect(given.webhook!.formerSecretExpireTime).toBeUndefined();
@@ -318,6 +326,54 @@ describe.each(dialects)("%s", (dialect) => {
       (all) => all.length === 20 && all.every((one) => stateOf(one) === "DELIVERED"),
     );
     await org.admin.agents.deleteAgent({ agentId: agent.agentId });
+  });
+
+  test("the more than a hundred dead endpoints of an organisation take half of its places, and the others are told at once", async () => {
+    await using dead = await receiver(() => {}); // takes requests and says nothing
+    await using alive = await receiver();
+    const home = await world.org();
+    const happenThere = await eventSource(home);
+    const agents = [await home.agent(), await home.agent(), await home.agent()];
+    for (const { as } of agents)
+      await Promise.all(Array.from({ length: 50 }, () => hook(as, dead.url, { eventTypes: ["task.completed"] })));
+    await world.server.app.db.tx((tx) => tx.run(sql`update webhook set failing_ms = 1 where org_id = ${home.orgId}`));
+    for (const { as } of agents) await happenThere(as);
+    await dead.nth(maxFailingPerOrg);
+    const other = await home.agent();
+    await hook(other.as, alive.url, { eventTypes: ["task.completed"] });
+    const leased = () =>
+      world.server.app.db.query.one<{ n: number }>(
+        sql`select count(*) as n from webhook_delivery where org_id = ${home.orgId} and lease_token <> ''`,
+      );
+    await happenThere(other.as);
+    await alive.nth(1);
+    expect((await leased())!.n).toBeLessThanOrEqual(maxFailingPerOrg + 1);
+    for (const { agentId } of agents) await home.admin.agents.deleteAgent({ agentId });
+  });
+
+  test("of an answer 4 KB are kept; what a transaction that fails has written of events nobody is told", async () => {
+    await using at = await receiver((response) => response.writeHead(500).end("é".repeat(100_000)));
+    const agent = await org.agent();
+    const { webhookId } = await hook(agent.as, at.url, { eventTypes: ["task.completed"] });
+    const event = { orgId: org.orgId, type: "task.completed", agentId: agent.agentId, timeMs: clock.now() } as const;
+    const { app } = world.server;
+    const failing = app.db.tx(async (tx) => {
+      await emit(tx, app, { ...event, traceId: app.ids.trace(), payload: { task_id: "undone" } });
+      throw new Error("undone");
+    });
+    await expect(failing).rejects.toThrow("undone");
+    await happen(agent.as);
+    await at.nth(1);
+    const deliveries = await deliveriesWhen(agent.as, webhookId, ([one]) => one!.attempts.length === 1);
+    expect(deliveries).toHaveLength(1);
+    const { delivery } = await agent.as.webhooks.getDelivery({ webhookId, eventId: deliveries[0]!.eventId });
+    const { responseBody } = delivery!.attempts[0]!;
+    expect(responseBody.slice(0, 2_000)).toBe("é".repeat(2_000));
+    expect(Buffer.byteLength(responseBody)).toBeLessThanOrEqual(4_096);
+    await world.settled();
+    const { events } = await agent.as.events.listEvents({});
+    expect(events.filter(({ payload }) => JSON.stringify(payload ?? {}).includes("undone"))).toEqual([]);
+    expect(at.received.some(({ body }) => body.includes("undone"))).toBe(false);
   });
 
   test("TestWebhook tells how the first attempt went", async () => {

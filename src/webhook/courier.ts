@@ -13,12 +13,18 @@ import { webhookMetrics } from "./webhook-metrics.ts";
 export const maxSending = 512;
 /** Of one organisation. */
 export const maxPerOrg = 128;
+/** To webhooks whose last attempt failed: half of all and half of an organisation's, so that however many are dead, those that are not find a place. */
+const maxFailing = maxSending / 2;
+export const maxFailingPerOrg = maxPerOrg / 2;
 /** Bells can be lost with a connection, and retries come due without one. */
 const pollMs = 500;
 const pageSize = 200;
 /** Webhooks whose deliveries are claimed at once: their transactions share a commit. */
 const together = 16;
 const patienceMs = 5_000;
+
+/** Who has places, as it was when they were taken. */
+type Holder = Pick<PendingRow, "org_id" | "webhook_id" | "failing_ms">;
 
 export type Courier = {
   /** Begins to send. */
@@ -34,9 +40,11 @@ export type Courier = {
 export function createCourier(app: App): Courier {
   const metrics = webhookMetrics(app);
   const sending = new Set<Promise<void>>();
-  /** Places taken, in all, by organisation and by webhook: by requests under way, and by claims that may find as many. */
+  /** Places taken, in all, by organisation and by webhook: by requests under way, and by claims that may find as many. Those of webhooks that fail once more. */
   let taken = 0;
+  let takenByFailing = 0;
   const perOrg = new Map<string, number>();
+  const failingPerOrg = new Map<string, number>();
   const perWebhook = new Map<string, number>();
   const bell = app.stopping.aborted ? undefined : app.db.listen(sendTopic, app.stopping);
   let loop = Promise.resolve();
@@ -48,17 +56,25 @@ export function createCourier(app: App): Courier {
     if (now > 0) of.set(key, now);
     else of.delete(key);
   };
-  const release = (orgId: string, webhookId: string, places: number): void => {
+  const release = ({ org_id: orgId, webhook_id: webhookId, failing_ms }: Holder, places: number): void => {
     taken -= places;
     count(perOrg, orgId, -places);
     count(perWebhook, webhookId, -places);
+    if (failing_ms === null) return;
+    takenByFailing -= places;
+    count(failingPerOrg, orgId, -places);
+  };
+  /** How many places there are for one more of the organisation. */
+  const roomFor = ({ org_id: orgId, failing_ms }: Holder): number => {
+    const room = Math.min(maxPerOrg - (perOrg.get(orgId) ?? 0), maxSending - taken);
+    if (failing_ms === null) return room;
+    return Math.min(room, maxFailingPerOrg - (failingPerOrg.get(orgId) ?? 0), maxFailing - takenByFailing);
   };
   /** As many places as there are for the webhook: not those it has already, so that one that is slow takes none of another's. */
   const take = (row: PendingRow): number => {
-    const { org_id: orgId, webhook_id: webhookId } = row;
-    const own = mostFor(row) - (perWebhook.get(webhookId) ?? 0);
-    const room = Math.max(0, Math.min(own, maxPerOrg - (perOrg.get(orgId) ?? 0), maxSending - taken));
-    release(orgId, webhookId, -room);
+    const own = mostFor(row) - (perWebhook.get(row.webhook_id) ?? 0);
+    const room = Math.max(0, Math.min(own, roomFor(row)));
+    release(row, -room);
     return room;
   };
 
@@ -73,11 +89,11 @@ export function createCourier(app: App): Courier {
     }
   };
 
-  /** In a place that was taken for it. */
-  const start = (webhook: WebhookRow, row: DeliveryRow): void => {
+  /** In a place that was taken for it, by who held it then. */
+  const start = (holder: Holder, webhook: WebhookRow, row: DeliveryRow): void => {
     const run = deliver(webhook, row).finally(() => {
       sending.delete(run);
-      release(row.org_id, row.webhook_id, 1);
+      release(holder, 1);
       // There is room for another, of this webhook or of one that waited for a place.
       bell?.ring();
     });
@@ -94,10 +110,10 @@ export function createCourier(app: App): Courier {
       const claimed = await app.db.tx((tx) => claim(tx, app, { orgId, webhookId }, room, app.clock.now()));
       for (const row of claimed?.deliveries ?? []) {
         used++;
-        start(claimed!.webhook, row);
+        start(pending, claimed!.webhook, row);
       }
     } finally {
-      release(orgId, webhookId, room - used);
+      release(pending, room - used);
     }
   };
 

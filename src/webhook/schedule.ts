@@ -12,7 +12,7 @@ export const maxAttempts = waitsMs.length + 1;
 const jitter = 0.1;
 /** The longest that an endpoint can ask for. */
 export const maxRetryAfterMs = 10 * hour;
-/** A webhook whose attempts all failed for so long is disabled. */
+/** A webhook whose attempts all failed for so long is disabled, once one of its deliveries has had a whole series of them. */
 export const failingLimitMs = 5 * day;
 
 /**
@@ -36,8 +36,16 @@ export function retryAfterMs(header: string | undefined, now: number): number {
   return Number.isNaN(date) ? 0 : Math.max(0, date - now);
 }
 
-/** Why a webhook is disabled after an attempt that failed, if it is. */
-export function givenUp(status: number, failingSinceMs: number, now: number): "GONE" | "FAILING" | undefined {
+/**
+ * Why a webhook is disabled after an attempt that failed, if it is. Two bad moments far apart, between which nothing was tried, are no failing of days: that attempt
+ * has to be the last of its series.
+ */
+export function givenUp(
+  status: number,
+  isLast: boolean,
+  failingSinceMs: number,
+  now: number,
+): "GONE" | "FAILING" | undefined {
   if (status === 410) return "GONE";
-  return now - failingSinceMs >= failingLimitMs ? "FAILING" : undefined;
+  return isLast && now - failingSinceMs >= failingLimitMs ? "FAILING" : undefined;
 }

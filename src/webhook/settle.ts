@@ -48,7 +48,7 @@ export async function settle(tx: Tx, app: Needs, row: DeliveryRow, sent: Sent, n
     error: sent.error,
     response: sealResponse(app, ref, row.attempts, sent.response),
   });
-  if (webhook) await noteFailure(tx, app, webhook, sent.status, now);
+  if (webhook) await noteFailure(tx, app, webhook, { status: sent.status, isLast: again === undefined }, now);
   tx.ring(deliveryTopic(ref));
   return delivered ? "delivered" : again === undefined ? "failed" : "retried";
 }
@@ -70,10 +70,16 @@ async function forgive(tx: Tx, { orgId, webhookId }: DeliveryRef): Promise<undef
 }
 
 /** A failed attempt begins or prolongs the time of failing, and can be the last. The caller has locked the webhook. */
-async function noteFailure(tx: Tx, app: Needs, webhook: WebhookRow, status: number, now: number): Promise<void> {
+async function noteFailure(
+  tx: Tx,
+  app: Needs,
+  webhook: WebhookRow,
+  { status, isLast }: { readonly status: number; readonly isLast: boolean },
+  now: number,
+): Promise<void> {
   if (webhook.disabled) return;
   const failingMs = webhook.failing_ms ?? now;
-  const why = givenUp(status, failingMs, now);
+  const why = givenUp(status, isLast, failingMs, now);
   if (!why) {
     if (webhook.failing_ms === null)
       await tx.run(sql`

@@ -273,7 +273,7 @@ export const DisableReason = {
   GONE: 2,
 
   /**
-   * All attempts of five days failed.
+   * All attempts of five days or more failed, and the last of them ended all eight of a delivery.
    *
    * @generated from enum value: DISABLE_REASON_FAILING = 3;
    */

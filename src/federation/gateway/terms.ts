@@ -40,7 +40,13 @@ export function beyondTerms(
 export function beyondCap(grant: Terms, mostMicros: number | undefined): Fault | undefined {
   const { priceCapMicros } = termsOf(grant);
   if (priceCapMicros === undefined) return undefined;
-  return dearer(grant, "price_cap_micros", mostMicros, Number(priceCapMicros), "under the grant a request costs at most");
+  return dearer(
+    grant,
+    "price_cap_micros",
+    mostMicros,
+    Number(priceCapMicros),
+    "under the grant a request costs at most",
+  );
 }
 
 /** GRANT_TERMS_EXCEEDED when what it costs at most, or is not known, passes what whoever asks has left for it; undefined: it has set no bound. */

@@ -199,10 +199,10 @@ function http1Server(handler: Handler, limits: ListenLimits): http.Server {
 type Http2Sessions = { serve(socket: Socket, connection: Socket): void; goAway(): void };
 
 function http2Sessions(handler: Handler, limits: ListenLimits, connections: Connections): Http2Sessions {
-  /** Each with what to do when its last stream has ended while the port drains. */
+  /** Each with how it goes away. */
   const sessions = new Map<http2.ServerHttp2Session, () => void>();
   // Of the session that is being made: it tells of its socket by a proxy only.
-  let connection: Socket;
+  let spoken: { readonly socket: Socket; readonly connection: Socket };
   let leaving = false;
   const server = http2.createServer(
     {
@@ -222,17 +222,17 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
     handler as unknown as (request: http2.Http2ServerRequest, response: http2.Http2ServerResponse) => void,
   );
   server.on("session", (session) => {
-    const own = connection;
+    const { socket, connection: own } = spoken;
     let openStreams = 0;
-    // A client that reads a stream no further says nothing when that ends, nor when the connection does.
     const linger = () => {
-      if (openStreams > 0) return;
-      const timer = setTimeout(() => openStreams === 0 && own.destroy(), limits.lingerTimeoutMs);
+      const timer = setTimeout(() => own.destroy(), limits.lingerTimeoutMs);
       own.once("close", () => clearTimeout(timer));
     };
     const leave = () => {
+      // When all its streams have ended and what they said has left, the session ends the server's half. A client that reads a stream no further does not hear it.
+      if (socket.writableFinished) linger();
+      else socket.once("finish", linger);
       session.close();
-      linger();
     };
     sessions.set(session, leave);
     session.once("close", () => sessions.delete(session));
@@ -243,7 +243,6 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
       stream.once("close", () => {
         openStreams -= 1;
         connections.ended(own);
-        if (leaving) linger();
       });
     });
     session.setTimeout(limits.idleSessionTimeoutMs, () => {
@@ -252,8 +251,8 @@ function http2Sessions(handler: Handler, limits: ListenLimits, connections: Conn
     if (leaving) leave();
   });
   return {
-    serve: (socket, accepted) => {
-      connection = accepted;
+    serve: (socket, connection) => {
+      spoken = { socket, connection };
       // The HTTP/1.1 server accepts half-open sockets; here a client that ends its half has left, with all its streams.
       socket.allowHalfOpen = false;
       server.emit("connection", socket);

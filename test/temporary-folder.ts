@@ -7,8 +7,8 @@ import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 
 const inMemory = "/dev/shm";
-/** Several times what a whole run has held at once. */
-const roomBytes = 4 * 1024 ** 3;
+/** Many times what a whole run has held at once. */
+const roomBytes = 2 * 1024 ** 3;
 const name = /^moltwire-run-(\d+)-/;
 
 /** Workers and what they start inherit it. Does nothing where there is no room. */

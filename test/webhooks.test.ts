@@ -315,10 +315,9 @@ describe.each(dialects)("%s", (dialect) => {
     const agent = await org.agent();
     for (let n = 0; n < 10; n++) await hook(agent.as, dead.url);
     const { webhookId } = await hook(agent.as, alive.url);
-    const begin = performance.now();
-    for (let n = 0; n < 20; n++) await happen(agent.as);
+    await Promise.all(Array.from({ length: 20 }, () => happen(agent.as)));
     await alive.nth(20);
-    expect(performance.now() - begin).toBeLessThan(8_000);
+    // Had it waited for them to time out, more would have been sent to these.
     expect(dead.received.length).toBeLessThanOrEqual(80);
     await deliveriesWhen(
       agent.as,

@@ -289,7 +289,12 @@ describe("--json", () => {
   );
 
   test("lets `server` tell where it listens and the operator's key as a line of JSON", async () => {
-    const server = alone.start(["server", "--port", "0", "--data", join(folder, "fresh"), "--json"]);
+    const server = alone.start(
+      ["server", "--port", "0", "--data", join(folder, "fresh"), "--json"],
+      {},
+      undefined,
+      300_000,
+    );
     await server.says(/listening on/);
     server.child.kill("SIGTERM");
     const { code, stdout } = await server.ended;

@@ -144,7 +144,7 @@ describe("the command itself", () => {
 
   test("its `server` runs a server with the flags it is given, and ends well on SIGTERM", async () => {
     const flags = ["server", "--host", "127.0.0.1", "--port", "0", "--data", ":memory:"];
-    const { child, says, ended } = start(flags, { MOLTWIRE_OPERATOR_KEY: operatorKey });
+    const { child, says, ended } = start(flags, { MOLTWIRE_OPERATOR_KEY: operatorKey }, undefined, 300_000);
     const [, url] = await says(/listening on (http:[^\s"',]+)/);
     expect((await moltwire(["doctor"], { MOLTWIRE_URL: url, MOLTWIRE_API_KEY: operatorKey })).code).toBe(0);
     child.kill("SIGTERM");

@@ -49,13 +49,16 @@ export function beyondCap(grant: Terms, mostMicros: number | undefined): Fault |
   );
 }
 
-/** GRANT_TERMS_EXCEEDED when what it costs at most, or is not known, passes what whoever asks has left for it; undefined: it has set no bound. */
+/**
+ * GRANT_TERMS_EXCEEDED when what it costs at most passes what whoever asks has left for it; undefined: it has set no bound. What nobody knows beforehand is let in, as a
+ * budget of one's own lets it in, and whoever asks counts no more than was left.
+ */
 export function beyondBudgetLeft(
   grant: Terms,
   budgetLeftMicros: number | undefined,
   mostMicros: number | undefined,
 ): Fault | undefined {
-  if (budgetLeftMicros === undefined) return undefined;
+  if (budgetLeftMicros === undefined || mostMicros === undefined) return undefined;
   return dearer(grant, "budget_left_micros", mostMicros, budgetLeftMicros, "what whoever asks has left for it is");
 }
 

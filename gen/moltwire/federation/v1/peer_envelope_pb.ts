@@ -145,7 +145,7 @@ export type PeerEnvelope = Message<"moltwire.federation.v1.PeerEnvelope"> & {
   hops: number;
 
   /**
-   * What the work may cost at most by the rates of the server that is asked, in micro-credits. Not set: no bound.
+   * What the work may cost at most by the rates of the server that is asked, in micro-credits: work that declares to cost more is refused. Not set: no bound.
    *
    * @generated from field: optional int64 budget_left_micros = 8;
    */
@@ -247,7 +247,7 @@ export type PeerEnvelopeJson = {
   hops?: number;
 
   /**
-   * What the work may cost at most by the rates of the server that is asked, in micro-credits. Not set: no bound.
+   * What the work may cost at most by the rates of the server that is asked, in micro-credits: work that declares to cost more is refused. Not set: no bound.
    *
    * @generated from field: optional int64 budget_left_micros = 8;
    */

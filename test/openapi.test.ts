@@ -275,7 +275,9 @@ describe("a server does what the document says", () => {
       const { post } = api.paths[path]!;
       const isOpen = post.security?.some((one) => Object.keys(one).length === 0) ?? false;
       const { body } = await call(path, "post", post.requestBody.content[json]!.example, undefined);
-      expect([path, JSON.stringify(body).includes('"KEY_MISSING"')]).toEqual([path, !isOpen]);
+      // The calls of a batch are answered each for itself.
+      const refused = !("results" in body) && JSON.stringify(body).includes('"KEY_MISSING"');
+      expect([path, refused]).toEqual([path, !isOpen]);
     }
   });
 });

@@ -100,7 +100,8 @@ const fillings: Readonly<Record<string, JsonValue>> = {
   password: "correct horse battery staple",
   pattern: "PATTERN_LEADER_ELECTION",
   plan_id: "daily",
-  public_keys: [`${"A".repeat(43)}=`],
+  // Of the first test in RFC 8032, section 7.1.
+  public_keys: ["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="],
   payload: { json: { alert: "price spike" } },
   period: "BUDGET_PERIOD_DAY",
   policy_id: "no-transfers",

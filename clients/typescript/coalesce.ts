@@ -25,6 +25,8 @@ const known: ReadonlySet<string> = new Set([
   ...["accept-encoding", "connect-protocol-version", "connect-timeout-ms", "content-type", "user-agent"],
 ]);
 
+const uncounted = /^(Heartbeat|Respond)Task$|^HeartbeatJob$/;
+
 type Call = {
   readonly request: UnaryRequest;
   readonly bytes: Uint8Array;
@@ -33,11 +35,11 @@ type Call = {
 };
 
 /**
- * The innermost interceptor: holds a unary call until the turn ends in which it was made, and sends it with those that were made in the same turn with the same deadline;
+ * The innermost interceptor: holds a unary call until the turn ends in which it was made, and sends it with those that were made in the same turn with the same deadline and key;
  * by itself where there is no other, where it may wait for others, and where the server knows no batches. `bare` has no interceptors; `later` calls back when the turn is over.
  */
 export function coalescing(bare: Transport, later: (run: () => void) => void): Interceptor {
-  /** Of this turn, by their deadlines. */
+  /** Of this turn, by their deadlines and keys. */
   let waiting = new Map<string, Call[]>();
   let isOff = false;
 
@@ -72,9 +74,11 @@ export function coalescing(bare: Transport, later: (run: () => void) => void): I
         response.finally(() => signal.removeEventListener("abort", left)).then(resolve, reject);
       };
       if (waiting.size === 0) later(flush);
-      const deadline = request.header.get("connect-timeout-ms") ?? "";
+      const group = `${request.header.get("connect-timeout-ms") ?? ""} ${request.header.get("authorization") ?? ""}`;
       const alone = async () => (await next(request)) as UnaryResponse;
-      waiting.set(deadline, [...(waiting.get(deadline) ?? []), { request, bytes, alone, answered }]);
+      const calls = waiting.get(group) ?? [];
+      calls.push({ request, bytes, alone, answered });
+      waiting.set(group, calls);
     });
   };
 }
@@ -82,7 +86,8 @@ export function coalescing(bare: Transport, later: (run: () => void) => void): I
 /** Whether a call can be a part of a batch: its method, what its request asks for, and its headers. */
 function mayJoin({ method, message, header, requestMethod }: UnaryRequest): boolean {
   const { alone, waits } = getOption(method, access);
-  if (alone || requestMethod !== "POST" || mayWait(method, message, waits)) return false;
+  // What does not count against the limit of requests would, as a part of a batch.
+  if (alone || uncounted.test(method.name) || requestMethod !== "POST" || mayWait(method, message, waits)) return false;
   if (!plainText.test(header.get("idempotency-key") ?? "") || !plainText.test(header.get("traceparent") ?? ""))
     return false;
   return [...header.keys()].every((name) => known.has(name));
@@ -109,7 +114,7 @@ function* batchesOf(calls: readonly Call[]): Generator<readonly Call[]> {
   if (batch.length > 0) yield batch;
 }
 
-/** The batch has the key and the deadline of its calls, which are theirs all; whoever leaves, leaves by itself. */
+/** The batch has the key and the deadline that its calls share; whoever leaves, leaves by itself. */
 async function execute(bare: Transport, calls: readonly Call[]): Promise<readonly BatchResult[]> {
   const { header } = calls[0]!.request;
   const authorization = header.get("authorization");
@@ -144,8 +149,8 @@ function responseOf(
   if (outcome.case !== "error")
     throw new ConnectError("the batch was answered with no answer to this call", Code.Internal);
   const { code, message, metadata, details } = outcome.value;
-  // There was no room for its answer among those of the batch.
-  if (metadata.carried_out !== undefined) return alone();
+  // There was no room for its answer among those of the batch, or it is a method that batches do not carry.
+  if (metadata.carried_out !== undefined || code === "unimplemented") return alone();
   const error = new ConnectError(message, codeFromString(code) ?? Code.Unknown, header);
   error.details = details.map(({ type, value }) => ({ type, value }));
   throw error;

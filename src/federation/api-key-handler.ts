@@ -37,6 +37,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     checkRole(caller, role);
     checkScopes(caller, req.scopes);
     checkNetworks(caller, req.allowedNetworks, "allowed_networks");
+    checkRate(caller, req.requestsPerMinute, "requests_per_minute");
     if ((role === Role.AGENT) !== (req.agentId !== ""))
       throw badField("agent_id", "an AGENT key names its agent, and no other key does");
     // Locked, or a DeleteAgent beside this would revoke the agent's keys without seeing the new one.
@@ -85,7 +86,9 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     checkRole(caller, key.role);
     checkScopes(caller, JSON.parse(key.scopes) as string[]);
     checkLive(key, now);
+    checkNetworks(caller, JSON.parse(key.allowed_networks) as string[], "key_id");
     const change = req.change!;
+    if (mask.has("requests_per_minute")) checkRate(caller, change.requestsPerMinute, "change.requests_per_minute");
     if (mask.has("allowed_networks")) checkNetworks(caller, change.allowedNetworks, "change.allowed_networks");
     const next: KeyRow = {
       ...key,
@@ -107,6 +110,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     checkScopes(caller, scopes);
     const allowedNetworks = JSON.parse(old.allowed_networks) as string[];
     checkNetworks(caller, allowedNetworks, "key_id");
+    checkRate(caller, old.requests_per_minute, "key_id");
     checkLive(old, now);
     const oldEndsMs = Math.min(
       now + (req.overlap ? durationMs(req.overlap) : defaultOverlapMs),
@@ -154,6 +158,12 @@ function checkLive({ revoke_ms, expire_ms }: KeyRow, now: number): void {
   if (revoke_ms === null && (expire_ms === null || expire_ms > now)) return;
   const state = revoke_ms === null ? "EXPIRED" : "REVOKED";
   throw new Fault("FAILED_PRECONDITION", "the key has ended: create a new one", { state });
+}
+
+/** A key that may make so many requests a minute makes none that may make more. */
+function checkRate({ requestsPerMinute: most }: Caller, wanted: number, field: string): void {
+  if (most === undefined || (wanted > 0 && wanted <= most)) return;
+  throw badField(field, `your own key has a limit: from 1 to ${most} requests a minute`);
 }
 
 /** Nobody makes, replaces or ends a key of a higher role. */

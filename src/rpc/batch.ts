@@ -59,6 +59,8 @@ export type Batch = {
 
 /** As many as one HTTP/2 connection has open at once; so many answers are in memory before there is known to be no room for them. */
 const maxAtOnce = 100;
+/** Of all batches, so that they do not take all the room that waits for the database. */
+const maxInAll = 1_000;
 /** Answers may be written in base64, which takes a third more. */
 const roomBytes = (largestAnswerBytes * 3) / 4 - 262_144;
 
@@ -75,6 +77,7 @@ export function createBatch(app: App): Batch {
   const carried = new Map<string, Carried>();
   /** Those that are called by themselves only. */
   const apart = new Set<string>();
+  const places = placesFor(maxInAll);
   let pass: Inside["gate"];
 
   const execute = async (calls: readonly BatchCall[], batch: HandlerContext) => {
@@ -82,7 +85,10 @@ export function createBatch(app: App): Batch {
     const room = { left: roomBytes };
     const waiting = calls.entries();
     const lane = async () => {
-      for (const [index, call] of waiting) results[index] = await carryOut(call, index, batch, room);
+      for (const [index, call] of waiting) {
+        await places.take();
+        results[index] = await carryOut(call, index, batch, room).finally(places.leave);
+      }
     };
     await Promise.all(Array.from({ length: Math.min(maxAtOnce, calls.length) }, lane));
     return { results } satisfies MessageInitShape<typeof ExecuteResponseSchema>;
@@ -90,6 +96,7 @@ export function createBatch(app: App): Batch {
 
   async function carryOut(call: BatchCall, index: number, batch: HandlerContext, room: Room): Promise<Result> {
     const found = carried.get(call.method);
+    if (batch.signal.aborted) return failed(asConnectError(app, batch.signal.reason, batch.method, "", batch.signal));
     if (room.left < 0) return failed(noRoom(false));
     if (!found && apart.has(call.method))
       return failed(badField(`calls[${index}].method`, "it is no part of a batch: call it by itself"));
@@ -107,7 +114,8 @@ export function createBatch(app: App): Batch {
       return { ...failed(refusal), ...context.told() };
     });
     room.left -= sizeOf(result.outcome!);
-    return room.left < 0 ? { ...failed(noRoom(true)), ...context.told() } : result;
+    if (room.left >= 0 || result.outcome!.case === "error") return result;
+    return { ...failed(noRoom(true)), ...context.told() };
   }
 
   return {
@@ -121,6 +129,24 @@ export function createBatch(app: App): Batch {
             carried.set(methodName(method), { method, invoke: applied(method, impl, interceptors) });
         }),
       );
+    },
+  };
+}
+
+/** So many at once; who comes then waits for its turn. */
+function placesFor(count: number): { take(): Promise<void>; leave(): void } {
+  let free = count;
+  const waiting: (() => void)[] = [];
+  return {
+    take() {
+      if (free === 0) return new Promise((resolve) => waiting.push(resolve));
+      free--;
+      return Promise.resolve();
+    },
+    leave() {
+      const next = waiting.shift();
+      if (next) next();
+      else free++;
     },
   };
 }

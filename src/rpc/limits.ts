@@ -190,7 +190,8 @@ export function takeRequest(
 
 /** Counts a call of somebody whom no key shows: RATE_LIMITED in place of its refusal, beyond the limit of its address, so that nobody tries keys without end. */
 export function takeStranger(limiters: Limiters, error: unknown, address: string, responseHeader: Headers): void {
-  if (error instanceof Fault && toConnectError(error).code === Code.Unauthenticated)
+  if (!(error instanceof Fault)) return;
+  if (toConnectError(error).code === Code.Unauthenticated || error.reason === "KEY_NETWORK_REFUSED")
     take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
 

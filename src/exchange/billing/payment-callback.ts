@@ -18,6 +18,7 @@ import { type SignatureFlaw, signatureFlaw, toleranceMs } from "../../webhook/si
 import { confirmPayment, paymentPath } from "./payment.ts";
 
 const maxBodyBytes = 65_536;
+const strangers: ReadonlySet<string> = new Set(["NOT_FOUND", "SIGNATURE_INVALID", "RATE_LIMITED"]);
 
 /** Serves it, whether payments are taken or not. What is not a fault of the asker's goes to the server's own handler: the asker tries again, as nothing counts twice. */
 export function servePayments(http: FastifyInstance, app: App): void {
@@ -33,7 +34,9 @@ export function servePayments(http: FastifyInstance, app: App): void {
         return reply.type("application/json").send(toJsonString(PaymentReceiptSchema, receipt));
       } catch (error) {
         if (!(error instanceof Fault)) throw error;
-        app.log.warn({ reason: error.reason, trace_id: traceId }, `a payment was not confirmed: ${error.message}`);
+        // Of strangers there is no end.
+        const level = strangers.has(error.reason) ? "debug" : "warn";
+        app.log[level]({ reason: error.reason, trace_id: traceId }, `a payment was not confirmed: ${error.message}`);
         return refuse(reply, request, toConnectError(error, traceId));
       }
     });
@@ -48,17 +51,20 @@ export function servePayments(http: FastifyInstance, app: App): void {
 
 async function confirmed(app: App, request: FastifyRequest, traceId: string): Promise<PaymentReceipt> {
   const { paymentSecrets } = app.config;
-  if (paymentSecrets.length === 0)
+  // Only what is refused is counted: a provider confirms as many payments as there are.
+  const countStranger = () => take(app.limiters.doors, "address", addressGroup(clientAddress(request)), new Headers());
+  if (paymentSecrets.length === 0) {
+    countStranger();
     throw new Fault("NOT_FOUND", "this server takes no payments: its operator has set no MOLTWIRE_PAYMENT_SECRET", {
       resource: "payments",
     });
+  }
   const body = request.body instanceof Uint8Array ? request.body : new Uint8Array();
   const now = app.clock.now();
   const header = (name: string): string => request.headers[name]?.toString() ?? "";
   const flaw = signatureFlaw(paymentSecrets, header, body, now);
   if (flaw) {
-    // Only what is refused is counted: a provider confirms as many payments as there are.
-    take(app.limiters.doors, "address", addressGroup(clientAddress(request)), new Headers());
+    countStranger();
     throw new Fault("SIGNATURE_INVALID", flaws[flaw], { detail: flaw });
   }
   const payment = parsed(body);

@@ -136,7 +136,10 @@ const turnedAway = (
   async keep() {
     const { grant } = entry;
     const key = { orgId: grant.org_id, grantId: grant.grant_id, dayMs: dayStart(now) };
-    const refusals = await denyUnderGrant(tx, key);
+    const underGrant = await denyUnderGrant(tx, key);
+    // A refused first request for a listing leaves no grant, and the next one has another: those are counted for both organisations as well.
+    const pair = { ...key, grantId: `${grant.subject}/${grant.grantee_org_id}` };
+    const refusals = grant.subject_kind === "listingId" ? await denyUnderGrant(tx, pair) : underGrant;
     const outcome = { taskId: "", reason: fault.reason };
     if (refusals > maxRefusalsKept) {
       if (isNewTrace) await removeTrace(tx, spanOf(entry, ""));

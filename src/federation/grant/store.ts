@@ -91,6 +91,7 @@ export async function withdrawGrant(
   { org_id, grant_id }: Pick<GrantRow, "org_id" | "grant_id">,
 ): Promise<void> {
   await tx.run(sql`delete from federation_grant_revision where org_id = ${org_id} and grant_id = ${grant_id}`);
+  await tx.run(sql`delete from federation_grant_usage where org_id = ${org_id} and grant_id = ${grant_id}`);
   await tx.run(sql`delete from federation_grant where org_id = ${org_id} and grant_id = ${grant_id}`);
 }
 

@@ -59,7 +59,7 @@ export type Access = Message<"moltwire.api.v1.Access"> & {
   items: string;
 
   /**
-   * Whether its calls are never part of a batch: they wait for another server, or headers are a part of them.
+   * Whether its calls are never part of a batch: they wait for another server, headers are a part of them, or they answer with a secret that is told once.
    *
    * @generated from field: bool alone = 6;
    */
@@ -117,7 +117,7 @@ export type AccessJson = {
   items?: string;
 
   /**
-   * Whether its calls are never part of a batch: they wait for another server, or headers are a part of them.
+   * Whether its calls are never part of a batch: they wait for another server, headers are a part of them, or they answer with a secret that is told once.
    *
    * @generated from field: bool alone = 6;
    */

@@ -123,8 +123,6 @@ describe.each(dialects)("%s", (dialect) => {
     await at.doing.admin.grants.updateGrant({ grantId: at.grantId, change, updateMask: { paths: ["allowed_tiers"] } });
     await using instance = serving(at.worker.as, { capacity: 5 });
     await instance.delivery(1);
-    // And not at the checkpoint after the first.
-    expect(instance.checkpoints).toBeLessThan(2);
     const ids = (tasks: readonly { taskId: string }[]) => tasks.map(({ taskId }) => taskId);
     expect(ids(instance.deliveries.map(({ task }) => task!))).toEqual(ids([asked[1]!, asked[3]!]));
     for (const { taskId } of [asked[0]!, asked[2]!, asked[4]!])

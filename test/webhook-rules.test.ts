@@ -70,10 +70,10 @@ describe("the schedule", () => {
   ])("retry-after: %j asks for %i ms", (header, ms) => expect(retryAfterMs(header, 0)).toBe(ms));
 
   test("410 gives a webhook up at once, anything else after five days", () => {
-    expect(givenUp(410, false, 0, 0)).toBe("GONE");
-    expect(givenUp(500, true, 0, failingLimitMs - 1)).toBeUndefined();
-    expect(givenUp(0, true, 0, failingLimitMs)).toBe("FAILING");
-    expect(givenUp(0, false, 0, 10 * failingLimitMs)).toBeUndefined();
+    expect(givenUp(410, 1, 0, 0)).toBe("GONE");
+    expect(givenUp(500, 8, 0, failingLimitMs - 1)).toBeUndefined();
+    expect(givenUp(0, 3, 0, failingLimitMs)).toBe("FAILING");
+    expect(givenUp(0, 2, 0, 10 * failingLimitMs)).toBeUndefined();
   });
 });
 

@@ -1,5 +1,6 @@
 /** Under which command the methods of a service are. Those that no command was written for get one made from their descriptors. */
 import type { DescService } from "@bufbuild/protobuf";
+import { BatchService } from "../../gen/moltwire/batch/v1/batch_service_pb.ts";
 import { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import { ApprovalService } from "../../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { BudgetService } from "../../gen/moltwire/bus/v1/budget_service_pb.ts";
@@ -72,6 +73,7 @@ export const areas: Readonly<Record<string, readonly Area[]>> = {
     area("webhook", WebhookService, ["Webhook", "Webhooks"], "URLs that are told of events"),
     area("directory", DirectoryService, ["Agents"], "how agents join, and find one another"),
     area("text", TextService, [], "small work on a text"),
+    area("batch", BatchService, [], "many calls in one"),
   ],
   "What may be done, and what was not:": [
     area("policy", PolicyService, ["Policy", "Policies"], "policies in Cedar, and what they decided"),

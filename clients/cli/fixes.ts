@@ -25,7 +25,7 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   FAILED_PRECONDITION: "look at it as it is now with `get`, then decide again",
   QUOTA_EXCEEDED: "delete what is no longer needed",
   LEASE_LOST: "drop the work: another has the task now",
-  CURSOR_EXPIRED: "start again with --from-start: what lay after the cursor is no longer kept",
+  CURSOR_EXPIRED: "what lay after the cursor is no longer kept: begin anew from what is, as the message says",
   CONTRACT_NOT_FOUND: "check the contract's id, and that the key is of the organisation that has it",
   CONTRACT_VERSION_NOT_FOUND: "ask for one of the available versions, or leave the version out for the latest",
   CONTRACT_DEPRECATED: "leave the version out for the latest that takes tasks",

@@ -106,6 +106,9 @@ export function createCourier(app: App): Courier {
     const room = take(pending);
     let used = 0;
     try {
+      const { failing_ms } = pending;
+      if (room === 0 && failing_ms !== null && !perWebhook.has(webhookId) && (!turnedAway || webhookId < turnedAway))
+        turnedAway = webhookId;
       if (room === 0) return;
       const claimed = await app.db.tx((tx) => claim(tx, app, { orgId, webhookId }, room, app.clock.now()));
       for (const row of claimed?.deliveries ?? []) {
@@ -117,20 +120,33 @@ export function createCourier(app: App): Courier {
     }
   };
 
+  /**
+   * Places of webhooks that fail go round: who was turned away first in a walk is the first to get one in the next, and whoever comes before waits for the walk after that.
+   */
+  let turnedAway: string | undefined;
+  let failingFrom = "";
   /** One walk over all webhooks with something pending, from where the last one left off for want of room. */
   let from = "";
   const round = async (): Promise<void> => {
     for (let walked = false; !walked; ) {
       const page = await pendingWebhooks(app.db.query, from, pageSize);
-      const due = page.filter(({ enabled, next_ms }) => enabled !== 0 && next_ms <= app.clock.now());
+      const due = page.filter(
+        ({ enabled, next_ms, failing_ms, webhook_id }) =>
+          enabled !== 0 && next_ms <= app.clock.now() && (failing_ms === null || webhook_id >= failingFrom),
+      );
       for (let n = 0; n < due.length; n += together) {
         if (app.stopping.aborted || taken >= maxSending) return;
         const some = due.slice(n, n + together);
         await Promise.all(some.map(serve));
         from = some.at(-1)!.webhook_id;
       }
-      walked = page.length < pageSize;
-      from = walked ? "" : page.at(-1)!.webhook_id;
+      const isEnd = page.length < pageSize;
+      from = isEnd ? "" : page.at(-1)!.webhook_id;
+      if (!isEnd) continue;
+      // Those that were passed over have their turn at once when nobody else waits.
+      walked = failingFrom === "" || turnedAway !== undefined;
+      failingFrom = turnedAway ?? "";
+      turnedAway = undefined;
     }
   };
 

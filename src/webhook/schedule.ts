@@ -12,7 +12,7 @@ export const maxAttempts = waitsMs.length + 1;
 const jitter = 0.1;
 /** The longest that an endpoint can ask for. */
 export const maxRetryAfterMs = 10 * hour;
-/** A webhook whose attempts all failed for so long is disabled, once one of its deliveries has had a whole series of them. */
+/** A webhook whose attempts all failed for so long is disabled, once one of its deliveries has failed three times. */
 export const failingLimitMs = 5 * day;
 
 /**
@@ -36,16 +36,19 @@ export function retryAfterMs(header: string | undefined, now: number): number {
   return Number.isNaN(date) ? 0 : Math.max(0, date - now);
 }
 
+/** So many failures in a row of one delivery are no bad moment. */
+const failingAttempts = 3;
+
 /**
- * Why a webhook is disabled after an attempt that failed, if it is. Two bad moments far apart, between which nothing was tried, are no failing of days: that attempt
- * has to be the last of its series.
+ * Why a webhook is disabled after an attempt that failed, if it is. Two bad moments far apart, between which nothing was tried, are no failing of days: the delivery has to
+ * have failed `failures` times, three at least.
  */
 export function givenUp(
   status: number,
-  isLast: boolean,
+  failures: number,
   failingSinceMs: number,
   now: number,
 ): "GONE" | "FAILING" | undefined {
   if (status === 410) return "GONE";
-  return isLast && now - failingSinceMs >= failingLimitMs ? "FAILING" : undefined;
+  return failures >= failingAttempts && now - failingSinceMs >= failingLimitMs ? "FAILING" : undefined;
 }

@@ -48,7 +48,7 @@ export async function settle(tx: Tx, app: Needs, row: DeliveryRow, sent: Sent, n
     error: sent.error,
     response: sealResponse(app, ref, row.attempts, sent.response),
   });
-  if (webhook) await noteFailure(tx, app, webhook, { status: sent.status, isLast: again === undefined }, now);
+  if (webhook) await noteFailure(tx, app, webhook, { status: sent.status, failures }, now);
   tx.ring(deliveryTopic(ref));
   return delivered ? "delivered" : again === undefined ? "failed" : "retried";
 }
@@ -74,12 +74,12 @@ async function noteFailure(
   tx: Tx,
   app: Needs,
   webhook: WebhookRow,
-  { status, isLast }: { readonly status: number; readonly isLast: boolean },
+  { status, failures }: { readonly status: number; readonly failures: number },
   now: number,
 ): Promise<void> {
   if (webhook.disabled) return;
   const failingMs = webhook.failing_ms ?? now;
-  const why = givenUp(status, isLast, failingMs, now);
+  const why = givenUp(status, failures, failingMs, now);
   if (!why) {
     if (webhook.failing_ms === null)
       await tx.run(sql`

@@ -31,5 +31,7 @@ export function verdictOf(
   const code = metadata.code ?? "";
   const late = reason === "AGENT_TIMEOUT" || code === "deadline_exceeded" || code === "canceled";
   if (late && timeoutMs < contractTimeoutMs) return "nothing";
+  // Another server that has had enough of this one for now is well.
+  if (metadata.peer_reason === "RATE_LIMITED") return "nothing";
   return ofTheAgent.has(reason) && !blamesTheCaller.has(code) ? "failure" : "nothing";
 }

@@ -273,7 +273,7 @@ export const DisableReason = {
   GONE: 2,
 
   /**
-   * All attempts of five days or more failed, and the last of them ended all eight of a delivery.
+   * All attempts of five days or more failed, and the last of them was at least the third failure of its delivery.
    *
    * @generated from enum value: DISABLE_REASON_FAILING = 3;
    */

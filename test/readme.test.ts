@@ -38,10 +38,11 @@ describe("the README", () => {
 
   test("shows an adapter that works as it stands", async () => {
     const [, example] = /```js\n(import \{ createServer \} from "moltwire\/server";\n[^`]*)```/.exec(readme)!;
-    // Inside the package, so that its own name leads to it.
+    // The package leads to what is built; here nothing is, yet.
+    const source = JSON.stringify(new URL("../src/server.ts", import.meta.url).href);
     const folder = mkdtempSync(join(import.meta.dirname, "readme-example-"));
     try {
-      writeFileSync(join(folder, "example.mjs"), example!);
+      writeFileSync(join(folder, "example.mjs"), example!.replace('"moltwire/server"', source));
       const child = spawn(process.execPath, [join(folder, "example.mjs")], { stdio: ["ignore", "pipe", "inherit"] });
       try {
         const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];

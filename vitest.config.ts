@@ -9,8 +9,6 @@ export default defineConfig({
     // Processes, because better-sqlite3 is native code and some tests watch their own memory and sockets.
     pool: "forks",
     maxWorkers: 2,
-    // The two load the program once, and not once a file: every fourth second of the time was that, and code that had yet to be compiled.
-    isolate: false,
     // For the many servers and commands that tests start as processes: compiled once, and not by each.
     env: { NODE_COMPILE_CACHE: join(import.meta.dirname, "node_modules/.cache/node-compile") },
     // Nothing takes a tenth of it, unless the machine is busy with something else.

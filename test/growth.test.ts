@@ -75,9 +75,9 @@ import { findOwnerAndEntry } from "../src/memory/owner.ts";
 import { countNamespaces, findSharedEntry, listNamespaces } from "../src/memory/shared-store.ts";
 import { dueEntries, listEntries, readPlaces } from "../src/memory/store.ts";
 import {
-  countUnsealed,
   findHash,
   findHead,
+  findHeadAndUnsealed,
   nextOrganizations,
   readChain,
   rowsToSeal,
@@ -316,7 +316,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   [
     "how many audit rows are to be chained",
-    (db) => countUnsealed(db, auditHead, 10_000),
+    (db) => findHeadAndUnsealed(db, org, 10_000),
     /audit_event_log \(org_id=\? AND xid=\? AND seq>\?\)/,
   ],
   [

@@ -6,7 +6,7 @@ import { watched } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { orgOf } from "../rpc/scope.ts";
-import { countUnsealed, findHead } from "./audit-chain-store.ts";
+import { findHeadAndUnsealed } from "./audit-chain-store.ts";
 import { exportAudit, toHead } from "./audit-export.ts";
 import { listAudit, toAuditEvent } from "./audit-store.ts";
 import { readOverview } from "./overview-store.ts";
@@ -23,8 +23,8 @@ export const adminHandler = (app: App): ServiceImpl<typeof AdminService> => ({
   }),
 
   getAuditHead: query(app, async (_req, { db, orgId }) => {
-    const head = await findHead(db, orgId);
-    return { head: toHead(head), unsealed: await countUnsealed(db, head, mostCounted) };
+    const { head, unsealed } = await findHeadAndUnsealed(db, orgId, mostCounted);
+    return { head: toHead(head), unsealed };
   }),
 
   async *exportAuditEvents(req, context) {

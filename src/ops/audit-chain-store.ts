@@ -104,15 +104,27 @@ export const findHash = async (db: Queryable, orgId: string, number: number): Pr
     : (await db.one<{ hash: string }>(sql`select hash from audit_event where org_id = ${orgId} and number = ${number}`))
         ?.hash;
 
-/** How many rows are not in the chain, of the first so many after the last that the sealer has seen. */
-export const countUnsealed = async (db: Queryable, head: AuditHead, most: number): Promise<number> =>
-  (await db.one<{ n: number }>(sql`
-    select count(*) - count(number) as n from (
-      select number from audit_event where org_id = ${head.org_id} and ${committedAfter(db.dialect, head)} order by xid, seq limit ${most}) counted`))!
-    .n;
-
 const inLog: LogColumns = { xid: sql`a.xid`, seq: sql`a.seq` };
 const seen = { xid: sql`coalesce(h.xid, 0)`, seq: sql`coalesce(h.seq, 0)` };
+
+/**
+ * Where the chain ends and how many rows are not in it, of the first so many after the last that the sealer has seen. One statement: read one after the
+ * other, a sealer between them would leave an old end with no row after it.
+ */
+export async function findHeadAndUnsealed(
+  db: Queryable,
+  orgId: string,
+  most: number,
+): Promise<{ head: AuditHead; unsealed: number }> {
+  type Found = { unsealed: number } & (AuditHead | { org_id: null });
+  const { unsealed, ...found } = (await db.one<Found>(sql`
+    select h.org_id, h.number, h.hash, h.seal_ms, h.xid, h.seq, (
+      select count(*) - count(counted.number) from (
+        select a.number from audit_event a where a.org_id = ${orgId} and ${committedAfter(db.dialect, seen, inLog)}
+        order by a.xid, a.seq limit ${most}) counted) as unsealed
+    from (select 1 as one) asked left join audit_head h on h.org_id = ${orgId}`))!;
+  return { head: found.org_id === null ? firstHead(orgId) : found, unsealed };
+}
 
 /** The next organisations by their ids, each with whether its log has rows for the sealer: one look into the index for each. */
 export const nextOrganizations = (

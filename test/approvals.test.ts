@@ -47,7 +47,7 @@ describe.each(dialects)("%s", (dialect) => {
   describe("a task whose contract asks for approvals", () => {
     test("is answered as AWAITING_APPROVAL at once, whatever the call's deadline, and nobody has it", async () => {
       await using at = await scene(world);
-      const task = await submit(at.asker.as, at.contractId, { input: { sum: 3 } }, { timeoutMs: 5_000 });
+      const task = await submit(at.asker.as, at.contractId, { input: { sum: 3 } }, { timeoutMs: 60_000 });
       expect(stateOf(task)).toBe("AWAITING_APPROVAL");
       expect(task.deadlineTime).toBeUndefined();
       expect(at.agent.calls).toHaveLength(0);

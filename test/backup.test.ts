@@ -260,7 +260,6 @@ test.runIf(dialects.includes("postgres"))(
     console.log(`${Math.round(mostMiB)} MiB more`);
     expect(mostMiB).toBeLessThan(300);
   },
-  60_000,
 );
 
 describe("restoring", () => {

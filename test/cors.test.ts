@@ -72,7 +72,7 @@ describe.each(Object.entries(transports))("a page that speaks %s", (_name, trans
   const call = (from: string, headers: Record<string, string>, seen: (headers: Headers) => void = () => {}) =>
     createClient(AgentService, transport({ baseUrl: world.url, fetch: browser(from).fetch })).listAgents(
       {},
-      { headers, timeoutMs: 5_000, onHeader: seen },
+      { headers, timeoutMs: 60_000, onHeader: seen },
     );
 
   test("of an origin of the list calls, and sees its trace and what is left of its limit", async () => {

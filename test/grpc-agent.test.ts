@@ -146,7 +146,7 @@ describe("an agent with Connect's gRPC server", () => {
       url: `https://endpoint.test:${port}/x`,
       method: "POST",
       headers: {},
-      timeoutMs: 5_000,
+      timeoutMs: 60_000,
       maxResponseBytes: 1_000,
     } as const;
     expect(await egress.stream(request, async ({ status }) => status)).toBe(404);
@@ -404,7 +404,7 @@ describe("endpoints", () => {
       url: agent.url,
       method: "POST",
       headers: {},
-      timeoutMs: 5_000,
+      timeoutMs: 60_000,
       maxResponseBytes: 1_000,
     } as const;
     await expect(egress.stream(request, async () => 1)).rejects.toMatchObject({ kind: "denied", sent: false });

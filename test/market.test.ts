@@ -734,10 +734,7 @@ describe.each(dialects)("%s", (dialect) => {
       };
       const lanes = Promise.all(Array.from({ length: 8 }, lane));
       for (let kill = 0; kill < 2; kill++) {
-        await eventually(
-          async () => (await available(as, agentId).catch(() => 0n)) >= credits(20 * (kill + 1)),
-          30_000,
-        );
+        await eventually(async () => (await available(as, agentId).catch(() => 0n)) >= credits(20 * (kill + 1)));
         await server.kill();
         server = await serverProcess(program, [options]);
         as = clientsAt(server.url, secret);

@@ -334,7 +334,7 @@ describe("the adapter", () => {
     });
     const late = await submit(
       org.admin,
-      await at(org, slow.url, { stream: true }, { timeoutMs: 400, repeatable: true }),
+      await at(org, slow.url, { stream: true }, { timeoutMs: 3_000, repeatable: true }),
     );
     expect(reasonOf(late)).toBe("AGENT_TIMEOUT");
     expect(chunksOf(await watched(org.admin, late.taskId))).toEqual(["so far"]);

@@ -188,7 +188,7 @@ describe.each(dialects)("%s", (dialect) => {
     });
 
     test("whose answer never comes ends by its time, as nobody knows whether it was done", async () => {
-      const at = await federated(a, b, { agent: { endpoint: scripted }, contract: { timeoutMs: 400 } });
+      const at = await federated(a, b, { agent: { endpoint: scripted }, contract: { timeoutMs: 3_000 } });
       work = (_endpoint, _assignment, signal) =>
         new Promise((_, reject) => {
           signal.addEventListener("abort", () => reject(signal.reason), { once: true });

@@ -124,7 +124,7 @@ describe("kill -9 of the server in the middle of its work, on a data folder", ()
       adminKey = org.adminKey;
       const contractId = await contract(org);
       await worker(org, contractId, agent);
-      ({ taskId } = await submit(org.admin, contractId, {}, { timeoutMs: 5_000 }));
+      ({ taskId } = await submit(org.admin, contractId, {}, { timeoutMs: 60_000 }));
     }
     const db = openSqlite({ file: join(place.folder, "moltwire.db") });
     await db.tx(async (tx) => {

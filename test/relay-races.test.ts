@@ -46,7 +46,7 @@ test.runIf(dialects.includes("postgres"))(
     );
     expect(counted!.deadlocks).toBe(0);
   },
-  60_000,
+  180_000,
 );
 
 describe.each(dialects)("on %s", (dialect) => {

@@ -188,9 +188,8 @@ describe.each(dialects)("streams of messages on %s", (dialect) => {
       { sequence: 2n, senderAgentId: member.agentId },
     ]);
     await owner.as.relay.removeMember({ channel, memberAgentId: member.agentId });
-    await new Promise((resolve) => setTimeout(resolve, 1_100)); // streams ask again after a second
+    expect(await reasonOf(heard.over), "streams ask again after a second").toBe("NOT_FOUND");
     await tell(owner.as, toChannel(channel), 3);
-    expect(await reasonOf(heard.over)).toBe("NOT_FOUND");
     expect(messagesOf(heard.seen)).toHaveLength(2);
   });
 
@@ -473,9 +472,9 @@ describe.each(dialects)("conversations on %s", (dialect) => {
       before = now;
       await new Promise((resolve) => setTimeout(resolve, 300));
       return still;
-    }, 60_000);
+    }, 150_000);
     expect(await done()).toBeLessThan(total);
     leave.abort();
     await answers.next().catch(() => {});
-  }, 90_000);
+  }, 180_000);
 });

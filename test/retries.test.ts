@@ -1,6 +1,8 @@
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Task } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { type TraceEvent, TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
 import { maxPerPlace } from "../src/bus/dispatch.ts";
 import { backoffMs, mayRepeat } from "../src/bus/retry.ts";
@@ -18,6 +20,17 @@ import {
 } from "./bus-fixtures/bus.ts";
 import { deadUrl, echo, failing, type Handle, httpAgent, silent } from "./bus-fixtures/http-agent.ts";
 import { dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
+
+/** A task ends a quarter of a second before its call does: a machine that stands still for so long lets the call end first, and it is made once more. */
+async function heardInTime(call: () => Promise<Task>): Promise<{ task: Task; tries: number }> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return { task: await call(), tries };
+    } catch (error) {
+      if (tries === 10 || ConnectError.from(error).code !== Code.DeadlineExceeded) throw error;
+    }
+  }
+}
 
 describe("the wait before a repetition", () => {
   const policy = fc.record({
@@ -314,14 +327,14 @@ describe.each(dialects)("%s", (dialect) => {
         await using agent = await httpAgent(handle);
         const contractId = await contract(org, { repeatable, retries: 3, backoffMs: backoff });
         await worker(org, contractId, agent);
-        const task = await submit(org.admin, contractId, {}, { timeoutMs: 1_000 });
+        const { task, tries } = await heardInTime(() => submit(org.admin, contractId, {}, { timeoutMs: 1_000 }));
         expect([stateOf(task), reasonOf(task)]).toEqual(["FAILED", reason]);
         expect(task.error?.metadata).toMatchObject(
           reason === "OUTCOME_UNKNOWN"
             ? { cause: "DEADLINE_EXCEEDED" }
             : { deadline_time: expect.stringContaining("T") },
         );
-        expect(agent.calls).toHaveLength(1);
+        expect(agent.calls).toHaveLength(tries);
         expect(timestampMs(task.endTime!) - timestampMs(task.deadlineTime!)).toBeLessThan(30_000);
       },
     );
@@ -336,7 +349,7 @@ describe.each(dialects)("%s", (dialect) => {
       );
       await Promise.all(full);
       await agent.call(maxPerPlace - 1);
-      const late = await submit(org.admin, contractId, {}, { timeoutMs: 1_000 });
+      const { task: late } = await heardInTime(() => submit(org.admin, contractId, {}, { timeoutMs: 1_000 }));
       expect([stateOf(late), reasonOf(late), late.attempts]).toEqual(["FAILED", "DEADLINE_EXCEEDED", 0]);
       expect(agent.calls).toHaveLength(maxPerPlace);
     });

@@ -194,7 +194,7 @@ describe.each(dialects)("an agent that pulls, on %s", (dialect) => {
     await eventually(
       async () =>
         (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length === 0 && done.size === total,
-      25_000,
+      100_000,
     );
     expect(errors).toEqual([]);
     expect([...done.values()].filter((times) => times !== 1)).toEqual([]);
@@ -840,7 +840,7 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     await eventually(
       async () =>
         times.size === 200 && (await org.admin.bus.listTasks({ state: TaskState.WORKING })).tasks.length === 0,
-      25_000,
+      100_000,
     );
     for (const stream of streams) await stream.leave();
     expect(errors).toEqual([]);

@@ -553,7 +553,7 @@ describe.each(dialects)("%s", (dialect) => {
     const contractId = await contract(org);
     await worker(org, contractId, agent);
     const caller = await org.agent();
-    const accepted = await submit(caller.as, contractId, { returnImmediately: true }, { timeoutMs: 5_000 });
+    const accepted = await submit(caller.as, contractId, { returnImmediately: true }, { timeoutMs: 60_000 });
     expect(stateOf(accepted)).toBe("SUBMITTED");
     expect(accepted.deadlineTime, "a call that does not wait sets no deadline").toBeUndefined();
     const call = await agent.call(0);

@@ -698,13 +698,11 @@ describe.runIf(dialects.includes("postgres"))("two servers on one PostgreSQL dat
     await set(as, "a", 1);
     await using sealing = await start("postgres", { ...place.options, masterKeys: [newMaster()] });
     expect(sealing.server.app.vault.encrypts).toBe(true);
-    await eventually(
-      () =>
-        set(as, "b", 2).then(
-          () => false,
-          () => true,
-        ),
-      10_000,
+    await eventually(() =>
+      set(as, "b", 2).then(
+        () => false,
+        () => true,
+      ),
     );
     expect(await refusal(set(as, "b", 2))).toMatchObject({ code: "Unavailable", reason: "SHUTTING_DOWN" });
   });

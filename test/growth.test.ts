@@ -5,7 +5,7 @@ import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
 import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel, usedInAll } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
-import { listContracts, usableContracts } from "../src/bus/contract-store.ts";
+import { countBroughtOver, listContracts, usableContracts } from "../src/bus/contract-store.ts";
 import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
 import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
 import { listDeadLetters, retriesOf } from "../src/bus/dead-letter/dead-letter-store.ts";
@@ -62,7 +62,8 @@ import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
 import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
-import { findCall, findCallOfTask, hopsOfTrace, isNonceTaken } from "../src/federation/peer/call-store.ts";
+import { countOfTrace, findCall, findCallOfTask, isNonceTaken } from "../src/federation/peer/call-store.ts";
+import { hopsUnderWay, taskOfSpan } from "../src/federation/peer/chain.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
 import { openAskedBy, openDoneBy, removedPeers } from "../src/federation/peer/removed.ts";
 import { findByKey, findPeer, isAudienceTaken, keysOf, listPeers } from "../src/federation/peer/store.ts";
@@ -379,15 +380,30 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => findCallOfTask(db, org, "tsk_a"),
     /federation_peer_call_task \(org_id=\? AND task_id=\?\)/,
   ],
-  ["how far a trace has come", (db) => hopsOfTrace(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  ["how far a trace has come", (db) => hopsUnderWay(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  [
+    "how much of a trace a peer has asked for",
+    (db) => countOfTrace(db, org, "t", 10),
+    /federation_peer_call_trace \(trace_id=\? AND org_id=\?\)/,
+  ],
+  ["the task of a span", (db) => taskOfSpan(db, org, "t", "s"), /task_trace \(org_id=\? AND trace_id=\?\)/],
   [
     "whether a message was taken",
     (db) => isNonceTaken(db, "k", "n"),
     /federation_peer_nonce_1 \(key_id=\? AND nonce=\?\)/,
   ],
   ["peers that were removed", (db) => removedPeers(db, 10), /federation_peer_unsettled/],
-  ["what a peer has asked for", (db) => openAskedBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
-  ["what a peer has in hand", (db) => openDoneBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
+  [
+    "what a peer has asked for",
+    (db) => openAskedBy(db, aPeer, { state: 1, task_id: "tsk_a" }, 50),
+    /task_state \(org_id=\? AND state=\?\)/,
+  ],
+  [
+    "what a peer has in hand",
+    (db) => openDoneBy(db, aPeer, { state: 1, task_id: "tsk_a" }, 50),
+    /task_state \(org_id=\? AND state=\?\)/,
+  ],
+  ["what was brought over from peers", (db) => countBroughtOver(db, org, 10), /contract.* \(org_id=\?/],
   ["what is offered for a peer", (db) => offeredFor(db, aPeer), /\(org_id=\? AND peer_id=\?\)/],
   ["the keys of this server", (db) => serverKeys(db, org), /server_key_1 \(org_id=\?\)/],
   [

@@ -143,7 +143,7 @@ const schedule = { org_id: org, schedule_id: "sch_a" };
 const trace = "0".repeat(32);
 const webhook = { orgId: org, webhookId: "whk_a" };
 const days = { startMs: 0, endMs: 10 };
-const grant = { org_id: org, grant_id: "grt_a" };
+const grant = { org_id: org, grant_id: "grt_a", revision: 10 };
 const aPeer = {
   ...{ org_id: org, peer_id: "per_a", name: "p", base_url: "", audience: "", remote_org_id: "", agent_id: "" },
   ...{ state: 1, create_ms: 0, update_ms: 0 },
@@ -352,7 +352,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listTraces(db, org, { openerAgentId: "", contractId: "" }, [1, trace], 51),
     /trace_start \(org_id=\? AND \(start_ms/,
   ],
-  ["approvals that nobody decided in time", (db) => dueApprovals(db, 1, 100), /approval_due \(expire_ms<\?\)/],
+  [
+    "approvals that nobody decided in time",
+    (db) => dueApprovals(db, 1, [0, "apr_a"], 100),
+    /approval_due \(expire_ms>\? AND expire_ms<\?\)/,
+  ],
   [
     "a page of one agent's approvals in one state",
     (db) => listApprovals(db, org, { ...noApproval, callerAgentId: "agt_a", state: 1 }, ["apr_z"], 51),
@@ -373,7 +377,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["a peer", (db) => findPeer(db, "per_a"), /federation_peer_id \(peer_id=\?\)/],
   ["a page of all peers", (db) => listPeers(db, true, ["per_a"], 51), /federation_peer_id \(peer_id>\?\)/],
   ["a page of peers", (db) => listPeers(db, false, ["per_a"], 51), /federation_peer_(active|id) \(peer_id>\?\)/],
-  ["the keys of a page of peers", (db) => keysOf(db, [aPeer]), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
+  ["the keys of a peer", (db) => keysOf(db, aPeer), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
   ["work that a peer asked for", (db) => findCall(db, org, "c"), /federation_peer_call_1 \(org_id=\? AND call_id=\?\)/],
   [
     "the work of a peer by its task",
@@ -865,7 +869,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   [
     "grants whose time is over",
-    (db) => dueGrants(db, 1, 100),
+    (db) => dueGrants(db, 1, [0, "grt_a"], 100),
     /federation_grant_due \(expire_ms>\? AND expire_ms<\?\)/,
   ],
   [

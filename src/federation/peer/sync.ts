@@ -25,6 +25,7 @@ import { Fault, notFound } from "../../errors.ts";
 import { traceOf } from "../../rpc/caller.ts";
 import { command } from "../../rpc/command.ts";
 import { traceparent } from "../../rpc/trace-context.ts";
+import { lockOrganization } from "../organization-store.ts";
 import { checkActive } from "./faults.ts";
 import { contractsPerPage } from "./page.ts";
 import { ask, BadReply, PeerGone, PeerRefusal } from "./send.ts";
@@ -125,6 +126,7 @@ async function bringOver(tx: Tx, peer: PeerRow, found: Found, now: number) {
   const before = new Map((await offeredFor(tx, peer)).map((one) => [nameOf(one), one]));
   const capabilities = new Set<string>();
   const counts = { offered: 0, added: 0, withdrawn: 0, skipped: found.skipped };
+  await lockOrganization(tx, peer.org_id); // so that they are counted one after another
   const ofAll = maxContractsPerOrg - (await countContracts(tx, peer.org_id, maxContractsPerOrg));
   const ofPeers = maxBroughtOver - (await countBroughtOver(tx, peer.org_id, maxBroughtOver));
   let room = Math.min(ofAll, ofPeers);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { AgentOrder } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { agentsWithCapability, listAgents } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
-import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
+import { budgetsOfTask, effectiveBudget, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel, usedInAll } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
 import { countBroughtOver, listContracts, usableContracts } from "../src/bus/contract-store.ts";
@@ -497,6 +497,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "what is used of a budget",
     (db) => findUse(db, useKey),
     /PRIMARY KEY \(org_id=\? AND budget_id=\? AND subject_id=\?\)/,
+  ],
+  [
+    "a budget with what is used of it",
+    (db) => effectiveBudget(db, { orgId: org, scope: 1, subjectId: "agt_a", period: 1 }),
+    /b USING PRIMARY KEY \(org_id=\? AND scope=\? AND subject_id=\? AND period=\?\)/,
   ],
   ["a budget by its id", (db) => findBudgetById(db, org, "bdg_a"), /budget_id \(org_id=\? AND budget_id=\?\)/],
   [

@@ -5,7 +5,7 @@ import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
 import { PolicyOrigin } from "../gen/moltwire/bus/v1/policy_pb.ts";
 import { PeerState } from "../gen/moltwire/federation/v1/peer_pb.ts";
 import { type Queryable, type Sql, sql } from "../src/db/db.ts";
-import { contract, stateOf, submit } from "./bus-fixtures/bus.ts";
+import { contract, echoEndpoint, stateOf, submit } from "./bus-fixtures/bus.ts";
 import { httpAgent } from "./bus-fixtures/http-agent.ts";
 import { asTold, metered, use } from "./bus-fixtures/metered.ts";
 import { freshDatabase } from "./engines.ts";
@@ -113,7 +113,7 @@ describe.each(dialects)("%s", (dialect) => {
   test("an approval that cannot be ended in its time keeps no other waiting", async () => {
     const org = await world.org();
     const contractId = await contract(org, { approvalRequired: true });
-    await org.agent({ capabilities: [contractId] });
+    await org.agent({ capabilities: [contractId], endpoint: echoEndpoint });
     const ids: string[] = [];
     for (let n = 0; n < 2; n++) ids.push((await submit(org.admin, contractId)).taskId);
     const [first, second] = ids as [string, string];

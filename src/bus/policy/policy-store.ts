@@ -72,11 +72,10 @@ export async function listPolicies(
 ): Promise<{ readonly revision: number; readonly rows: readonly PolicyRow[] }> {
   const ofEffect = effect ? sql`and effect = ${effect}` : sql``;
   const found = await db.all<(PolicyRow | { readonly policy_id: null }) & { readonly set_revision: number }>(sql`
-    select p.*, s.set_revision
-    from (select coalesce((select revision from policy_set where org_id = ${orgId}), 0) as set_revision) s
-    left join (
-      select ${columns} from policy where org_id = ${orgId} and policy_id > ${afterId} ${ofEffect} order by policy_id limit ${limit}) p on 1 = 1
-    order by p.policy_id`);
+    select found.*, coalesce((select revision from policy_set where org_id = ${orgId}), 0) as set_revision
+    from (select 1 as one) one left join (
+      select ${columns} from policy where org_id = ${orgId} and policy_id > ${afterId} ${ofEffect} order by policy_id limit ${limit}) found on 1 = 1
+    order by found.policy_id`);
   return { revision: found[0]!.set_revision, rows: found.filter((row) => row.policy_id !== null) };
 }
 

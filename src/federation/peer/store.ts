@@ -62,10 +62,10 @@ export async function listPeers(
 ): Promise<(PeerRow & { readonly keys: readonly PeerKeyRow[] })[]> {
   const only = includeRemoved ? sql`` : sql`and p.state = 1`;
   const found = await db.all<PeerRow & KeyOfPage & { readonly key_id: string | null }>(sql`
-    select p.*, k.key_id, k.public_key, k.create_ms as key_create_ms, k.expire_ms
-    from (select ${columns} from federation_peer p where p.peer_id > ${after?.[0] ?? ""} ${only} order by p.peer_id limit ${limit}) p
-    left join federation_peer_key k on k.org_id = p.org_id and k.peer_id = p.peer_id
-    order by p.peer_id, k.create_ms desc, k.key_id`);
+    select walk.*, k.key_id, k.public_key, k.create_ms as key_create_ms, k.expire_ms
+    from (select ${columns} from federation_peer p where p.peer_id > ${after?.[0] ?? ""} ${only} order by p.peer_id limit ${limit}) walk
+    left join federation_peer_key k on k.org_id = walk.org_id and k.peer_id = walk.peer_id
+    order by walk.peer_id, k.create_ms desc, k.key_id`);
   return [...Map.groupBy(found, ({ peer_id }) => peer_id).values()].map((rows) => ({
     ...rows[0]!,
     keys: rows.flatMap(({ key_id, key_create_ms, ...row }) =>

@@ -2,7 +2,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { AgentOrder } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { agentsWithCapability, listAgents } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
-import { budgetsOfTask, effectiveBudget, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
+import {
+  budgetsOfTask,
+  effectiveBudget,
+  findBudgetById,
+  listBudgets,
+  mayRead,
+} from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel, usedInAll } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
 import { countBroughtOver, listContracts, usableContracts } from "../src/bus/contract-store.ts";

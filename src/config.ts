@@ -4,6 +4,7 @@ import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { type AdapterKey, parseAdapterKeys } from "./bus/adapter-keys.ts";
 import { parseAllow } from "./egress/allow.ts";
 import { keyDigest } from "./federation/key-text.ts";
+import { parsePublicNames } from "./federation/peer/public-names.ts";
 import { type Mail, parseMailAddress, parseSmtpUrl } from "./ops/mail-settings.ts";
 import { parseProxies } from "./rpc/client-address.ts";
 import { parseOrigins } from "./rpc/cors.ts";
@@ -48,6 +49,8 @@ export type Config = {
   readonly corsOrigins: readonly string[];
   /** Whose `x-forwarded-for` is believed. */
   readonly trustedProxies: readonly string[];
+  /** What other servers call this one; none: whatever a request says. */
+  readonly publicNames: readonly string[];
   /** What of a price goes to the platform, in basis points: 10,000 is all of it. */
   readonly feeBps: number;
   /** How many keys and bytes of keys and values a memory holds at most. */
@@ -263,6 +266,13 @@ export const settings = {
     fallback: "",
     parse: parseProxies,
   },
+  MOLTWIRE_PUBLIC_NAMES: {
+    flag: "public-names",
+    form: "LIST",
+    help: "hosts (with ports that are not usual) that peers reach this server by, with commas between: what they signed for another is refused; none: any",
+    fallback: "",
+    parse: parsePublicNames,
+  },
   MOLTWIRE_MEMORY_MAX_KEYS: {
     flag: "memory-max-keys",
     form: "NUMBER",
@@ -455,6 +465,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     tlsClientAuth: value("MOLTWIRE_TLS_CLIENT_AUTH")!,
     corsOrigins: value("MOLTWIRE_CORS_ORIGINS") ?? [],
     trustedProxies: value("MOLTWIRE_TRUSTED_PROXIES") ?? [],
+    publicNames: value("MOLTWIRE_PUBLIC_NAMES") ?? [],
     memoryMaxKeys: value("MOLTWIRE_MEMORY_MAX_KEYS")!,
     memoryMaxBytes: value("MOLTWIRE_MEMORY_MAX_BYTES")!,
     memoryLogChanges: value("MOLTWIRE_MEMORY_LOG_CHANGES")!,

@@ -57,7 +57,7 @@ import { ungrantedWalk } from "./federation/gateway/sweep.ts";
 import { expireGrants } from "./federation/grant/expire.ts";
 import { keyUse } from "./federation/key-use.ts";
 import { peerAdapter } from "./federation/peer/adapter.ts";
-import { endRemoved } from "./federation/peer/removed.ts";
+import { removedWalk } from "./federation/peer/removed.ts";
 import { sweepPeers } from "./federation/peer/sweep.ts";
 import { type Ids, randomIds } from "./ids.ts";
 import { createLab, recoverMs } from "./lab/lab.ts";
@@ -361,7 +361,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       await expireGrants(app);
       return endUngranted();
     }),
-    every(app, grantMs, "removed peers", () => endRemoved(app)),
+    every(app, grantMs, "removed peers", removedWalk(app)),
     every(app, sweepMs, "old requests across organisations", () => sweepCrossings(app)),
     every(app, recoverMs, "lab", () => lab.recover()),
     every(app, sweepMs, "free requests", () => sweepFreeUse(app)),

@@ -79,8 +79,13 @@ describe.each(dialects)("%s", (dialect) => {
       const { cookie } = await signIn(world, { apiKey: secret }, here);
       const list = (headers: object) => call(world, "bus.v1.AgentService/ListAgents", {}, { ...headers, cookie });
       expect((await list(here)).status).toBe(200);
-      expect(await list(elsewhere)).toMatchObject({ status: 401, reason: "KEY_MISSING" });
+      expect(await list(elsewhere)).toMatchObject({ status: 403, reason: "KEY_NETWORK_REFUSED" });
+      // There one may still sign in by another key, or out.
       expect((await call(world, "ops.v1.SessionService/GetSession", {}, { ...elsewhere, cookie })).json).toEqual({});
+      const { secret: free } = await admin.keys.createApiKey({});
+      expect((await signIn(world, { apiKey: free }, { ...elsewhere, cookie })).status).toBe(200);
+      expect((await call(world, "ops.v1.SessionService/SignOut", {}, { ...elsewhere, cookie })).status).toBe(200);
+      expect(await list(here)).toMatchObject({ status: 401, reason: "KEY_MISSING" });
     });
 
     test("is a cookie that scripts cannot read, other sites do not send and the server keeps no copy of", async () => {

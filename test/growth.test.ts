@@ -2,10 +2,16 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { AgentOrder } from "../gen/moltwire/directory/v1/directory_service_pb.ts";
 import { agentsWithCapability, listAgents } from "../src/bus/agent-store.ts";
 import { dueApprovals, listApprovals } from "../src/bus/approval/store.ts";
-import { budgetsOfTask, findBudgetById, listBudgets, mayRead } from "../src/bus/budget/budget-store.ts";
+import {
+  budgetsOfTask,
+  effectiveBudget,
+  findBudgetById,
+  listBudgets,
+  mayRead,
+} from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask, usedByModel, usedInAll } from "../src/bus/budget/use-store.ts";
 import { countOpenCircuits } from "../src/bus/circuit/circuit-store.ts";
-import { listContracts, usableContracts } from "../src/bus/contract-store.ts";
+import { countBroughtOver, listContracts, usableContracts } from "../src/bus/contract-store.ts";
 import { agentModels, lastModel, listAgentDays, traceSteps, traceTotals } from "../src/bus/cost/cost-store.ts";
 import { countLiveRates, rateFor, ratesOfAgent } from "../src/bus/cost/rate-store.ts";
 import { listDeadLetters, retriesOf } from "../src/bus/dead-letter/dead-letter-store.ts";
@@ -62,7 +68,8 @@ import { dueGrants, listGrants } from "../src/federation/grant/list-store.ts";
 import { countLiveGrants, countProposals, findGrant, listRevisions } from "../src/federation/grant/store.ts";
 import { findDay, listUsage } from "../src/federation/grant/usage-store.ts";
 import { countNamespaces as countFamilies, listNamespaces as listFamilies } from "../src/federation/namespace-store.ts";
-import { findCall, findCallOfTask, hopsOfTrace, isNonceTaken } from "../src/federation/peer/call-store.ts";
+import { countOfTrace, findCall, findCallOfTask, isNonceTaken } from "../src/federation/peer/call-store.ts";
+import { hopsUnderWay, taskOfSpan } from "../src/federation/peer/chain.ts";
 import { serverKeys } from "../src/federation/peer/identity.ts";
 import { openAskedBy, openDoneBy, removedPeers } from "../src/federation/peer/removed.ts";
 import { findByKey, findPeer, isAudienceTaken, keysOf, listPeers } from "../src/federation/peer/store.ts";
@@ -142,7 +149,7 @@ const schedule = { org_id: org, schedule_id: "sch_a" };
 const trace = "0".repeat(32);
 const webhook = { orgId: org, webhookId: "whk_a" };
 const days = { startMs: 0, endMs: 10 };
-const grant = { org_id: org, grant_id: "grt_a" };
+const grant = { org_id: org, grant_id: "grt_a", revision: 10 };
 const aPeer = {
   ...{ org_id: org, peer_id: "per_a", name: "p", base_url: "", audience: "", remote_org_id: "", agent_id: "" },
   ...{ state: 1, create_ms: 0, update_ms: 0 },
@@ -351,7 +358,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     (db) => listTraces(db, org, { openerAgentId: "", contractId: "" }, [1, trace], 51),
     /trace_start \(org_id=\? AND \(start_ms/,
   ],
-  ["approvals that nobody decided in time", (db) => dueApprovals(db, 1, 100), /approval_due \(expire_ms<\?\)/],
+  [
+    "approvals that nobody decided in time",
+    (db) => dueApprovals(db, 1, [0, "apr_a"], 100),
+    /approval_due \(expire_ms>\? AND expire_ms<\?\)/,
+  ],
   [
     "a page of one agent's approvals in one state",
     (db) => listApprovals(db, org, { ...noApproval, callerAgentId: "agt_a", state: 1 }, ["apr_z"], 51),
@@ -372,22 +383,37 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ["a peer", (db) => findPeer(db, "per_a"), /federation_peer_id \(peer_id=\?\)/],
   ["a page of all peers", (db) => listPeers(db, true, ["per_a"], 51), /federation_peer_id \(peer_id>\?\)/],
   ["a page of peers", (db) => listPeers(db, false, ["per_a"], 51), /federation_peer_(active|id) \(peer_id>\?\)/],
-  ["the keys of a page of peers", (db) => keysOf(db, [aPeer]), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
+  ["the keys of a peer", (db) => keysOf(db, aPeer), /federation_peer_key_1 \(org_id=\? AND peer_id=\?\)/],
   ["work that a peer asked for", (db) => findCall(db, org, "c"), /federation_peer_call_1 \(org_id=\? AND call_id=\?\)/],
   [
     "the work of a peer by its task",
     (db) => findCallOfTask(db, org, "tsk_a"),
     /federation_peer_call_task \(org_id=\? AND task_id=\?\)/,
   ],
-  ["how far a trace has come", (db) => hopsOfTrace(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  ["how far a trace has come", (db) => hopsUnderWay(db, "t"), /federation_peer_call_trace \(trace_id=\?\)/],
+  [
+    "how much of a trace a peer has asked for",
+    (db) => countOfTrace(db, org, "t", 10),
+    /federation_peer_call_trace \(trace_id=\? AND org_id=\?\)/,
+  ],
+  ["the task of a span", (db) => taskOfSpan(db, org, "t", "s"), /task_trace \(org_id=\? AND trace_id=\?\)/],
   [
     "whether a message was taken",
     (db) => isNonceTaken(db, "k", "n"),
     /federation_peer_nonce_1 \(key_id=\? AND nonce=\?\)/,
   ],
   ["peers that were removed", (db) => removedPeers(db, 10), /federation_peer_unsettled/],
-  ["what a peer has asked for", (db) => openAskedBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
-  ["what a peer has in hand", (db) => openDoneBy(db, aPeer, 50), /task_state \(org_id=\? AND state=\?\)/],
+  [
+    "what a peer has asked for",
+    (db) => openAskedBy(db, aPeer, { state: 1, task_id: "tsk_a" }, 50),
+    /task_state \(org_id=\? AND state=\?\)/,
+  ],
+  [
+    "what a peer has in hand",
+    (db) => openDoneBy(db, aPeer, { state: 1, task_id: "tsk_a" }, 50),
+    /task_state \(org_id=\? AND state=\?\)/,
+  ],
+  ["what was brought over from peers", (db) => countBroughtOver(db, org, 10), /contract.* \(org_id=\?/],
   ["what is offered for a peer", (db) => offeredFor(db, aPeer), /\(org_id=\? AND peer_id=\?\)/],
   ["the keys of this server", (db) => serverKeys(db, org), /server_key_1 \(org_id=\?\)/],
   [
@@ -477,6 +503,11 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
     "what is used of a budget",
     (db) => findUse(db, useKey),
     /PRIMARY KEY \(org_id=\? AND budget_id=\? AND subject_id=\?\)/,
+  ],
+  [
+    "a budget with what is used of it",
+    (db) => effectiveBudget(db, { orgId: org, scope: 1, subjectId: "agt_a", period: 1 }),
+    /b USING PRIMARY KEY \(org_id=\? AND scope=\? AND subject_id=\? AND period=\?\)/,
   ],
   ["a budget by its id", (db) => findBudgetById(db, org, "bdg_a"), /budget_id \(org_id=\? AND budget_id=\?\)/],
   [
@@ -849,7 +880,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   [
     "grants whose time is over",
-    (db) => dueGrants(db, 1, 100),
+    (db) => dueGrants(db, 1, [0, "grt_a"], 100),
     /federation_grant_due \(expire_ms>\? AND expire_ms<\?\)/,
   ],
   [

@@ -691,6 +691,24 @@ describe.each(dialects)("%s", (dialect) => {
       }
     });
 
+    test("a key that is bound to networks lets nobody in from elsewhere by an invite or the password", async () => {
+      const allowedNetworks = ["203.0.113.0/24"];
+      const { secret } = await org.admin.keys.createApiKey({ allowedNetworks });
+      const { directory } = from(world, "203.0.113.7", secret);
+      const { invite, secret: invitation } = await directory.createInvite({});
+      expect(invite!.allowedNetworks).toEqual(allowedNetworks);
+      expect((await org.admin.directory.listInvites({})).invites[0]).toEqual(invite);
+      const joined = await world.as(undefined).directory.register({ name: unique("guest"), invite: invitation });
+      expect(await reasonOf(from(world, "203.0.114.7", joined.apiKey).directory.listAgents({}))).toBe(
+        "KEY_NETWORK_REFUSED",
+      );
+      await from(world, "203.0.113.8", joined.apiKey).directory.listAgents({});
+      const bound = await world.operator.keys.createApiKey({ role: Role.OPERATOR, allowedNetworks });
+      const { maintenance } = from(world, "203.0.113.7", bound.secret);
+      const password = "a long enough password";
+      expect(await reasonOf(maintenance.setAdminPassword({ password }))).toBe("KEY_NETWORK_REFUSED");
+    });
+
     test.each([
       [["10.0.0.0/8", "10.0.0.1/8"], "allowed_networks[1]"],
       [["::ffff:10.0.0.0/95"], "allowed_networks[0]"],

@@ -1,13 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
 import { PeerState } from "../gen/moltwire/federation/v1/peer_pb.ts";
+import { sql } from "../src/db/db.ts";
 import { digestText, sha256 } from "../src/federation/peer/http-signature.ts";
 import type { Adapter } from "../src/server.ts";
 import { contract, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { storage } from "./bus-fixtures/storage.ts";
 import { type HandMade, handMade, type Message, newKey, type Odd, post } from "./federation-fixtures/hand-made.ts";
 import { grantedBy } from "./federation-fixtures/peers.ts";
-import { dialects, fakeClock, type Org, start, unique, type World } from "./harness.ts";
+import { dialects, eventually, fakeClock, type Org, start, unique, type World } from "./harness.ts";
 
 const minute = 60_000;
 const nothing = { inputTokens: 0, outputTokens: 0, model: "" };
@@ -159,12 +160,56 @@ describe.each(dialects)("%s", (dialect) => {
       }
     });
 
+    test("ends with its peer though 50 tasks before it cannot be ended, and those when they can be", async () => {
+      const gone = await handMade(b);
+      const approved = await contract(org, { approvalRequired: true });
+      await org.agent({ capabilities: [approved], endpoint: scripted });
+      await grantedBy(b, org.orgId, gone.orgId, approved);
+      for (let n = 0; n < 51; n++) {
+        const body = gone.call(unique("call"), org.orgId, approved, 60_000);
+        const { reply } = await post(b.url, gone.write({ envelope: { body } }));
+        expect(reply!.body).toMatchObject({ case: "result", value: { state: TaskState.AWAITING_APPROVAL } });
+      }
+      const { tasks } = await b.operator.bus.listTasks({ orgId: gone.orgId, pageSize: 60 });
+      const last = tasks[0]!.taskId;
+      // Nobody finds what they came in under.
+      const { db } = b.server.app;
+      const ofIt = sql`org_id = ${org.orgId} and caller_org_id = ${gone.orgId}`;
+      await db.tx((tx) =>
+        tx.run(sql`update federation_crossing set task_id = 'hidden ' || task_id where ${ofIt} and task_id <> ${last}`),
+      );
+      await b.operator.peers.removePeer({ peerId: gone.peerId });
+      expect(stateOf(await whenEnded(b.operator, last, gone.orgId))).toBe("CANCELED");
+      const stateOfFirst = async () =>
+        stateOf((await b.operator.bus.getTask({ orgId: gone.orgId, taskId: tasks.at(-1)!.taskId })).task);
+      expect([tasks.length, await stateOfFirst()]).toEqual([51, "AWAITING_APPROVAL"]);
+      await db.tx((tx) =>
+        tx.run(sql`update federation_crossing set task_id = replace(task_id, 'hidden ', '') where ${ofIt}`),
+      );
+      await eventually(async () => (await stateOfFirst()) === "CANCELED");
+    });
+
     test("for a server of another name is refused by its audience, though the name it is sent to is the one that was signed", async () => {
       const elsewhere = { url: "http://elsewhere.example", envelope: { audience: "org_elsewhere" } };
       expect((await post(b.url, from.write(elsewhere))).reason).toBe("PEER_SIGNATURE_INVALID");
       const { body, headers } = from.write(elsewhere);
       const passedOn = { body, headers: { ...headers, host: "elsewhere.example" } };
       expect((await post(b.url, passedOn)).reason).toBe("PEER_AUDIENCE_WRONG");
+    });
+
+    test("is for one of the public names of the server, where those are set, whatever name it comes under", async () => {
+      await using world = await start(dialect, { publicNames: ["beta.example", "beta.example:8443"] });
+      const peer = await handMade(world);
+      const sent = async (url: string, host?: string) => {
+        const { body, headers } = peer.write({ url });
+        return post(world.url, { body, headers: { ...headers, ...(host && { host }) } });
+      };
+      for (const url of ["https://Beta.example:443", "http://beta.example", "https://beta.example:8443"])
+        expect((await sent(url)).status).toBe(200);
+      for (const url of [world.url, "https://beta.example:8444", "https://gamma.example"]) {
+        const { host } = new URL(url);
+        expect((await sent(url, host)).reason).toBe("PEER_SIGNATURE_INVALID");
+      }
     });
 
     test("counts against its peer when it is let in, and else against the address that it comes from", async () => {

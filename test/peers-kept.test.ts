@@ -1,6 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TaskState } from "../gen/moltwire/bus/v1/task_pb.ts";
+import { raw, sql } from "../src/db/db.ts";
+import { Fault } from "../src/errors.ts";
 import { eventsOf, reasonOf, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
 import { answering } from "./federation-fixtures/answering.ts";
 import { handMade, newKey, post } from "./federation-fixtures/hand-made.ts";
@@ -193,6 +196,58 @@ describe.each(dialects)("%s", (dialect) => {
       expect((await refusal(b.operator.peers.syncPeer({ peerId: peer.peerId }))).reason).toBe("FAILED_PRECONDITION");
       const { contracts } = await b.operator.contracts.listContracts({ orgId: peer.orgId });
       expect(contracts).toEqual([]);
+    });
+
+    test("takes up no more than half of the contract versions that the organisation may have", async () => {
+      await using peer = await answering(b);
+      const sync = () => b.operator.peers.syncPeer({ peerId: peer.peerId });
+      const offering = (list: readonly ReturnType<typeof offered>[]) => {
+        peer.answer = () => ({ case: "contracts", value: { contracts: [...list] } });
+      };
+      const [kept, more] = [offered(unique("theirs")), offered(unique("theirs"))];
+      offering([kept]);
+      expect(await sync()).toMatchObject({ offered: 1, added: 1 });
+      // As if it had offered others, one after another, and withdrawn them.
+      const { db } = b.server.app;
+      const row = await db.query.one<object>(sql`select * from contract where org_id = ${peer.orgId}`);
+      const names = Object.keys(row!);
+      const values = names.map((name) => (name === "contract_id" ? "'old/' || n.i" : `c.${name}`));
+      const copies = raw(`(${names.join(", ")}) select ${values.join(", ")}`);
+      const upTo = (last: number) => sql`
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < ${last}) select i from n`;
+      await db.tx((tx) =>
+        tx.run(sql`
+          insert into contract ${copies} from contract c cross join (${upTo(4_999)}) n
+          where c.org_id = ${peer.orgId} and c.contract_id = ${kept.contractId}`),
+      );
+      offering([kept, more]);
+      expect(await sync()).toMatchObject({ offered: 1, added: 0, skipped: 1 });
+      await b.operator.contracts.registerContract({ orgId: peer.orgId, contractId: unique("own"), version: "1.0.0" });
+    });
+
+    test("waits when the peer is asked too often, as long as that says and its time reaches", async () => {
+      await using peer = await answering(b);
+      const theirs = unique("theirs");
+      peer.answer = () => ({ case: "contracts", value: { contracts: [offered(theirs)] } });
+      await b.operator.peers.syncPeer({ peerId: peer.peerId });
+      const org = await b.org();
+      await grantedBy(b, peer.orgId, org.orgId, theirs);
+      const asked: number[] = [];
+      const outcome = async (retryAfterMs: number) => {
+        asked.length = 0;
+        peer.answer = ({ body }) => {
+          if (body.case !== "call") return { case: "cancelResult", value: {} };
+          if (asked.push(performance.now()) === 1) throw new Fault("RATE_LIMITED", "too many", {}, { retryAfterMs });
+          return { case: "result", value: { state: TaskState.AWAITING_APPROVAL } };
+        };
+        const { task } = await org.admin.gateway.submitTask({ targetOrgId: peer.orgId, contractId: theirs });
+        const events = await eventsOf(b.operator, task!.traceId, peer.orgId);
+        return events.find(({ details }) => details?.peer_reason)!.details!.peer_reason;
+      };
+      expect([await outcome(600), asked.length]).toEqual(["APPROVAL_REQUIRED", 2]);
+      expect(asked[1]! - asked[0]!).toBeGreaterThan(590);
+      // The contract gives an attempt a minute.
+      expect([await outcome(10 * minute), asked.length]).toEqual(["RATE_LIMITED", 1]);
     });
 
     test("is read as far as its limits go: contracts of a page, and bytes of schemas", async () => {

@@ -12,6 +12,7 @@ import type { TaskRow } from "../src/bus/task-store.ts";
 import type { Fault } from "../src/errors.ts";
 import { digestText, holds, readSignature, sha256, signRequest } from "../src/federation/peer/http-signature.ts";
 import { isSignedBy, keyFault, keyIdOf, publicHalf, signBytes, signingKeyOf } from "../src/federation/peer/key.ts";
+import { parsePublicNames } from "../src/federation/peer/public-names.ts";
 import { countedOf, type Expected, readReceipt, writeReceipt } from "../src/federation/peer/receipt.ts";
 import { openMessage, signMessage } from "../src/federation/peer/signed-message.ts";
 import { checkTimes, maxLifeMs, skewMs } from "../src/federation/peer/times.ts";
@@ -127,6 +128,17 @@ describe("the signature of a request", () => {
       }),
       { numRuns: 300 },
     );
+  });
+});
+
+describe("public names", () => {
+  test("are hosts as URLs have them, and nothing else", () => {
+    expect(parsePublicNames("Beta.example:443, beta.example:8443,[::1]:80,")).toEqual([
+      ...["beta.example", "beta.example:8443", "[::1]:80"],
+    ]);
+    for (const odd of ["https://beta.example", "beta.example/", "a b", "me@beta.example", "beta.example?", "beta:x"])
+      expect(() => parsePublicNames(odd)).toThrow("is not a host");
+    expect(() => parsePublicNames(Array(17).fill("a").join(","))).toThrow("more than 16");
   });
 });
 

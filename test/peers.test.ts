@@ -138,6 +138,40 @@ describe.each(dialects)("%s", (dialect) => {
       expect([budget!.tokens!.spent, budget!.credits!.spentMicros]).toEqual([2_500n, 700n]);
     });
 
+    test("does not count with others at the same time more than was left for all of them: of a budget, and of the grant's day", async () => {
+      /** Two at once, of which each has asked what is left before any is counted. */
+      const together = async (at: Federated) => {
+        await at.doing.admin.costs.setRates({
+          rates: [{ inputPer1000TokensMicros: 1_000n, outputPer1000TokensMicros: 2_000n }],
+        });
+        const { promise: begun, resolve } = Promise.withResolvers<void>();
+        let calls = 0;
+        work = async () => {
+          if (++calls === 2) resolve();
+          await begun;
+          return { output: "dear", usage: { inputTokens: 1_000, outputTokens: 2_000, model: "" } };
+        };
+        const tasks = await Promise.all([at.go(), at.go()]);
+        expect(tasks.map(stateOf)).toEqual(["COMPLETED", "COMPLETED"]);
+        const tokens = tasks.map(({ usage }) => Number(usage!.inputTokens + usage!.outputTokens));
+        const steps = await Promise.all(tasks.map(({ traceId }) => eventsOf(a.operator, traceId, at.far.orgId)));
+        const bound = steps.flat().filter(({ details }) => details?.action === "bound");
+        expect(bound.map(({ details }) => details!.tokens)).toEqual([Math.min(...tokens)]);
+        return { tokens: tokens[0]! + tokens[1]!, micros: Number(tasks[0]!.costMicros + tasks[1]!.costMicros) };
+      };
+      const agent = { endpoint: scripted };
+      const at = await federated(a, b, { agent });
+      const of = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
+      await at.asking.admin.budgets.setBudget({ ...of, limitCreditsMicros: 700n, limitTokens: 4_000n });
+      expect(await together(at)).toEqual({ tokens: 4_000, micros: 700 });
+      const { budget } = await at.asking.admin.budgets.getBudget(of);
+      expect([budget!.tokens!.spent, budget!.credits!.spentMicros]).toEqual([4_000n, 700n]);
+      const daily = await federated(a, b, { agent, grantHere: { terms: { tokensPerDay: 5_000n } } });
+      expect(await together(daily)).toEqual({ tokens: 5_000, micros: 10_000 });
+      const { days } = await a.operator.grants.getGrantUsage({ orgId: daily.far.orgId, grantId: daily.grantHere });
+      expect(days.map(({ tokens }) => tokens)).toEqual([5_000n]);
+    });
+
     test("that fails there fails here, and what it used is told all the same", async () => {
       const at = await federated(a, b, { agent: { endpoint: scripted } });
       work = async () => {
@@ -237,7 +271,7 @@ describe.each(dialects)("%s", (dialect) => {
       expect(kindsOf(await eventsOf(beyond.doing.admin, traceId))).toContain("COMPLETED");
       const hops = async (world: World, orgId: string) =>
         (await world.server.app.db.query.one<{ hops: number }>(
-          sql`select hops from federation_peer_call where org_id = ${orgId} order by create_ms desc limit 1`,
+          sql`select hops from federation_peer_call where org_id = ${orgId} order by create_ms desc, call_id desc limit 1`,
         ))!.hops;
       expect([await hops(b, near.orgId), await hops(last, beyond.near.orgId)]).toEqual([1, 2]);
       // What has gone over four already goes no further.
@@ -261,8 +295,10 @@ describe.each(dialects)("%s", (dialect) => {
         const passedOn = await asker.gateway.submitTask(onward, { headers: { traceparent } });
         return { output: stateOf(passedOn.task), usage: nothing };
       };
-      const outcome = async (hops: number) => {
-        const traceparent = `00-${randomBytes(16).toString("hex")}-${randomBytes(8).toString("hex")}-01`;
+      const spanOf = (traceId: string) => `00-${traceId}-${randomBytes(8).toString("hex")}-01`;
+      const newTrace = () => randomBytes(16).toString("hex");
+      const outcome = async (hops: number, traceId = newTrace()) => {
+        const traceparent = spanOf(traceId);
         const body = hand.call(unique("call"), between.orgId, asked);
         const { reply } = await post(b.url, hand.write({ envelope: { body, hops, traceparent } }));
         return new TextDecoder().decode((reply!.body.value as PeerResult).outputJson);
@@ -270,6 +306,46 @@ describe.each(dialects)("%s", (dialect) => {
       expect([await outcome(3), await hops(last, beyond.near.orgId)]).toEqual(['"COMPLETED"', 4]);
       expect(await outcome(4)).toBe('"FAILED"');
       expect((await last.operator.bus.listTasks({ orgId: beyond.near.orgId })).tasks).toHaveLength(2);
+      // What else is done in the trace does not count: neither what has ended nor, for an agent that asks below its task's span, what is under way.
+      const passOn = work;
+      const passOnAsOwn: Adapter = (endpoint, assignment, signal) =>
+        passOn(endpoint, { ...assignment, traceparent: spanOf(assignment.traceparent.split("-")[1]!) }, signal);
+      const trace = newTrace();
+      expect(await outcome(4, trace)).toBe('"FAILED"');
+      for (const agent of [passOn, passOnAsOwn]) {
+        work = agent;
+        expect([await outcome(1, trace), await hops(last, beyond.near.orgId)]).toEqual(['"COMPLETED"', 2]);
+      }
+      const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+      const { promise: over, resolve: end } = Promise.withResolvers<void>();
+      work = async () => {
+        begin();
+        await over;
+        return { output: "far", usage: nothing };
+      };
+      const farthest = outcome(4, trace);
+      await begun;
+      work = passOn;
+      expect([await outcome(1, trace), await hops(last, beyond.near.orgId)]).toEqual(['"COMPLETED"', 2]);
+      work = passOnAsOwn;
+      expect(await outcome(1, trace)).toBe('"FAILED"');
+      end();
+      expect(await farthest).toBe('"far"');
+      // A circle in which everybody pretends to begin comes to an end as well.
+      await b.server.app.db.tx((tx) =>
+        tx.run(sql`
+          insert into federation_peer_call (org_id, call_id, peer_id, request_sha256, target_org_id, task_id, hops, trace_id, create_ms)
+          select c.org_id, 'copy ' || n.i, c.peer_id, '', c.target_org_id, '', 1, c.trace_id, c.create_ms from federation_peer_call c cross join (
+            with recursive n(i) as (select 1 union all select i + 1 from n where i < 10000) select i from n) n
+          where c.org_id = ${hand.orgId} and c.trace_id = ${trace} and c.hops = 1 and n.i <= 10000 and c.call_id = (
+            select min(call_id) from federation_peer_call where org_id = ${hand.orgId} and trace_id = ${trace} and hops = 1)`),
+      );
+      const again = (traceId: string) => {
+        const body = hand.call(unique("call"), between.orgId, asked);
+        return post(b.url, hand.write({ envelope: { body, traceparent: spanOf(traceId) } }));
+      };
+      expect((await again(trace)).reason).toBe("QUOTA_EXCEEDED");
+      expect((await again(newTrace())).status).toBe(200);
     });
   });
 });

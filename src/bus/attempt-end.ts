@@ -1,6 +1,8 @@
 /** What the end of an attempt leaves: its row, what it used, and what that cost. */
+import { TraceEventKind } from "../../gen/moltwire/bus/v1/trace_pb.ts";
 import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
+import { holdLeft, within } from "../federation/peer/counted.ts";
 import { noUsage, type Usage } from "./adapter.ts";
 import type { AgentRow } from "./agent-store.ts";
 import { closeAttempt, runningWith } from "./attempt-store.ts";
@@ -8,6 +10,7 @@ import type { Verdict } from "./circuit/circuit.ts";
 import type { CountedAttempt } from "./cost/cost-store.ts";
 import { type PricedAttempt, priceReported, priceUnknown } from "./cost/price-attempt.ts";
 import { addUsed, type TaskFault, type TaskSummaryRow, type Used } from "./task-store.ts";
+import type { Step } from "./trace-store.ts";
 
 /**
  * How an attempt went: what it used, why it gave nothing if it did, and what that tells of the agent, as it was when the attempt began.
@@ -42,6 +45,32 @@ export const finishAttempt = (
   ending: CountedAttempt,
   fault: TaskFault | undefined,
 ): Promise<number> => closeAttempt(tx, app, ending, { ...ending, fault });
+
+/** Whether an attempt was another server's, which says by its receipt what it used. */
+export const isClaimed = ({ usage }: AttemptOutcome): boolean => usage.costMicros !== undefined;
+
+/**
+ * Counts an attempt of another server, as far as what is left for its task reaches: held until the transaction ends, so that attempts that end beside one another do not count the same rest. Gives what is to be
+ * counted last in the transaction, and what is to be said where it is less than the receipt says. The attempt has left its circuit, and budgets are locked from here on.
+ */
+export async function endClaimed(
+  tx: Tx,
+  app: App,
+  task: TaskSummaryRow,
+  attempt: AttemptOutcome,
+  endMs: number,
+): Promise<{ readonly ending: CountedAttempt; readonly steps: readonly Step[] }> {
+  const usage = within(attempt.usage, await holdLeft(tx, task, endMs));
+  const ending = await attemptFor(tx, task, { ...attempt, usage }, endMs);
+  await finishAttempt(tx, app, ending, attempt.fault);
+  await addUsed(tx, task.org_id, task.task_id, usedBy(ending));
+  const { inputTokens, outputTokens, costMicros } = attempt.usage;
+  const tokens = usage.inputTokens + usage.outputTokens;
+  if (tokens === inputTokens + outputTokens && usage.costMicros === costMicros) return { ending, steps: [] };
+  const message = `counts ${tokens} tokens and ${usage.costMicros} micro-credits of what the receipt says: no more is left by now`;
+  const details = { action: "bound", tokens, credits_micros: usage.costMicros!, budgets: [] };
+  return { ending, steps: [{ kind: TraceEventKind.BUDGETED, timeMs: endMs, message, details }] };
+}
 
 /**
  * The task ended from outside while an attempt ran, or nobody knows how the attempt ended: it counts with what is left of the reserve. Gives

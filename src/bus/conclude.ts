@@ -13,7 +13,15 @@ import { endAtHome, endUnderGrant } from "../federation/gateway/echo.ts";
 import { isAway, isGuest } from "../federation/gateway/sides.ts";
 import { emit } from "../ops/outbox.ts";
 import { endApproval } from "./approval/store.ts";
-import { type AttemptOutcome, abandonAttempt, attemptFor, finishAttempt, usedBy } from "./attempt-end.ts";
+import {
+  type AttemptOutcome,
+  abandonAttempt,
+  attemptFor,
+  endClaimed,
+  finishAttempt,
+  isClaimed,
+  usedBy,
+} from "./attempt-end.ts";
 import { settleBudgets } from "./budget/settle-budgets.ts";
 import { leaveCircuit } from "./circuit/conduct.ts";
 import { type CountedAttempt, countAttempt } from "./cost/cost-store.ts";
@@ -100,7 +108,8 @@ type Side = {
 /** The task, what hangs on it alone, and the circuit of its agent. */
 async function endSide(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<Side | undefined> {
   const { orgId, taskId } = hold;
-  const ending = end.attempt && (await attemptFor(tx, task, end.attempt, end.endMs));
+  const claimed = end.attempt && isClaimed(end.attempt) ? end.attempt : undefined;
+  const ending = end.attempt && !claimed ? await attemptFor(tx, task, end.attempt, end.endMs) : undefined;
   const ended = await endTask(tx, hold, {
     state: end.state,
     output: end.output === undefined ? null : sealJson(app, orgId, taskId, "output", end.output),
@@ -113,13 +122,18 @@ async function endSide(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd)
   if (task.approval_id) await cancelApproval(tx, orgId, task.approval_id, end.endMs);
   if (ending) await finishAttempt(tx, app, ending, end.attempt?.fault);
   const abandoned =
-    !ending && ended.attempts > 0 && end.fault
+    !end.attempt && ended.attempts > 0 && end.fault
       ? await abandonAttempt(tx, app, task, ended.attempts, end.fault)
       : undefined;
   const changed = isAway(task) ? [] : await noteOnCircuit(tx, app, task, ended, end.attempt, end.endMs);
-  const charged = await charge(tx, task, end);
+  const bound = claimed && (await endClaimed(tx, app, task, claimed, end.endMs));
+  const charged = await charge(tx, task, bound ? { ...end, attempt: bound.ending } : end);
   const { target_agent_id: targetAgentId } = ended;
-  return { task, end, targetAgentId, budgeted: ended.budgeted !== 0, changed, counted: ending ?? abandoned, charged };
+  return {
+    ...{ task, end, targetAgentId, budgeted: ended.budgeted !== 0, charged },
+    changed: [...changed, ...(bound?.steps ?? [])],
+    counted: bound?.ending ?? ending ?? abandoned,
+  };
 }
 
 /** The steps of the end, and what is told of it. Events and dead letters are for those who asked. */
@@ -173,13 +187,16 @@ export async function concludeAttempt(
   endMs: number,
   steps: readonly Step[],
 ): Promise<boolean> {
-  const ending = attempt && (await attemptFor(tx, task, attempt, endMs));
+  const claimed = attempt && isClaimed(attempt) ? attempt : undefined;
+  const ending = attempt && !claimed ? await attemptFor(tx, task, attempt, endMs) : undefined;
   const ended = await endAttempt(tx, hold, usedBy(ending));
   if (!ended) return false;
-  if (ending) await finishAttempt(tx, app, ending, attempt.fault);
+  if (ending) await finishAttempt(tx, app, ending, attempt?.fault);
   const changed = await noteOnCircuit(tx, app, task, ended, attempt, endMs);
-  await recordSteps(tx, app, spanOf(task), [...steps, ...changed]);
-  if (ending) await countAttempt(tx, ending);
+  const bound = claimed && (await endClaimed(tx, app, task, claimed, endMs));
+  await recordSteps(tx, app, spanOf(task), [...steps, ...changed, ...(bound?.steps ?? [])]);
+  const counted = bound?.ending ?? ending;
+  if (counted) await countAttempt(tx, counted);
   return true;
 }
 

@@ -7,6 +7,7 @@ import type { App } from "../app.ts";
 import type { Tx } from "../db/db.ts";
 import { badField, Fault } from "../errors.ts";
 import { checkNamespace } from "../federation/namespace-store.ts";
+import { lockOrganization } from "../federation/organization-store.ts";
 import { command } from "../rpc/command.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
@@ -45,6 +46,7 @@ export const contractHandler = (app: App): ServiceImpl<typeof ContractService> =
         version: `fallbacks[${index}].version`,
       });
     }
+    await lockOrganization(tx, orgId); // so that they are counted one after another
     if ((await countContracts(tx, orgId, maxContractsPerOrg)) >= maxContractsPerOrg) {
       throw new Fault("QUOTA_EXCEEDED", `an organisation has at most ${maxContractsPerOrg} contract versions`, {
         resource: "contracts",

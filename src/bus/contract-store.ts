@@ -85,6 +85,14 @@ export async function countContracts(db: Queryable, orgId: string, bound: number
   return row?.n ?? 0;
 }
 
+/** How many of them were brought over from other servers, counted up to a bound; along the primary key. */
+export async function countBroughtOver(db: Queryable, orgId: string, bound: number): Promise<number> {
+  const row = await db.one<{ n: number }>(
+    sql`select count(*) as n from (select 1 as one from contract where org_id = ${orgId} and peer_id <> '' limit ${bound}) counted`,
+  );
+  return row?.n ?? 0;
+}
+
 export const deprecateContract = (
   tx: Tx,
   orgId: string,

@@ -1,6 +1,8 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { MaintenanceService, SetAdminPasswordRequest } from "../../gen/moltwire/ops/v1/maintenance_service_pb.ts";
 import type { App } from "../app.ts";
+import { checkUnbound } from "../rpc/auth.ts";
+import { callerOf } from "../rpc/caller.ts";
 import { runCommand } from "../rpc/command.ts";
 import { hashPassword, passwordKeyId, putPassword } from "./password.ts";
 import { sessionTopic } from "./session.ts";
@@ -9,6 +11,7 @@ import { deleteSessionsOf } from "./session-store.ts";
 /** The password's part of MaintenanceService. */
 export const passwordHandler = (app: App): Pick<ServiceImpl<typeof MaintenanceService>, "setAdminPassword"> => ({
   async setAdminPassword(req, context) {
+    checkUnbound(callerOf(context), "the password");
     // Before the transaction, in which nothing else may be waited for.
     const stored = await hashPassword(req.password, app.ids);
     // Its digest would be one that it can be guessed from.

@@ -16,8 +16,8 @@ export const sessionMs = 24 * 3_600_000;
 export const sessionTopic = (tokenSha256: string): string => `session:${tokenSha256}`;
 
 /**
- * Who calls from a browser: who is signed in there. Nobody in particular without a session, with one that is over, from where its key may not be used, and from
- * a page of another origin, which could otherwise act for who looks at it.
+ * Who calls from a browser: who is signed in there. Nobody in particular without a session, with one that is over, from where its key may not be used (which is told where somebody is needed: here one signs in
+ * by another key), and from a page of another origin, which could otherwise act for who looks at it.
  */
 export async function signedIn(app: App, { token, sameOrigin }: Browser, address: string): Promise<Caller> {
   if (token === undefined || !sameOrigin) return publicCaller;
@@ -27,8 +27,8 @@ export async function signedIn(app: App, { token, sameOrigin }: Browser, address
     app.keyUse.seen(caller.keyId, app.clock.now());
     return caller;
   } catch (error) {
-    if (error instanceof Fault && error.reason.startsWith("KEY_")) return publicCaller;
-    throw error;
+    if (!(error instanceof Fault && error.reason.startsWith("KEY_"))) throw error;
+    return error.reason === "KEY_NETWORK_REFUSED" ? { ...publicCaller, refused: error } : publicCaller;
   }
 }
 

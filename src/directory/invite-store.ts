@@ -15,6 +15,8 @@ export type NewInvite = {
   readonly maxUses: number;
   readonly createMs: number;
   readonly expireMs: number;
+  /** Where keys that are made with it may be used from; none: anywhere. */
+  readonly allowedNetworks: readonly string[];
 };
 
 const secretBytes = 32;
@@ -29,18 +31,19 @@ const inviteDigest = (text: string): string => createHash("sha256").update(text)
 
 export const insertInvite = (tx: Tx, invite: NewInvite): Promise<number> =>
   tx.run(sql`
-    insert into invite (secret_sha256, org_id, invite_id, trust_tier, max_uses, uses, create_ms, expire_ms)
-    values (${invite.digest}, ${invite.orgId}, ${invite.inviteId}, ${invite.tier}, ${invite.maxUses}, ${0}, ${invite.createMs}, ${invite.expireMs})`);
+    insert into invite (secret_sha256, org_id, invite_id, trust_tier, max_uses, uses, create_ms, expire_ms, allowed_networks)
+    values (${invite.digest}, ${invite.orgId}, ${invite.inviteId}, ${invite.tier}, ${invite.maxUses}, ${0}, ${invite.createMs}, ${invite.expireMs},
+      ${JSON.stringify(invite.allowedNetworks)})`);
 
 /** Uses an invite once, if it still can be: one statement, so that of many who use the last one at once one does. */
 export const useInvite = (
   tx: Tx,
   text: string,
   now: number,
-): Promise<{ readonly org_id: string; readonly trust_tier: number } | undefined> =>
+): Promise<{ readonly org_id: string; readonly trust_tier: number; readonly allowed_networks: string } | undefined> =>
   tx.one(sql`
     update invite set uses = uses + 1 where secret_sha256 = ${inviteDigest(text)} and uses < max_uses and expire_ms > ${now}
-    returning org_id, trust_tier`);
+    returning org_id, trust_tier, allowed_networks`);
 
 /** An invite as it is stored, without its secret. */
 export type InviteRow = {
@@ -51,6 +54,7 @@ export type InviteRow = {
   readonly uses: number;
   readonly create_ms: number;
   readonly expire_ms: number;
+  readonly allowed_networks: string;
 };
 
 /** Newest first, backwards along the index on ids: those that are not past their time, used up or not. */
@@ -62,7 +66,7 @@ export const listInvites = (
   limit: number,
 ): Promise<InviteRow[]> =>
   db.all<InviteRow>(sql`
-    select invite_id, org_id, trust_tier, max_uses, uses, create_ms, expire_ms from invite
+    select invite_id, org_id, trust_tier, max_uses, uses, create_ms, expire_ms, allowed_networks from invite
     where org_id = ${orgId} ${after ? sql`and invite_id < ${after[0]!}` : sql``} and expire_ms + 0 > ${now} order by invite_id desc limit ${limit}`);
 
 /** Takes an invite back; 0 when there is none, or it is past its time. Who joined by it stays. */
@@ -77,6 +81,7 @@ export const toInvite = (row: InviteRow): MessageInitShape<typeof InviteSchema> 
   trustTier: row.trust_tier as TrustTier,
   createTime: timestampFromMs(row.create_ms),
   expireTime: timestampFromMs(row.expire_ms),
+  allowedNetworks: JSON.parse(row.allowed_networks) as string[],
 });
 
 /** How many invites of an organisation can still be used, counted up to a bound; by their index. */

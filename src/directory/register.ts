@@ -40,13 +40,13 @@ type Handled = "register" | "createInvite" | "listInvites" | "revokeInvite";
 
 export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService>, Handled> => ({
   register: command(app, async (req, { tx, caller, now, trace }) => {
-    const { orgId, tier, isOwn } = await placeFor(tx, app, req.invite, req.name, now);
+    const { orgId, tier, isOwn, allowedNetworks } = await placeFor(tx, app, req.invite, req.name, now);
     await checkAgentQuota(tx, orgId);
     const agentId = app.ids.next("agt");
     const name = isOwn ? req.name : `${req.name}-${agentId.slice(-suffixLength)}`;
     const added = await insertAgent(tx, newcomer({ orgId, agentId, name, tier, now }));
     if (added === 0) throw new Error(`the name ${name} was made and is taken`);
-    const key = { orgId, name: "", scopes: [], createMs: now, expireMs: null, rotatedFrom: null };
+    const key = { orgId, name: "", scopes: [], createMs: now, expireMs: null, rotatedFrom: null, allowedNetworks };
     const { text: apiKey } = await issueKey(tx, app.ids, { ...key, role: Role.AGENT, agentId });
     const admin = isOwn ? await issueKey(tx, app.ids, { ...key, role: Role.ORG, agentId: "" }) : undefined;
     const digest = requestDigest(DirectoryService.method.register.input, req);
@@ -55,7 +55,7 @@ export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService
     return { agentId, apiKey, orgId, name, trustTier: tier, orgApiKey: admin?.text ?? "" };
   }),
 
-  createInvite: command(app, async (req, { tx, orgId, now }) => {
+  createInvite: command(app, async (req, { tx, caller, orgId, now }) => {
     if (app.config.registration === "closed") throw closed();
     await lockOrganization(tx, orgId); // so that they are counted one after another
     if ((await countLiveInvites(tx, orgId, now, maxLiveInvites)) >= maxLiveInvites)
@@ -69,11 +69,14 @@ export const registration = (app: App): Pick<ServiceImpl<typeof DirectoryService
       ...{ orgId, inviteId: app.ids.next("inv"), digest, maxUses: req.maxUses || 1, createMs: now },
       tier: req.trustTier || app.config.registrationTier,
       expireMs: now + (req.ttl ? durationMs(req.ttl) : defaultTtlMs),
+      // Or who is bound to networks could make keys by it that are not.
+      allowedNetworks: caller.networks ?? [],
     };
     await insertInvite(tx, invite);
-    const { inviteId, maxUses, tier, expireMs } = invite;
+    const { inviteId, maxUses, tier, expireMs, allowedNetworks } = invite;
     const [createTime, expireTime] = [timestampFromMs(now), timestampFromMs(expireMs)];
-    return { invite: { inviteId, orgId, maxUses, trustTier: tier as TrustTier, createTime, expireTime }, secret: text };
+    const told = { inviteId, orgId, maxUses, trustTier: tier as TrustTier, createTime, expireTime };
+    return { invite: { ...told, allowedNetworks: [...allowedNetworks] }, secret: text };
   }),
 
   listInvites: query(app, async (req, { db, orgId, now }) => {
@@ -121,7 +124,13 @@ const newcomer = ({ orgId, agentId, name, tier, now }: Newcomer): Parameters<typ
   namespace: "",
 });
 
-type Place = { readonly orgId: string; readonly tier: TrustTier; readonly isOwn: boolean };
+type Place = {
+  readonly orgId: string;
+  readonly tier: TrustTier;
+  readonly isOwn: boolean;
+  /** Where the keys may be used from; none: anywhere. */
+  readonly allowedNetworks: readonly string[];
+};
 
 /** Into which organisation a registration leads, by its invite or by the operator's settings. */
 async function placeFor(tx: Tx, app: App, invite: string, name: string, now: number): Promise<Place> {
@@ -132,11 +141,13 @@ async function placeFor(tx: Tx, app: App, invite: string, name: string, now: num
     const org = used && (await findOrganization(tx, used.org_id));
     // One answer, whatever is wrong with it, and without the secret.
     if (!used || !org || org.disabled !== 0) throw notFound("invite", "");
-    return { orgId: used.org_id, tier: used.trust_tier as TrustTier, isOwn: false };
+    const allowedNetworks = JSON.parse(used.allowed_networks) as string[];
+    return { orgId: used.org_id, tier: used.trust_tier as TrustTier, isOwn: false, allowedNetworks };
   }
   if (mode === "invite")
     throw badField("invite", "registration needs an invite: ask an administrator of the organisation");
-  if (mode === "open-own-org") return { orgId: await ownOrganization(tx, app, name, now), tier, isOwn: true };
+  const free = { tier, allowedNetworks: [] };
+  if (mode === "open-own-org") return { orgId: await ownOrganization(tx, app, name, now), isOwn: true, ...free };
   const org =
     registrationOrg === ""
       ? await findOrganization(tx, app.homeOrgId)
@@ -145,7 +156,7 @@ async function placeFor(tx: Tx, app: App, invite: string, name: string, now: num
     throw new Fault("FAILED_PRECONDITION", "the organisation for newcomers is not there: the operator has to make it", {
       setting: "MOLTWIRE_REGISTRATION_ORG",
     });
-  return { orgId: org.org_id, tier, isOwn: false };
+  return { orgId: org.org_id, isOwn: false, ...free };
 }
 
 /** Its name is made of its id: names of organisations are everybody's, and must not tell which there are. */

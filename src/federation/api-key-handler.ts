@@ -26,6 +26,7 @@ import {
   updateKey,
 } from "./api-key-store.ts";
 import { issueKey } from "./issue-key.ts";
+import { lockOrganization } from "./organization-store.ts";
 
 const maxKeysPerOrg = 10_000;
 const defaultOverlapMs = 24 * 3_600_000;
@@ -40,6 +41,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
     checkRate(caller, req.requestsPerMinute, "requests_per_minute");
     if ((role === Role.AGENT) !== (req.agentId !== ""))
       throw badField("agent_id", "an AGENT key names its agent, and no other key does");
+    await lockOrganization(tx, orgId); // so that keys are counted one after another
     // Locked, or a DeleteAgent beside this would revoke the agent's keys without seeing the new one.
     if (req.agentId && !(await lockAgent(tx, orgId, req.agentId))) throw notFound("agent", req.agentId);
     const expireMs = req.expireTime ? timestampMs(req.expireTime) : null;
@@ -100,6 +102,7 @@ export const apiKeyHandler = (app: App): ServiceImpl<typeof ApiKeyService> => ({
   }),
 
   rotateApiKey: command(app, async (req, { tx, caller, orgId, now }) => {
+    await lockOrganization(tx, orgId); // so that keys are counted one after another
     const seen = await findOrgKey(tx, orgId, req.keyId);
     // As in createApiKey; before the key, as in DeleteAgent, so that neither waits for the other.
     if (seen?.agent_id) await lockAgent(tx, orgId, seen.agent_id);

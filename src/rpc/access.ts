@@ -44,12 +44,15 @@ export function holdsScope(scopes: readonly string[], wanted: string): boolean {
   });
 }
 
-/** Throws unless the caller may call the method: KEY_MISSING, ROLE_REQUIRED or SCOPE_REQUIRED. */
+/** Throws unless the caller may call the method: KEY_MISSING, or KEY_NETWORK_REFUSED for a session from elsewhere; ROLE_REQUIRED or SCOPE_REQUIRED. */
 export function checkAccess(caller: Caller, method: DescMethod): void {
   const { role, scope } = accessOf(method);
   if (role === Role.PUBLIC) return;
   if (caller.role === Role.PUBLIC)
-    throw new Fault("KEY_MISSING", "this method needs a key: send the header `authorization: Bearer mw_…`");
+    throw (
+      caller.refused ??
+      new Fault("KEY_MISSING", "this method needs a key: send the header `authorization: Bearer mw_…`")
+    );
   if (role === Role.UNSPECIFIED || caller.role < role) {
     const metadata = { role: roleName(caller.role), required_role: roleName(role) };
     throw new Fault(

@@ -45,6 +45,13 @@ export function checkNetwork({ keyId, networks = [] }: Caller, address: string):
   throw new Fault("KEY_NETWORK_REFUSED", message, { key_id: keyId, address });
 }
 
+/** KEY_NETWORK_REFUSED for a caller whose own key is bound to networks: what it would make could be used from everywhere. */
+export function checkUnbound({ keyId, networks = [] }: Caller, what: string): void {
+  if (networks.length === 0) return;
+  const message = `your key is bound to networks, and ${what} could be used from others as well: use a key that is not bound`;
+  throw new Fault("KEY_NETWORK_REFUSED", message, { key_id: keyId, network: "any" });
+}
+
 /** Who a key that was good speaks for now. Throws as {@link authenticate}, but not by the address: a stream goes on where it began. */
 export async function authenticateAgain(app: App, keyId: string): Promise<Caller> {
   if (keyId === "") return publicCaller;

@@ -1,6 +1,7 @@
 import { createContextKey, type HandlerContext } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import type { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
+import type { Fault } from "../errors.ts";
 import type { TraceContext } from "./trace-context.ts";
 
 /** Who is calling. */
@@ -24,6 +25,8 @@ export type Caller = {
   readonly expireMs?: number | undefined;
   /** Of somebody who is signed in to the console: the digest of the session's token. */
   readonly session?: string;
+  /** Of somebody without a key: why what was sent in its place does not count here. */
+  readonly refused?: Fault;
 };
 
 /** Somebody without a key. */

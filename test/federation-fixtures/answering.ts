@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import {
   type PeerEnvelope,
   PeerEnvelopeSchema,
@@ -13,6 +14,7 @@ import {
   HandlePeerCallRequestSchema,
   HandlePeerCallResponseSchema,
 } from "../../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
+import { Fault, toConnectError } from "../../src/errors.ts";
 import { signMessage } from "../../src/federation/peer/signed-message.ts";
 import type { World } from "../harness.ts";
 import { type HandMade, handMade } from "./hand-made.ts";
@@ -23,9 +25,14 @@ export type Answering = AsyncDisposable &
   HandMade & {
     /** What it was asked, in order. */
     readonly asked: PeerEnvelope[];
-    /** Gives the answer; one that does not come leaves who asks waiting. */
+    /** Gives the answer; one that does not come leaves who asks waiting, and a Fault is answered as one. */
     answer: (envelope: PeerEnvelope) => Promise<Body> | Body;
   };
+
+function asFault(error: unknown): Fault {
+  if (error instanceof Fault) return error;
+  throw error;
+}
 
 /** Adds it to a server. */
 export async function answering(world: World, init: Parameters<typeof handMade>[1] = {}): Promise<Answering> {
@@ -33,9 +40,15 @@ export async function answering(world: World, init: Parameters<typeof handMade>[
     const { envelope: asked } = fromBinary(HandlePeerCallRequestSchema, await buffer(request));
     const envelope = fromBinary(PeerEnvelopeSchema, asked!.payload);
     peer.asked.push(envelope);
+    const body = await new Promise<Body>((resolve) => resolve(peer.answer(envelope))).catch(asFault);
+    if (body instanceof Fault) {
+      response.writeHead(429, { "content-type": "application/json" });
+      response.end(errorToJsonBytes(toConnectError(body), undefined));
+      return;
+    }
     const signed = signMessage(peer.key, PeerReplySchema, {
       ...{ version: 1, origin: peer.audience, audience: envelope.origin, inReplyTo: envelope.nonce },
-      body: await peer.answer(envelope),
+      body,
     });
     response.setHeader("content-type", "application/proto");
     response.end(toBinary(HandlePeerCallResponseSchema, create(HandlePeerCallResponseSchema, { reply: signed })));

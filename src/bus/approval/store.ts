@@ -56,11 +56,17 @@ export const endApproval = (tx: Tx, orgId: string, approvalId: string, end: Appr
     update approval set state = ${end.state}, decide_ms = ${end.decideMs}, decided_by = ${end.decidedBy}, note = ${end.note}
     where org_id = ${orgId} and approval_id = ${approvalId} and state = ${ApprovalState.PENDING}`);
 
-/** Approvals of all organisations that nobody has decided in time; by the partial index on pending ones. */
-export const dueApprovals = (db: Queryable, now: number, limit: number): Promise<ApprovalRow[]> =>
-  db.all<ApprovalRow>(
-    sql`select ${columns} from approval where state = 1 and expire_ms <= ${now} order by expire_ms limit ${limit}`,
-  );
+/** Approvals of all organisations that nobody has decided in time, after one, by its time and id; by the partial index on pending ones. */
+export const dueApprovals = (
+  db: Queryable,
+  now: number,
+  [afterMs, afterId]: readonly [number, string],
+  limit: number,
+): Promise<ApprovalRow[]> =>
+  db.all<ApprovalRow>(sql`
+    select ${columns} from approval
+    where state = 1 and expire_ms <= ${now} and expire_ms >= ${afterMs} and (expire_ms > ${afterMs} or approval_id > ${afterId})
+    order by expire_ms, approval_id limit ${limit}`);
 
 /** How many approvals of all organisations nobody has decided, for the metrics; by the partial index on them. */
 export const countPendingApprovals = async (db: Queryable): Promise<number> =>

@@ -6,6 +6,7 @@ import type { Queryable, Tx } from "../../db/db.ts";
 import { badField, Fault, notFound } from "../../errors.ts";
 import { findOrgKey } from "../../federation/api-key-store.ts";
 import { findGrant } from "../../federation/grant/store.ts";
+import { lockOrganization } from "../../federation/organization-store.ts";
 import type { Caller } from "../../rpc/caller.ts";
 import { command } from "../../rpc/command.ts";
 import { readPage } from "../../rpc/page.ts";
@@ -18,7 +19,7 @@ import {
   type BudgetRow,
   countBudgets,
   deleteBudget,
-  findBudget,
+  effectiveBudget,
   insertBudget,
   listBudgets,
   lockBudget,
@@ -50,7 +51,7 @@ export const budgetHandler = (app: App): ServiceImpl<typeof BudgetService> => ({
     const name = nameOf(req, orgId);
     const row = (await isReadable(db, caller, name)) ? await effectiveBudget(db, name) : undefined;
     if (!row) throw notFound("budget", `${scopeName(name.scope)} ${name.subjectId}`.trim());
-    return { budget: toBudget(row, name.subjectId, await useOf(db, row, name.subjectId), now) };
+    return { budget: toBudget(row, name.subjectId, standing(row), now) };
   }),
 
   listBudgets: query(app, async (req, { db, caller, orgId, now }) => {
@@ -128,6 +129,7 @@ async function changeBudget(tx: Tx, before: BudgetRow, req: SetBudgetRequest, no
 async function addBudget(tx: Tx, app: App, name: BudgetName, req: SetBudgetRequest, now: number): Promise<BudgetRow> {
   const { orgId, scope, subjectId, period } = name;
   if (!(await isThere(tx, name))) throw notFound(scopeName(scope).toLowerCase(), subjectId);
+  await lockOrganization(tx, orgId); // so that they are counted one after another
   if ((await countBudgets(tx, orgId, maxBudgetsPerOrg)) >= maxBudgetsPerOrg) {
     const message = `an organisation has at most ${maxBudgetsPerOrg} budgets: remove some, or let one of * stand for many`;
     const quota = { subject: `organization:${orgId}`, description: message };
@@ -161,11 +163,6 @@ async function isThere(db: Queryable, { orgId, scope, subjectId }: BudgetName): 
 
 const isReadable = async (db: Queryable, caller: Caller, name: BudgetName): Promise<boolean> =>
   seesWholeOrg(caller) || mayRead(db, name, caller);
-
-/** The subject's own budget, or that of each one. */
-const effectiveBudget = async (db: Queryable, name: BudgetName): Promise<BudgetRow | undefined> =>
-  (await findBudget(db, name)) ??
-  (name.scope === BudgetScope.ORG ? undefined : await findBudget(db, { ...name, subjectId: anySubject }));
 
 const useOf = (db: Queryable, { org_id: orgId, budget_id: budgetId }: BudgetRow, subjectId: string) =>
   findUse(db, { orgId, budgetId, subjectId });

@@ -33,6 +33,7 @@ export type BudgetName = {
 /** The subject that stands for each one that has no budget of its own. */
 export const anySubject = "*";
 
+const useColumns = sql`u.start_ms, u.spent_tokens, u.reserved_tokens, u.spent_micros, u.reserved_micros, u.warned`;
 const columns = sql`b.org_id, b.scope, b.subject_id, b.period, b.budget_id, b.limit_tokens, b.limit_micros, b.create_ms, b.update_ms, b.revision`;
 
 const named = ({ orgId, scope, subjectId, period }: BudgetName): Sql =>
@@ -55,8 +56,16 @@ export const updateBudget = (tx: Tx, row: BudgetRow): Promise<number> =>
 export const deleteBudget = (tx: Tx, orgId: string, budgetId: string): Promise<number> =>
   tx.run(sql`delete from budget where org_id = ${orgId} and budget_id = ${budgetId}`);
 
-export const findBudget = (db: Queryable, name: BudgetName): Promise<BudgetRow | undefined> =>
-  db.one<BudgetRow>(sql`select ${columns} from budget b where ${named(name)}`);
+/** The subject's own budget, or that of each one, with how it stands for the subject, if anything was used: in one statement, so that limits and counts belong together. By the primary keys. */
+export const effectiveBudget = (
+  db: Queryable,
+  { orgId, scope, subjectId, period }: BudgetName,
+): Promise<(BudgetRow & Partial<UseRow>) | undefined> =>
+  db.one<BudgetUseRow>(sql`
+    select ${columns}, ${useColumns} from budget b
+      left join budget_use u on u.org_id = b.org_id and u.budget_id = b.budget_id and u.subject_id = ${subjectId}
+    where b.org_id = ${orgId} and b.scope = ${scope} and b.subject_id in (${subjectId}, ${scope === BudgetScope.ORG ? subjectId : anySubject}) and b.period = ${period}
+    order by case when b.subject_id = ${subjectId} then 0 else 1 end limit 1`);
 
 export const lockBudget = (tx: Tx, name: BudgetName): Promise<BudgetRow | undefined> =>
   tx.one<BudgetRow>(sql`select ${columns} from budget b where ${named(name)} ${tx.dialect.forUpdate}`);
@@ -133,7 +142,7 @@ export function listBudgets(
   const inPeriod = sql`u.start_ms >= ${periodStart(BudgetPeriod.DAY, now)} or b.period = ${BudgetPeriod.TOTAL}`;
   const beyond = (limitOf: Sql, used: Sql) => sql`(${used} > 0 and ${used} * 100 >= ${limitOf} * ${minUsedPercent})`;
   return db.all<BudgetUseRow>(sql`
-    select ${columns}, u.start_ms, u.spent_tokens, u.reserved_tokens, u.spent_micros, u.reserved_micros, u.warned
+    select ${columns}, ${useColumns}
     from budget b left join budget_use u
       on u.org_id = b.org_id and u.budget_id = b.budget_id and u.subject_id = b.subject_id and b.subject_id <> ${anySubject} and (${inPeriod})
     where b.org_id = ${orgId} ${after ? sql`and (b.scope, b.subject_id, b.period) > (${after[0]!}, ${after[1]!}, ${after[2]!})` : sql``}

@@ -1,6 +1,7 @@
 /** How budgets stand. Every change is one statement that asks for what it needs; who changes several takes them in the order of `applying.ts`. */
 import { join, type Queryable, type Sql, sql, type Tx } from "../../db/db.ts";
 import { counted, minus, plus } from "../cost/saturated.ts";
+import { inPlaceOrder } from "./applying.ts";
 
 /** What is used of a budget by one subject, in the period that began at `start_ms`. */
 export type UseRow = {
@@ -145,6 +146,16 @@ export const standingOfTask = (
     join budget_use u on u.org_id = r.org_id and u.budget_id = r.budget_id and u.subject_id = r.subject_id and u.start_ms = r.start_ms
     join budget b on b.org_id = r.org_id and b.budget_id = r.budget_id
     where r.org_id = ${orgId} and r.task_id = ${taskId} order by r.budget_id, r.subject_id`);
+
+/** Locks the counts in which something is set aside for a task, in their order, until the transaction ends. */
+export async function lockUsesOf(tx: Tx, orgId: string, taskId: string): Promise<void> {
+  for (const { budget_id: budgetId, subject_id: subjectId } of (await standingOfTask(tx, orgId, taskId)).toSorted(
+    inPlaceOrder,
+  ))
+    await tx.one(
+      sql`select start_ms from budget_use where ${keyed({ orgId, budgetId, subjectId })} ${tx.dialect.forUpdate}`,
+    );
+}
 
 /** What the attempts of a task used, by model. */
 export async function usedByModel(

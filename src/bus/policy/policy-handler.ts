@@ -17,7 +17,6 @@ import {
   listPolicies,
   lockPolicySet,
   type PolicyRow,
-  policySetRevision,
   setPolicySet,
   toPolicy,
   upsertPolicy,
@@ -73,10 +72,12 @@ export function policyHandler(app: App): ServiceImpl<typeof PolicyService> {
       const builtins = [...app.policies.builtins.statements.values()]
         .filter(({ facts }) => req.origin !== PolicyOrigin.ORGANIZATION && fits(req.effect, effects[facts.effect]))
         .map((statement) => ({ policyId: statement.policyId, policy: builtinToPolicy(orgId, statement) }));
+      let revision = 0;
       const read = async (after: readonly (string | number)[] | undefined, limit: number) => {
         const [afterId = ""] = (after ?? []) as string[];
-        const rows =
-          req.origin === PolicyOrigin.BUILTIN ? [] : await listPolicies(db, orgId, req.effect, afterId, limit);
+        const found = await listPolicies(db, orgId, req.effect, afterId, limit);
+        ({ revision } = found);
+        const rows = req.origin === PolicyOrigin.BUILTIN ? [] : found.rows;
         const own = rows.map((row) => ({ policyId: row.policy_id, policy: toPolicy(row) }));
         const both = [...builtins.filter(({ policyId }) => policyId > afterId), ...own];
         return both.toSorted((a, b) => (a.policyId < b.policyId ? -1 : 1)).slice(0, limit);
@@ -85,7 +86,7 @@ export function policyHandler(app: App): ServiceImpl<typeof PolicyService> {
       return {
         policies: page.rows.map(({ policy }) => policy),
         nextPageToken: page.nextPageToken,
-        policySetRevision: BigInt(await policySetRevision(db, orgId)),
+        policySetRevision: BigInt(revision),
       };
     }),
 

@@ -62,17 +62,21 @@ export const deletePolicy = (tx: Tx, orgId: string, policyId: string): Promise<n
 export const findPolicy = (db: Queryable, orgId: string, policyId: string): Promise<PolicyRow | undefined> =>
   db.one<PolicyRow>(sql`select ${columns} from policy where org_id = ${orgId} and policy_id = ${policyId}`);
 
-/** In the order of their ids, by the primary key. */
-export function listPolicies(
+/** In the order of their ids, by the primary key, with the revision of the set: in one statement, so that the two belong together. */
+export async function listPolicies(
   db: Queryable,
   orgId: string,
   effect: number,
   afterId: string,
   limit: number,
-): Promise<PolicyRow[]> {
+): Promise<{ readonly revision: number; readonly rows: readonly PolicyRow[] }> {
   const ofEffect = effect ? sql`and effect = ${effect}` : sql``;
-  return db.all<PolicyRow>(sql`
-    select ${columns} from policy where org_id = ${orgId} and policy_id > ${afterId} ${ofEffect} order by policy_id limit ${limit}`);
+  const found = await db.all<(PolicyRow | { readonly policy_id: null }) & { readonly set_revision: number }>(sql`
+    select found.*, coalesce((select revision from policy_set where org_id = ${orgId}), 0) as set_revision
+    from (select 1 as one) one left join (
+      select ${columns} from policy where org_id = ${orgId} and policy_id > ${afterId} ${ofEffect} order by policy_id limit ${limit}) found on 1 = 1
+    order by found.policy_id`);
+  return { revision: found[0]!.set_revision, rows: found.filter((row) => row.policy_id !== null) };
 }
 
 /** A policy with the revision of the set it was read from. */

@@ -7,12 +7,18 @@ import { asOf, type GrantRow, lockGrantOf } from "./store.ts";
 
 const batch = 100;
 
-/** Writes down that grants have expired, as they are read since, and tells of it. Any number of replicas may do this at once. */
+/** Writes down that grants have expired, as they are read since, and tells of it. One of which that cannot be written now keeps no other waiting. Any number of replicas may do this at once. */
 export async function expireGrants(app: App): Promise<void> {
+  let after: readonly [number, string] = [0, ""];
   while (!app.stopping.aborted) {
-    const due = await dueGrants(app.db.query, app.clock.now(), batch);
-    for (const one of due) await app.db.tx((tx) => expireGrant(tx, app, one, app.clock.now()));
-    if (due.length < batch) return;
+    const due = await dueGrants(app.db.query, app.clock.now(), after, batch);
+    for (const one of due)
+      await app.db
+        .tx((tx) => expireGrant(tx, app, one, app.clock.now()))
+        .catch((error: unknown) => app.log.error({ err: error, grant_id: one.grant_id }, "a grant could not be ended"));
+    const last = due.at(-1);
+    if (!last || due.length < batch) return;
+    after = [last.expire_ms, last.grant_id];
   }
 }
 

@@ -53,11 +53,14 @@ function isNow(state: GrantState, now: number): Sql {
   return sql`(state + 0 = ${state} and (state + 0 >= 4 or expire_ms is null or expire_ms + 0 > ${now}))`;
 }
 
-/** Grants of all organisations whose time is over and of which that is not written yet; by the partial index on them. */
+/** Grants of all organisations whose time is over and of which that is not written yet, after one, by its time and id; by the partial index on them. */
 export const dueGrants = (
   db: Queryable,
   now: number,
+  [afterMs, afterId]: readonly [number, string],
   limit: number,
-): Promise<Pick<GrantRow, "org_id" | "grant_id">[]> =>
+): Promise<(Pick<GrantRow, "org_id" | "grant_id"> & { readonly expire_ms: number })[]> =>
   db.all(sql`
-    select org_id, grant_id from federation_grant where state < 4 and expire_ms is not null and expire_ms <= ${now} order by expire_ms limit ${limit}`);
+    select org_id, grant_id, expire_ms from federation_grant
+    where state < 4 and expire_ms is not null and expire_ms <= ${now} and expire_ms >= ${afterMs} and (expire_ms > ${afterMs} or grant_id > ${afterId})
+    order by expire_ms, grant_id limit ${limit}`);

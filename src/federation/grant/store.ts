@@ -100,16 +100,16 @@ export const insertRevision = (tx: Tx, row: RevisionRow): Promise<number> =>
     insert into federation_grant_revision (${revisionColumns})
     values (${row.org_id}, ${row.grant_id}, ${row.revision}, ${row.act}, ${row.party}, ${row.key_id}, ${row.state}, ${row.terms}, ${row.create_ms})`);
 
-/** Newest first, backwards along the key. */
+/** Newest first, backwards along the key: those until the grant was as it was read, so that both belong together. */
 export function listRevisions(
   db: Queryable,
-  { org_id, grant_id }: Pick<GrantRow, "org_id" | "grant_id">,
+  { org_id, grant_id, revision }: Pick<GrantRow, "org_id" | "grant_id" | "revision">,
   after: Position | undefined,
   limit: number,
 ): Promise<RevisionRow[]> {
-  const before = after ? sql`and revision < ${after[0]!}` : sql``;
+  const until = after ? sql`and revision < ${after[0]!}` : sql`and revision <= ${revision}`;
   return db.all<RevisionRow>(sql`
-    select ${revisionColumns} from federation_grant_revision where org_id = ${org_id} and grant_id = ${grant_id} ${before} order by revision desc limit ${limit}`);
+    select ${revisionColumns} from federation_grant_revision where org_id = ${org_id} and grant_id = ${grant_id} ${until} order by revision desc limit ${limit}`);
 }
 
 /** A grant as it is at a time: once its own is over it has ended by that, whether it was written down already or not. */

@@ -70,6 +70,10 @@ export const denyUnderGrant = async (tx: Tx, key: UsageKey): Promise<number> =>
 export const findDay = (db: Queryable, key: UsageKey): Promise<UsageRow | undefined> =>
   db.one<UsageRow>(sql`select ${columns} from federation_grant_usage where ${keyed(key)}`);
 
+/** Locks the count of one day until the transaction ends. */
+export const lockDay = (tx: Tx, key: UsageKey): Promise<object | undefined> =>
+  tx.one(sql`select day_ms from federation_grant_usage where ${keyed(key)} ${tx.dialect.forUpdate}`);
+
 /** The days of a window, latest first, backwards along the key. */
 export function listUsage(
   db: Queryable,

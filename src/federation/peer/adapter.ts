@@ -8,7 +8,6 @@ import { PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
 import type { App } from "../../app.ts";
 import { type Adapter, type Answer, type Assignment, AttemptFault, type Usage } from "../../bus/adapter.ts";
 import { aftermathOf, fromEgress, shorten, timedOut, unusable } from "../../bus/adapters/faults.ts";
-import { roomOfTask } from "../../bus/budget/reserve-budgets.ts";
 import type { Amount } from "../../bus/budget/use-store.ts";
 import { findContract } from "../../bus/contract-store.ts";
 import { jsonFault } from "../../bus/payload.ts";
@@ -17,7 +16,9 @@ import { EgressError } from "../../egress/error.ts";
 import { nameIn } from "../../enum-name.ts";
 import { findCrossing } from "../gateway/crossing-store.ts";
 import { findGrant, termsOf } from "../grant/store.ts";
-import { findCallOfTask, hopsOfTrace } from "./call-store.ts";
+import { findCallOfTask } from "./call-store.ts";
+import { hopsUntil } from "./chain.ts";
+import { leftFor } from "./counted.ts";
 import { maxHops } from "./door.ts";
 import { sha256 } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
@@ -76,16 +77,16 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   const crossing = await findCrossing(db, orgId, taskId);
   // Work that came from a peer itself goes on with what that left for it.
   const came = crossing && (await findCallOfTask(db, crossing.caller_org_id, taskId));
-  const gone = await hopsOfTrace(db, task.trace_id);
+  const gone = await hopsUntil(db, task);
   if (gone >= maxHops) throw refused(`the work has gone from server to server ${gone} times`);
   const fromOrgId = crossing?.caller_org_id ?? orgId;
   const grant = crossing && (await findGrant(db, orgId, crossing.grant_id));
   const cap = Number((grant && termsOf(grant).priceCapMicros) ?? Infinity);
-  const now = app.clock.now();
-  const rooms = await Promise.all([...new Set([orgId, fromOrgId])].map((of) => roomOfTask(db, of, taskId, now)));
+  // As it is now: what is counted in the end is held against what is left then.
+  const left = await leftFor(db, task, app.clock.now());
   const most = {
-    tokens: Math.min(assignment.maxTokens || Infinity, ...rooms.map(({ tokens }) => tokens)),
-    micros: Math.min(cap, came?.budget_micros ?? Infinity, ...rooms.map(({ micros }) => micros)),
+    tokens: Math.min(assignment.maxTokens || Infinity, left.tokens),
+    micros: Math.min(cap, came?.budget_micros ?? Infinity, left.micros),
   };
   return { peer, task, fromOrgId, assignment, hops: gone + 1, most };
 }
@@ -93,7 +94,10 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
 const refused = (why: string): AttemptFault =>
   new AttemptFault("ENDPOINT_REFUSED", "not-begun", `the peer cannot be asked: ${why}`);
 
-/** Asks until the work has ended or the time is over: again by the same name, so that it is not begun twice. */
+/**
+ * Asks until the work has ended or the time is over: again by the same name, so that it is not begun twice. A peer that is asked too often says when to ask again, and work that it never had waits for that as
+ * long as its time reaches.
+ */
 async function pursue(app: App, job: Job, signal: AbortSignal): Promise<Answer> {
   const { deadlineMs, timeoutMs } = job.assignment;
   /** Whether the peer may have the work. */
@@ -101,6 +105,7 @@ async function pursue(app: App, job: Job, signal: AbortSignal): Promise<Answer> 
   for (let tries = 0; ; tries++) {
     const leftMs = deadlineMs - app.clock.now();
     if (leftMs <= 0) throw timedOut(sent ? "lost" : "not-begun", timeoutMs);
+    let laterMs = 0;
     try {
       const answer = await askOnce(app, job, leftMs, signal);
       if (answer) return answer;
@@ -108,11 +113,14 @@ async function pursue(app: App, job: Job, signal: AbortSignal): Promise<Answer> 
     } catch (error) {
       signal.throwIfAborted();
       const fault = faultOf(error, job, sent);
-      if (!isPassing(error) || fault.aftermath === "not-begun") throw fault;
-      sent = true;
+      if (!isPassing(error)) throw fault;
+      laterMs = whenLess(error) ?? 0;
+      const isHeld = fault.aftermath === "not-begun";
+      if (isHeld && !(laterMs > 0 && app.clock.now() + laterMs < deadlineMs)) throw fault;
+      sent ||= !isHeld;
     }
-    const waitMs = Math.min(maxAgainMs, againMs * 2 ** tries, deadlineMs - app.clock.now());
-    await app.clock.sleep(Math.max(1, waitMs), signal);
+    const waitMs = Math.max(laterMs, Math.min(maxAgainMs, againMs * 2 ** tries));
+    await app.clock.sleep(Math.max(1, Math.min(waitMs, deadlineMs - app.clock.now())), signal);
   }
 }
 
@@ -143,6 +151,10 @@ function isPassing(error: unknown): boolean {
   if (error instanceof EgressError) return error.kind === "unreachable" || error.kind === "bad-response";
   return error instanceof PeerRefusal && aftermathOf(error.status, error.code || undefined) !== "failed";
 }
+
+/** When a peer that is asked too often takes more, in milliseconds from now; undefined when that is not why it refused. */
+const whenLess = (error: unknown): number | undefined =>
+  error instanceof PeerRefusal && error.reason === "RATE_LIMITED" ? error.retryAfterMs : undefined;
 
 /** The answer; undefined when the work goes on. */
 async function askOnce(app: App, job: Job, leftMs: number, signal: AbortSignal): Promise<Answer | undefined> {

@@ -52,14 +52,12 @@ export const findCall = (db: Queryable, orgId: string, callId: string): Promise<
 export const findCallOfTask = (db: Queryable, orgId: string, taskId: string): Promise<CallRow | undefined> =>
   db.one<CallRow>(sql`select ${columns} from federation_peer_call where org_id = ${orgId} and task_id = ${taskId}`);
 
-/**
- * How often work of a trace has gone from server to server when it came here, at most; 0 when none came from a peer. By its index. Whatever agents make of the work that they have, it is of its trace, so that
- * they cannot pass it on in a circle; an agent that begins a new trace is the beginning of other work.
- */
-export const hopsOfTrace = async (db: Queryable, traceId: string): Promise<number> =>
-  (await db.one<{ hops: number | null }>(
-    sql`select max(hops) as hops from federation_peer_call where trace_id = ${traceId}`,
-  ))!.hops ?? 0;
+/** How much work of one trace a peer has asked for within the time for which the names of work are kept, counted up to a bound; by its index. */
+export const countOfTrace = async (db: Queryable, orgId: string, traceId: string, bound: number): Promise<number> =>
+  (await db.one<{ n: number }>(sql`
+    select count(*) as n from (
+      select 1 as one from federation_peer_call where trace_id = ${traceId} and org_id = ${orgId} limit ${bound}) counted`))!
+    .n;
 
 /** Nonces of messages that have expired; gives how many were deleted. */
 export const deleteNonces = (tx: Tx, now: number, limit: number): Promise<number> =>

@@ -18,6 +18,7 @@ import { isNonceTaken, takeNonce } from "./call-store.ts";
 import { digestText, holds, readSignature } from "./http-signature.ts";
 import { audienceOf } from "./identity.ts";
 import { keyBytes } from "./key.ts";
+import { signedUrls } from "./public-names.ts";
 import { openMessage } from "./signed-message.ts";
 import { findByKey, findPeer, type PeerRow } from "./store.ts";
 import { checkTimes, skewMs } from "./times.ts";
@@ -76,13 +77,17 @@ async function whose(
   { requestMethod, url, requestHeader }: HandlerContext,
   now: number,
 ): Promise<{ readonly peer: PeerRow & { readonly public_key: string }; readonly nonce: Nonce }> {
-  const signature = readSignature(requestMethod, url, requestHeader);
+  const read = signedUrls(app.config.publicNames, url).map((at) => readSignature(requestMethod, at, requestHeader));
+  const [signature] = read;
   if (!signature) throw notSigned("there is no signature of the form that HandlePeerCall names");
   const { keyId, nonce: text, createdS, expiresS } = signature;
   const peer = await findByKey(app.db.query, keyId, now);
   if (!peer) throw unknownPeer(keyId);
-  if (!holds(signature, keyBytes(peer.public_key)))
-    throw notSigned("another key signed the request, or what was signed has been changed");
+  const publicKey = keyBytes(peer.public_key);
+  if (!read.some((one) => one && holds(one, publicKey)))
+    throw notSigned(
+      "another key signed the request, what was signed has been changed, or it is for a server of another name",
+    );
   return { peer, nonce: { text, keyId, createMs: createdS * 1_000, expireMs: expiresS * 1_000 } };
 }
 

@@ -11,7 +11,7 @@ import { query } from "../../rpc/query.ts";
 import { addPeer } from "./add.ts";
 import { checkActive, checkKey, keyTaken } from "./faults.ts";
 import { ensureKey, identityOf, rotateKey } from "./identity.ts";
-import { endPeerKeys, findPeer, insertPeerKey, keysOf, listPeers, lockPeer, shown, toPeer } from "./store.ts";
+import { endPeerKeys, findPeer, insertPeerKey, listPeers, lockPeer, shown, toPeer } from "./store.ts";
 import { syncPeer } from "./sync.ts";
 import { withdraw } from "./withdraw.ts";
 
@@ -36,8 +36,7 @@ export const peerHandler = (app: App): ServiceImpl<typeof PeerService> => ({
       listPeers(db, req.includeRemoved, after, limit);
     const scope = ["ListPeers", String(req.includeRemoved)];
     const page = await readPage(app.cursors, scope, req, read, (row) => [row.peer_id]);
-    const keys = await keysOf(db, page.rows);
-    return { peers: page.rows.map((row) => toPeer(row, keys, now)), nextPageToken: page.nextPageToken };
+    return { peers: page.rows.map((row) => toPeer(row, row.keys, now)), nextPageToken: page.nextPageToken };
   }),
 
   removePeer: command(app, async (req, { tx, now }) => {

@@ -1,9 +1,9 @@
 /** One envelope to a peer, and its reply: signed, sent, checked. */
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { codeToString, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
-import { ErrorInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
+import { ErrorInfoSchema, RetryInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
 import {
   PeerEnvelopeSchema,
   type PeerReply,
@@ -51,11 +51,14 @@ export class PeerRefusal extends Error {
   readonly status: number;
   /** Its ErrorReason, or empty. */
   readonly reason: string;
-  constructor(code: string, status: number, reason: string, message: string) {
+  /** When it is worth asking again, in milliseconds from now; undefined: it did not say. */
+  readonly retryAfterMs: number | undefined;
+  constructor(code: string, status: number, reason: string, message: string, retryAfterMs?: number) {
     super(message);
     this.code = code;
     this.status = status;
     this.reason = reason;
+    this.retryAfterMs = retryAfterMs;
   }
 }
 
@@ -158,7 +161,8 @@ function refusalOf({ status, body }: EgressResponse): PeerRefusal {
   try {
     const error = errorFromJsonBytes(body, undefined, unsaid);
     const reason = error.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
-    return new PeerRefusal(codeToString(error.code), status, reason, error.rawMessage);
+    const delay = error.findDetails(RetryInfoSchema)[0]?.retryDelay;
+    return new PeerRefusal(codeToString(error.code), status, reason, error.rawMessage, delay && durationMs(delay));
   } catch {
     return new PeerRefusal("", status, "", unsaid.rawMessage);
   }

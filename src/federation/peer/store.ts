@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type PeerSchema, PeerState } from "../../../gen/moltwire/federation/v1/peer_pb.ts";
-import { join, type Queryable, sql, type Tx } from "../../db/db.ts";
+import { type Queryable, sql, type Tx } from "../../db/db.ts";
 import type { Position } from "../../rpc/cursor.ts";
 import { keyBytes, keyIdOf, keyText } from "./key.ts";
 
@@ -51,17 +51,27 @@ export const isAudienceTaken = async (db: Queryable, audience: string): Promise<
 export const lockPeer = (tx: Tx, peerId: string): Promise<PeerRow | undefined> =>
   tx.one<PeerRow>(sql`select ${columns} from federation_peer p where p.peer_id = ${peerId} ${tx.dialect.forUpdate}`);
 
-/** Oldest first: ids sort by time. */
-export function listPeers(
+type KeyOfPage = Pick<PeerKeyRow, "public_key" | "expire_ms"> & { readonly key_create_ms: number };
+
+/** Oldest first: ids sort by time. With their keys, newest first: in one statement, so that they belong together. Each has a few. */
+export async function listPeers(
   db: Queryable,
   includeRemoved: boolean,
   after: Position | undefined,
   limit: number,
-): Promise<PeerRow[]> {
+): Promise<(PeerRow & { readonly keys: readonly PeerKeyRow[] })[]> {
   const only = includeRemoved ? sql`` : sql`and p.state = 1`;
-  return db.all<PeerRow>(
-    sql`select ${columns} from federation_peer p where p.peer_id > ${after?.[0] ?? ""} ${only} order by p.peer_id limit ${limit}`,
-  );
+  const found = await db.all<PeerRow & KeyOfPage & { readonly key_id: string | null }>(sql`
+    select walk.*, k.key_id, k.public_key, k.create_ms as key_create_ms, k.expire_ms
+    from (select ${columns} from federation_peer p where p.peer_id > ${after?.[0] ?? ""} ${only} order by p.peer_id limit ${limit}) walk
+    left join federation_peer_key k on k.org_id = walk.org_id and k.peer_id = walk.peer_id
+    order by walk.peer_id, k.create_ms desc, k.key_id`);
+  return [...Map.groupBy(found, ({ peer_id }) => peer_id).values()].map((rows) => ({
+    ...rows[0]!,
+    keys: rows.flatMap(({ key_id, key_create_ms, ...row }) =>
+      key_id === null ? [] : [{ ...row, key_id, create_ms: key_create_ms }],
+    ),
+  }));
 }
 
 /** How many are not removed, counted up to a bound. */
@@ -99,13 +109,10 @@ export async function endPeerKeys(tx: Tx, { org_id, peer_id }: PeerRow, expireMs
   );
 }
 
-/** The keys of peers on one page; those of one are few. */
-export const keysOf = (db: Queryable, peers: readonly PeerRow[]): Promise<PeerKeyRow[]> =>
-  peers.length === 0
-    ? Promise.resolve([])
-    : db.all<PeerKeyRow>(sql`
-        select ${keyColumns} from federation_peer_key k
-        where (k.org_id, k.peer_id) in (${join(peers.map((row) => sql`(${row.org_id}, ${row.peer_id})`))}) order by k.create_ms desc, k.key_id`);
+/** The keys of a peer, newest first: few. */
+export const keysOf = (db: Queryable, { org_id, peer_id }: PeerRow): Promise<PeerKeyRow[]> =>
+  db.all<PeerKeyRow>(sql`
+    select ${keyColumns} from federation_peer_key k where k.org_id = ${org_id} and k.peer_id = ${peer_id} order by k.create_ms desc, k.key_id`);
 
 /** The peer whose key it is, and the key; by the key's id. Nothing for a key that is over, and when the organisation that stands for the peer is disabled. */
 export const findByKey = (
@@ -133,7 +140,7 @@ export const toPeer = (
   remoteOrgId: row.remote_org_id,
   state: row.state as PeerState,
   keys: keys
-    .filter(({ peer_id, expire_ms }) => peer_id === row.peer_id && (expire_ms ?? Infinity) > now)
+    .filter(({ expire_ms }) => (expire_ms ?? Infinity) > now)
     .map((key) => ({
       keyId: key.key_id,
       publicKey: keyBytes(key.public_key),
@@ -146,4 +153,4 @@ export const toPeer = (
 
 /** A peer with its keys, as it is answered. */
 export const shown = async (db: Queryable, row: PeerRow, now: number): Promise<MessageInitShape<typeof PeerSchema>> =>
-  toPeer(row, await keysOf(db, [row]), now);
+  toPeer(row, await keysOf(db, row), now);

@@ -10,6 +10,7 @@ import type { App } from "../../app.ts";
 import { lockAgent, updateAgent } from "../../bus/agent-store.ts";
 import {
   type ContractRow,
+  countBroughtOver,
   countContracts,
   findContract,
   insertContract,
@@ -24,6 +25,7 @@ import { Fault, notFound } from "../../errors.ts";
 import { traceOf } from "../../rpc/caller.ts";
 import { command } from "../../rpc/command.ts";
 import { traceparent } from "../../rpc/trace-context.ts";
+import { lockOrganization } from "../organization-store.ts";
 import { checkActive } from "./faults.ts";
 import { contractsPerPage } from "./page.ts";
 import { ask, BadReply, PeerGone, PeerRefusal } from "./send.ts";
@@ -38,6 +40,8 @@ const maxPages = 100;
 const maxSchemasBytes = 8 * 1_048_576;
 /** As many as an agent may have. */
 const maxCapabilities = 50;
+/** Contract versions of an organisation that were brought over, from whichever peers, offered still or not: half of what it may have, so that the other half is left for its own. */
+const maxBroughtOver = maxContractsPerOrg / 2;
 const maxTimeoutMs = 3_600_000;
 const maxTokens = 1_000_000_000_000n;
 
@@ -122,7 +126,10 @@ async function bringOver(tx: Tx, peer: PeerRow, found: Found, now: number) {
   const before = new Map((await offeredFor(tx, peer)).map((one) => [nameOf(one), one]));
   const capabilities = new Set<string>();
   const counts = { offered: 0, added: 0, withdrawn: 0, skipped: found.skipped };
-  let room = maxContractsPerOrg - (await countContracts(tx, peer.org_id, maxContractsPerOrg));
+  await lockOrganization(tx, peer.org_id); // so that they are counted one after another
+  const ofAll = maxContractsPerOrg - (await countContracts(tx, peer.org_id, maxContractsPerOrg));
+  const ofPeers = maxBroughtOver - (await countBroughtOver(tx, peer.org_id, maxBroughtOver));
+  let room = Math.min(ofAll, ofPeers);
   for (const row of found.rows) {
     const fits = capabilities.has(row.capability) || capabilities.size < maxCapabilities;
     const taken = fits && (await take(tx, peer, row, before.has(nameOf(row)), room > 0));

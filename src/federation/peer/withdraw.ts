@@ -1,5 +1,5 @@
 /** What is offered for a peer here, and its end. */
-import { findAgent, updateAgent } from "../../bus/agent-store.ts";
+import { lockAgent, updateAgent } from "../../bus/agent-store.ts";
 import { deprecateContract } from "../../bus/contract-store.ts";
 import { type Queryable, sql, type Tx } from "../../db/db.ts";
 import { type PeerRow, removePeer } from "./store.ts";
@@ -28,7 +28,7 @@ export async function endOffer(tx: Tx, { org_id, peer_id }: PeerRow, of: Offered
 export async function withdraw(tx: Tx, row: PeerRow, now: number): Promise<void> {
   await removePeer(tx, row, now);
   for (const one of await offeredFor(tx, row)) await endOffer(tx, row, one, now);
-  const agent = await findAgent(tx, row.org_id, row.agent_id);
+  const agent = await lockAgent(tx, row.org_id, row.agent_id);
   if (agent)
     await updateAgent(tx, { ...agent, capabilities: "[]", disabled: 1, update_ms: now, revision: agent.revision + 1 });
 }

@@ -17,8 +17,15 @@ import { requestDigest } from "../../rpc/idempotency.ts";
 import { traceContext } from "../../rpc/trace-context.ts";
 import { type AcceptedAcross, type AcrossOrder, acceptAcross } from "../gateway/accept.ts";
 import { countUnder } from "../gateway/rate.ts";
-import { type CallRow, claimCall, dropCall, findCall, nameTask } from "./call-store.ts";
+import { quotaExceeded } from "../quota.ts";
+import { type CallRow, claimCall, countOfTrace, dropCall, findCall, nameTask } from "./call-store.ts";
 import { type Arrival, checkPeer } from "./door.ts";
+
+/**
+ * How much work of one trace a peer may ask for within a day. Agents that pass work on in a circle, each time as if it were the beginning of a chain, come to an end by this; what is asked to and fro
+ * within one piece of work is far less.
+ */
+export const maxCallsOfTrace = 10_000;
 
 /** What makes two askings the same work: all but how long the answer is waited for. */
 function digestOf(call: PeerCall): string {
@@ -68,6 +75,9 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
     async (tx): Promise<AcceptedAcross | { readonly known: CallRow } | { readonly refused: Refused }> => {
       await checkPeer(tx, arrival);
       if ((await claimCall(tx, row)) === 0) return { known: (await findCall(tx, row.org_id, row.call_id))! };
+      // This one is among them.
+      if ((await countOfTrace(tx, row.org_id, row.trace_id, maxCallsOfTrace + 1)) > maxCallsOfTrace)
+        throw tooManyInTrace();
       try {
         turn ??= dispatcher.turns.take(`${peer.org_id} ${call.orgId}`, call.contractId); // once, though the body may run again
         const by = { tx, orgId: peer.org_id, now, caller: { keyId: "" } };
@@ -90,6 +100,13 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
   if (outcome.work) startAccepted(dispatcher, outcome.work);
   return outcome.task.task_id;
 }
+
+const tooManyInTrace = (): Fault =>
+  quotaExceeded(
+    "peer_calls_of_trace",
+    maxCallsOfTrace,
+    `at most ${maxCallsOfTrace} pieces of work in one trace within a day: begin another trace`,
+  );
 
 /** The task as it is when it has ended, waits for somebody's approval, or is waited for no longer. */
 export async function followCall(

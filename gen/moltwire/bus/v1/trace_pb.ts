@@ -505,7 +505,8 @@ export const TraceEventKind = {
   AWAITING_APPROVAL: 17,
 
   /**
-   * A budget was reserved or settled. details: action ("reserve", "settle" or "release"), tokens, credits_micros, budgets.
+   * A budget was reserved or settled. details: action ("reserve", "settle" or "release"), tokens, credits_micros, budgets. Or, as action "bound" and without budgets: this much of what a PEER_RECEIPT says is
+   * counted, less than its step tells, as other tasks have used the rest meanwhile.
    *
    * @generated from enum value: TRACE_EVENT_KIND_BUDGETED = 18;
    */

@@ -805,7 +805,8 @@ export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse, {jsonT
   messageDesc(file_moltwire_federation_v1_api_key_service, 12);
 
 /**
- * ApiKeyService makes and ends keys. A key can only make keys that may do no more than itself.
+ * ApiKeyService makes and ends keys. A key can only make keys that may do no more than itself. One that is bound to networks makes nothing by which others come in from elsewhere: keys within its networks,
+ * invites for such keys (DirectoryService/CreateInvite), and no password (MaintenanceService/SetAdminPassword).
  *
  * A key with `allowed_networks` is good only for calls that come from there, over every protocol, and so is each console session made with it. From elsewhere a call is
  * refused with KEY_NETWORK_REFUSED and PERMISSION_DENIED, not UNAUTHENTICATED: the key is known and good, and another place helps, not another key. The

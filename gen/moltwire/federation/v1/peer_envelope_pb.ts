@@ -137,8 +137,9 @@ export type PeerEnvelope = Message<"moltwire.federation.v1.PeerEnvelope"> & {
   nonce: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
-   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
+   * How many times the work has gone from one server to another, this time included: along the chain of who asked whom for it, so that agents that pass one thing on across servers come to an end, and
+   * what is asked to and fro beside one another does not add up. An agent that works on a task asks for more below that task's span, by the `traceparent` that it was given. One that writes spans of its own in
+   * the trace counts as part of the farthest work of the trace that is under way on its server. An agent that does not pass its trace on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */
@@ -239,8 +240,9 @@ export type PeerEnvelopeJson = {
   nonce?: string;
 
   /**
-   * How many times the work has gone from one server to another, this time included. What an agent asks for in the trace of work that came from a peer has gone as often as that: the most of all that
-   * came in the trace counts, so that agents that call one another across servers come to an end. An agent that does not pass its `traceparent` on begins other work.
+   * How many times the work has gone from one server to another, this time included: along the chain of who asked whom for it, so that agents that pass one thing on across servers come to an end, and
+   * what is asked to and fro beside one another does not add up. An agent that works on a task asks for more below that task's span, by the `traceparent` that it was given. One that writes spans of its own in
+   * the trace counts as part of the farthest work of the trace that is under way on its server. An agent that does not pass its trace on begins other work.
    *
    * @generated from field: int32 hops = 7;
    */
@@ -757,9 +759,9 @@ export const PeerResultSchema: GenMessage<PeerResult, {jsonType: PeerResultJson}
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
  *
- * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
- * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
- * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
+ * The server that asked does not count more than is left for the work: of tokens the least of the contract's `max_tokens`, of what the budgets have that the task falls under there, and of what its grant
+ * there has on the day; of the cost the least of what it said as `budget_left_micros` (the price cap of its grant, what a peer left that it asks for, and what those budgets had when it asked) and of what
+ * those budgets have when it counts. Its own reserve is part of what a budget or a grant has. What a receipt says beyond is kept in the trace, and that it was not counted.
  *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */
@@ -873,9 +875,9 @@ export type PeerReceipt = Message<"moltwire.federation.v1.PeerReceipt"> & {
 /**
  * PeerReceipt is what a server says that work used and cost, by its signature.
  *
- * The server that asked does not count more than was left for the work when it asked: of tokens the least of the contract's `max_tokens` and what the budgets have that the task falls under there, of
- * the cost what it said as `budget_left_micros`, which is the least of the price cap of its grant, of what a peer left that it asks for, and of what those budgets have. Its own reserve is
- * part of what a budget has. What a receipt says beyond is kept in the trace, and that it was not counted.
+ * The server that asked does not count more than is left for the work: of tokens the least of the contract's `max_tokens`, of what the budgets have that the task falls under there, and of what its grant
+ * there has on the day; of the cost the least of what it said as `budget_left_micros` (the price cap of its grant, what a peer left that it asks for, and what those budgets had when it asked) and of what
+ * those budgets have when it counts. Its own reserve is part of what a budget or a grant has. What a receipt says beyond is kept in the trace, and that it was not counted.
  *
  * @generated from message moltwire.federation.v1.PeerReceipt
  */

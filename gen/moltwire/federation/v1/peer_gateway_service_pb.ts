@@ -94,11 +94,12 @@ export const HandlePeerCallResponseSchema: GenMessage<HandlePeerCallResponse, {j
  * tag ("moltwire-peer"); and a `content-digest` (RFC 9530, sha-256) of its body. The envelope inside has a signature of its own by the same key, so that it can be judged
  * without the connection it came over.
  *
- * "@authority" keeps a message from being sent on under another host name. A server does not know all names that it has, behind proxies for one: for which server a message is says the audience in its
- * envelope, which the digest covers, and which is held against this server's own, whatever the authority.
+ * "@authority" keeps a message from being sent on under another host name: it has to be one of MOLTWIRE_PUBLIC_NAMES, whatever name the request comes under, as from a proxy. Where those are not set, it has
+ * to be the one that the request says. For which server a message is says in any case the audience in its envelope, which the digest covers, and which is held against this server's own.
  *
  * What is let in counts against the peer: ten times as many in a minute as MOLTWIRE_RATE_LIMIT lets an agent ask. What is refused before counts against the address that it comes from, so that nobody
- * uses up what a peer may ask by messages of it that he has seen. Beyond either: RATE_LIMITED, with `ratelimit-limit`, `ratelimit-remaining` and `retry-after` as everywhere.
+ * uses up what a peer may ask by messages of it that he has seen. Beyond either: RATE_LIMITED, with `ratelimit-limit`, `ratelimit-remaining` and `retry-after` as everywhere. A server that asks waits
+ * for as long as that says, while its work has the time.
  *
  * @generated from service moltwire.federation.v1.PeerGatewayService
  */
@@ -110,7 +111,7 @@ export const PeerGatewayService: GenService<{
    * The order of the checks is that of these errors: PEER_SIGNATURE_INVALID (there is no signature of the form above), PEER_UNKNOWN (no peer has the key), PEER_SIGNATURE_INVALID (another
    * key signed it, or what is signed was changed), PEER_DIGEST_MISMATCH, PEER_MESSAGE_STALE, PEER_MESSAGE_EARLY, PEER_SIGNATURE_INVALID (of the envelope), PEER_ENVELOPE_INVALID (of another version or form, or not by the origin
    * that it names), PEER_AUDIENCE_WRONG, PEER_HOPS_EXCEEDED (more than 4), PEER_MESSAGE_REPLAYED, RATE_LIMITED. Then those of GatewayService/SubmitTask, and IDEMPOTENCY_KEY_REUSED (the `call_id` was
-   * used for other work). After that the call succeeds, and the reply tells how the work ended.
+   * used for other work), QUOTA_EXCEEDED (10,000 pieces of work in one trace within a day). After that the call succeeds, and the reply tells how the work ended.
    *
    * @generated from rpc moltwire.federation.v1.PeerGatewayService.HandlePeerCall
    */

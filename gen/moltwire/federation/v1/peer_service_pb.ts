@@ -719,8 +719,8 @@ export const PeerService: GenService<{
    * capabilities of its agent. What is open no more is deprecated here. Nothing is touched but what came from this server: contracts that the organisation has of its own, or of another
    * server, stay as they are, and the peer's agent does no work under them, whatever its capabilities are called.
    *
-   * Limits: 10 contracts a page (a page with more is AGENT_BAD_RESPONSE), 100 pages; schemas of 64 KiB each and 8 MiB in all; 50 capabilities; 10,000 contract versions in the organisation. What is
-   * beyond is skipped. The peer has 10 seconds for a page and a minute for all.
+   * Limits: 10 contracts a page (a page with more is AGENT_BAD_RESPONSE), 100 pages; schemas of 64 KiB each and 8 MiB in all; 50 capabilities; 10,000 contract versions in the organisation, of which 5,000
+   * at most were brought over from peers, whether they are offered still or not. What is beyond is skipped. The peer has 10 seconds for a page and a minute for all.
    *
    * Errors: NOT_FOUND, FAILED_PRECONDITION (the peer is removed, or has no organisation over there), AGENT_UNREACHABLE, ADAPTER_ERROR (the peer refused; its reason is in the
    * metadata), AGENT_BAD_RESPONSE (its answer is not signed by it, or is none).

@@ -520,7 +520,7 @@ export const MaintenanceService: GenService<{
    *
    * Its scope is its own, for whoever signs in with the password may do everything: a key with `password:write` is in effect one without scopes.
    *
-   * Errors: OVERLOADED (too many passwords are being tried at once).
+   * Errors: KEY_NETWORK_REFUSED (the caller's key is bound to networks: the password could be used from others as well), OVERLOADED (too many passwords are being tried at once).
    *
    * @generated from rpc moltwire.ops.v1.MaintenanceService.SetAdminPassword
    */

@@ -9,6 +9,7 @@ import type {
 import type { App } from "../app.ts";
 import type { LogPosition } from "../db/log.ts";
 import { notFound } from "../errors.ts";
+import { checkKept, logFloor } from "../ops/log-floor.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { feed } from "../rpc/feed.ts";
 import { logCursors, logStart } from "../rpc/log-position.ts";
@@ -64,8 +65,10 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
   tailTraces: feed(app, async (req, { db, caller, orgId }) => {
     const cursors = logCursors(app.cursors, traceLog, orgId);
     const wanted = filter(caller, req);
-    const start = req.fromStart ? logStart : await lastStep(db, orgId);
+    const floor = await logFloor(db, orgId, traceLog);
+    const start = req.fromStart ? floor : await lastStep(db, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
+    checkKept(position, floor, cursors.encode);
     const checkpoint = (at: LogPosition, nowMs: number): TailMessage => ({
       cursor: cursors.encode(at),
       event: { case: "checkpoint", value: timestampFromMs(nowMs) },

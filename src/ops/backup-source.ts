@@ -128,18 +128,21 @@ async function openPostgresSource(url: string, { ordered = false, asStored = fal
       await client.query(
         `declare backup no scroll cursor for select ${columns.map(quote).join(", ")} from ${quote(name)} ${order}`,
       );
-      for (let nth = 0n; ; ) {
-        const { rows } = await client.query<Cell[]>({ text: `fetch ${count} from backup`, rowMode: "array" });
-        if (xid >= 0 && seq >= 0 && !asStored)
-          for (const cells of rows) {
-            if (eventId >= 0 && cells[eventId] === "") cells[eventId] = `#${cells[seq]}`;
-            cells[xid] = 0n;
-            cells[seq] = isLog(table) ? ++nth : 0n;
-          }
-        yield rows;
-        if (rows.length < count) break;
+      try {
+        for (let nth = 0n; ; ) {
+          const { rows } = await client.query<Cell[]>({ text: `fetch ${count} from backup`, rowMode: "array" });
+          if (xid >= 0 && seq >= 0 && !asStored)
+            for (const cells of rows) {
+              if (eventId >= 0 && cells[eventId] === "") cells[eventId] = `#${cells[seq]}`;
+              cells[xid] = 0n;
+              cells[seq] = isLog(table) ? ++nth : 0n;
+            }
+          yield rows;
+          if (rows.length < count) break;
+        }
+      } finally {
+        await client.query("close backup").catch(() => {}); // an error has ended the transaction, and this with it
       }
-      await client.query("close backup");
     },
     async count({ name }) {
       const { rows } = await client.query<{ n: bigint }>(`select count(*) as n from ${quote(name)}`);

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { sql } from "../src/db/db.ts";
-import { oldestEvents, oldTraces, organizationsWithOld, removeAudit, removeDeadLetters, removeDecisions, removeEvents, removeTraces } from "../src/ops/retention-store.ts";
+import { oldestInChain } from "../src/ops/audit-chain-store.ts";
+import { proveAudit } from "../src/ops/audit-proof.ts";
+import { oldestEvents, oldTraces, organizationsWithOld, removeDeadLetters, removeDecisions, removeEvents, removeTraces } from "../src/ops/retention-store.ts";
 import { contract, echoEndpoint, stateOf, submit } from "./bus-fixtures/bus.ts";
 import { pullEndpoint } from "./bus-fixtures/instance.ts";
 import { type Clients, dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
@@ -39,10 +41,10 @@ describe.each(dialects)("%s", (dialect) => {
       await contract(org, { capability: "wait" }),
     ];
     const { admin } = org;
+    const open = await submit(by, waits);
     const old = [await submit(by, says), await submit(by, says), await submit(by, breaks)];
     expect(old.map(stateOf)).toEqual(["COMPLETED", "COMPLETED", "FAILED"]);
-    // As if it could wait for a year: what has not ended is kept, however old.
-    const open = await submit(by, waits);
+    // As if it could wait for a year: what has not ended is kept, however old, also where all around it goes.
     await world.settled();
     await world.server.app.db.tx((tx) =>
       tx.run(sql`update task set deadline_ms = null where task_id = ${open.taskId}`),
@@ -96,20 +98,57 @@ describe.each(dialects)("%s", (dialect) => {
         expect(item.value.traceId).toBe(recent.traceId);
         break;
       }
-    for await (const { cursor, event } of admin.traces.tailTraces({ fromStart: true })) {
-      if (event.case !== "traceEvent") {
-        // Whoever begins at the beginning may go on from there.
-        await first(admin.traces.tailTraces({ afterCursor: cursor }));
-        continue;
-      }
-      expect([recent.traceId, open.traceId]).toContain(event.value.traceId);
+    // Whoever begins at the beginning may go on from there.
+    const beginning = await first(admin.events.watchEvents({ fromStart: true }));
+    await first(admin.events.watchEvents({ afterCursor: beginning!.cursor }));
+    for await (const { event } of admin.traces.tailTraces({ fromStart: true })) {
+      if (event.case !== "traceEvent") continue;
+      expect(event.value.traceId).toBe(open.traceId);
       break;
     }
+
+    // Another organisation's logs have lost nothing, and where nothing is left a cursor is still good.
+    const idle = await world.org();
+    const nothing = await first(idle.admin.traces.tailTraces({}));
+    await first(idle.admin.traces.tailTraces({ afterCursor: nothing!.cursor }));
 
     const { details } = await world.operator.status.getStatus({});
     const told = Object.fromEntries(details!.retention.map(({ kind, days, removed }) => [kind, [days, removed > 0n]]));
     expect(told).toEqual({ traces: [90, true], events: [90, true], decisions: [90, true], dead_letters: [0, false], audit: [0, false] });
     expect(await world.server.app.metrics.text()).toMatch(/moltwire_retention_removed_total\{kind="traces"\} [1-9]/);
+  });
+
+  test("the audit log is shortened only where its own setting says so, and what is left is proved from the hash of the last that went", async () => {
+    const clock = fakeClock();
+    await using world = await start(dialect, { clock, auditRetentionDays: 30 });
+    const org = await world.org();
+    const { db } = world.server.app;
+    const audited = async (times: number) => {
+      for (let nth = 0; nth < times; nth++) await contract(org);
+    };
+    const head = async () => (await org.admin.admin.getAuditHead({})).head!;
+    const chained = (number: bigint) =>
+      eventually(async () => {
+        clock.advance(1_000);
+        return (await head()).number >= number;
+      });
+    await audited(5);
+    await chained(5n);
+    const noted = await head();
+    expect(noted).toMatchObject({ goneNumber: 0n, goneHash: "0".repeat(64) });
+    clock.advance(31 * dayMs);
+    await audited(3);
+    await chained(noted.number + 3n);
+    await kept(world, clock, async () => (await head()).goneNumber > 0n);
+    expect(await head()).toMatchObject({ goneNumber: noted.number, goneHash: noted.hash, number: noted.number + 3n });
+    expect((await proveAudit(db.query)).faults).toEqual([]);
+    const exported = await first(org.admin.admin.exportAuditEvents({}));
+    expect(exported!.export).toMatchObject({ afterNumber: noted.number, afterHash: noted.hash });
+    const { reason } = await refusal(first(org.admin.admin.exportAuditEvents({ afterNumber: noted.number - 1n })));
+    expect(reason).toBe("CURSOR_EXPIRED");
+    // Nothing else can be taken from it unseen.
+    await db.tx((tx) => tx.run(sql`delete from audit_event where org_id = ${org.orgId} and number = ${Number(noted.number) + 1}`));
+    expect((await proveAudit(db.query)).faults).toEqual([expect.stringContaining("is missing")]);
   });
 
   test("it goes along indexes and a bounded number at a time, however much there is", async () => {
@@ -143,6 +182,8 @@ describe.each(dialects)("%s", (dialect) => {
     for (const [name, send] of [
       ["events", (tx: never) => removeEvents(tx, orgId, early)],
       ["oldest events", (tx: never) => oldestEvents(tx, orgId)],
+      ["the audit log", (tx: never) => oldestInChain(tx, { org_id: orgId, gone_number: 0 }, 500)],
+      ["a look at the audit log", (tx: never) => organizationsWithOld(tx, "audit", early, "", 500)],
       ["decisions", (tx: never) => removeDecisions(tx, orgId, early)],
       ["dead letters", (tx: never) => removeDeadLetters(tx, orgId, early)],
       ["traces", (tx: never) => oldTraces(tx, orgId, early, [0, ""])],
@@ -152,7 +193,7 @@ describe.each(dialects)("%s", (dialect) => {
       ["a look at dead letters", (tx: never) => organizationsWithOld(tx, "dead_letters", early, "", 500)],
     ] as const) {
       const plan = await plansOf(db.query, send as never);
-      expect(plan, name).not.toMatch(/SCAN (outbox|e|r|trace\w*|t|k|policy_decision|dead_letter)\b|Seq Scan on (outbox|trace|policy_decision|dead_letter)/);
+      expect(plan, name).not.toMatch(/SCAN (outbox|audit_event|e|r|a|trace\w*|t|k|policy_decision|dead_letter)\b|Seq Scan on (outbox|audit_event|trace|policy_decision|dead_letter)/);
     }
     const removed = await db.tx((tx) => removeTraces(tx, orgId, rows + 1, [0, ""]));
     expect(removed).toMatchObject({ more: true });

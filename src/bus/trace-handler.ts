@@ -19,6 +19,7 @@ import { seesWholeOrg, viewerOf } from "../rpc/scope.ts";
 import {
   committedTraceSteps,
   findTrace,
+  firstStep,
   fromEventRow,
   lastStep,
   listTraces,
@@ -66,9 +67,9 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
     const cursors = logCursors(app.cursors, traceLog, orgId);
     const wanted = filter(caller, req);
     const floor = await logFloor(db, orgId, traceLog);
-    const start = req.fromStart ? floor : await lastStep(db, orgId);
+    const start = req.fromStart ? await firstStep(db, orgId, floor) : await lastStep(db, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
-    checkKept(position, floor, cursors.encode);
+    if (req.afterCursor) checkKept(position, floor, cursors.encode);
     const checkpoint = (at: LogPosition, nowMs: number): TailMessage => ({
       cursor: cursors.encode(at),
       event: { case: "checkpoint", value: timestampFromMs(nowMs) },

@@ -23,7 +23,7 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
     const floor = await logFloor(db, orgId, log);
     const start = req.fromStart ? floor : await lastEvent(db, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
-    checkKept(position, floor, cursors.encode);
+    if (req.afterCursor) checkKept(position, floor, cursors.encode);
     const checkpoint = (at: LogPosition, nowMs: number): MessageInitShape<typeof WatchEventsResponseSchema> => ({
       cursor: cursors.encode(at),
       item: { case: "checkpoint", value: timestampFromMs(nowMs) },

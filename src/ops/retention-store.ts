@@ -17,11 +17,11 @@ const tracesAtOnce = 50;
 const oldest: Readonly<Record<RetentionKind, (beforeMs: number) => Sql>> = {
   traces: (beforeMs) => sql`select 1 from trace r where r.org_id = one.org_id and r.start_ms < ${beforeMs}`,
   events: (beforeMs) =>
-    sql`select 1 from (select e.time_ms from outbox e where e.org_id = one.org_id order by e.xid, e.seq limit 1) r where r.time_ms < ${beforeMs}`,
+    sql`select 1 from (select e.time_ms from outbox e where e.org_id = one.org_id order by e.xid, e.seq limit 1) oldest where oldest.time_ms < ${beforeMs}`,
   decisions: (beforeMs) => sql`select 1 from policy_decision r where r.org_id = one.org_id and r.time_ms < ${beforeMs}`,
   dead_letters: (beforeMs) => sql`select 1 from dead_letter r where r.org_id = one.org_id and r.create_ms < ${beforeMs}`,
   audit: (beforeMs) =>
-    sql`select 1 from (select a.time_ms from audit_event a where a.org_id = one.org_id and a.number is not null order by a.number limit 1) r where r.time_ms < ${beforeMs}`,
+    sql`select 1 from (select a.time_ms from audit_event a where a.org_id = one.org_id and a.number is not null order by a.number limit 1) oldest where oldest.time_ms < ${beforeMs}`,
 };
 
 /** The next organisations by their ids, each with whether it has anything of a kind from before a time. */
@@ -102,7 +102,7 @@ export const oldTraces = (
   db.all(sql`
     select t.trace_id, t.start_ms, not exists (
       select 1 from task k where k.org_id = t.org_id and k.trace_id = t.trace_id and (k.end_ms is null or k.end_ms >= ${beforeMs})) as over
-    from trace t where t.org_id = ${orgId} and t.start_ms < ${beforeMs} and (t.start_ms, t.trace_id) > (${startMs}, ${traceId})
+    from trace t where t.org_id = ${orgId} and t.start_ms between ${startMs} and ${beforeMs - 1} and (t.start_ms > ${startMs} or t.trace_id > ${traceId})
     order by t.start_ms, t.trace_id limit ${tracesAtOnce}`);
 
 /**

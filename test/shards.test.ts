@@ -102,13 +102,13 @@ type Plan = { readonly Plans?: readonly Plan[]; readonly [name: string]: unknown
 const nodesOf = (plan: Plan): Plan[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
 const reads = ["Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Tid Scan"];
 
-/** The tables that a plan reads without the organisation as a constant. */
+/** The tables that a plan reads neither where the organisation is a constant, nor where it is that of a row that the plan has found so. */
 const strangersIn = (plan: Plan): string[] =>
   nodesOf(plan)
     .filter((node) => reads.includes(node["Node Type"] as string) && !reference.has(node["Relation Name"] as string))
     .filter((node) => {
       const conditions = [node["Index Cond"], node["Recheck Cond"], node.Filter].filter(Boolean).join(" and ");
-      return !/\borg_id = 'org_a'::text/.test(conditions);
+      return !/\borg_id = ('org_a'::text|\w+\.org_id)/.test(conditions);
     })
     .map((node) => `${node["Node Type"]} on ${node["Relation Name"]}: ${JSON.stringify(node["Index Cond"] ?? node.Filter ?? "")}`);
 

@@ -43,6 +43,10 @@ export const firstTrace: TracePosition = [0, ""];
 /** What a transaction deleted, and whether there may be more; for traces, where to look next. */
 export type Removed = { readonly rows: number; readonly more: boolean; readonly next?: TracePosition };
 
+/** Rows of a log up to one of them. What is deleted is named so, and not by the keys of a subquery, for which PostgreSQL may read the whole table. */
+const through = ({ dialect }: Tx, { xid, seq }: LogPosition): Sql =>
+  dialect.name === "sqlite" ? sql`xid = 0 and seq <= ${seq}` : sql`(xid, seq) <= (${xid}, ${seq})`;
+
 /** The beginning of the log of events, as far as it is old; the rest of the log is not looked at. */
 export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
   const found = await oldestEvents(tx, orgId);
@@ -50,11 +54,7 @@ export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Pro
   const old = kept < 0 ? found : found.slice(0, kept);
   const last = old.at(-1);
   if (!last) return { rows: 0, more: false };
-  const through =
-    tx.dialect.name === "sqlite"
-      ? sql`xid = 0 and seq <= ${last.seq}`
-      : sql`(xid, seq) <= (${last.xid}, ${last.seq})`;
-  const rows = await tx.run(sql`delete from outbox where org_id = ${orgId} and ${through}`);
+  const rows = await tx.run(sql`delete from outbox where org_id = ${orgId} and ${through(tx, last)}`);
   await raiseFloor(tx, orgId, "events", last);
   return { rows, more: old.length === retentionBatch };
 }
@@ -65,12 +65,21 @@ export const oldestEvents = (db: Queryable, orgId: string): Promise<(LogPosition
     select xid, seq, time_ms from outbox where org_id = ${orgId} and ${settled(db.dialect)} order by xid, seq limit ${retentionBatch}`);
 
 export async function removeDecisions(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
+  const found = await oldestDecisions(tx, orgId, beforeMs);
+  const last = found.at(-1);
+  if (!last) return { rows: 0, more: false };
   const rows = await tx.run(sql`
-    delete from policy_decision where (org_id, time_ms, decision_id, nth) in (
-      select org_id, time_ms, decision_id, nth from policy_decision where org_id = ${orgId} and time_ms < ${beforeMs}
-      order by time_ms, decision_id, nth limit ${retentionBatch})`);
-  return { rows, more: rows === retentionBatch };
+    delete from policy_decision where org_id = ${orgId} and time_ms <= ${last.time_ms} and (time_ms < ${last.time_ms} or decision_id <= ${last.id})`);
+  return { rows, more: found.length === retentionBatch };
 }
+
+/** By the primary key; with the last of a decision's rows go the others. */
+export const oldestDecisions = (db: Queryable, orgId: string, beforeMs: number): Promise<Oldest[]> =>
+  db.all(sql`
+    select time_ms, decision_id as id from policy_decision where org_id = ${orgId} and time_ms < ${beforeMs}
+    order by time_ms, decision_id, nth limit ${retentionBatch}`);
+
+type Oldest = { readonly time_ms: number; readonly id: string };
 
 /** The beginning of the chain, as far as it is old: what is not chained yet is not looked at. */
 export async function removeAudit(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
@@ -85,12 +94,19 @@ export async function removeAudit(tx: Tx, orgId: string, beforeMs: number): Prom
 
 /** In whatever state: what nobody has looked at in so long nobody will. */
 export async function removeDeadLetters(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
+  const found = await oldestDeadLetters(tx, orgId, beforeMs);
+  const last = found.at(-1);
+  if (!last) return { rows: 0, more: false };
   const rows = await tx.run(sql`
-    delete from dead_letter where (org_id, dead_letter_id) in (
-      select org_id, dead_letter_id from dead_letter where org_id = ${orgId} and create_ms < ${beforeMs}
-      order by create_ms, dead_letter_id limit ${retentionBatch})`);
-  return { rows, more: rows === retentionBatch };
+    delete from dead_letter where org_id = ${orgId} and create_ms <= ${last.time_ms} and (create_ms < ${last.time_ms} or dead_letter_id <= ${last.id})`);
+  return { rows, more: found.length === retentionBatch };
 }
+
+/** By the index on (org, time, id). */
+export const oldestDeadLetters = (db: Queryable, orgId: string, beforeMs: number): Promise<Oldest[]> =>
+  db.all(sql`
+    select create_ms as time_ms, dead_letter_id as id from dead_letter where org_id = ${orgId} and create_ms < ${beforeMs}
+    order by create_ms, dead_letter_id limit ${retentionBatch}`);
 
 /** The next traces from before a time, each with whether all of its tasks ended before it as well; by the index on (org, start, trace). */
 export const oldTraces = (
@@ -105,29 +121,36 @@ export const oldTraces = (
     from trace t where t.org_id = ${orgId} and t.start_ms between ${startMs} and ${beforeMs - 1} and (t.start_ms > ${startMs} or t.trace_id > ${traceId})
     order by t.start_ms, t.trace_id limit ${tracesAtOnce}`);
 
+/** By the index on (org, trace, xid, seq); its tasks are over, so that none will come before. */
+export const oldestSteps = (db: Queryable, orgId: string, traceId: string, limit: number): Promise<LogPosition[]> =>
+  db.all(sql`
+    select xid, seq from trace_event where org_id = ${orgId} and trace_id = ${traceId} order by xid, seq limit ${limit}`);
+
 /**
  * The next traces in which nothing has happened since: their steps, and with the last of these the trace. Those that go on are passed over. A task that joins
  * a trace of this age while that is removed keeps the trace's id, and is found by its own.
  */
 export async function removeTraces(tx: Tx, orgId: string, beforeMs: number, after: TracePosition): Promise<Removed> {
-  const found = await oldTraces(tx, orgId, beforeMs, after);
+  const traces = await oldTraces(tx, orgId, beforeMs, after);
   let floor: LogPosition | undefined;
   let rows = 0;
   let next = after;
-  for (const { trace_id, start_ms, over } of found) {
+  for (const { trace_id, start_ms, over } of traces) {
     if (over) {
       const room = retentionBatch - rows;
-      const gone = await tx.all<LogPosition>(sql`
-        delete from trace_event where (org_id, xid, seq) in (
-          select org_id, xid, seq from trace_event where org_id = ${orgId} and trace_id = ${trace_id} order by xid, seq limit ${room})
-        returning xid, seq`);
-      rows += gone.length;
-      for (const at of gone) if (!floor || isBefore(floor, at)) floor = at;
-      if (gone.length === room) break; // the rest of it is the next transaction's
+      const found = await oldestSteps(tx, orgId, trace_id, room);
+      const last = found.at(-1);
+      if (last) {
+        rows += await tx.run(
+          sql`delete from trace_event where org_id = ${orgId} and trace_id = ${trace_id} and ${through(tx, last)}`,
+        );
+        if (!floor || isBefore(floor, last)) floor = last;
+      }
+      if (found.length === room) break; // the rest of it is the next transaction's
       await tx.run(sql`delete from trace where org_id = ${orgId} and trace_id = ${trace_id}`);
     }
     next = [start_ms, trace_id];
   }
   if (floor) await raiseFloor(tx, orgId, "traces", floor);
-  return { rows, next, more: next === after ? rows > 0 : rows >= retentionBatch || found.length === tracesAtOnce };
+  return { rows, next, more: next === after ? rows > 0 : rows >= retentionBatch || traces.length === tracesAtOnce };
 }

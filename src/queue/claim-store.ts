@@ -40,7 +40,7 @@ export const promoteDue = (tx: Tx, orgId: string, queue: string, now: number, li
     with due as materialized (
       select seq as due_seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now}
       order by run_ms limit ${limit} ${tx.dialect.skipLocked})
-    update queue_job set state = 2, ready_ms = run_ms from due where seq = due_seq returning ${jobColumns}`);
+    update queue_job set state = 2, ready_ms = run_ms from due where org_id = ${orgId} and seq = due_seq returning ${jobColumns}`);
 
 /** The best jobs of each queue, to choose from: their queues, best first. Locks nothing. */
 export const bestQueues = async (
@@ -81,7 +81,7 @@ export const takeBest = (tx: Tx, taking: Taking, queue: string): Promise<JobRow[
     with best as materialized (
       select seq as best_seq from queue_job where org_id = ${taking.orgId} and queue = ${queue} and state = 2
       order by priority desc, seq limit 1 ${tx.dialect.skipLocked})
-    update queue_job set ${leasedBy(taking)} from best where seq = best_seq returning ${jobColumns}`);
+    update queue_job set ${leasedBy(taking)} from best where org_id = ${taking.orgId} and seq = best_seq returning ${jobColumns}`);
 
 /** A job to choose: its place among others, and what it takes in an answer at most, in bytes of protobuf. */
 export type Choice = { readonly seq: number; readonly priority: number; readonly bytes: number };
@@ -100,7 +100,7 @@ export const lockBest = (tx: Tx, orgId: string, queue: string, limit: number): P
 /** Takes jobs that are locked. In no order. */
 export const takeLocked = (tx: Tx, taking: Taking, seqs: readonly number[]): Promise<JobRow[]> =>
   tx.all<JobRow>(
-    sql`update queue_job set ${leasedBy(taking)} where seq in (${join([...seqs])}) returning ${jobColumns}`,
+    sql`update queue_job set ${leasedBy(taking)} where org_id = ${taking.orgId} and seq in (${join([...seqs])}) returning ${jobColumns}`,
   );
 
 /** The payloads of jobs, sealed, by id; those that have one. */

@@ -43,9 +43,12 @@ export const firstTrace: TracePosition = [0, ""];
 /** What a transaction deleted, and whether there may be more; for traces, where to look next. */
 export type Removed = { readonly rows: number; readonly more: boolean; readonly next?: TracePosition };
 
-/** Rows of a log up to one of them. What is deleted is named so, and not by the keys of a subquery, for which PostgreSQL may read the whole table. */
-const through = ({ dialect }: Tx, { xid, seq }: LogPosition): Sql =>
-  dialect.name === "sqlite" ? sql`xid = 0 and seq <= ${seq}` : sql`(xid, seq) <= (${xid}, ${seq})`;
+/**
+ * The first rows of a walk that has found the last of them. PostgreSQL gets them by their places: told where they end it may guess that this is half of the table,
+ * above all in a log that was restored, whose `xid` is 0 throughout, and read all of it.
+ */
+const those = ({ dialect }: Tx, table: Sql, walk: Sql, upToLast: Sql): Sql =>
+  dialect.name === "sqlite" ? upToLast : sql`ctid = any (array(select ctid from ${table} where ${walk}))`;
 
 /** The beginning of the log of events, as far as it is old; the rest of the log is not looked at. */
 export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
@@ -54,7 +57,10 @@ export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Pro
   const old = kept < 0 ? found : found.slice(0, kept);
   const last = old.at(-1);
   if (!last) return { rows: 0, more: false };
-  const rows = await tx.run(sql`delete from outbox where org_id = ${orgId} and ${through(tx, last)}`);
+  const walk = sql`org_id = ${orgId} and ${settled(tx.dialect)} order by xid, seq limit ${old.length}`;
+  const rows = await tx.run(
+    sql`delete from outbox where org_id = ${orgId} and ${those(tx, sql`outbox`, walk, sql`xid = 0 and seq <= ${last.seq}`)}`,
+  );
   await raiseFloor(tx, orgId, "events", last);
   return { rows, more: old.length === retentionBatch };
 }
@@ -68,12 +74,15 @@ export async function removeDecisions(tx: Tx, orgId: string, beforeMs: number): 
   const found = await oldestDecisions(tx, orgId, beforeMs);
   const last = found.at(-1);
   if (!last) return { rows: 0, more: false };
-  const rows = await tx.run(sql`
-    delete from policy_decision where org_id = ${orgId} and time_ms <= ${last.time_ms} and (time_ms < ${last.time_ms} or decision_id <= ${last.id})`);
+  const walk = sql`org_id = ${orgId} and time_ms < ${beforeMs} order by time_ms, decision_id, nth limit ${found.length}`;
+  const upTo = sql`time_ms <= ${last.time_ms} and (time_ms < ${last.time_ms} or decision_id <= ${last.id})`;
+  const rows = await tx.run(
+    sql`delete from policy_decision where org_id = ${orgId} and ${those(tx, sql`policy_decision`, walk, upTo)}`,
+  );
   return { rows, more: found.length === retentionBatch };
 }
 
-/** By the primary key; with the last of a decision's rows go the others. */
+/** By the primary key. */
 export const oldestDecisions = (db: Queryable, orgId: string, beforeMs: number): Promise<Oldest[]> =>
   db.all(sql`
     select time_ms, decision_id as id from policy_decision where org_id = ${orgId} and time_ms < ${beforeMs}
@@ -97,8 +106,11 @@ export async function removeDeadLetters(tx: Tx, orgId: string, beforeMs: number)
   const found = await oldestDeadLetters(tx, orgId, beforeMs);
   const last = found.at(-1);
   if (!last) return { rows: 0, more: false };
-  const rows = await tx.run(sql`
-    delete from dead_letter where org_id = ${orgId} and create_ms <= ${last.time_ms} and (create_ms < ${last.time_ms} or dead_letter_id <= ${last.id})`);
+  const walk = sql`org_id = ${orgId} and create_ms < ${beforeMs} order by create_ms, dead_letter_id limit ${found.length}`;
+  const upTo = sql`create_ms <= ${last.time_ms} and (create_ms < ${last.time_ms} or dead_letter_id <= ${last.id})`;
+  const rows = await tx.run(
+    sql`delete from dead_letter where org_id = ${orgId} and ${those(tx, sql`dead_letter`, walk, upTo)}`,
+  );
   return { rows, more: found.length === retentionBatch };
 }
 
@@ -141,8 +153,10 @@ export async function removeTraces(tx: Tx, orgId: string, beforeMs: number, afte
       const found = await oldestSteps(tx, orgId, trace_id, room);
       const last = found.at(-1);
       if (last) {
+        const ofTrace = sql`org_id = ${orgId} and trace_id = ${trace_id}`;
+        const walk = sql`${ofTrace} order by xid, seq limit ${found.length}`;
         rows += await tx.run(
-          sql`delete from trace_event where org_id = ${orgId} and trace_id = ${trace_id} and ${through(tx, last)}`,
+          sql`delete from trace_event where ${ofTrace} and ${those(tx, sql`trace_event`, walk, sql`xid = 0 and seq <= ${last.seq}`)}`,
         );
         if (!floor || isBefore(floor, last)) floor = last;
       }

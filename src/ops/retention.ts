@@ -40,7 +40,7 @@ export const retentionDays = (config: Config, kind: RetentionKind): number =>
   })[kind];
 
 export type Retention = {
-  /** One round; gives in how many milliseconds the next one is due. */
+  /** One round, or the one under way; gives in how many milliseconds the next one is due. */
   round(): Promise<number>;
   /** Rows that this process has removed. */
   removed(kind: RetentionKind): number;
@@ -72,25 +72,31 @@ export function createRetention(app: Needs, metrics: Pick<Metrics, "counter">): 
     return false;
   }
 
+  async function work(): Promise<number> {
+    const kind = retentionKinds[place.kind]!;
+    const days = retentionDays(config, kind);
+    const beforeMs = clock.now() - days * dayMs;
+    const page = days === 0 ? [] : await organizationsWithOld(db.query, kind, beforeMs, place.orgId, lookedAt);
+    const first = page.find(({ due }) => due === 1);
+    if (first) {
+      // Not the server's id: a server that holds a lease by that name counts as alive.
+      if (!(await db.tx((tx) => takeLease(tx, "retention", `retention:${serverId}`, clock.now(), leaseMs))))
+        return retentionMs;
+      if (await removeFrom(kind, first.org_id, beforeMs)) place = { ...start(place.kind), orgId: first.org_id };
+      return pauseMs;
+    }
+    if (page.length === lookedAt) place.orgId = page.at(-1)!.org_id;
+    else place = start((place.kind + 1) % retentionKinds.length);
+    return place.kind === 0 && place.orgId === "" ? retentionMs : pauseMs;
+  }
+
+  let running: Promise<number> | undefined;
   return {
     removed: (kind) => removed.get(kind) ?? 0,
-    async round() {
-      const kind = retentionKinds[place.kind]!;
-      const days = retentionDays(config, kind);
-      const beforeMs = clock.now() - days * dayMs;
-      const page = days === 0 ? [] : await organizationsWithOld(db.query, kind, beforeMs, place.orgId, lookedAt);
-      const first = page.find(({ due }) => due === 1);
-      if (first) {
-        // Not the server's id: a server that holds a lease by that name counts as alive.
-        if (!(await db.tx((tx) => takeLease(tx, "retention", `retention:${serverId}`, clock.now(), leaseMs))))
-          return retentionMs;
-        if (await removeFrom(kind, first.org_id, beforeMs)) place = { ...start(place.kind), orgId: first.org_id };
-        return pauseMs;
-      }
-      if (page.length === lookedAt) place.orgId = page.at(-1)!.org_id;
-      else place = start((place.kind + 1) % retentionKinds.length);
-      return place.kind === 0 && place.orgId === "" ? retentionMs : pauseMs;
-    },
+    round: () =>
+      (running ??= work().finally(() => {
+        running = undefined;
+      })),
   };
 }
 

@@ -48,7 +48,6 @@ async function emptyPlace(engine: "sqlite" | "postgres"): Promise<MovePlace> {
 const moveKilled = (from: MovePlace, to: MovePlace, puts: number) =>
   commands.start([JSON.stringify({ from, to, puts })], {}, [killed]).ended;
 
-const argument = (place: MovePlace): string => ("folder" in place ? place.folder : place.postgres);
 const startOn = (place: MovePlace): Promise<World> =>
   "folder" in place ? start("sqlite", { data: place.folder }) : start("postgres", { databaseUrl: place.postgres });
 

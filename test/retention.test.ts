@@ -2,7 +2,16 @@ import { describe, expect, test } from "vitest";
 import { sql } from "../src/db/db.ts";
 import { oldestInChain } from "../src/ops/audit-chain-store.ts";
 import { proveAudit } from "../src/ops/audit-proof.ts";
-import { oldestEvents, oldestSteps, oldTraces, organizationsWithOld, removeDeadLetters, removeDecisions, removeEvents, removeTraces } from "../src/ops/retention-store.ts";
+import {
+  oldestEvents,
+  oldestSteps,
+  oldTraces,
+  organizationsWithOld,
+  removeDeadLetters,
+  removeDecisions,
+  removeEvents,
+  removeTraces,
+} from "../src/ops/retention-store.ts";
 import { contract, echoEndpoint, stateOf, submit } from "./bus-fixtures/bus.ts";
 import { pullEndpoint } from "./bus-fixtures/instance.ts";
 import { type Clients, dialects, eventually, fakeClock, refusal, start, type World } from "./harness.ts";
@@ -19,7 +28,8 @@ const kept = (world: World, clock: { advance(ms: number): void }, look: () => Pr
     return look();
   });
 
-const eventsOf = async (by: Clients, token = "") => (await by.events.listEvents({ pageSize: 250, pageToken: token })).events;
+const eventsOf = async (by: Clients, token = "") =>
+  (await by.events.listEvents({ pageSize: 250, pageToken: token })).events;
 const traceIsGone = (by: Clients, traceId: string) =>
   by.traces.getTrace({ traceId }).then(
     () => false,
@@ -117,7 +127,13 @@ describe.each(dialects)("%s", (dialect) => {
 
     const { details } = await world.operator.status.getStatus({});
     const told = Object.fromEntries(details!.retention.map(({ kind, days, removed }) => [kind, [days, removed > 0n]]));
-    expect(told).toEqual({ traces: [90, true], events: [90, true], decisions: [90, true], dead_letters: [0, false], audit: [0, false] });
+    expect(told).toEqual({
+      traces: [90, true],
+      events: [90, true],
+      decisions: [90, true],
+      dead_letters: [0, false],
+      audit: [0, false],
+    });
     expect(await world.server.app.metrics.text()).toMatch(/moltwire_retention_removed_total\{kind="traces"\} [1-9]/);
   });
 
@@ -150,7 +166,9 @@ describe.each(dialects)("%s", (dialect) => {
     const { reason } = await refusal(first(org.admin.admin.exportAuditEvents({ afterNumber: noted.number - 1n })));
     expect(reason).toBe("CURSOR_EXPIRED");
     // Nothing else can be taken from it unseen.
-    await db.tx((tx) => tx.run(sql`delete from audit_event where org_id = ${org.orgId} and number = ${Number(noted.number) + 1}`));
+    await db.tx((tx) =>
+      tx.run(sql`delete from audit_event where org_id = ${org.orgId} and number = ${Number(noted.number) + 1}`),
+    );
     expect((await proveAudit(db.query)).faults).toEqual([expect.stringContaining("is missing")]);
   });
 
@@ -180,17 +198,31 @@ describe.each(dialects)("%s", (dialect) => {
         select ${orgId}, 'dlq_' || n, 1, 'tsk_' || n, '', '', '', '', '', 1, n, null, '', '' from ${numbers}`);
     });
     if (dialect === "postgres")
-      await db.tx((tx) => tx.script("analyze outbox; analyze trace; analyze trace_event; analyze policy_decision; analyze dead_letter; analyze task"));
+      await db.tx((tx) =>
+        tx.script(
+          "analyze outbox; analyze trace; analyze trace_event; analyze policy_decision; analyze dead_letter; analyze task",
+        ),
+      );
     const early = 200;
     for (const [name, send] of [
       ["steps", (tx: never) => oldestSteps(tx, orgId, "trace7", 500)],
-      ["removing steps", (tx: never) => removeTraces(havingFound(tx, { trace_id: "trace7", start_ms: 7, over: 1, xid: 0, seq: 9 }), orgId, early, [0, ""])],
+      [
+        "removing steps",
+        (tx: never) =>
+          removeTraces(havingFound(tx, { trace_id: "trace7", start_ms: 7, over: 1, xid: 0, seq: 9 }), orgId, early, [
+            0,
+            "",
+          ]),
+      ],
       ["events", (tx: never) => removeEvents(havingFound(tx, { xid: 0, seq: 300, time_ms: 1 }), orgId, early)],
       ["oldest events", (tx: never) => oldestEvents(tx, orgId)],
       ["the audit log", (tx: never) => oldestInChain(tx, { org_id: orgId, gone_number: 0 }, 500)],
       ["a look at the audit log", (tx: never) => organizationsWithOld(tx, "audit", early, "", 500)],
       ["decisions", (tx: never) => removeDecisions(havingFound(tx, { time_ms: 100, id: "dec_100" }), orgId, early)],
-      ["dead letters", (tx: never) => removeDeadLetters(havingFound(tx, { time_ms: 100, id: "dlq_100" }), orgId, early)],
+      [
+        "dead letters",
+        (tx: never) => removeDeadLetters(havingFound(tx, { time_ms: 100, id: "dlq_100" }), orgId, early),
+      ],
       ["traces", (tx: never) => oldTraces(tx, orgId, early, [0, ""])],
       ["a look at traces", (tx: never) => organizationsWithOld(tx, "traces", early, "", 500)],
       ["a look at events", (tx: never) => organizationsWithOld(tx, "events", early, "", 500)],
@@ -198,7 +230,9 @@ describe.each(dialects)("%s", (dialect) => {
       ["a look at dead letters", (tx: never) => organizationsWithOld(tx, "dead_letters", early, "", 500)],
     ] as const) {
       const plan = await plansOf(db.query, send as never);
-      expect(plan, name).not.toMatch(/SCAN (outbox|audit_event|e|r|a|trace\w*|t|k|policy_decision|dead_letter)\b|Seq Scan on (outbox|audit_event|trace|policy_decision|dead_letter)/);
+      expect(plan, name).not.toMatch(
+        /SCAN (outbox|audit_event|e|r|a|trace\w*|t|k|policy_decision|dead_letter)\b|Seq Scan on (outbox|audit_event|trace|policy_decision|dead_letter)/,
+      );
     }
     const removed = await db.tx((tx) => removeTraces(tx, orgId, rows + 1, [0, ""]));
     expect(removed).toMatchObject({ more: true });
@@ -207,7 +241,8 @@ describe.each(dialects)("%s", (dialect) => {
     const left = async () =>
       (await db.query.one<{ n: number }>(sql`
         select (select count(*) from outbox where org_id = ${orgId}) + (select count(*) from trace where org_id = ${orgId}) + (select count(*) from trace_event where org_id = ${orgId})
-          + (select count(*) from policy_decision where org_id = ${orgId}) + (select count(*) from dead_letter where org_id = ${orgId}) as n`))!.n;
+          + (select count(*) from policy_decision where org_id = ${orgId}) + (select count(*) from dead_letter where org_id = ${orgId}) as n`))!
+        .n;
     await eventually(async () => {
       await world.server.app.retention.round();
       return (await left()) === 0;

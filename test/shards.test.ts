@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { findApproval } from "../src/bus/approval/store.ts";
 import { agentsWithCapability } from "../src/bus/agent-store.ts";
+import { findApproval } from "../src/bus/approval/store.ts";
 import { budgetsOfTask } from "../src/bus/budget/budget-store.ts";
 import { findUse, standingOfTask } from "../src/bus/budget/use-store.ts";
 import { rateFor } from "../src/bus/cost/rate-store.ts";
@@ -8,19 +8,34 @@ import { listDeadLetters } from "../src/bus/dead-letter/dead-letter-store.ts";
 import { listDecisions } from "../src/bus/policy/decision-store.ts";
 import { loadPolicies, policySetRevision } from "../src/bus/policy/policy-store.ts";
 import { findTask, listTasks, lockTask, taskState } from "../src/bus/task-store.ts";
-import { committedTraceSteps, findTrace, lastStep, listTraces, readSteps, readTaskSteps } from "../src/bus/trace-store.ts";
+import {
+  committedTraceSteps,
+  findTrace,
+  lastStep,
+  listTraces,
+  readSteps,
+  readTaskSteps,
+} from "../src/bus/trace-store.ts";
 import { type Sql, sql } from "../src/db/db.ts";
 import { readStanding } from "../src/exchange/ledger/store.ts";
-import { listAudit } from "../src/ops/audit-store.ts";
+import { readChanges as readMemoryChanges } from "../src/memory/log-store.ts";
+import { listEntries, readPlaces } from "../src/memory/store.ts";
 import { rowsToSeal } from "../src/ops/audit-chain-store.ts";
+import { listAudit } from "../src/ops/audit-store.ts";
 import { logFloor } from "../src/ops/log-floor.ts";
 import { lastEvent, readEvents } from "../src/ops/outbox.ts";
 import { oldTraces, removeDecisions, removeEvents } from "../src/ops/retention-store.ts";
-import { bestQueues, claimableFrom, dueQueues, lockBest, promoteDue, takeBest, takeLocked } from "../src/queue/claim-store.ts";
+import {
+  bestQueues,
+  claimableFrom,
+  dueQueues,
+  lockBest,
+  promoteDue,
+  takeBest,
+  takeLocked,
+} from "../src/queue/claim-store.ts";
 import { listJobs } from "../src/queue/list-store.ts";
 import { levelsNamed } from "../src/queue/tally.ts";
-import { readChanges as readMemoryChanges } from "../src/memory/log-store.ts";
-import { listEntries, readPlaces } from "../src/memory/store.ts";
 import { readStretch, takeSequence } from "../src/relay/log-store.ts";
 import { findMessage, listMessages, markDelivered, markRead } from "../src/relay/message-store.ts";
 import { subscribers } from "../src/webhook/fan-out.ts";
@@ -48,7 +63,10 @@ const hot: readonly (readonly [string, (tx: never) => Promise<unknown>])[] = [
   ["how a task stands", (tx) => taskState(tx, org, "tsk_a")],
   ["a page of tasks", (tx) => listTasks(tx, org, nobody, ["tsk_z"], 51)],
   ["a page of an agent's tasks", (tx) => listTasks(tx, org, { ...nobody, agentId: "agt_a", state: 4 }, ["tsk_z"], 51)],
-  ["the agents of a capability", (tx) => agentsWithCapability(tx, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250)],
+  [
+    "the agents of a capability",
+    (tx) => agentsWithCapability(tx, org, { capability: "c", onlyAgentId: "", tier: 4, fit: true }, 250),
+  ],
   ["the revision of policies", (tx) => policySetRevision(tx, org)],
   ["policies", (tx) => loadPolicies(tx, org)],
   ["the budgets of a task", (tx) => budgetsOfTask(tx, org, [{ scope: 1, subjectIds: ["agt_a", "*"] }])],
@@ -82,12 +100,26 @@ const hot: readonly (readonly [string, (tx: never) => Promise<unknown>])[] = [
   ["how queues stand", (tx) => levelsNamed(tx, org, new Set(["a", "b"]))],
   ["following messages", (tx) => readStretch(tx, log, 500, page)],
   ["a place in a log", (tx) => takeSequence(tx, log, 1)],
-  ["a page of messages", (tx) => listMessages(tx, log, { newest: false, unreadOnly: false, from: 5, after: 500 }, page)],
+  [
+    "a page of messages",
+    (tx) => listMessages(tx, log, { newest: false, unreadOnly: false, from: 5, after: 500 }, page),
+  ],
   ["a message", (tx) => findMessage(tx, org, "msg_a")],
   ["receipts", (tx) => markDelivered(tx, log, [1, 2, 3], 1)],
   ["reading", (tx) => markRead(tx, log, ["msg_1"], 1)],
   ["entries of a memory", (tx) => readPlaces(tx, memory, [entry, entry], true)],
-  ["a page of entries", (tx) => listEntries(tx, memory, { namespace: "n", prefix: "k", byTime: false, publicOnly: false, withValues: true }, ["ka"], 1, 51)],
+  [
+    "a page of entries",
+    (tx) =>
+      listEntries(
+        tx,
+        memory,
+        { namespace: "n", prefix: "k", byTime: false, publicOnly: false, withValues: true },
+        ["ka"],
+        1,
+        51,
+      ),
+  ],
   ["following a memory", (tx) => readMemoryChanges(tx, memory, 9, 64)],
   ["removing old events", (tx) => removeEvents(tx, org, 5)],
   ["removing old decisions", (tx) => removeDecisions(tx, org, 5)],
@@ -110,7 +142,10 @@ const strangersIn = (plan: Plan): string[] =>
       const conditions = [node["Index Cond"], node["Recheck Cond"], node.Filter].filter(Boolean).join(" and ");
       return !/\borg_id = ('org_a'::text|\w+\.org_id)/.test(conditions);
     })
-    .map((node) => `${node["Node Type"]} on ${node["Relation Name"]}: ${JSON.stringify(node["Index Cond"] ?? node.Filter ?? "")}`);
+    .map(
+      (node) =>
+        `${node["Node Type"]} on ${node["Relation Name"]}: ${JSON.stringify(node["Index Cond"] ?? node.Filter ?? "")}`,
+    );
 
 test.runIf(dialects.includes("postgres"))(
   "every hot query is of one shard: each table that it reads is read where org_id is the caller's",
@@ -132,7 +167,9 @@ test.runIf(dialects.includes("postgres"))(
         await send(recorder as never);
         const plans: Plan[] = [];
         for (const q of sent) {
-          const row = await tx.one<{ "QUERY PLAN": string | [{ Plan: Plan }] }>(sql`explain (format json, costs off) ${q}`);
+          const row = await tx.one<{ "QUERY PLAN": string | [{ Plan: Plan }] }>(
+            sql`explain (format json, costs off) ${q}`,
+          );
           const found = row!["QUERY PLAN"];
           plans.push((typeof found === "string" ? (JSON.parse(found) as [{ Plan: Plan }]) : found)[0].Plan);
         }
@@ -144,7 +181,9 @@ test.runIf(dialects.includes("postgres"))(
         wrong.push(...plans.flatMap(strangersIn).map((line) => `${what}: ${line}`));
       }
       // What reads across organisations is seen.
-      const across = await plansOf((other: never) => (other as typeof tx).all(sql`select 1 from task where task_id = ${"tsk_a"}`));
+      const across = await plansOf((other: never) =>
+        (other as typeof tx).all(sql`select 1 from task where task_id = ${"tsk_a"}`),
+      );
       expect(across.flatMap(strangersIn)).toHaveLength(1);
     });
     expect(wrong).toEqual([]);

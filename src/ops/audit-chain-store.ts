@@ -55,7 +55,11 @@ export const moveHead = (
     update audit_head set number = ${number}, hash = ${hash}, seal_ms = ${seal_ms}, xid = ${xid}, seq = ${seq} where org_id = ${org_id}`);
 
 /** The next rows of the log that the sealer has not seen and that none will come before. After a restore some of them are chained already. */
-export const rowsToSeal = (tx: Tx, head: Pick<AuditHead, "org_id" | "xid" | "seq">, limit: number): Promise<AuditRow[]> =>
+export const rowsToSeal = (
+  tx: Tx,
+  head: Pick<AuditHead, "org_id" | "xid" | "seq">,
+  limit: number,
+): Promise<AuditRow[]> =>
   tx.all<AuditRow>(sql`
     select ${auditColumns} from audit_event where org_id = ${head.org_id} and ${settledAfter(tx.dialect, head)} order by xid, seq limit ${limit}`);
 

@@ -19,7 +19,8 @@ export const raiseFloor = (tx: Tx, orgId: string, log: KeptLog, { xid, seq }: Lo
     where log_floor.xid < ${xid} or (log_floor.xid = ${xid} and log_floor.seq < ${seq})`);
 
 /** Whether a row of a log comes before another. */
-export const isBefore = (a: LogPosition, b: LogPosition): boolean => a.xid < b.xid || (a.xid === b.xid && a.seq < b.seq);
+export const isBefore = (a: LogPosition, b: LogPosition): boolean =>
+  a.xid < b.xid || (a.xid === b.xid && a.seq < b.seq);
 
 /** Throws CURSOR_EXPIRED, with the oldest cursor there is, for a position after which something is gone. */
 export function checkKept(position: LogPosition, floor: LogPosition, encode: (at: LogPosition) => string): void {

@@ -19,7 +19,8 @@ const oldest: Readonly<Record<RetentionKind, (beforeMs: number) => Sql>> = {
   events: (beforeMs) =>
     sql`select 1 from (select e.time_ms from outbox e where e.org_id = one.org_id order by e.xid, e.seq limit 1) oldest where oldest.time_ms < ${beforeMs}`,
   decisions: (beforeMs) => sql`select 1 from policy_decision r where r.org_id = one.org_id and r.time_ms < ${beforeMs}`,
-  dead_letters: (beforeMs) => sql`select 1 from dead_letter r where r.org_id = one.org_id and r.create_ms < ${beforeMs}`,
+  dead_letters: (beforeMs) =>
+    sql`select 1 from dead_letter r where r.org_id = one.org_id and r.create_ms < ${beforeMs}`,
   audit: (beforeMs) =>
     sql`select 1 from (select a.time_ms from audit_event a where a.org_id = one.org_id and a.number is not null order by a.number limit 1) oldest where oldest.time_ms < ${beforeMs}`,
 };

@@ -19,7 +19,8 @@ const ofEach = ({ name }: Dialect, queues: readonly string[], select: (queue: Sq
  * Before the number of a job, which alone would do: were the table spread over servers by its organisation, PostgreSQL would ask only one of them. SQLite would look for
  * the number in an index of the organisation.
  */
-const inOrg = ({ dialect }: Tx, orgId: string): Sql => (dialect.name === "postgres" ? sql`org_id = ${orgId} and` : empty);
+const inOrg = ({ dialect }: Tx, orgId: string): Sql =>
+  dialect.name === "postgres" ? sql`org_id = ${orgId} and` : empty;
 
 /** Those of the queues in which a job's time has come. */
 export const dueQueues = async (

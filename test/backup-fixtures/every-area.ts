@@ -1,12 +1,12 @@
 /** Something of every area, made through the public protocol. */
 import { Outcome } from "../../gen/moltwire/directory/v1/collaboration_pb.ts";
 import { Pattern } from "../../gen/moltwire/lab/v1/scenario_pb.ts";
-import { contract, echoEndpoint, submit, value, whenEnded } from "../bus-fixtures/bus.ts";
+import { contract, echoEndpoint, submit, whenEnded } from "../bus-fixtures/bus.ts";
 import { credits } from "../exchange-fixtures/ledger.ts";
 import { market } from "../exchange-fixtures/listing.ts";
 import { post } from "../exchange-fixtures/market.ts";
 import { across } from "../federation-fixtures/across.ts";
-import { eventually, type Org, type OrgAgent, unique, type World } from "../harness.ts";
+import { eventually, type Org, type OrgAgent, type World } from "../harness.ts";
 import { play } from "../lab-fixtures/lab.ts";
 import { data, set } from "../memory-fixtures/memory.ts";
 import { claim, leaseOf, submit as submitJob } from "../queue-fixtures/jobs.ts";
@@ -25,7 +25,8 @@ export async function everyArea(world: World): Promise<EveryArea> {
   const org = await world.org();
   const { admin } = org;
   const agent = await org.agent({ capabilities: ["say"], endpoint: echoEndpoint, description: "ü, 🦞 and a quote '" });
-  const [asker, broken] = [await org.agent(), await org.agent({ capabilities: ["break"], endpoint: nowhere })];
+  const asker = await org.agent();
+  await org.agent({ capabilities: ["break"], endpoint: nowhere });
   await admin.policies.putPolicy({
     policyId: "barred",
     cedarText: 'forbid (principal, action == Action::"invoke", resource == Contract::"barred");',

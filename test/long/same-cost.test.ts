@@ -84,7 +84,8 @@ async function measure(db: Db, last: number): Promise<Record<string, Cost>> {
       readStretch(tx, { orgId, logId: "agt_a" }, last - page, { messages: page, bytes: 262_144 }),
     "the feed of events": (tx) => readEvents(tx, orgId, { xid: 0, seq: end.events - page }, page),
     "the feed of steps": (tx) => readSteps(tx, orgId, { xid: 0, seq: end.steps - page }, page),
-    "the feed of a task": (tx) => readTaskSteps(tx, orgId, traceId, traceId.replace("trace", "tsk_"), { xid: 0, seq: 0 }, page),
+    "the feed of a task": (tx) =>
+      readTaskSteps(tx, orgId, traceId, traceId.replace("trace", "tsk_"), { xid: 0, seq: 0 }, page),
   };
   const costs: Record<string, Cost> = {};
   for (const [what, send] of Object.entries(statements)) costs[what] = await costOf(db, send);
@@ -99,14 +100,20 @@ async function costOf(db: Db, send: (tx: Tx) => Promise<unknown>): Promise<Cost>
     const recorder = (run: (q: Sql) => Promise<void>) =>
       ({
         dialect: tx.dialect,
-        all: async (q: Sql) => (await run(q), []),
+        all: async (q: Sql) => {
+          await run(q);
+          return [];
+        },
         one: async (q: Sql) => run(q),
-        run: async (q: Sql) => (await run(q), 0),
+        run: async (q: Sql) => {
+          await run(q);
+          return 0;
+        },
       }) as unknown as Tx;
     // Twice: the first reads what the second has in memory, and marks rows as visible.
     for (let nth = 0; nth < 2; nth++) {
       cost = { buffers: 0, descents: 0 };
-      await tx.script(`savepoint nth`);
+      await tx.script("savepoint nth");
       await send(
         recorder(async (q) => {
           const row = await tx.one<{ "QUERY PLAN": string | [{ Plan: Plan }] }>(
@@ -119,11 +126,14 @@ async function costOf(db: Db, send: (tx: Tx) => Promise<unknown>): Promise<Cost>
             buffers: cost.buffers + (plan["Shared Hit Blocks"] ?? 0) + (plan["Shared Read Blocks"] ?? 0),
             descents:
               cost.descents +
-              nodes.reduce((sum, node) => sum + (/Scan|Insert|Modify/.test(node["Node Type"]) ? (node["Actual Loops"] ?? 1) : 0), 0),
+              nodes.reduce(
+                (sum, node) => sum + (/Scan|Insert|Modify/.test(node["Node Type"]) ? (node["Actual Loops"] ?? 1) : 0),
+                0,
+              ),
           };
         }),
       );
-      await tx.script(`rollback to savepoint nth`);
+      await tx.script("rollback to savepoint nth");
     }
     throw undone;
   });

@@ -12,6 +12,7 @@ import type { Egress } from "./egress/egress.ts";
 import type { KeyUse } from "./federation/key-use.ts";
 import type { Ids } from "./ids.ts";
 import type { Metrics } from "./ops/metrics.ts";
+import type { Retention } from "./ops/retention.ts";
 import type { RelayCounts } from "./relay/metrics.ts";
 import type { Cursors } from "./rpc/cursor.ts";
 import type { Limiters } from "./rpc/limits.ts";
@@ -42,6 +43,7 @@ export type App = {
   readonly readDecisions: ReadDecisions;
   readonly metrics: Metrics;
   readonly relayCounts: RelayCounts;
+  readonly retention: Retention;
   /** Takes spans, if the operator wants them. */
   readonly telemetry: Telemetry | undefined;
   /** Told of the steps of each transaction after its commit. */

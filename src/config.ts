@@ -71,6 +71,13 @@ export type Config = {
   readonly relayFullInbox: FullInbox;
   /** Days for which deliveries to webhooks are kept after their last attempt, and for which they wait for a disabled one. */
   readonly webhookRetentionDays: number;
+  /** Days for which traces, events, decisions of policies, and dead letters of tasks are kept; 0: for ever. */
+  readonly traceRetentionDays: number;
+  readonly eventRetentionDays: number;
+  readonly decisionRetentionDays: number;
+  readonly deadLetterRetentionDays: number;
+  /** The same of the rows of audit logs. */
+  readonly auditRetentionDays: number;
   /** What of the rewards of marketplace tasks the platform keeps, in hundredths of a percent. */
   readonly marketplaceFeeBps: number;
   /** The mail server and the addresses for what the contact form takes; none: it is only kept. Has a secret. */
@@ -351,6 +358,41 @@ export const settings = {
     // Longer than the longest wait between two attempts.
     parse: integer(1, 3_650),
   },
+  MOLTWIRE_TRACE_RETENTION_DAYS: {
+    flag: "trace-retention-days",
+    form: "NUMBER",
+    help: "days for which traces are kept after the last of their tasks has ended; 0 for ever",
+    fallback: "90",
+    parse: integer(0, 36_500),
+  },
+  MOLTWIRE_EVENT_RETENTION_DAYS: {
+    flag: "event-retention-days",
+    form: "NUMBER",
+    help: "days for which events are kept; 0 for ever",
+    fallback: "90",
+    parse: integer(0, 36_500),
+  },
+  MOLTWIRE_DECISION_RETENTION_DAYS: {
+    flag: "decision-retention-days",
+    form: "NUMBER",
+    help: "days for which decisions of policies are kept; 0 for ever",
+    fallback: "90",
+    parse: integer(0, 36_500),
+  },
+  MOLTWIRE_DEAD_LETTER_RETENTION_DAYS: {
+    flag: "dead-letter-retention-days",
+    form: "NUMBER",
+    help: "days for which dead letters of tasks are kept, resolved or not; 0 for ever",
+    fallback: "365",
+    parse: integer(0, 36_500),
+  },
+  MOLTWIRE_AUDIT_RETENTION_DAYS: {
+    flag: "audit-retention-days",
+    form: "NUMBER",
+    help: "days for which rows of the audit logs are kept; export them before; 0 for ever",
+    fallback: "0",
+    parse: integer(0, 36_500),
+  },
   MOLTWIRE_MARKETPLACE_FEE_BPS: {
     flag: "marketplace-fee-bps",
     form: "NUMBER",
@@ -477,6 +519,11 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     relayRetentionDays: value("MOLTWIRE_RELAY_RETENTION_DAYS")!,
     relayFullInbox: value("MOLTWIRE_RELAY_FULL_INBOX")!,
     webhookRetentionDays: value("MOLTWIRE_WEBHOOK_RETENTION_DAYS")!,
+    traceRetentionDays: value("MOLTWIRE_TRACE_RETENTION_DAYS")!,
+    eventRetentionDays: value("MOLTWIRE_EVENT_RETENTION_DAYS")!,
+    decisionRetentionDays: value("MOLTWIRE_DECISION_RETENTION_DAYS")!,
+    deadLetterRetentionDays: value("MOLTWIRE_DEAD_LETTER_RETENTION_DAYS")!,
+    auditRetentionDays: value("MOLTWIRE_AUDIT_RETENTION_DAYS")!,
     marketplaceFeeBps: value("MOLTWIRE_MARKETPLACE_FEE_BPS")!,
     mail: smtp && contactTo ? { server: smtp, to: contactTo, from: contactFrom ?? contactTo } : undefined,
     paymentSecrets: value("MOLTWIRE_PAYMENT_SECRET") ?? [],
@@ -487,7 +534,13 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
 }
 
 /** Variables of the same prefix that clients and tests read. */
-const notForServer: ReadonlySet<string> = new Set(["MOLTWIRE_URL", "MOLTWIRE_API_KEY", "MOLTWIRE_TEST_DATABASE_URL"]);
+const notForServer: ReadonlySet<string> = new Set([
+  "MOLTWIRE_URL",
+  "MOLTWIRE_API_KEY",
+  "MOLTWIRE_TEST_DATABASE_URL",
+  "MOLTWIRE_MIGRATE_FROM",
+  "MOLTWIRE_MIGRATE_TO",
+]);
 
 /** What `--help` prints. */
 export const helpText = (): string =>

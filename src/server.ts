@@ -73,6 +73,7 @@ import { createMetrics, type Metrics } from "./ops/metrics.ts";
 import { servePages } from "./ops/pages.ts";
 import { queueMetrics } from "./ops/queue-metrics.ts";
 import { serveReference } from "./ops/reference/serve.ts";
+import { createRetention, retentionMs } from "./ops/retention.ts";
 import { selfCheck } from "./ops/self-check.ts";
 import { storageMetrics } from "./ops/storage-metrics.ts";
 import { taskMetrics } from "./ops/task-metrics.ts";
@@ -261,6 +262,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     readDecisions: createReadDecisions(metrics),
     metrics,
     relayCounts: relayCounts(metrics),
+    retention: createRetention({ config, db, clock, serverId, stopping: stopping.signal }, metrics),
     telemetry,
     stepsCommitted: tellAll(log, [taskMetrics(metrics, db), ...(telemetry ? [spansOfTasks(telemetry)] : [])]),
     log,
@@ -350,6 +352,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     every(app, sweepMs, "peers", () => sweepPeers(app)),
     every(app, sweepMs, "contacts", () => sweepContacts(app)),
     every(app, sealMs, "audit", auditSealer(app, auditMetrics(metrics, app))),
+    every(app, retentionMs, "retention", app.retention.round),
     every(app, sweepMs, "sessions", () => sweepSessions(app)),
     every(app, checkMs, "self-check", check),
     every(app, sweepQueuesMs, "queues", () => sweepQueues(app)),

@@ -252,6 +252,7 @@ const runs: Readonly<Record<string, Run>> = {
   "vault drop": [() => [made.org!]],
   backup: [() => [file]],
   restore: [() => [file, "--data", join(folder, "restored")]],
+  migrate: [() => ["--from", join(folder, "restored"), "--to", join(folder, "migrated")]],
   init: [() => [join(folder, "my-agent")]],
   login: [() => [], undefined, 0, () => `${world.operatorKey}\n`],
   "profile list": [() => []],

@@ -24,6 +24,7 @@ import { lab } from "./lab.ts";
 import { ledger } from "./ledger.ts";
 import { listing } from "./listing.ts";
 import { market } from "./market.ts";
+import { migrate } from "./migrate.ts";
 import { org } from "./org.ts";
 import { columns } from "./output.ts";
 import { peer } from "./peer.ts";
@@ -46,7 +47,7 @@ const groups: Readonly<Record<string, readonly Noun[]>> = {
   "What may be done, and what was not:": [],
   "Parties and what they agreed on:": [agent, contract, org, grant, gateway, peer, key],
   "Credits, and what they buy:": [billing, listing, subscription, review, market],
-  "Running it:": [server, dev, demo, status, doctor, admin, audit, vault, ledger, backup, restore],
+  "Running it:": [server, dev, demo, status, doctor, admin, audit, vault, ledger, backup, restore, migrate],
   "This command:": [init, login, logout, profile, completion, help],
 };
 

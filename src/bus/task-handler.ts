@@ -14,6 +14,7 @@ import type { Queryable, Tx } from "../db/db.ts";
 import type { LogPosition } from "../db/log.ts";
 import { Fault, notFound } from "../errors.ts";
 import { isAway } from "../federation/gateway/sides.ts";
+import { checkKept, logFloor } from "../ops/log-floor.ts";
 import { type Caller, callerOf, traceOf } from "../rpc/caller.ts";
 import { command, runCommand } from "../rpc/command.ts";
 import { feed } from "../rpc/feed.ts";
@@ -42,6 +43,7 @@ import {
 } from "./task-store.ts";
 import { traceLog } from "./trace-handler.ts";
 import {
+  findTrace,
   firstPieceKind,
   fromEventRow,
   hasStepAfter,
@@ -122,6 +124,9 @@ export const taskHandler = (app: App, dispatcher: Dispatcher): Pick<ServiceImpl<
     const task = await visibleTask(db, caller, orgId, req.taskId);
     const cursors = logCursors(app.cursors, traceLog, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : logStart;
+    // The log of the organisation can begin later than this cursor, and have all of this task none the less.
+    if (req.afterCursor && !(await findTrace(db, orgId, task.trace_id)))
+      checkKept(position, await logFloor(db, orgId, traceLog), cursors.encode);
     return {
       topics: [taskTopic(task.task_id)],
       position,

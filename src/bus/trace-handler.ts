@@ -9,6 +9,7 @@ import type {
 import type { App } from "../app.ts";
 import type { LogPosition } from "../db/log.ts";
 import { notFound } from "../errors.ts";
+import { checkKept, logFloor } from "../ops/log-floor.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { feed } from "../rpc/feed.ts";
 import { logCursors, logStart } from "../rpc/log-position.ts";
@@ -18,6 +19,7 @@ import { seesWholeOrg, viewerOf } from "../rpc/scope.ts";
 import {
   committedTraceSteps,
   findTrace,
+  firstStep,
   fromEventRow,
   lastStep,
   listTraces,
@@ -64,8 +66,10 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
   tailTraces: feed(app, async (req, { db, caller, orgId }) => {
     const cursors = logCursors(app.cursors, traceLog, orgId);
     const wanted = filter(caller, req);
-    const start = req.fromStart ? logStart : await lastStep(db, orgId);
+    const floor = await logFloor(db, orgId, traceLog);
+    const start = req.fromStart ? await firstStep(db, orgId, floor) : await lastStep(db, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
+    if (req.afterCursor) checkKept(position, floor, cursors.encode);
     const checkpoint = (at: LogPosition, nowMs: number): TailMessage => ({
       cursor: cursors.encode(at),
       event: { case: "checkpoint", value: timestampFromMs(nowMs) },

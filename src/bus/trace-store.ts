@@ -5,7 +5,9 @@ import { TraceEventKind, TraceEventSchema, type TraceSchema } from "../../gen/mo
 import type { App } from "../app.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import { committedAfter, type LogPosition, settled, settledAfter } from "../db/log.ts";
+import { isBefore, logFloor } from "../ops/log-floor.ts";
 import type { Position } from "../rpc/cursor.ts";
+import { logStart } from "../rpc/log-position.ts";
 import type { Place } from "../vault/sealed.ts";
 import { detailsFor } from "./unshown.ts";
 
@@ -205,10 +207,16 @@ export const hasStepAfter = async (
 /** Where the log of an organisation ends now. */
 export const lastStep = async (db: Queryable, orgId: string): Promise<LogPosition> =>
   (await db.one<LogPosition>(sql`
-    select xid, seq from trace_event where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ?? {
-    xid: 0,
-    seq: 0,
-  };
+    select xid, seq from trace_event where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ??
+  logFloor(db, orgId, "traces");
+
+/** Where whoever wants all that is kept begins: at the floor, or before it where traces that go on have steps from before. */
+export const firstStep = async (db: Queryable, orgId: string, floor: LogPosition): Promise<LogPosition> => {
+  const first = await db.one<LogPosition>(
+    sql`select xid, seq from trace_event where org_id = ${orgId} and ${settled(db.dialect)} order by xid, seq limit 1`,
+  );
+  return first && isBefore(first, floor) ? logStart : floor;
+};
 
 /** A trace with the counts of its tasks. */
 export type TraceRow = {

@@ -46,6 +46,10 @@ export async function migrate(db: Db, migrations: readonly Migration[]): Promise
     return tx.one<{ version: number }>(sql`select coalesce(max(version), 0) as version from schema_version`);
   });
   const from = found?.version ?? 0;
+  if (from === unfinishedVersion)
+    throw new Error(
+      "The database is being filled by `moltwire migrate`, which has not ended: run that again, and it goes on where it was.",
+    );
   if (from > migrations.length) {
     throw new Error(
       `The database has schema ${from}, and this program knows only ${migrations.length}: the database was made by a ` +
@@ -54,6 +58,9 @@ export async function migrate(db: Db, migrations: readonly Migration[]): Promise
   }
   for (const migration of migrations.slice(from)) await db.tx((tx) => apply(tx, migration));
 }
+
+/** In the place of a schema's number while a database is being filled; a server of any version refuses to start on it. */
+export const unfinishedVersion = 1_000_000;
 
 async function apply(tx: Tx, { version, file, text }: Migration): Promise<void> {
   await takeTurns(tx);

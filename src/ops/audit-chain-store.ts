@@ -12,6 +12,9 @@ export type AuditHead = {
   readonly seal_ms: number;
   readonly xid: number;
   readonly seq: number;
+  /** The last row that is no longer kept; 0, and its hash: all are. */
+  readonly gone_number: number;
+  readonly gone_hash: string;
 };
 
 const firstHead = (orgId: string): AuditHead => ({
@@ -21,19 +24,21 @@ const firstHead = (orgId: string): AuditHead => ({
   seal_ms: 0,
   xid: 0,
   seq: 0,
+  gone_number: 0,
+  gone_hash: noHash,
 });
 
 /** Where the chain ends. */
 export const findHead = async (db: Queryable, orgId: string): Promise<AuditHead> =>
   (await db.one<AuditHead>(
-    sql`select org_id, number, hash, seal_ms, xid, seq from audit_head where org_id = ${orgId}`,
+    sql`select org_id, number, hash, seal_ms, xid, seq, gone_number, gone_hash from audit_head where org_id = ${orgId}`,
   )) ?? firstHead(orgId);
 
 /** The same, held against every other sealer. The first one makes the row: what is not there cannot be held. */
 export async function lockHead(tx: Tx, orgId: string): Promise<AuditHead> {
   const lock = () =>
     tx.one<AuditHead>(sql`
-      select org_id, number, hash, seal_ms, xid, seq from audit_head where org_id = ${orgId} ${tx.dialect.forUpdate}`);
+      select org_id, number, hash, seal_ms, xid, seq, gone_number, gone_hash from audit_head where org_id = ${orgId} ${tx.dialect.forUpdate}`);
   const found = await lock();
   if (found) return found;
   await tx.run(sql`
@@ -42,12 +47,19 @@ export async function lockHead(tx: Tx, orgId: string): Promise<AuditHead> {
   return (await lock())!;
 }
 
-export const moveHead = (tx: Tx, { org_id, number, hash, seal_ms, xid, seq }: AuditHead): Promise<number> =>
+export const moveHead = (
+  tx: Tx,
+  { org_id, number, hash, seal_ms, xid, seq }: Omit<AuditHead, "gone_number" | "gone_hash">,
+): Promise<number> =>
   tx.run(sql`
     update audit_head set number = ${number}, hash = ${hash}, seal_ms = ${seal_ms}, xid = ${xid}, seq = ${seq} where org_id = ${org_id}`);
 
 /** The next rows of the log that the sealer has not seen and that none will come before. After a restore some of them are chained already. */
-export const rowsToSeal = (tx: Tx, head: AuditHead, limit: number): Promise<AuditRow[]> =>
+export const rowsToSeal = (
+  tx: Tx,
+  head: Pick<AuditHead, "org_id" | "xid" | "seq">,
+  limit: number,
+): Promise<AuditRow[]> =>
   tx.all<AuditRow>(sql`
     select ${auditColumns} from audit_event where org_id = ${head.org_id} and ${settledAfter(tx.dialect, head)} order by xid, seq limit ${limit}`);
 
@@ -97,12 +109,32 @@ export const readChain = (
   db.all<AuditRow>(sql`
     select ${auditColumns} from audit_event where org_id = ${orgId} and number > ${after} and number <= ${last} order by number limit ${limit}`);
 
-/** The hash of a row of the chain. */
+/** The hash of a row of the chain, or of the last one that is no longer kept. */
 export const findHash = async (db: Queryable, orgId: string, number: number): Promise<string | undefined> =>
   number === 0
     ? noHash
-    : (await db.one<{ hash: string }>(sql`select hash from audit_event where org_id = ${orgId} and number = ${number}`))
-        ?.hash;
+    : (
+        await db.one<{ hash: string }>(sql`
+          select hash from audit_event where org_id = ${orgId} and number = ${number}
+          union all select gone_hash from audit_head where org_id = ${orgId} and gone_number = ${number} limit 1`)
+      )?.hash;
+
+/** The first rows of the chain that are kept, with when they were written. */
+export const oldestInChain = (
+  db: Queryable,
+  { org_id, gone_number }: Pick<AuditHead, "org_id" | "gone_number">,
+  limit: number,
+): Promise<{ number: number; hash: string; time_ms: number }[]> =>
+  db.all(sql`
+    select number, hash, time_ms from audit_event where org_id = ${org_id} and number > ${gone_number} order by number limit ${limit}`);
+
+/** Removes the beginning of the chain, to a row whose hash is kept in its place. The head is held. */
+export async function removeThroughNumber(tx: Tx, orgId: string, number: number, hash: string): Promise<number> {
+  await tx.run(
+    sql`update audit_head set gone_number = ${number}, gone_hash = ${hash} where org_id = ${orgId} and gone_number < ${number}`,
+  );
+  return tx.run(sql`delete from audit_event where org_id = ${orgId} and number <= ${number}`);
+}
 
 const inLog: LogColumns = { xid: sql`a.xid`, seq: sql`a.seq` };
 const seen = { xid: sql`coalesce(h.xid, 0)`, seq: sql`coalesce(h.seq, 0)` };
@@ -118,7 +150,7 @@ export async function findHeadAndUnsealed(
 ): Promise<{ head: AuditHead; unsealed: number }> {
   type Found = { unsealed: number } & (AuditHead | { org_id: null });
   const { unsealed, ...found } = (await db.one<Found>(sql`
-    select h.org_id, h.number, h.hash, h.seal_ms, h.xid, h.seq, (
+    select h.org_id, h.number, h.hash, h.seal_ms, h.xid, h.seq, h.gone_number, h.gone_hash, (
       select count(*) - count(counted.number) from (
         select a.number from audit_event a where a.org_id = ${orgId} and ${committedAfter(db.dialect, seen, inLog)}
         order by a.xid, a.seq limit ${most}) counted) as unsealed

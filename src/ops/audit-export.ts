@@ -10,10 +10,19 @@ import { toAuditEvent } from "./audit-store.ts";
 const rowsAtOnce = 250;
 
 /** The head as clients read it. */
-export const toHead = ({ org_id, number, hash, seal_ms }: AuditHead): MessageInitShape<typeof AuditHeadSchema> => ({
+export const toHead = ({
+  org_id,
+  number,
+  hash,
+  seal_ms,
+  gone_number,
+  gone_hash,
+}: AuditHead): MessageInitShape<typeof AuditHeadSchema> => ({
   orgId: org_id,
   number: BigInt(number),
   hash,
+  goneNumber: BigInt(gone_number),
+  goneHash: gone_hash,
   ...(number > 0 && { sealTime: timestampFromMs(seal_ms) }),
 });
 
@@ -21,12 +30,17 @@ export const toHead = ({ org_id, number, hash, seal_ms }: AuditHead): MessageIni
 export async function* exportAudit(
   db: Queryable,
   orgId: string,
-  afterNumber: number,
+  askedAfter: number,
   signal: AbortSignal,
 ): AsyncGenerator<MessageInitShape<typeof ExportAuditEventsResponseSchema>> {
   const head = await findHead(db, orgId);
+  const afterNumber = askedAfter === 0 ? head.gone_number : askedAfter;
   if (afterNumber > head.number)
     throw badField("after_number", `the chain ends with row ${head.number}: nothing comes after row ${afterNumber}`);
+  if (afterNumber < head.gone_number)
+    throw new Fault("CURSOR_EXPIRED", `rows to ${head.gone_number} of the audit log are no longer kept`, {
+      gone_number: String(head.gone_number),
+    });
   const afterHash = await findHash(db, orgId, afterNumber);
   if (afterHash === undefined)
     throw new Fault("DATA_NOT_AUTHENTIC", `row ${afterNumber} of the audit log is not there any more`, {

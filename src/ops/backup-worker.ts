@@ -68,12 +68,14 @@ async function work({ place, file, folder, reserveBytes, server, timeMs }: Backu
     });
     for (const table of tables) {
       out.table(table);
-      await source.each(table, (cells) => {
-        out.row(cells);
-        if (++rows % 256 > 0 || performance.now() < toldMs + tellMs) return;
-        toldMs = performance.now();
-        tell({ kind: "progress", rows, bytes: written });
-      });
+      for await (const some of source.rows(table)) {
+        for (const cells of some) {
+          out.row(cells);
+          if (++rows % 256 > 0 || performance.now() < toldMs + tellMs) continue;
+          toldMs = performance.now();
+          tell({ kind: "progress", rows, bytes: written });
+        }
+      }
     }
     tell({ kind: "done", schema, ...out.end() });
   } finally {

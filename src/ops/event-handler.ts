@@ -10,6 +10,7 @@ import { logCursors, logStart } from "../rpc/log-position.ts";
 import { defaultPageSize } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
+import { checkKept, logFloor } from "./log-floor.ts";
 import { type EventRow, eventsTopic, lastEvent, readEvents, readEventsBack, toEvent } from "./outbox.ts";
 import { concerns } from "./visible.ts";
 
@@ -19,8 +20,10 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
   watchEvents: feed(app, async (req, { db, caller, orgId }) => {
     const cursors = logCursors(app.cursors, log, orgId);
     const wanted = filter(caller, req.types);
-    const start = req.fromStart ? logStart : await lastEvent(db, orgId);
+    const floor = await logFloor(db, orgId, log);
+    const start = req.fromStart ? floor : await lastEvent(db, orgId);
     const position = req.afterCursor ? cursors.decode(req.afterCursor) : start;
+    if (req.afterCursor) checkKept(position, floor, cursors.encode);
     const checkpoint = (at: LogPosition, nowMs: number): MessageInitShape<typeof WatchEventsResponseSchema> => ({
       cursor: cursors.encode(at),
       item: { case: "checkpoint", value: timestampFromMs(nowMs) },
@@ -50,6 +53,7 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
     const size = req.pageSize || defaultPageSize;
     const wanted = filter(caller, req.types);
     let after = req.pageToken ? tokens.decode(req.pageToken, "page_token") : undefined;
+    if (after && !req.newestFirst) checkKept(after, await logFloor(db, orgId, log), cursors.encode);
     const events: EventRow[] = [];
     let more = true;
     for (let reads = 0; more && events.length < size && reads < 8; reads++) {

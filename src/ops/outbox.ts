@@ -7,6 +7,7 @@ import { type Queryable, sql, type Tx } from "../db/db.ts";
 import { committedBefore, type LogPosition, settled, settledAfter } from "../db/log.ts";
 import { insertDeliveries, insertDeliveriesOf, sendTopic } from "../webhook/fan-out.ts";
 import { deliveryPlace } from "../webhook/payload.ts";
+import { logFloor } from "./log-floor.ts";
 
 /** The events there are so far. */
 export type EventType =
@@ -100,10 +101,8 @@ export const readEventsBack = (
 /** Where the log of an organisation ends now. */
 export const lastEvent = async (db: Queryable, orgId: string): Promise<LogPosition> =>
   (await db.one<LogPosition>(sql`
-    select xid, seq from outbox where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ?? {
-    xid: 0,
-    seq: 0,
-  };
+    select xid, seq from outbox where org_id = ${orgId} and ${settled(db.dialect)} order by xid desc, seq desc limit 1`)) ??
+  logFloor(db, orgId, "events");
 
 export const toEvent = (
   app: Pick<App, "vault">,

@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import pg from "pg";
 import type { Migration } from "../db/migrate.ts";
 import { readTarget, reasonOf } from "../db/postgres-wire.ts";
-import type { BackupTable, Cell, CheckedBackup } from "./backup-format.ts";
+import type { BackupHead, BackupTable, Cell, CheckedBackup } from "./backup-format.ts";
+import { sizeOf } from "./backup-source.ts";
 import { cursorSecretBytes, cursorSecretName, fill, migrationsFor, RestoreError, type Target } from "./restore.ts";
 
 export type PostgresRestore = {
@@ -28,21 +29,11 @@ export async function restorePostgres({ backup, databaseUrl, migrations }: Postg
   }
   try {
     await client.query("begin");
-    const { rows } = await client.query<{ n: number }>(
-      "select count(*) as n from pg_class where relnamespace = current_schema()::regnamespace",
-    );
-    if (rows[0]!.n > 0) throw new RestoreError(`the database at ${shown} is not empty: make a new one for it`);
-    await client.query("create table schema_version (version bigint primary key, file text not null)");
-    for (const { version, file, text } of steps) {
-      await client.query(text);
-      await client.query("insert into schema_version (version, file) values ($1, $2)", [version, file]);
-    }
+    if (!(await isEmpty(client))) throw notEmpty(shown);
+    await makeSchema(client, steps);
     await fill(await targetOf(client), backup);
-    await setCounters(client, backup);
-    await client.query("update setting set value = $1 where name = $2", [
-      randomBytes(cursorSecretBytes),
-      cursorSecretName,
-    ]);
+    await setCounters(client, backup.head.counters);
+    await renewCursorSecret(client);
     await client.query("commit");
     await client.query("analyze");
   } finally {
@@ -50,19 +41,55 @@ export async function restorePostgres({ backup, databaseUrl, migrations }: Postg
   }
 }
 
-async function targetOf(client: pg.Client): Promise<Target> {
+/** The refusal of a database that has something in it. */
+export const notEmpty = (shown: string) =>
+  new RestoreError(`the database at ${shown} is not empty: make a new one for it`);
+
+/** Whether the database has no tables. */
+export async function isEmpty(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ n: number }>(
+    "select count(*) as n from pg_class where relnamespace = current_schema()::regnamespace",
+  );
+  return rows[0]!.n === 0;
+}
+
+/** Makes the tables of a schema. */
+export async function makeSchema(client: pg.Client, steps: readonly Migration[]): Promise<void> {
+  await client.query("create table schema_version (version bigint primary key, file text not null)");
+  for (const { version, file, text } of steps) {
+    await client.query(text);
+    await client.query("insert into schema_version (version, file) values ($1, $2)", [version, file]);
+  }
+}
+
+/** See `cursorSecretName`. */
+export const renewCursorSecret = (client: pg.Client) =>
+  client.query("update setting set value = $1 where name = $2", [randomBytes(cursorSecretBytes), cursorSecretName]);
+
+/** The columns of each table but `schema_version`. */
+export async function tablesOf(client: pg.Client): Promise<Map<string, readonly string[]>> {
   const { rows } = await client.query<{ name: string; columns: string[] }>(`
     select c.relname as name, array_agg(a.attname::text) as columns
     from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relnamespace = current_schema()::regnamespace and c.relkind = 'r' and c.relname <> 'schema_version'
     group by c.relname`);
-  for (const { name } of rows) await client.query(`delete from "${name}"`);
-  return {
-    tables: new Map(rows.map(({ name, columns }) => [name, columns])),
-    async insert(table, cells) {
-      for (const batch of batches(table, cells)) await insertBatch(client, table, batch);
-    },
-  };
+  return new Map(rows.map(({ name, columns }) => [name, columns]));
+}
+
+/** Removes what the migrations have put into the tables. */
+export async function emptyTables(client: pg.Client, names: Iterable<string>): Promise<void> {
+  for (const name of names) await client.query(`delete from "${name}"`);
+}
+
+async function targetOf(client: pg.Client): Promise<Target> {
+  const tables = await tablesOf(client);
+  await emptyTables(client, tables.keys());
+  return { tables, insert: (table, rows) => insertRows(client, table, rows) };
+}
+
+/** Puts rows into a table, as many in a statement as it takes. */
+export async function insertRows(client: pg.Client, table: BackupTable, rows: readonly Cell[][]): Promise<void> {
+  for (const batch of batches(table, rows)) await insertBatch(client, table, batch);
 }
 
 function* batches({ columns }: BackupTable, rows: readonly Cell[][]): Generator<readonly Cell[][]> {
@@ -70,10 +97,7 @@ function* batches({ columns }: BackupTable, rows: readonly Cell[][]): Generator<
   let bytes = 0;
   let from = 0;
   for (const [at, cells] of rows.entries()) {
-    bytes += cells.reduce<number>(
-      (sum, cell) => sum + (typeof cell === "string" || cell instanceof Uint8Array ? cell.length : 8),
-      0,
-    );
+    bytes += sizeOf(cells);
     if (at + 1 - from < most && bytes < maxStatementBytes) continue;
     yield rows.slice(from, at + 1);
     from = at + 1;
@@ -93,7 +117,7 @@ async function insertBatch(client: pg.Client, { name, columns }: BackupTable, ro
 }
 
 /** Numbers that were given once are not given again, also where the rows that had them are gone. */
-async function setCounters(client: pg.Client, { head }: CheckedBackup): Promise<void> {
+export async function setCounters(client: pg.Client, counters: BackupHead["counters"]): Promise<void> {
   const { rows } = await client.query<{ name: string; column: string }>(`
     select c.relname as name, a.attname as column from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attidentity <> ''
     where c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'`);
@@ -101,7 +125,7 @@ async function setCounters(client: pg.Client, { head }: CheckedBackup): Promise<
     await client.query(
       `select setval(pg_get_serial_sequence('"${name}"', '${column}'), greatest(last, 1), last > 0)
        from (select greatest($1::bigint, coalesce(max("${column}"), 0)) as last from "${name}") as counted`,
-      [head.counters[name] ?? "0"],
+      [counters[name] ?? "0"],
     );
   }
 }

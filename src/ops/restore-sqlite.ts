@@ -15,7 +15,7 @@ import { dirname, join, resolve } from "node:path";
 import Database from "better-sqlite3";
 import { claimFile, type DataFile } from "../db/data-file.ts";
 import type { Migration } from "../db/migrate.ts";
-import type { BackupTable, Cell, CheckedBackup } from "./backup-format.ts";
+import type { BackupHead, BackupTable, Cell, CheckedBackup } from "./backup-format.ts";
 import { cursorSecretBytes, cursorSecretName, fill, migrationsFor, RestoreError, type Target } from "./restore.ts";
 
 export type SqliteRestore = {
@@ -28,7 +28,8 @@ export type SqliteRestore = {
   readonly nowMs: number;
 };
 
-const fileName = "moltwire.db";
+/** The data file in its folder. */
+export const fileName = "moltwire.db";
 
 /**
  * Makes the data file of a backup beside the place it is for, checks it, and moves it there at the end: whatever fails before leaves the folder
@@ -73,7 +74,7 @@ function tidy(folder: string, madeFolder: string | undefined, before: ReadonlySe
 }
 
 /** The first folder that had to be made; undefined if all were there. */
-function make(folder: string): string | undefined {
+export function make(folder: string): string | undefined {
   try {
     return mkdirSync(folder, { recursive: true, mode: 0o700 });
   } catch (cause) {
@@ -81,7 +82,8 @@ function make(folder: string): string | undefined {
   }
 }
 
-function claim(file: string): DataFile {
+/** The lock of the data file; RestoreError when a server has it. */
+export function claim(file: string): DataFile {
   try {
     return claimFile(file);
   } catch (cause) {
@@ -100,15 +102,10 @@ async function build(path: string, { backup, migrations }: SqliteRestore): Promi
     db.pragma("foreign_keys = off");
     db.pragma("cache_size = -65536");
     db.exec("begin");
-    db.exec("create table schema_version (version bigint primary key, file text not null)");
-    const record = db.prepare("insert into schema_version (version, file) values (?, ?)");
-    for (const { version, file, text } of steps) {
-      db.exec(text);
-      record.run(BigInt(version), file);
-    }
+    makeSchema(db, steps);
     await fill(targetOf(db), backup);
-    setCounters(db, backup);
-    db.prepare("update setting set value = ? where name = ?").run(randomBytes(cursorSecretBytes), cursorSecretName);
+    setCounters(db, backup.head.counters);
+    renewCursorSecret(db);
     db.exec("commit");
     verify(db);
   } finally {
@@ -117,7 +114,22 @@ async function build(path: string, { backup, migrations }: SqliteRestore): Promi
   sync(path);
 }
 
-function targetOf(db: Database.Database): Target {
+/** Makes the tables of a schema. */
+export function makeSchema(db: Database.Database, steps: readonly Migration[]): void {
+  db.exec("create table schema_version (version bigint primary key, file text not null)");
+  const record = db.prepare("insert into schema_version (version, file) values (?, ?)");
+  for (const { version, file, text } of steps) {
+    db.exec(text);
+    record.run(BigInt(version), file);
+  }
+}
+
+/** See `cursorSecretName`. */
+export const renewCursorSecret = (db: Database.Database) =>
+  db.prepare("update setting set value = ? where name = ?").run(randomBytes(cursorSecretBytes), cursorSecretName);
+
+/** The columns of each table but `schema_version`. */
+export function tablesOf(db: Database.Database): Map<string, readonly string[]> {
   const names = db
     .prepare<[], string>(
       "select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\' and name <> 'schema_version'",
@@ -125,7 +137,18 @@ function targetOf(db: Database.Database): Target {
     .pluck()
     .all();
   const columnsOf = db.prepare<[string], string>("select name from pragma_table_info(?)").pluck();
-  for (const name of names) db.exec(`delete from "${name}"`);
+  return new Map(names.map((name) => [name, columnsOf.all(name)]));
+}
+
+/** An empty database: what the migrations have put into its tables is removed. */
+function targetOf(db: Database.Database): Target {
+  const tables = tablesOf(db);
+  for (const name of tables.keys()) db.exec(`delete from "${name}"`);
+  return { tables, insert: rowInserter(db) };
+}
+
+/** Puts rows into tables. */
+export function rowInserter(db: Database.Database): (table: BackupTable, rows: readonly Cell[][]) => void {
   const statements = new Map<string, Database.Statement<[readonly Cell[]]>>();
   const statementOf = ({ name, columns }: BackupTable) => {
     const marks = columns.map(() => "?").join(", ");
@@ -137,28 +160,26 @@ function targetOf(db: Database.Database): Target {
     statements.set(name, found);
     return found;
   };
-  return {
-    tables: new Map(names.map((name) => [name, columnsOf.all(name)])),
-    insert(table, rows) {
-      const statement = statementOf(table);
-      for (const cells of rows) statement.run(cells);
-    },
+  return (table, rows) => {
+    const statement = statementOf(table);
+    for (const cells of rows) statement.run(cells);
   };
 }
 
 /** Numbers that were given once are not given again, also where the rows that had them are gone. */
-function setCounters(db: Database.Database, { head }: CheckedBackup): void {
+export function setCounters(db: Database.Database, counters: BackupHead["counters"]): void {
   const forget = db.prepare<[string]>("delete from sqlite_sequence where name = ?");
   const last = db.prepare<[string], bigint>("select seq from sqlite_sequence where name = ?").pluck().safeIntegers();
   const set = db.prepare<[string, bigint]>("insert into sqlite_sequence (name, seq) values (?, ?)");
-  for (const [table, counter] of Object.entries(head.counters)) {
+  for (const [table, counter] of Object.entries(counters)) {
     const there = last.get(table) ?? 0n;
     forget.run(table);
     set.run(table, BigInt(counter) > there ? BigInt(counter) : there);
   }
 }
 
-function verify(db: Database.Database): void {
+/** Throws unless the file is sound. */
+export function verify(db: Database.Database): void {
   const complaints = db.pragma("integrity_check") as { integrity_check: string }[];
   const strangers = db.pragma("foreign_key_check") as unknown[];
   if (complaints[0]?.integrity_check !== "ok" || strangers.length > 0)
@@ -180,7 +201,7 @@ function putAside(folder: string, nowMs: number): string {
 }
 
 /** Puts a file, or the names in a folder, on disk. */
-function sync(path: string): void {
+export function sync(path: string): void {
   const descriptor = openSync(path, "r");
   fsyncSync(descriptor);
   closeSync(descriptor);

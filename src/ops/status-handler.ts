@@ -12,6 +12,8 @@ import { holdsScope } from "../rpc/access.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
 import { version } from "../version.ts";
+import { retentionDays } from "./retention.ts";
+import { retentionKinds } from "./retention-store.ts";
 import { slaReader } from "./sla.ts";
 import { readStats } from "./stats-store.ts";
 
@@ -45,6 +47,11 @@ const statusAndStats = (
         contracts: BigInt(counts!.contracts),
         openTasks: BigInt(counts!.open_tasks),
         openStreams: BigInt(app.metrics.openStreams()),
+        retention: retentionKinds.map((kind) => ({
+          kind,
+          days: retentionDays(app.config, kind),
+          removed: BigInt(app.retention.removed(kind)),
+        })),
       },
     };
   }),

@@ -1,5 +1,5 @@
 /** The statements of a claim. Each walks partial indexes over jobs that wait, a few rows for each queue, however many wait. */
-import { type Dialect, join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
+import { type Dialect, empty, join, type Queryable, type Sql, sql, type Tx } from "../db/db.ts";
 import { type JobRow, jobColumns, plainBytes } from "./job-store.ts";
 
 /**
@@ -14,6 +14,13 @@ const ofEach = ({ name }: Dialect, queues: readonly string[], select: (queue: Sq
       )
     : sql`select one.* from (values ${join(queues.map((queue) => sql`(${queue})`))}) wanted (wanted_queue)
         cross join lateral (${select(sql`wanted_queue`)}) one`;
+
+/**
+ * Before the number of a job, which alone would do: were the table spread over servers by its organisation, PostgreSQL would ask only one of them. SQLite would look for
+ * the number in an index of the organisation.
+ */
+const inOrg = ({ dialect }: Tx, orgId: string): Sql =>
+  dialect.name === "postgres" ? sql`org_id = ${orgId} and` : empty;
 
 /** Those of the queues in which a job's time has come. */
 export const dueQueues = async (
@@ -40,7 +47,7 @@ export const promoteDue = (tx: Tx, orgId: string, queue: string, now: number, li
     with due as materialized (
       select seq as due_seq from queue_job where org_id = ${orgId} and queue = ${queue} and state = 1 and run_ms <= ${now}
       order by run_ms limit ${limit} ${tx.dialect.skipLocked})
-    update queue_job set state = 2, ready_ms = run_ms from due where seq = due_seq returning ${jobColumns}`);
+    update queue_job set state = 2, ready_ms = run_ms from due where ${inOrg(tx, orgId)} seq = due_seq returning ${jobColumns}`);
 
 /** The best jobs of each queue, to choose from: their queues, best first. Locks nothing. */
 export const bestQueues = async (
@@ -81,7 +88,7 @@ export const takeBest = (tx: Tx, taking: Taking, queue: string): Promise<JobRow[
     with best as materialized (
       select seq as best_seq from queue_job where org_id = ${taking.orgId} and queue = ${queue} and state = 2
       order by priority desc, seq limit 1 ${tx.dialect.skipLocked})
-    update queue_job set ${leasedBy(taking)} from best where seq = best_seq returning ${jobColumns}`);
+    update queue_job set ${leasedBy(taking)} from best where ${inOrg(tx, taking.orgId)} seq = best_seq returning ${jobColumns}`);
 
 /** A job to choose: its place among others, and what it takes in an answer at most, in bytes of protobuf. */
 export type Choice = { readonly seq: number; readonly priority: number; readonly bytes: number };
@@ -100,7 +107,7 @@ export const lockBest = (tx: Tx, orgId: string, queue: string, limit: number): P
 /** Takes jobs that are locked. In no order. */
 export const takeLocked = (tx: Tx, taking: Taking, seqs: readonly number[]): Promise<JobRow[]> =>
   tx.all<JobRow>(
-    sql`update queue_job set ${leasedBy(taking)} where seq in (${join([...seqs])}) returning ${jobColumns}`,
+    sql`update queue_job set ${leasedBy(taking)} where ${inOrg(tx, taking.orgId)} seq in (${join([...seqs])}) returning ${jobColumns}`,
   );
 
 /** The payloads of jobs, sealed, by id; those that have one. */

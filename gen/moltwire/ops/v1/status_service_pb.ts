@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgi4gEKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3QiqQIKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBWhvdXJzGAYgAygLMhkubW9sdHdpcmUub3BzLnYxLlNsYVNsaWNlEicKBGRheXMYByADKAsyGS5tb2x0d2lyZS5vcHMudjEuU2xhU2xpY2UiZQoIU2xhU2xpY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKbWludXRlc191cBgCIAEoBRIVCg1taW51dGVzX3RvdGFsGAMgASgFIpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgikQIKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDEi0KCXJldGVudGlvbhgKIAMoCzIaLm1vbHR3aXJlLm9wcy52MS5SZXRlbnRpb24iOAoJUmV0ZW50aW9uEgwKBGtpbmQYASABKAkSDAoEZGF5cxgCIAEoBRIPCgdyZW1vdmVkGAMgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3QiqQIKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBWhvdXJzGAYgAygLMhkubW9sdHdpcmUub3BzLnYxLlNsYVNsaWNlEicKBGRheXMYByADKAsyGS5tb2x0d2lyZS5vcHMudjEuU2xhU2xpY2UiZQoIU2xhU2xpY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKbWludXRlc191cBgCIAEoBRIVCg1taW51dGVzX3RvdGFsGAMgASgFIpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -214,6 +214,13 @@ export type ServerDetails = Message<"moltwire.ops.v1.ServerDetails"> & {
    * @generated from field: int64 open_streams = 9;
    */
   openStreams: bigint;
+
+  /**
+   * For how long things are kept that age out.
+   *
+   * @generated from field: repeated moltwire.ops.v1.Retention retention = 10;
+   */
+  retention: Retention[];
 };
 
 /**
@@ -284,6 +291,13 @@ export type ServerDetailsJson = {
    * @generated from field: int64 open_streams = 9;
    */
   openStreams?: string;
+
+  /**
+   * For how long things are kept that age out.
+   *
+   * @generated from field: repeated moltwire.ops.v1.Retention retention = 10;
+   */
+  retention?: RetentionJson[];
 };
 
 /**
@@ -292,6 +306,69 @@ export type ServerDetailsJson = {
  */
 export const ServerDetailsSchema: GenMessage<ServerDetails, {jsonType: ServerDetailsJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_ops_v1_status_service, 2);
+
+/**
+ * Retention is for how long a kind of thing is kept.
+ *
+ * @generated from message moltwire.ops.v1.Retention
+ */
+export type Retention = Message<"moltwire.ops.v1.Retention"> & {
+  /**
+   * "traces", "events", "decisions" (of policies), "dead_letters" (of tasks) or "audit".
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * For how many days; 0: for ever.
+   *
+   * @generated from field: int32 days = 2;
+   */
+  days: number;
+
+  /**
+   * Rows of it that this process has removed since it started; a trace has one for each of its steps.
+   *
+   * @generated from field: int64 removed = 3;
+   */
+  removed: bigint;
+};
+
+/**
+ * Retention is for how long a kind of thing is kept.
+ *
+ * @generated from message moltwire.ops.v1.Retention
+ */
+export type RetentionJson = {
+  /**
+   * "traces", "events", "decisions" (of policies), "dead_letters" (of tasks) or "audit".
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind?: string;
+
+  /**
+   * For how many days; 0: for ever.
+   *
+   * @generated from field: int32 days = 2;
+   */
+  days?: number;
+
+  /**
+   * Rows of it that this process has removed since it started; a trace has one for each of its steps.
+   *
+   * @generated from field: int64 removed = 3;
+   */
+  removed?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.Retention.
+ * Use `create(RetentionSchema)` to create a new message.
+ */
+export const RetentionSchema: GenMessage<Retention, {jsonType: RetentionJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 3);
 
 /**
  * GetStatsRequest is the request of GetStats.
@@ -340,7 +417,7 @@ export type GetStatsRequestJson = {
  * Use `create(GetStatsRequestSchema)` to create a new message.
  */
 export const GetStatsRequestSchema: GenMessage<GetStatsRequest, {jsonType: GetStatsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 3);
+  messageDesc(file_moltwire_ops_v1_status_service, 4);
 
 /**
  * GetStatsResponse is the response of GetStats.
@@ -641,7 +718,7 @@ export type GetStatsResponseJson = {
  * Use `create(GetStatsResponseSchema)` to create a new message.
  */
 export const GetStatsResponseSchema: GenMessage<GetStatsResponse, {jsonType: GetStatsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 4);
+  messageDesc(file_moltwire_ops_v1_status_service, 5);
 
 /**
  * GetSlaRequest is the request of GetSla.
@@ -664,7 +741,7 @@ export type GetSlaRequestJson = {
  * Use `create(GetSlaRequestSchema)` to create a new message.
  */
 export const GetSlaRequestSchema: GenMessage<GetSlaRequest, {jsonType: GetSlaRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 5);
+  messageDesc(file_moltwire_ops_v1_status_service, 6);
 
 /**
  * GetSlaResponse is the response of GetSla.
@@ -783,7 +860,7 @@ export type GetSlaResponseJson = {
  * Use `create(GetSlaResponseSchema)` to create a new message.
  */
 export const GetSlaResponseSchema: GenMessage<GetSlaResponse, {jsonType: GetSlaResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 6);
+  messageDesc(file_moltwire_ops_v1_status_service, 7);
 
 /**
  * SlaSlice is how the server did in an hour or on a day.
@@ -846,7 +923,7 @@ export type SlaSliceJson = {
  * Use `create(SlaSliceSchema)` to create a new message.
  */
 export const SlaSliceSchema: GenMessage<SlaSlice, {jsonType: SlaSliceJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 7);
+  messageDesc(file_moltwire_ops_v1_status_service, 8);
 
 /**
  * SlaWindow is how the server did in a span of time.
@@ -923,7 +1000,7 @@ export type SlaWindowJson = {
  * Use `create(SlaWindowSchema)` to create a new message.
  */
 export const SlaWindowSchema: GenMessage<SlaWindow, {jsonType: SlaWindowJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 8);
+  messageDesc(file_moltwire_ops_v1_status_service, 9);
 
 /**
  * StatusService tells how the server is.

@@ -1,0 +1,13 @@
+-- The last row of each log of an organisation that is no longer kept: a cursor before it has lost something.
+create table log_floor (
+  org_id text collate "C" not null,
+  -- "traces" or "events".
+  log text collate "C" not null,
+  xid bigint not null,
+  seq bigint not null,
+  primary key (org_id, log)
+);
+
+-- The last row of the chain that is no longer kept; 0: all are.
+alter table audit_head add column gone_number bigint not null default 0;
+alter table audit_head add column gone_hash text collate "C" not null default '0000000000000000000000000000000000000000000000000000000000000000';

@@ -339,8 +339,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const check = selfCheck(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
-      await life.beat();
-      await recoverTasks(app, dispatcher);
+      if (await life.beat()) await recoverTasks(app, dispatcher);
     }),
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, keyUseMs, "activity", () => app.activity.flush()),
@@ -408,7 +407,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await app.activity.flush();
     await following;
     await keyring?.close();
-    await life.end();
+    await life.end().catch((error: unknown) => log.warn({ err: error }, "the lease was not given back: it runs out"));
     await egress.close();
     await webhookEgress.close();
     await db.close();

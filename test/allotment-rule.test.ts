@@ -159,7 +159,10 @@ describe("a limit that replicas share", () => {
   test("counts what a replica that died may have used at the last moment, until a window after that", async () => {
     const clock = fakeClock();
     const { store } = books(atOnce);
-    const [died, other] = [1, 2].map((n) => sharedWindow(100, store, clock, `srv_${n}`)) as [SharedLimiter, SharedLimiter];
+    const [died, other] = [1, 2].map((n) => sharedWindow(100, store, clock, `srv_${n}`)) as [
+      SharedLimiter,
+      SharedLimiter,
+    ];
     for (let n = 0; n < 8; n++) await died.take("id"); // of 15 that it was allotted
     clock.advance(allotmentMs - 1);
     for (let n = 0; n < 7; n++) expect(died.take("id")).toMatchObject({ allowed: true });

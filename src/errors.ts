@@ -77,6 +77,7 @@ const codes: Record<ReasonName, Code> = {
   UNIMPLEMENTED: Code.Unimplemented,
   SHUTTING_DOWN: Code.Unavailable,
   OVERLOADED: Code.Unavailable,
+  STORAGE_UNAVAILABLE: Code.Unavailable,
   INTERNAL: Code.Internal,
 };
 

@@ -8,8 +8,11 @@ export const defaultLeaseMs = 15_000;
 const keptMs = 24 * 3_600_000;
 
 export type Life = {
-  /** Extends the lease; takes it anew if it was lost. */
-  beat(): Promise<void>;
+  /**
+   * Extends the lease; takes it anew if it was lost. False for as long as a lease lasts from then on: what kept this server from its lease (storage that was away) may have kept
+   * the others from theirs, and they are to say that they are alive before their tasks are taken.
+   */
+  beat(): Promise<boolean>;
   /** Gives the lease back, so that others need not wait for it to run out. */
   end(): Promise<void>;
 };
@@ -29,10 +32,15 @@ export async function beginLife({ db, clock, serverId }: Needs, leaseMs = defaul
       return lease;
     });
   let lease = await take();
+  let patientUntilMs = 0;
   return {
     async beat() {
       const kept = await db.tx((tx) => extendLease(tx, lease, clock.now(), leaseMs));
-      if (!kept) lease = await take();
+      if (!kept) {
+        lease = await take();
+        patientUntilMs = clock.now() + leaseMs;
+      }
+      return clock.now() >= patientUntilMs;
     },
     end: async () => void (await db.tx((tx) => dropLease(tx, lease))),
   };

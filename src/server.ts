@@ -86,6 +86,7 @@ import { relayCounts } from "./relay/metrics.ts";
 import { sweepPresence } from "./relay/presence.ts";
 import { retentionWalk, sweepRelay } from "./relay/sweep.ts";
 import { methodName } from "./rpc/access.ts";
+import { bookStore, sweepBooks } from "./rpc/allotment-store.ts";
 import { createBatch } from "./rpc/batch.ts";
 import { clientAddress, clientAddressKey } from "./rpc/client-address.ts";
 import { allowOrigins } from "./rpc/cors.ts";
@@ -100,6 +101,7 @@ import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { largestAnswerBytes } from "./rpc/page.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
+import { sharedWindows } from "./rpc/shared-window.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
 import { sealedTables } from "./sealed-columns.ts";
 import { routes, services } from "./services.ts";
@@ -165,6 +167,7 @@ const mib = 1_048_576;
 const defaultDrainMs = 10_000;
 const keyUseMs = 30_000;
 const sweepMs = 60_000;
+const giveBackMs = 1_000;
 /** More often than once a minute, so that none is missed. */
 const checkMs = 20_000;
 const approvalMs = 5_000;
@@ -231,6 +234,8 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     ...(resolve && { resolve }),
   });
   const serverId = ids.next("srv");
+  // A file has one process; replicas over PostgreSQL share their limits.
+  const shared = db.engine === "postgres" ? sharedWindows((kind) => bookStore(db, kind), clock, serverId) : undefined;
   const telemetry = await openTelemetry(config, serverId, { clock, ids, log, metrics });
   storageMetrics(metrics, db);
   queueMetrics(metrics, db, clock);
@@ -247,7 +252,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     keyring,
     cursors: signedCursors(setup.cursorSecret),
     keyUse: keyUse(db, log),
-    limiters: createLimiters(config.rateLimit, config.rateLimitTiers, clock),
+    limiters: createLimiters(config.rateLimit, config.rateLimitTiers, clock, shared?.window),
     activity: activity(db, log),
     adapters: {
       echo: echoAdapter,
@@ -341,13 +346,18 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   const check = selfCheck(app);
   const work = [
     every(app, leaseMs / 3, "lease", async () => {
-      await life.beat();
-      await recoverTasks(app, dispatcher);
+      if (await life.beat()) await recoverTasks(app, dispatcher);
     }),
     every(app, keyUseMs, "key use", () => app.keyUse.flush()),
     every(app, keyUseMs, "activity", () => app.activity.flush()),
     every(app, sweepMs, "strays", async () => void (await recoverStrays(app, dispatcher))),
     every(app, sweepMs, "sweep", () => sweepReplies(app)),
+    ...(shared
+      ? [
+          every(app, giveBackMs, "allotted requests", () => shared.giveBack()),
+          every(app, sweepMs, "counted requests", () => sweepBooks(db, clock.now())),
+        ]
+      : []),
     every(app, sweepMs, "invites", () => sweepInvites(app)),
     every(app, sweepMs, "peers", () => sweepPeers(app)),
     every(app, sweepMs, "contacts", () => sweepContacts(app)),
@@ -409,9 +419,12 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
     await app.activity.flush();
+    await shared
+      ?.giveBack(true)
+      .catch((error: unknown) => log.warn({ err: error }, "allotted requests were not given back"));
     await following;
     await keyring?.close();
-    await life.end();
+    await life.end().catch((error: unknown) => log.warn({ err: error }, "the lease was not given back: it runs out"));
     await egress.close();
     await webhookEgress.close();
     await db.close();

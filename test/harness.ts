@@ -47,10 +47,15 @@ import type { Clock } from "../src/clock.ts";
 import { type Db, sql } from "../src/db/db.ts";
 import { createServer, type Server, type ServerOptions } from "../src/server.ts";
 import { parseMasterKey } from "../src/vault/master-key.ts";
+import { balancer } from "./balancer.ts";
 import { migratedDatabase, postgresUrl } from "./engines.ts";
 
+/** MOLTWIRE_TEST_REPLICAS: so many servers, behind a balancer, are what a test on PostgreSQL speaks with; there are no others then. */
+const replicas = Number(process.env.MOLTWIRE_TEST_REPLICAS || 1);
+
 /** The engines there are on this machine: every area test runs on each. */
-export const dialects: readonly ("sqlite" | "postgres")[] = postgresUrl ? ["sqlite", "postgres"] : ["sqlite"];
+export const dialects: readonly ("sqlite" | "postgres")[] =
+  replicas > 1 ? ["postgres"] : postgresUrl ? ["sqlite", "postgres"] : ["sqlite"];
 
 export type Protocol = "connect" | "connect-json" | "grpc" | "grpc-web";
 
@@ -92,7 +97,7 @@ export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: 
   const { MOLTWIRE_MASTER_KEY } = process.env;
   const { drainMs = 2_000 } = options;
   const database = dialect === "postgres" && !options.databaseUrl ? await migratedDatabase() : undefined;
-  const server = await createServer({
+  const settings: ServerOptions = {
     data: ":memory:",
     port: 0,
     rateLimit: 0,
@@ -106,8 +111,11 @@ export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: 
     ...(MOLTWIRE_MASTER_KEY && { masterKeys: [parseMasterKey(MOLTWIRE_MASTER_KEY)] }),
     ...(database && { databaseUrl: database.url }),
     ...options,
-  });
-  const url = await server.listen();
+  };
+  const server = await createServer(settings);
+  const ownUrl = await server.listen();
+  const crowd = dialect === "postgres" && replicas > 1 ? await others(settings, ownUrl) : undefined;
+  const url = crowd?.url ?? ownUrl;
   const operatorKey = server.operatorKey ?? "";
   const as: World["as"] = (key, protocol = "connect", interceptors = []) =>
     clientsOf(transport(url, key, protocol, interceptors));
@@ -122,8 +130,22 @@ export async function start(dialect: "sqlite" | "postgres" = "sqlite", options: 
     org: (name = unique("org")) => newOrg(operator, as, name),
     settled: () => settled(server.app.db),
     async [Symbol.asyncDispose]() {
-      await server.close();
+      await Promise.all([crowd?.close(), server.close()]);
       await database?.drop();
+    },
+  };
+}
+
+/** The other replicas, and the balancer before all of them. */
+async function others(settings: ServerOptions, firstUrl: string) {
+  const servers = await Promise.all(Array.from({ length: replicas - 1 }, () => createServer(settings)));
+  const urls = [firstUrl, ...(await Promise.all(servers.map((server) => server.listen())))];
+  const front = await balancer(() => urls);
+  return {
+    url: front.url,
+    async close() {
+      await Promise.all(servers.map((server) => server.close()));
+      await front[Symbol.asyncDispose]();
     },
   };
 }

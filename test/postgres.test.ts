@@ -1,11 +1,21 @@
 import { inspect } from "node:util";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { ClosedError, type Db, MisuseError, OutcomeUnknownError, OverloadedError, sql } from "../src/db/db.ts";
+import {
+  ClosedError,
+  type Db,
+  MisuseError,
+  OutcomeUnknownError,
+  OverloadedError,
+  sql,
+  UnavailableError,
+} from "../src/db/db.ts";
 import { type Migration, migrate } from "../src/db/migrate.ts";
 import { openPostgres, type PostgresOptions } from "../src/db/postgres.ts";
 import { packTopics } from "../src/db/postgres-bells.ts";
+import { wireTo } from "./db-fixtures/wire.ts";
 import { freshDatabase, postgresUrl } from "./engines.ts";
+import { eventually } from "./harness.ts";
 
 /** A fresh database, opened any number of times, and a plain connection beside it. */
 async function setUp() {
@@ -46,6 +56,17 @@ const terminate = (admin: pg.Client, pid: number) => admin.query("select pg_term
 
 const createT = (db: Db) => db.tx((tx) => tx.script("create table t (id text primary key, n bigint default 0)"));
 const add = (db: Db, id: string) => db.tx((tx) => tx.run(sql`insert into t (id) values (${id})`));
+/** Calls until the database is no longer away. */
+const whenBack = (call: () => Promise<unknown>): Promise<true> =>
+  eventually(() =>
+    call().then(
+      () => true as const,
+      (error) => {
+        expect(error).toBeInstanceOf(UnavailableError);
+        return false as const;
+      },
+    ),
+  );
 const ids = async (db: Db) =>
   (await db.query.all<{ id: string }>(sql`select id from t order by id`)).map(({ id }) => id);
 
@@ -170,7 +191,7 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
         await tx.run(sql`update t set n = n + 1 where id = ${order[1]!}`);
       });
     await Promise.all([bump(["a", "b"]), bump(["b", "a"])]);
-    expect(runs).toBe(3);
+    expect(runs).toBeGreaterThanOrEqual(3); // on a slow machine the second try can lose again
     expect(await db.query.all(sql`select n from t`)).toEqual([{ n: 2 }, { n: 2 }]);
   });
 
@@ -187,34 +208,23 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
     await expect(db.tx((tx) => tx.script(fail))).rejects.toThrow("lost a race");
   });
 
-  test("a connection cut during a statement rejects the body, and the database goes on", async () => {
+  test("a body whose connection is cut, during a statement or between two, runs again on another", async () => {
     await using at = await setUp();
     const db = await at.open();
     await createT(db);
+    let runs = 0;
     const cut = db.tx(async (tx) => {
+      runs++;
       await tx.run(sql`insert into t (id) values ('cut')`);
-      await tx.all(sql`select pg_sleep(60)`);
+      if (runs === 1) await tx.all(sql`select pg_sleep(60)`);
+      if (runs === 2) await new Promise(() => {});
     });
-    const rejected = expect(cut).rejects.toThrow(/terminat/);
     await terminate(at.admin, await seen(at.admin, "active", "select pg_sleep(60)%"));
-    await rejected;
-    await add(db, "after");
-    expect(await ids(db)).toEqual(["after"]);
-  });
-
-  test("a connection cut between two statements rejects the body, though it waits for something else", async () => {
-    await using at = await setUp();
-    const db = await at.open();
-    await createT(db);
-    const cut = db.tx(async (tx) => {
-      await tx.run(sql`insert into t (id) values ('cut')`);
-      await new Promise(() => {});
-    });
-    const rejected = expect(cut).rejects.toThrow(/terminat/);
     await terminate(at.admin, await seen(at.admin, "idle in transaction", "insert into t%"));
-    await rejected;
+    await cut;
+    expect(runs).toBe(3);
     await add(db, "after");
-    expect(await ids(db)).toEqual(["after"]);
+    expect(await ids(db)).toEqual(["after", "cut"]);
   });
 
   test("a connection cut during a commit leaves the outcome unknown, and says so", async () => {
@@ -243,6 +253,91 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
     const after = Array.from({ length: 30 }, (_, i) => Promise.all([add(db, `after ${i}`), ids(db)]));
     await Promise.all(after);
     expect(await ids(db)).toHaveLength(60);
+  });
+
+  test("a database that refuses connections is unavailable, and goes on with all bells rung when it is back", async () => {
+    await using at = await setUp();
+    await using wire = await wireTo(at.url);
+    const db = await openPostgres(wire.url);
+    try {
+      await createT(db);
+      await Promise.all(["a", "b", "c"].map((id) => Promise.all([add(db, id), ids(db)])));
+      const { signal } = new AbortController();
+      const bell = db.listen("topic", signal);
+      const underWay = db.tx((tx) => tx.all(sql`select pg_sleep(60)`));
+      underWay.catch(() => {});
+      await seen(at.admin, "active", "select pg_sleep(60)%");
+      await wire.refuse();
+      await expect(underWay).rejects.toThrow(UnavailableError);
+      for (const call of [add(db, "lost"), ids(db)]) await expect(call).rejects.toThrow(UnavailableError);
+      await wire.mend();
+      expect(await bell.wait(60_000, signal)).toBe(true);
+      await whenBack(() => add(db, "d"));
+      expect(await ids(db)).toEqual(["a", "b", "c", "d"]);
+    } finally {
+      await db.close();
+    }
+  });
+
+  test("a database that falls silent is unavailable to whoever waits for it and to who comes; a commit under way is of unknown outcome", async () => {
+    await using at = await setUp();
+    await using wire = await wireTo(at.url);
+    const db = await openPostgres(wire.url, { heartbeatMs: 2_000 });
+    try {
+      await createT(db);
+      const inBody = Promise.withResolvers<void>();
+      const silent = Promise.withResolvers<void>();
+      const committing = db.tx(async (tx) => {
+        await tx.run(sql`insert into t (id) values ('unknown') on conflict do nothing`);
+        inBody.resolve();
+        await silent.promise; // what a body must not do, for the commit to come after the silence
+      });
+      await inBody.promise;
+      wire.silence();
+      silent.resolve();
+      await expect(committing).rejects.toThrow(OutcomeUnknownError);
+      for (const call of [add(db, "lost"), ids(db)]) await expect(call).rejects.toThrow(UnavailableError);
+      await wire.mend();
+      await whenBack(() => add(db, "after"));
+      expect(await ids(db)).toEqual(["after"]);
+    } finally {
+      await db.close();
+    }
+  });
+
+  test("a server that takes no writes any more, as one that another has taken the place of, is unavailable until there is one that does", async () => {
+    await using at = await setUp();
+    const db = await at.open({ maxConnections: 2 });
+    await createT(db);
+    await Promise.all([add(db, "a"), add(db, "b")]);
+    const { rows } = await at.admin.query("select current_database() as name");
+    const takesWrites = async (setting: "on" | "off") => {
+      await at.admin.query(`alter database ${rows[0].name} set default_transaction_read_only = ${setting}`);
+    };
+    await takesWrites("on");
+    await at.admin.query(
+      "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    await expect(add(db, "c")).rejects.toThrow(UnavailableError);
+    await at.admin.query("set default_transaction_read_only = off");
+    await takesWrites("off");
+    await whenBack(() => add(db, "c"));
+    expect(await ids(db)).toEqual(["a", "b", "c"]);
+  });
+
+  test("who waits too long for a row that another transaction holds, or works too long, is refused as one too many", async () => {
+    await using at = await setUp();
+    const db = await at.open({ maxWaitMs: 2_000, statementTimeoutMs: 10_000 });
+    await createT(db);
+    await add(db, "a");
+    await at.admin.query("begin; update t set n = 1");
+    const waiting = db.tx((tx) => tx.run(sql`update t set n = n + 1`));
+    await expect(waiting).rejects.toThrow(OverloadedError);
+    await expect(waiting).rejects.toThrow(/lock timeout/);
+    await at.admin.query("commit");
+    const hasty = await at.open({ statementTimeoutMs: 50 });
+    await expect(hasty.query.all(sql`select pg_sleep(60)`)).rejects.toThrow(OverloadedError);
+    expect(await db.tx((tx) => tx.all(sql`update t set n = n + 1 returning n`))).toEqual([{ n: 2 }]);
   });
 
   test("a statement prepared before a table was altered is prepared again", async () => {

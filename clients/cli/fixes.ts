@@ -72,5 +72,6 @@ export const fixes: Readonly<Partial<Record<string, string>>> = {
   UNIMPLEMENTED: "this server cannot do that yet: update it",
   SHUTTING_DOWN: "repeat the command when the server is up again",
   OVERLOADED: "wait a moment and repeat the command",
+  STORAGE_UNAVAILABLE: "wait until the server's database is back and repeat the command",
   INTERNAL: "look for the trace id in the server's log",
 } satisfies Record<Reason, string>;

@@ -53,6 +53,7 @@ const passes = ({ exitCode, reason }: Problem): boolean =>
   (exitCode === exitCodes.unreachable && reason === "UNREACHABLE") ||
   reason === "SHUTTING_DOWN" ||
   reason === "OVERLOADED" ||
+  reason === "STORAGE_UNAVAILABLE" ||
   reason === "RATE_LIMITED";
 
 /** The wait before the next try: from 250 ms, doubled each time up to 10 s, and by chance down to half of that. */

@@ -135,7 +135,7 @@ func retryWait(err error, failures int, longest time.Duration) (time.Duration, b
 	}
 	switch failure.Reason {
 	// The reasons whose documentation says to try again, without saying when; and a lost connection.
-	case "STILL_RUNNING", "SHUTTING_DOWN", "OUTCOME_UNKNOWN", "OVERLOADED", "UNREACHABLE":
+	case "STILL_RUNNING", "SHUTTING_DOWN", "OUTCOME_UNKNOWN", "OVERLOADED", "STORAGE_UNAVAILABLE", "UNREACHABLE":
 		return backoff(failures, longest), true
 	}
 	return 0, false

@@ -818,6 +818,11 @@ export class ShuttingDown extends MoltwireError {
 export class Overloaded extends MoltwireError {}
 
 /**
+ * The database cannot be reached, such as while it restarts or another takes its place; nothing was done. Code UNAVAILABLE with RetryInfo.
+ */
+export class StorageUnavailable extends MoltwireError {}
+
+/**
  * A fault of the server's own. Code INTERNAL; the trace id finds it in the server's log.
  */
 export class Internal extends MoltwireError {}
@@ -885,5 +890,6 @@ export const reasonErrors = {
   UNIMPLEMENTED: Unimplemented,
   SHUTTING_DOWN: ShuttingDown,
   OVERLOADED: Overloaded,
+  STORAGE_UNAVAILABLE: StorageUnavailable,
   INTERNAL: Internal,
 } as const;

@@ -1,6 +1,7 @@
 /** The work outside the transactions: calls agents for accepted tasks until each task has ended. */
 import { TaskState } from "../../gen/moltwire/bus/v1/task_pb.ts";
 import type { App } from "../app.ts";
+import { UnavailableError } from "../db/db.ts";
 import { openSlots } from "../egress/slots.ts";
 import { Fault } from "../errors.ts";
 import { crossOver } from "../federation/gateway/cross-over.ts";
@@ -104,7 +105,7 @@ async function goAcross(app: App, dispatcher: Dispatcher, job: Job): Promise<voi
     const work = await crossOver(app, job, input, turn);
     if (work) startAccepted(dispatcher, work);
   } catch (error) {
-    if (app.ending.aborted) return;
+    if (error instanceof UnavailableError || app.ending.aborted) return;
     app.log.error(
       { err: error, task_id: task.task_id, trace_id: task.trace_id },
       "a task could not go to another organisation",
@@ -124,7 +125,8 @@ async function runTask(hands: Hands, job: Job): Promise<void> {
     const run = { decidedAgentId: "", ...job, app, input, signal, meter: newMeter() };
     await tryContracts(hands, run, job.turn, job.resume);
   } catch (error) {
-    if (error instanceof LetGo || app.ending.aborted) return;
+    // Where storage was away for a question about the task, it is left: recovery takes up what this server holds and does not work on.
+    if (error instanceof LetGo || error instanceof UnavailableError || app.ending.aborted) return;
     app.log.error({ err: error, task_id: task.task_id, trace_id: task.trace_id }, "a task could not be worked on");
     await failByOwnFault(app, job);
   } finally {

@@ -97,7 +97,7 @@ async function check(
 
 async function checkPassword(app: App, password: string, { values, responseHeader }: HandlerContext) {
   // Before anything is looked up or computed.
-  take(app.limiters.passwords, "address", addressGroup(values.get(clientAddressKey)), responseHeader);
+  await take(app.limiters.passwords, "address", addressGroup(values.get(clientAddressKey)), responseHeader);
   const stored = await findPassword(app.db.query);
   if (stored === undefined)
     throw new Fault("FAILED_PRECONDITION", "no password is set: sign in with the operator's key, then set one", {

@@ -108,8 +108,9 @@ export type Db = {
   /**
    * Runs the body in one transaction; resolves when its effect is durable, rejects when it has none.
    *
-   * Rejects with what the body or a statement threw, or with a {@link MisuseError}, {@link OverloadedError} or
-   * {@link ClosedError}, none of which left an effect; or with an {@link OutcomeUnknownError}, which may have.
+   * Rejects with what the body or a statement threw, or with a {@link MisuseError}, {@link OverloadedError},
+   * {@link UnavailableError} or {@link ClosedError}, none of which left an effect; or with an
+   * {@link OutcomeUnknownError}, which may have.
    */
   tx<T>(body: Body<T>): Promise<T>;
   /** A bell rung by any of the topics, which hangs until the signal aborts. */
@@ -125,9 +126,14 @@ export class MisuseError extends Error {
   override readonly name = "MisuseError";
 }
 
-/** Too much is waiting for the database already. Nothing was done; try again later. */
+/** Too much is waiting for the database, or for rows of it, already. Nothing was done; try again later. */
 export class OverloadedError extends Error {
   override readonly name = "OverloadedError";
+}
+
+/** The database is not there, or went away before a commit was asked for. Nothing was done; try again later. */
+export class UnavailableError extends Error {
+  override readonly name = "UnavailableError";
 }
 
 /** The database was closed, or has failed, before this was begun. Nothing was done. */

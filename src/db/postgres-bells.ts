@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import type { Bells } from "./db.ts";
+import { destroy, isAbsence, isSilence } from "./postgres-wire.ts";
 
 const channel = "moltwire_bells";
 /** Rings within this time go out as one notification: each takes a lock of the whole server at its commit. */
@@ -9,16 +10,25 @@ const coalesceMs = 3;
 const maxPayloadBytes = 7_999;
 /** Rings kept while the connection is away; beyond, every bell of the others rings on its return. */
 const maxPending = 10_000;
-/** A connection that a network has dropped in silence is found out by asking. */
-const heartbeatMs = 15_000;
-const answerMs = 5_000;
-const maxBackoffMs = 5_000;
+/** With the 5 s that an answer may take: a database that is back is found within 7 s. */
+const maxBackoffMs = 2_000;
+/** A machine that stalled may miss one answer; a database that is silent this often is away. */
+const silencesOfAbsence = 2;
 /** A payload that is no list of topics: ring everything. */
 const everything = "*";
+
+export type BellsOptions = {
+  readonly bells: Bells;
+  /** A connection that a network has dropped in silence is found out by asking: how often, and how long the answer may take. */
+  readonly heartbeatMs: number;
+  readonly onAway: () => void;
+};
 
 export type PostgresBells = {
   /** Tells the other processes, soon. Topics are at most `maxTopicLength` long. */
   readonly notify: (topics: Iterable<string>) => void;
+  /** Whether the database is away: it refuses connections, takes no writes, or is silent. */
+  readonly isAway: () => boolean;
   /** Sends what is waiting, then hangs up. */
   readonly close: () => Promise<void>;
 };
@@ -27,17 +37,24 @@ export type PostgresBells = {
  * The bells between processes: one connection that listens and notifies, beside the transactions and after their
  * commits (a notification inside each would make them commit one after another). While it is away rings are missed,
  * so on its return all bells of this process ring. The connection is open when this resolves.
+ *
+ * Being the one connection that is always tried again, it is also how a process knows that the database is away: `onAway` is called when it is found so, and
+ * again with each try in vain.
  */
-export async function openPostgresBells(config: pg.ClientConfig, bells: Bells): Promise<PostgresBells> {
+export async function openPostgresBells(
+  config: pg.ClientConfig,
+  { bells, heartbeatMs, onAway }: BellsOptions,
+): Promise<PostgresBells> {
   const stopping = new AbortController();
   const pending = new Set<string>();
   let overflowed = false;
+  let away = false;
   let client: pg.Client | undefined;
   let timer: NodeJS.Timeout | undefined;
   let flushing: Promise<void> | undefined;
 
   async function connect(): Promise<void> {
-    const next = new pg.Client({ ...config, query_timeout: answerMs });
+    const next = new pg.Client({ ...config, connectionTimeoutMillis: heartbeatMs, query_timeout: heartbeatMs });
     next.on("error", () => {}); // always followed by "end"
     next.on("notification", ({ processId, payload = "" }) => {
       if (processId !== backendOf(next)) hear(payload); // our own have rung already
@@ -46,7 +63,7 @@ export async function openPostgresBells(config: pg.ClientConfig, bells: Bells): 
       await next.connect();
       await next.query(`listen ${channel}`);
     } catch (error) {
-      await next.end().catch(() => {});
+      destroy(next);
       throw error;
     }
     next.once("end", () => {
@@ -57,16 +74,21 @@ export async function openPostgresBells(config: pg.ClientConfig, bells: Bells): 
   }
 
   async function reconnect(): Promise<void> {
+    let silences = 0;
     for (let attempt = 0; !stopping.signal.aborted; attempt++) {
       const backoffMs = Math.min(maxBackoffMs, 50 * 2 ** attempt) * (0.5 + Math.random() / 2);
       try {
         await sleep(backoffMs, undefined, { signal: stopping.signal });
         await connect();
-        if (stopping.signal.aborted) return await hangUp();
+        away = false;
+        if (stopping.signal.aborted) return hangUp();
         bells.ringAll();
         return schedule();
-      } catch {
-        // Not back yet, or stopping.
+      } catch (error) {
+        if (stopping.signal.aborted || !isAbsence(error)) continue;
+        if (isSilence(error) && ++silences < silencesOfAbsence) continue;
+        away = true;
+        onAway();
       }
     }
   }
@@ -110,12 +132,12 @@ export async function openPostgresBells(config: pg.ClientConfig, bells: Bells): 
     } catch {
       if (payloads[0] === everything) overflowed = true;
       else for (const topic of topics) pending.add(topic);
-      await hangUp();
+      hangUp();
     }
   }
 
-  async function hangUp(): Promise<void> {
-    await client?.end().catch(() => {});
+  function hangUp(): void {
+    if (client) destroy(client);
   }
 
   const heartbeat = setInterval(() => void flush(), heartbeatMs);
@@ -124,13 +146,14 @@ export async function openPostgresBells(config: pg.ClientConfig, bells: Bells): 
   await connect();
   return {
     notify,
+    isAway: () => away,
     async close() {
       clearInterval(heartbeat);
       await flushing;
       await flush();
       clearTimeout(timer);
       stopping.abort();
-      await hangUp();
+      await client?.end().catch(() => {});
     },
   };
 }

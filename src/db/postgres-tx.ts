@@ -1,6 +1,6 @@
 import type pg from "pg";
 import type { Dialect, Sql, Tx } from "./db.ts";
-import { prepared } from "./postgres-wire.ts";
+import { asLost, prepared } from "./postgres-wire.ts";
 import { TxState } from "./tx-state.ts";
 
 /** A transaction on one connection, what is known of it, and a promise of the end of the statement it has sent last. */
@@ -18,7 +18,10 @@ export function postgresTx(client: pg.PoolClient, dialect: Dialect): PostgresTx 
     const turn = last.then(async () => {
       state.assertUsable();
       try {
-        return await client.query(statement());
+        const config = statement();
+        return await client.query(config).catch((error: unknown) => {
+          throw asLost(error);
+        });
       } catch (error) {
         state.fail(error);
         throw error;

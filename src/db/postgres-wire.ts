@@ -76,11 +76,35 @@ export const isContention = (error: unknown): boolean =>
 /** A prepared `select *` whose table was altered since. The connection is of no more use for it, a new one is. */
 export const isStalePlan = (error: unknown): boolean => isAnswer(error) && error.routine === "RevalidateCachedQuery";
 
-/** The connection went away without an answer, or the server took it away. */
-export const isLost = (error: unknown): boolean =>
-  (error instanceof pg.DatabaseError && (error.code === "57P01" || error.code === "57P02")) ||
-  (error instanceof Error &&
-    /^(Connection terminated unexpectedly|Client has encountered|read ECONNRESET|write E)/.test(error.message));
+/** The connection was of no use, and nothing that was asked over it is committed: another one may do. */
+export class LostError extends Error {
+  override readonly name = "LostError";
+}
+
+/**
+ * What a statement on a connection of the driver's failed with, or what a new connection did: a {@link LostError} unless it is an answer. A server that was
+ * primary when it was connected to, and takes no writes now, is as good as gone: the address leads to another one, or will.
+ */
+export const asLost = (error: unknown): unknown =>
+  isAnswer(error) && error.code !== readOnly ? error : new LostError("the connection was lost", { cause: error });
+
+/** Waited too long for a row that another transaction holds, or worked too long. */
+export const isTooSlow = (error: unknown): boolean =>
+  isAnswer(error) && (error.code === "55P03" || error.code === "57014");
+
+/** No server that takes writes is there to connect to; a refusal for any other reason comes from one. */
+export const isAbsence = (error: unknown): boolean =>
+  !(error instanceof pg.DatabaseError) || ["57P01", "57P02", "57P03", readOnly].includes(error.code ?? "");
+
+/** Nobody answered in time. */
+export const isSilence = (error: unknown): boolean =>
+  error instanceof Error && /^(Query read timeout|timeout expired|Connection terminated due to)/.test(error.message);
+
+const readOnly = "25006";
+
+/** Ends the connection without a word: where nobody answers, a polite end would wait for ever. */
+export const destroy = (client: pg.ClientBase): void =>
+  void (client as pg.ClientBase & { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 
 /** The server ended a transaction that was left idle. */
 export const wasIdle = (error: unknown): boolean => error instanceof pg.DatabaseError && error.code === "25P03";

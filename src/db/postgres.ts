@@ -14,14 +14,18 @@ import {
   type Queryable,
   type Sql,
   sql,
+  UnavailableError,
 } from "./db.ts";
 import { openPostgresBells } from "./postgres-bells.ts";
 import { type PostgresTx, postgresTx } from "./postgres-tx.ts";
 import {
+  asLost,
+  destroy,
   isAnswer,
   isContention,
-  isLost,
   isStalePlan,
+  isTooSlow,
+  LostError,
   prepared,
   readTarget,
   reasonOf,
@@ -34,11 +38,13 @@ export type PostgresOptions = {
   readonly maxConnections?: number;
   /** How long a body may leave its transaction idle before the server ends it. Default 5,000. */
   readonly idleInTxMs?: number;
-  /** How long one statement may take. Migrations are exempt. Default 30,000. */
+  /** How long one statement may take; then {@link OverloadedError}. Migrations are exempt. Default 30,000. */
   readonly statementTimeoutMs?: number;
+  /** How often a server that says nothing is asked whether it is there, and how long it may take to answer. Default 5,000. */
+  readonly heartbeatMs?: number;
   /** The most transactions, and the most reads, waiting for a connection; more are refused. Default 10,000. */
   readonly maxQueue?: number;
-  /** How long a transaction, or a read, waits for a connection before it is refused. Default 10,000. */
+  /** How long a transaction, or a read, waits for a connection, or for a row that others hold, before it is refused. Default 10,000. */
   readonly maxWaitMs?: number;
 };
 
@@ -53,6 +59,8 @@ const minServerVersion = 130_000;
 const maxAttempts = 8;
 /** The server ends a slow statement itself; if not even that is heard, the connection is given up this much later. */
 const silenceMs = 5_000;
+/** How long a server may take to say good-bye. */
+const farewellMs = 2_000;
 
 /**
  * A database on a PostgreSQL server, 13 or newer, by its `postgres://` address. Rejects, in words for who started the
@@ -60,20 +68,37 @@ const silenceMs = 5_000;
  */
 export async function openPostgres(address: string, options: PostgresOptions = {}): Promise<Db> {
   const { maxConnections = 10, idleInTxMs = 5_000, statementTimeoutMs = 30_000 } = options;
-  const { maxQueue = 10_000, maxWaitMs = 10_000 } = options;
+  const { heartbeatMs = 5_000, maxQueue = 10_000, maxWaitMs = 10_000 } = options;
   const bells = new Bells();
-  const ear = await openChecked(address, bells);
+  const connections = new Set<pg.PoolClient>();
+  const waiting = new Set<(error: Error) => void>();
+  const hangUp = () => connections.forEach(destroy);
+  // Whoever waits for an answer of a server that is gone, or for a connection to it, would wait long.
+  const onAway = () => {
+    hangUp();
+    for (const refuse of waiting) refuse(new LostError("the database is away"));
+  };
+  const ear = await openChecked(address, (connect) => openPostgresBells(connect, { bells, heartbeatMs, onAway }));
   const openPool = (settings: Record<string, string | number>): pg.Pool => {
     const { connect } = readTarget(address, { ...settings, statement_timeout: statementTimeoutMs });
     const limits = { max: maxConnections, idleTimeoutMillis: 60_000, connectionTimeoutMillis: maxWaitMs };
-    const pool = new pg.Pool({ ...connect, ...limits, query_timeout: statementTimeoutMs + silenceMs });
+    const pool = new pg.Pool({
+      ...connect,
+      ...limits,
+      query_timeout: statementTimeoutMs + silenceMs,
+      verify: refuseStandby,
+    } as pg.PoolConfig);
     // A connection that breaks while lent out reports it here as well as to its query; unheard, it would
     // end the process.
-    pool.on("connect", (client) => client.on("error", () => {}));
+    pool.on("connect", (client) => {
+      client.on("error", () => {});
+      connections.add(client);
+      client.once("end", () => connections.delete(client));
+    });
     pool.on("error", () => {});
     return pool;
   };
-  const writers = openPool({ idle_in_transaction_session_timeout: idleInTxMs });
+  const writers = openPool({ idle_in_transaction_session_timeout: idleInTxMs, lock_timeout: maxWaitMs });
   const readers = openPool({ default_transaction_read_only: "on" });
   const inside = new AsyncLocalStorage<{ open: boolean }>();
   const running = new Set<Promise<unknown>>();
@@ -83,6 +108,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
   async function admit<T>(pool: pg.Pool, work: () => Promise<T>): Promise<T> {
     if (inside.getStore()?.open) throw nested();
     if (closing) throw new ClosedError("the database is closed");
+    if (ear.isAway()) throw new UnavailableError("the database is away");
     if (pool.waitingCount >= maxQueue) throw new OverloadedError(`${maxQueue} callers are waiting for a connection`);
     const result = work();
     running.add(result);
@@ -93,16 +119,38 @@ export async function openPostgres(address: string, options: PostgresOptions = {
     }
   }
 
-  async function retrying<T>(isTransient: (error: unknown) => boolean, work: () => Promise<T>): Promise<T> {
+  async function retrying<T>(work: () => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
         return await work();
       } catch (error) {
-        // Each connection may hold the stale plan once.
-        const limit = isStalePlan(error) ? maxAttempts + maxConnections : maxAttempts;
-        if (attempt >= limit || !isTransient(error)) throw error instanceof NotBegun ? error.cause : error;
+        // Each connection may hold the stale plan once, or lead to a server that takes no writes any more.
+        const limit = isStalePlan(error) || error instanceof LostError ? maxAttempts + maxConnections : maxAttempts;
+        if (isTooSlow(error)) throw new OverloadedError(reasonOf(error), { cause: error });
+        if (error instanceof LostError && (attempt >= limit || closing || ear.isAway()))
+          throw new UnavailableError(`the database is away: ${reasonOf(error.cause)}`, { cause: error });
+        if (attempt >= limit || !mayTryAgain(error)) throw error;
         await sleep(Math.random() * 2 ** Math.min(attempt, maxAttempts));
       }
+    }
+  }
+
+  /** A connection, unless the database goes away meanwhile. */
+  async function lend(pool: pg.Pool): Promise<pg.PoolClient> {
+    const { promise, resolve, reject } = Promise.withResolvers<pg.PoolClient>();
+    waiting.add(reject);
+    pool.connect().then((client) => {
+      if (waiting.has(reject)) resolve(client);
+      else giveBack(client, false); // refused meanwhile
+    }, reject);
+    try {
+      return await promise;
+    } catch (cause) {
+      if (cause instanceof LostError) throw cause;
+      if (pool.totalCount < pool.options.max) throw asLost(cause); // the server did not take another connection
+      throw new OverloadedError("no connection to the database came free", { cause });
+    } finally {
+      waiting.delete(reject);
     }
   }
 
@@ -120,10 +168,11 @@ export async function openPostgres(address: string, options: PostgresOptions = {
       own.state.tellCommitted();
       return value;
     } catch (error) {
-      if (!isStalePlan(error) && !(error instanceof OutcomeUnknownError)) broken = !(await rollBack(client));
+      const isOfUse = !isStalePlan(error) && !(error instanceof OutcomeUnknownError) && !(error instanceof LostError);
+      if (isOfUse) broken = !(await rollBack(client));
       throw error;
     } finally {
-      client.release(broken);
+      giveBack(client, broken);
     }
   }
 
@@ -131,7 +180,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
     const scope = { open: true };
     // The server ends a transaction left idle too long; its body may be waiting for something that never comes.
     const lost = Promise.withResolvers<never>();
-    const onError = (error: Error) => lost.reject(wasIdle(error) ? waitedElsewhere(error) : error);
+    const onError = (error: Error) => lost.reject(wasIdle(error) ? waitedElsewhere(error) : asLost(error));
     client.once("error", onError);
     try {
       const value = await Promise.race([inside.run(scope, body, tx), lost.promise]);
@@ -147,19 +196,20 @@ export async function openPostgres(address: string, options: PostgresOptions = {
   }
 
   async function read(q: Sql): Promise<pg.QueryResult> {
+    const config = prepared(q);
     const client = await lend(readers);
     let broken = false;
     try {
-      return await client.query(prepared(q));
+      return await client.query(config);
     } catch (error) {
       broken = !isAnswer(error) || isStalePlan(error);
-      throw error;
+      throw isAnswer(error) ? error : asLost(error);
     } finally {
-      client.release(broken);
+      giveBack(client, broken);
     }
   }
 
-  const query = (q: Sql) => admit(readers, () => retrying(mayReadAgain, () => read(q)));
+  const query = (q: Sql) => admit(readers, () => retrying(() => read(q)));
   return {
     engine: "postgres",
     query: {
@@ -167,14 +217,16 @@ export async function openPostgres(address: string, options: PostgresOptions = {
       all: async (q: Sql) => (await query(q)).rows,
       one: async (q: Sql) => (await query(q)).rows[0],
     } as Queryable,
-    tx: (body) => admit(writers, () => retrying(mayRunAgain, () => attemptTx(body))),
+    tx: (body) => admit(writers, () => retrying(() => attemptTx(body))),
     listen: (topics, signal) => bells.add(topics, signal),
     load: () => ({ waiting: writers.waitingCount, pools: { writers: loadOf(writers), readers: loadOf(readers) } }),
     close: () =>
       (closing ??= (async () => {
         await Promise.allSettled(running);
         await ear.close();
+        const silent = setTimeout(hangUp, farewellMs);
         await Promise.all([writers.end(), readers.end()]);
+        clearTimeout(silent);
       })()),
   };
 }
@@ -186,27 +238,30 @@ const loadOf = (pool: pg.Pool): PoolLoad => ({
   limit: pool.options.max,
 });
 
-/** The connection was dead before the transaction had begun: another one will do. */
-class NotBegun extends Error {}
+/** Nothing of it is committed, and another try may succeed. */
+const mayTryAgain = (error: unknown): boolean =>
+  isContention(error) || isStalePlan(error) || error instanceof LostError;
 
-const mayRunAgain = (error: unknown): boolean => isContention(error) || isStalePlan(error) || error instanceof NotBegun;
+/** Makes a new connection refuse to be one to a standby, which would show what was, and not what is. */
+function refuseStandby(client: pg.PoolClient, done: (error?: Error) => void): void {
+  client
+    .query<{ standby: number }>("select pg_is_in_recovery() as standby")
+    .then(
+      ({ rows }) => done(rows[0]!.standby ? new Error("this server is a standby and takes no writes") : undefined),
+      done,
+    );
+}
 
-const mayReadAgain = (error: unknown): boolean => isContention(error) || isStalePlan(error) || isLost(error);
-
-async function lend(pool: pg.Pool): Promise<pg.PoolClient> {
-  try {
-    return await pool.connect();
-  } catch (cause) {
-    if (pool.totalCount < pool.options.max) throw cause; // the server did not take another connection
-    throw new OverloadedError("no connection to the database came free", { cause });
-  }
+function giveBack(client: pg.PoolClient, broken: boolean): void {
+  if (broken) destroy(client);
+  client.release(broken);
 }
 
 async function begin(client: pg.PoolClient): Promise<void> {
   try {
     await client.query("begin isolation level read committed");
   } catch (cause) {
-    throw isLost(cause) ? new NotBegun("not begun", { cause }) : cause;
+    throw asLost(cause);
   }
 }
 
@@ -234,7 +289,7 @@ async function rollBack(client: pg.PoolClient): Promise<boolean> {
   }
 }
 
-async function openChecked(address: string, bells: Bells) {
+async function openChecked<T>(address: string, open: (connect: pg.ClientConfig) => Promise<T>): Promise<T> {
   const { connect, shown } = readTarget(address, { synchronous_commit: "off" });
   const refuse = (reason: string, cause?: unknown) => new Error(`PostgreSQL at ${shown}: ${reason}`, { cause });
   const client = new pg.Client(connect);
@@ -246,7 +301,7 @@ async function openChecked(address: string, bells: Bells) {
     if (version < minServerVersion) throw new Error("version 13 or newer is needed");
     if (encoding !== "UTF8") throw new Error(`the database has the encoding ${encoding}, and UTF8 is needed`);
     if (standby) throw new Error("this server is a standby and takes no writes");
-    return await openPostgresBells(connect, bells);
+    return await open(connect);
   } catch (cause) {
     throw refuse(reasonOf(cause), cause);
   } finally {

@@ -54,7 +54,7 @@ export function serveContactPage(http: FastifyInstance, app: App, limiters: Limi
         message: field("message"),
       };
       const address = clientAddress(request);
-      const tooMany = refusal(limiters, address);
+      const tooMany = await refusal(limiters, address);
       if (tooMany) {
         reply.header("retry-after", String(tooMany.retryAfterS));
         return answer(reply, 429, formPage(fields, tooMany.message));
@@ -73,9 +73,12 @@ export function serveContactPage(http: FastifyInstance, app: App, limiters: Limi
 }
 
 /** Why the address may not send now, if it may not. */
-function refusal(limiters: Limiters, address: string): { message: string; retryAfterS: number } | undefined {
+async function refusal(
+  limiters: Limiters,
+  address: string,
+): Promise<{ readonly message: string; readonly retryAfterS: number } | undefined> {
   try {
-    take(limiters.doors, "address", addressGroup(address), new Headers());
+    await take(limiters.doors, "address", addressGroup(address), new Headers());
     return undefined;
   } catch (error) {
     if (!(error instanceof Fault)) throw error;

@@ -33,8 +33,8 @@ export function servePages(
     const { traceId } = traceContext(request.headers.traceparent?.toString() ?? null, app.ids);
     reply.header("x-trace-id", traceId);
     try {
-      await checkReader(app, request).catch((error: unknown) => {
-        takeStranger(app.limiters, error, clientAddress(request), new Headers());
+      await checkReader(app, request).catch(async (error: unknown) => {
+        await takeStranger(app.limiters, error, clientAddress(request), new Headers());
         throw error;
       });
     } catch (error) {

@@ -48,8 +48,8 @@ export async function carryOut(
 ): Promise<Event> {
   try {
     const caller = callerOf(context);
-    takeOfKey(app.limiters, caller, new Headers());
-    if (caller.role === Role.AGENT) takeOfAgent(app.limiters, caller, new Headers());
+    await takeOfKey(app.limiters, caller, new Headers());
+    if (caller.role === Role.AGENT) await takeOfAgent(app.limiters, caller, new Headers());
     return await carry(app, speaker, frame, context);
   } catch (error) {
     return failed(app, error, context);

@@ -2,7 +2,7 @@ import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/prot
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
-import type { Tx } from "../db/db.ts";
+import { type Body, type Db, OutcomeUnknownError, type Tx, UnavailableError } from "../db/db.ts";
 import { Refused } from "../errors.ts";
 import { writeAudit } from "../ops/audit-store.ts";
 import { accessOf, methodName } from "./access.ts";
@@ -64,35 +64,56 @@ export async function runCommand<Request extends object, Reply>(
   const { audited } = accessOf(method);
   const digest = key || audited ? requestDigest(method.input, request as unknown as MessageShape<DescMessage>) : "";
 
-  const outcome = await app.db.tx(async (tx): Promise<Done<Reply> | { readonly refused: Refused }> => {
-    const now = app.clock.now();
-    const orgId = await orgOf(tx, caller, orgNamed(request));
-    const scope: IdempotencyScope | undefined = key
-      ? { orgId, caller: caller.agentId || caller.keyId || digest, method: methodName(method), key }
-      : undefined;
-    if (scope) {
-      const stored = await takeKey(tx, scope, digest, now);
-      if (stored) return { reply: storedReply(app.vault, scope, method.output, stored) as Reply, replayed: true };
-    }
-    try {
-      const reply = await body(request, { tx, caller, orgId, now, trace });
-      if (audited) await writeAudit(tx, app, { caller, orgId, now, trace, method, digest, request, reply });
-      if (scope)
-        await keepReply(
-          tx,
-          app.vault,
-          scope,
-          method.output,
-          create(method.output, reply as MessageInitShape<DescMessage>),
-        );
-      return { reply, replayed: false };
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      if (scope) await dropKey(tx, scope);
-      return { refused: error };
-    }
-  });
+  const outcome = await (key ? knownOutcome : once)(
+    app.db,
+    async (tx): Promise<Done<Reply> | { readonly refused: Refused }> => {
+      const now = app.clock.now();
+      const orgId = await orgOf(tx, caller, orgNamed(request));
+      const scope: IdempotencyScope | undefined = key
+        ? { orgId, caller: caller.agentId || caller.keyId || digest, method: methodName(method), key }
+        : undefined;
+      if (scope) {
+        const stored = await takeKey(tx, scope, digest, now);
+        if (stored) return { reply: storedReply(app.vault, scope, method.output, stored) as Reply, replayed: true };
+      }
+      try {
+        const reply = await body(request, { tx, caller, orgId, now, trace });
+        if (audited) await writeAudit(tx, app, { caller, orgId, now, trace, method, digest, request, reply });
+        if (scope)
+          await keepReply(
+            tx,
+            app.vault,
+            scope,
+            method.output,
+            create(method.output, reply as MessageInitShape<DescMessage>),
+          );
+        return { reply, replayed: false };
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        if (scope) await dropKey(tx, scope);
+        return { refused: error };
+      }
+    },
+  );
   if ("refused" in outcome) throw outcome.refused;
   if (outcome.replayed) context.responseHeader.set("idempotency-replayed", "true");
   return outcome;
 }
+
+const once = <T>(db: Db, body: Body<T>): Promise<T> => db.tx(body);
+
+/** For a command whose idempotency record commits with it: when the outcome of a commit is not known, the record tells it, and the body runs again only if there was none. */
+async function knownOutcome<T>(db: Db, body: Body<T>): Promise<T> {
+  let unknown: OutcomeUnknownError | undefined;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await db.tx(body);
+    } catch (error) {
+      if (error instanceof OutcomeUnknownError) unknown = error;
+      else throw error instanceof UnavailableError && unknown ? unknown : error;
+      if (attempt === maxCommits) throw error;
+    }
+  }
+}
+
+const maxCommits = 3;

@@ -1,7 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { App } from "../app.ts";
-import { ClosedError, OutcomeUnknownError, OverloadedError } from "../db/db.ts";
+import { ClosedError, OutcomeUnknownError, OverloadedError, UnavailableError } from "../db/db.ts";
 import { Fault, toConnectError } from "../errors.ts";
 import { methodName } from "./access.ts";
 import { traceKey } from "./caller.ts";
@@ -59,6 +59,13 @@ export function asConnectError(
   if (error instanceof OverloadedError) {
     return toConnectError(
       new Fault("OVERLOADED", "the server has more waiting than it takes", {}, { retryAfterMs: 1_000, cause: error }),
+      traceId,
+    );
+  }
+  if (error instanceof UnavailableError) {
+    const message = "the database cannot be reached: nothing was done; try again";
+    return toConnectError(
+      new Fault("STORAGE_UNAVAILABLE", message, {}, { retryAfterMs: 1_000, cause: error }),
       traceId,
     );
   }

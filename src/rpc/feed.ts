@@ -1,7 +1,7 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
 import { callerOfSession, sessionTopic } from "../console/session.ts";
-import type { Bell } from "../db/db.ts";
+import { type Bell, UnavailableError } from "../db/db.ts";
 import { Fault } from "../errors.ts";
 import { authenticateAgain } from "./auth.ts";
 import { type Caller, callerOf, traceOf } from "./caller.ts";
@@ -16,6 +16,7 @@ export const checkpointMs = 15_000;
 /** PostgreSQL's bells can come before the row is readable, or be lost with a connection: behind them, a poll. */
 const firstPollMs = 10;
 const lastPollMs = 500;
+const awayPollMs = 1_000;
 
 /** What was found after a position: the messages, where to go on, whether more is there already, whether the feed is over. */
 export type FeedPage<Message, Position> = {
@@ -128,7 +129,9 @@ async function* follow<Message, Position>(
   let foundMs = 0;
   for (;;) {
     const readMs = performance.now();
-    const page = await reader.read(position, feedPageSize);
+    const page = await whenBack(bell, signal, () => reader.read(position, feedPageSize)).catch((error: unknown) => {
+      throw app.stopping.aborted ? stopped(reader, position) : error;
+    });
     for (const message of page.messages) {
       keyOver.throwIfAborted(); // a slow reader may take long for a page
       yield message;
@@ -156,11 +159,22 @@ async function* follow<Message, Position>(
       yield reader.checkpoint(position, app.clock.now());
       toldMs = app.clock.now();
     } catch (error) {
-      throw app.stopping.aborted
-        ? new Fault("SHUTTING_DOWN", "the server is stopping: resume with the cursor", {
-            cursor: reader.cursor(position),
-          })
-        : error;
+      throw app.stopping.aborted ? stopped(reader, position) : error;
+    }
+  }
+}
+
+const stopped = <Message, Position>(reader: Reader<Message, Position>, position: Position): Fault =>
+  new Fault("SHUTTING_DOWN", "the server is stopping: resume with the cursor", { cursor: reader.cursor(position) });
+
+/** Reads; while storage is away waits for its return, when all bells ring. Rejects when the signal aborts meanwhile. */
+async function whenBack<T>(bell: Bell, signal: AbortSignal, read: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await read();
+    } catch (error) {
+      if (!(error instanceof UnavailableError)) throw error;
+      await bell.wait(awayPollMs, signal);
     }
   }
 }
@@ -178,7 +192,7 @@ async function heard<Message, Position>(
   let pollMs = firstPollMs;
   for (let waitedMs = 0; waitedMs < ms; waitedMs += pollMs) {
     if (await bell.wait(pollMs, signal)) return true;
-    const page = await reader.read(position, 1);
+    const page = await whenBack(bell, signal, () => reader.read(position, 1));
     if (page.position !== position || page.over) return true; // a row the filter hides moves the position too
     pollMs = Math.min(lastPollMs, pollMs * 2);
   }
@@ -192,7 +206,9 @@ async function heard<Message, Position>(
 async function watchKey(app: App, { keyId, session }: Caller, bell: Bell, signal: AbortSignal): Promise<void> {
   const longestMs = 60_000;
   for (;;) {
-    const { expireMs } = await (session ? callerOfSession(app, session) : authenticateAgain(app, keyId));
+    const { expireMs } = await whenBack(bell, signal, () =>
+      session ? callerOfSession(app, session) : authenticateAgain(app, keyId),
+    );
     const untilMs = expireMs === undefined ? longestMs : Math.min(longestMs, Math.max(1, expireMs - app.clock.now()));
     await bell.wait(untilMs, signal);
   }

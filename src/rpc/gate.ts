@@ -53,14 +53,14 @@ async function admit(
     return caller;
   };
   try {
-    const caller = await letIn().catch((error: unknown) => {
-      if (!isCounted) takeStranger(app.limiters, error, address, responseHeader);
+    const caller = await letIn().catch(async (error: unknown) => {
+      if (!isCounted) await takeStranger(app.limiters, error, address, responseHeader);
       throw error;
     });
     if (unbuilt.has(method)) {
       throw new Fault("UNIMPLEMENTED", `${methodName(method)} is not built yet`, { method: methodName(method) });
     }
-    if (!isCounted || isOpenDoor(method)) takeRequest(app.limiters, caller, method, address, responseHeader);
+    if (!isCounted || isOpenDoor(method)) await takeRequest(app.limiters, caller, method, address, responseHeader);
   } catch (error) {
     const refusal = asConnectError(app, error, method, trace.traceId, context.signal);
     callEnded(app, method, values, refusal);

@@ -5,10 +5,10 @@ import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { Clock } from "../clock.ts";
 import { Fault, toConnectError } from "../errors.ts";
 import { accessOf } from "./access.ts";
+import { windowMs } from "./allotment.ts";
 import { type Caller, callerKey } from "./caller.ts";
 import type { TierLimits } from "./tier-limits.ts";
 
-const windowMs = 60_000;
 const maxTracked = 100_000;
 
 /** Whether requests were let in, and what is left. */
@@ -20,14 +20,17 @@ export type Allowance = {
   readonly allowed: boolean;
 };
 
-/** Counts the requests of this process. Replicas will lease shares of the limit. */
+/** Counts requests. */
 export type Limiter = {
   /**
    * Takes one or several at once: all or none. `before` is how many the same call took already, and will take again when it is repeated; `most` the limit of this id,
-   * where it is not that of all.
+   * where it is not that of all. At once where this process alone counts; where replicas share the limit, a promise when what this one was allotted is used up.
    */
-  take(id: string, count?: number, before?: number, most?: number): Allowance;
+  take(id: string, count?: number, before?: number, most?: number): Allowance | Promise<Allowance>;
 };
+
+/** A limiter of this process alone. */
+export type OwnLimiter = { take(id: string, count?: number, before?: number, most?: number): Allowance };
 
 /** The times of the requests in the window: a ring of places of which `count`, ending before `next`, are taken. */
 type Ring = { times: Float64Array; next: number; count: number };
@@ -38,7 +41,7 @@ const firstPlaces = 16;
  * At most `usual` requests in any 60 s, exactly, at constant cost: a request is refused while that many earlier ones lie in the window. A
  * refused request is not counted. A limit of 0 switches it off.
  */
-export function slidingWindow(usual: number, clock: Clock): Limiter {
+export function slidingWindow(usual: number, clock: Clock): OwnLimiter {
   const rings = new Map<string, Ring>();
   const now = neverBack(clock);
   const off: Allowance = { limit: 0, remaining: 0, retryAfterMs: 0, allowed: true };
@@ -97,7 +100,7 @@ function push(ring: Ring, at: number, limit: number): void {
 }
 
 /** The clock without its steps back, after which callers would be refused for as long as the step was. */
-function neverBack(clock: Clock): () => number {
+export function neverBack(clock: Clock): () => number {
   let last = Number.NEGATIVE_INFINITY;
   let steppedBackMs = 0;
   return () => {
@@ -143,16 +146,24 @@ export type Limiters = {
   readonly grants: Limiter;
 };
 
-/** `limit` requests in 60 s for an agent whose tier has no limit of its own and for an address, a twelfth of it at open doors, and ten times as many for another server. */
-export const createLimiters = (limit: number, tiers: TierLimits, clock: Clock): Limiters => ({
-  agents: slidingWindow(limit, clock),
+/**
+ * `limit` requests in 60 s for an agent whose tier has no limit of its own and for an address, a twelfth of it at open doors, and ten times as many for another server. `shared`
+ * makes those that replicas share. Addresses without a good key are counted by each replica: nobody should make it write by calling.
+ */
+export const createLimiters = (
+  limit: number,
+  tiers: TierLimits,
+  clock: Clock,
+  shared: (kind: string, usual: number) => Limiter = (_kind, usual) => slidingWindow(usual, clock),
+): Limiters => ({
+  agents: shared("agent", limit),
   tiers,
   addresses: slidingWindow(limit, clock),
-  doors: slidingWindow(Math.ceil(limit / openDoorShare), clock),
-  peers: slidingWindow(limit * peerShare, clock),
-  passwords: slidingWindow(passwordsPerWindow, clock),
-  keys: slidingWindow(0, clock),
-  grants: slidingWindow(0, clock),
+  doors: shared("door", Math.ceil(limit / openDoorShare)),
+  peers: shared("peer", limit * peerShare),
+  passwords: shared("password", passwordsPerWindow),
+  keys: shared("key", 0),
+  grants: shared("grant", 0),
 });
 
 /** What counts as one address: of IPv6 the network of 64 bits, all of which one client can have. */
@@ -173,26 +184,31 @@ export function addressGroup(address: string): string {
  * Counts a call: RATE_LIMITED beyond the limit of its key, its agent or its address, else the response says how much is left of the one of which least is. Administrators are not
  * counted, but for the limits of their keys.
  */
-export function takeRequest(
+export async function takeRequest(
   limiters: Limiters,
   caller: Caller,
   method: DescMethod,
   address: string,
   responseHeader: Headers,
-): void {
+): Promise<void> {
   if (uncounted.has(method.name) || !method.parent.typeName.startsWith("moltwire.")) return;
-  takeOfKey(limiters, caller, responseHeader);
+  await takeOfKey(limiters, caller, responseHeader);
   if (caller.role > Role.AGENT) return;
-  if (isOpenDoor(method)) take(limiters.doors, "address", addressGroup(address), responseHeader);
-  else if (caller.role === Role.AGENT) takeOfAgent(limiters, caller, responseHeader);
-  else take(limiters.addresses, "address", addressGroup(address), responseHeader);
+  if (isOpenDoor(method)) await take(limiters.doors, "address", addressGroup(address), responseHeader);
+  else if (caller.role === Role.AGENT) await takeOfAgent(limiters, caller, responseHeader);
+  else await take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
 
 /** Counts a call of somebody whom no key shows: RATE_LIMITED in place of its refusal, beyond the limit of its address, so that nobody tries keys without end. */
-export function takeStranger(limiters: Limiters, error: unknown, address: string, responseHeader: Headers): void {
+export async function takeStranger(
+  limiters: Limiters,
+  error: unknown,
+  address: string,
+  responseHeader: Headers,
+): Promise<void> {
   if (!(error instanceof Fault)) return;
   if (toConnectError(error).code === Code.Unauthenticated || error.reason === "KEY_NETWORK_REFUSED")
-    take(limiters.addresses, "address", addressGroup(address), responseHeader);
+    await take(limiters.addresses, "address", addressGroup(address), responseHeader);
 }
 
 /** Takes one request of an agent by its tier's limit; or, for a call that was taken, the further items of its list. */
@@ -201,31 +217,44 @@ export const takeOfAgent = (
   { agentId, trustTier = TrustTier.UNSPECIFIED }: Caller,
   responseHeader: Headers,
   moreItems = 0,
-): void => take(agents, "agent", agentId, responseHeader, moreItems, tiers[trustTier]);
+): Promise<void> => take(agents, "agent", agentId, responseHeader, moreItems, tiers[trustTier]);
 
 /** Takes one request of a key that has a limit of its own, or, for a call that was taken, the further items of its list. */
-export function takeOfKey(
+export async function takeOfKey(
   { keys }: Limiters,
   { keyId, requestsPerMinute }: Caller,
   responseHeader: Headers,
   moreItems = 0,
-): void {
-  if (requestsPerMinute) take(keys, "key", keyId, responseHeader, moreItems, requestsPerMinute);
+): Promise<void> {
+  if (requestsPerMinute) await take(keys, "key", keyId, responseHeader, moreItems, requestsPerMinute);
 }
 
 /**
  * Takes one request of an agent, an address or a peer, as {@link takeRequest} does; or, for a call that was taken, the further items of its list. `most`: the limit of this
  * one. The headers are those of whatever of the response's limits has least left.
  */
-export function take(
+export async function take(
   limiter: Limiter,
-  kind: "agent" | "address" | "peer" | "key" | "grant",
+  kind: Subject,
   id: string,
   responseHeader: Headers,
   moreItems = 0,
   most?: number,
+): Promise<void> {
+  const taken = limiter.take(id, moreItems || 1, moreItems && 1, most);
+  tell(taken instanceof Promise ? await taken : taken, `${kind}:${id}`, responseHeader, moreItems);
+}
+
+/** What is counted. */
+export type Subject = "agent" | "address" | "peer" | "key" | "grant";
+
+/** Tells what is left by the headers, or throws RATE_LIMITED. */
+export function tell(
+  { allowed, limit, remaining, retryAfterMs }: Allowance,
+  subject: string,
+  responseHeader: Headers,
+  moreItems = 0,
 ): void {
-  const { allowed, limit, remaining, retryAfterMs } = limiter.take(id, moreItems || 1, moreItems && 1, most);
   if (limit === 0) return;
   if (!allowed || remaining < Number(responseHeader.get("ratelimit-remaining") ?? Number.POSITIVE_INFINITY)) {
     responseHeader.set("ratelimit-limit", String(limit));
@@ -240,7 +269,7 @@ export function take(
   const metadata = { limit: String(limit), remaining: String(remaining), window_ms: String(windowMs) };
   throw new Fault("RATE_LIMITED", message, metadata, {
     ...(retryAfterMs !== undefined && { retryAfterMs }),
-    quota: { subject: `${kind}:${id}`, description: message },
+    quota: { subject, description: message },
   });
 }
 
@@ -257,8 +286,8 @@ export const itemsInterceptor =
     const more = request.stream || !isCounted ? 0 : itemsOf(request.method, request.message) - 1;
     if (more <= 0) return next(request);
     const header = new Headers();
-    takeOfKey(limiters, caller, header, more);
-    if (caller.role === Role.AGENT) takeOfAgent(limiters, caller, header, more);
+    await takeOfKey(limiters, caller, header, more);
+    if (caller.role === Role.AGENT) await takeOfAgent(limiters, caller, header, more);
     const response = await next(request);
     header.forEach((value, name) => void response.header.set(name, value));
     return response;

@@ -89,24 +89,26 @@ async function retry(
   let accepted: Accepted | undefined;
   let turn: number | undefined;
   const count = countUnder(app, context.responseHeader);
-  const { reply } = await runCommand(app, req, context, async (request, given): Promise<RetryReply> => {
-    const { tx, caller, orgId } = given;
-    // Locked, so that of those who retry it at once each sees what the one before it began.
-    const row = visible(caller, await lockDeadLetter(tx, orgId, request.deadLetterId), request.deadLetterId);
-    checkRetries(await retriesOf(tx, orgId, [row.dead_letter_id]));
-    const failed = (await findTask(tx, orgId, row.task_id))!;
-    const { target_org_id: targetOrgId } = failed;
-    const order = await retryOrder(app, given, request, failed);
-    turn ??= dispatcher.turns.take(targetOrgId, row.contract_id); // once, though the body may run again
-    // Across organisations under whatever grant fits now; the work is what begins, if it need not be approved first.
-    const across = isAway(failed)
-      ? await acceptAcross(app, { ...order, wish: { ...order.wish, grantId: "" }, targetOrgId }, given, turn, count)
-      : undefined;
-    accepted = across ? across.work : await acceptTask(app, order, given, turn);
-    const task = across?.task ?? accepted!.task;
-    await markRetried(tx, row);
-    return { deadLetter: await wholeNow(app, tx, row), taskId: task.task_id, spanId: task.span_id };
-  });
+  const { reply } = await count.around(() =>
+    runCommand(app, req, context, async (request, given): Promise<RetryReply> => {
+      const { tx, caller, orgId } = given;
+      // Locked, so that of those who retry it at once each sees what the one before it began.
+      const row = visible(caller, await lockDeadLetter(tx, orgId, request.deadLetterId), request.deadLetterId);
+      checkRetries(await retriesOf(tx, orgId, [row.dead_letter_id]));
+      const failed = (await findTask(tx, orgId, row.task_id))!;
+      const { target_org_id: targetOrgId } = failed;
+      const order = await retryOrder(app, given, request, failed);
+      turn ??= dispatcher.turns.take(targetOrgId, row.contract_id); // once, though the body may run again
+      // Across organisations under whatever grant fits now; the work is what begins, if it need not be approved first.
+      const across = isAway(failed)
+        ? await acceptAcross(app, { ...order, wish: { ...order.wish, grantId: "" }, targetOrgId }, given, turn, count)
+        : undefined;
+      accepted = across ? across.work : await acceptTask(app, order, given, turn);
+      const task = across?.task ?? accepted!.task;
+      await markRetried(tx, row);
+      return { deadLetter: await wholeNow(app, tx, row), taskId: task.task_id, spanId: task.span_id };
+    }),
+  );
   if (accepted && accepted.task.task_id === reply.taskId) startAccepted(dispatcher, accepted);
   return reply;
 }

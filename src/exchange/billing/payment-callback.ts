@@ -54,7 +54,7 @@ async function confirmed(app: App, request: FastifyRequest, traceId: string): Pr
   // Only what is refused is counted: a provider confirms as many payments as there are.
   const countStranger = () => take(app.limiters.doors, "address", addressGroup(clientAddress(request)), new Headers());
   if (paymentSecrets.length === 0) {
-    countStranger();
+    await countStranger();
     throw new Fault("NOT_FOUND", "this server takes no payments: its operator has set no MOLTWIRE_PAYMENT_SECRET", {
       resource: "payments",
     });
@@ -64,7 +64,7 @@ async function confirmed(app: App, request: FastifyRequest, traceId: string): Pr
   const header = (name: string): string => request.headers[name]?.toString() ?? "";
   const flaw = signatureFlaw(paymentSecrets, header, body, now);
   if (flaw) {
-    countStranger();
+    await countStranger();
     throw new Fault("SIGNATURE_INVALID", flaws[flaw], { detail: flaw });
   }
   const payment = parsed(body);

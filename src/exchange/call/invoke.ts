@@ -49,17 +49,19 @@ export async function invokeListing(
   let turn: number | undefined;
   const count = countUnder(app, context.responseHeader);
   const { reply } = await unlessRaced(() =>
-    runCommand(app, req, context, async (request, given): Promise<Reply> => {
-      accepted = undefined;
-      const turnOf = (listing: ListingRow, contractId: string) => {
-        // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
-        turn ??= dispatcher.turns.take(`${given.orgId} ${listing.org_id}`, contractId);
-        return turn;
-      };
-      const bought = await buy(app, request, given, deadlineMs, { turnOf, count });
-      accepted = bought.accepted;
-      return { task: toTask(app, { ...accepted.task, receipt: bought.receipt }), grantId: accepted.grant.grant_id };
-    }),
+    count.around(() =>
+      runCommand(app, req, context, async (request, given): Promise<Reply> => {
+        accepted = undefined;
+        const turnOf = (listing: ListingRow, contractId: string) => {
+          // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
+          turn ??= dispatcher.turns.take(`${given.orgId} ${listing.org_id}`, contractId);
+          return turn;
+        };
+        const bought = await buy(app, request, given, deadlineMs, { turnOf, count });
+        accepted = bought.accepted;
+        return { task: toTask(app, { ...accepted.task, receipt: bought.receipt }), grantId: accepted.grant.grant_id };
+      }),
+    ),
   );
   const { orgId = "", taskId = "" } = reply.task!;
   if (accepted?.work && accepted.task.task_id === taskId) startAccepted(dispatcher, accepted.work);

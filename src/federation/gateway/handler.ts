@@ -93,13 +93,15 @@ async function submit(
   let accepted: AcceptedAcross | undefined;
   let turn: number | undefined;
   const count = countUnder(app, context.responseHeader);
-  const { reply } = await runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
-    // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
-    turn ??= dispatcher.turns.take(`${given.orgId} ${request.targetOrgId}`, request.contractId);
-    accepted = await acceptAcross(app, await orderOf(given.tx, request, given, deadlineMs), given, turn, count);
-    const { task, grant } = accepted;
-    return { task: toTask(app, task), grantId: grant.grant_id, grantRevision: BigInt(grant.revision) };
-  });
+  const { reply } = await count.around(() =>
+    runCommand(app, req, context, async (request, given): Promise<SubmitReply> => {
+      // Once, though the body may run again; of the asking organisation's own, so that nobody turns those of others.
+      turn ??= dispatcher.turns.take(`${given.orgId} ${request.targetOrgId}`, request.contractId);
+      accepted = await acceptAcross(app, await orderOf(given.tx, request, given, deadlineMs), given, turn, count);
+      const { task, grant } = accepted;
+      return { task: toTask(app, task), grantId: grant.grant_id, grantRevision: BigInt(grant.revision) };
+    }),
+  );
   const { orgId = "", taskId = "" } = reply.task!;
   if (accepted?.task.task_id === taskId) {
     if (accepted.quota) tellQuota(accepted.quota, context.responseHeader);

@@ -39,12 +39,12 @@ const validator = createValidator();
  */
 export async function letIn(app: App, signed: SignedMessage, context: HandlerContext): Promise<Arrival> {
   const address = addressGroup(context.values.get(clientAddressKey));
-  const counted = (error: unknown): never => {
-    if (error instanceof Fault) take(app.limiters.addresses, "address", address, context.responseHeader);
+  const counted = async (error: unknown): Promise<never> => {
+    if (error instanceof Fault) await take(app.limiters.addresses, "address", address, context.responseHeader);
     throw error;
   };
   const { peer, envelope, expireMs } = await check(app, signed, context).catch(counted);
-  take(app.limiters.peers, "peer", peer.peer_id, context.responseHeader);
+  await take(app.limiters.peers, "peer", peer.peer_id, context.responseHeader);
   const taken = await app.db.tx((tx) => takeNonce(tx, signed.keyId, envelope.nonce, expireMs));
   return taken === 0 ? counted(replayed(envelope)) : { peer, envelope, signed };
 }

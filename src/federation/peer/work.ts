@@ -71,8 +71,8 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
   };
   let turn: number | undefined;
   const count = countUnder(app, new Headers());
-  const outcome = await app.db.tx(
-    async (tx): Promise<AcceptedAcross | { readonly known: CallRow } | { readonly refused: Refused }> => {
+  const outcome = await count.around(() =>
+    app.db.tx(async (tx): Promise<AcceptedAcross | { readonly known: CallRow } | { readonly refused: Refused }> => {
       await checkPeer(tx, arrival);
       if ((await claimCall(tx, row)) === 0) return { known: (await findCall(tx, row.org_id, row.call_id))! };
       // This one is among them.
@@ -89,7 +89,7 @@ export async function acceptCall(app: App, dispatcher: Dispatcher, arrival: Arri
         await dropCall(tx, row);
         return { refused: error };
       }
-    },
+    }),
   );
   if ("refused" in outcome) throw outcome.refused;
   if ("known" in outcome) {

@@ -18,7 +18,7 @@ from moltwire.errors import MoltwireError, Unreachable, typed_error
 OnProblem = Callable[[Exception], None]
 
 # The reasons whose documentation says to try again, without saying when.
-_AGAIN = {"STILL_RUNNING", "SHUTTING_DOWN", "OUTCOME_UNKNOWN", "OVERLOADED"}
+_AGAIN = {"STILL_RUNNING", "SHUTTING_DOWN", "OUTCOME_UNKNOWN", "OVERLOADED", "STORAGE_UNAVAILABLE"}
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _LONGEST_FEED_WAIT = 10.0

@@ -39,3 +39,10 @@ test("ids ascend while the clock stands still, runs back or leaps, and never lag
     { numRuns: 20 },
   );
 });
+
+test("trace and span ids are as long as W3C has them, and none comes twice, however many are drawn", () => {
+  const { trace, span } = randomIds();
+  const made = Array.from({ length: 2_000 }, () => [trace(), span()]).flat();
+  expect(made.filter((id, n) => !(n % 2 ? /^[0-9a-f]{16}$/ : /^[0-9a-f]{32}$/).test(id))).toEqual([]);
+  expect(new Set(made).size).toBe(made.length);
+});

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { type ClientHttp2Session, constants } from "node:http2";
+import type { DescMethodUnary } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -14,6 +15,9 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import type { FastifyRequest } from "fastify";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
+import { AgentService } from "../gen/moltwire/bus/v1/agent_service_pb.ts";
+import type { RawRequest } from "../src/rpc/answer.ts";
+import { shortCall } from "../src/rpc/unary.ts";
 import { callers, connectCode } from "./wire-fixtures/callers.ts";
 import { connect2, connectRaw, envelope, request2 } from "./wire-fixtures/raw.ts";
 import { startServer, task, until, type WireServer } from "./wire-fixtures/server.ts";
@@ -442,5 +446,42 @@ describe("what a call may do", () => {
     over2.destroy();
     over1.socket.destroy();
     await own.close();
+  });
+});
+
+describe("the short way", () => {
+  const { handleTask } = AgentRuntimeService.method;
+  const request = (more: object, headers: Record<string, string> = {}) =>
+    ({ method: "POST", url: "/x", stream: {}, ...more, headers: { host: "x", ...headers } }) as unknown as RawRequest;
+  const short = (headers: Record<string, string>, more = {}, method: DescMethodUnary = handleTask) => {
+    const call = shortCall(method, request(more, headers), 10_000);
+    return call && [call.wire.name, call.isBinary, call.timeoutMs];
+  };
+
+  test("ordinary unary calls of every protocol go it, with their deadlines", () => {
+    expect(short({ "content-type": "application/json" })).toEqual(["connect", false, undefined]);
+    expect(short({ "content-type": "application/proto", "connect-timeout-ms": "20" })).toEqual(["connect", true, 20]);
+    expect(short({ "content-type": "application/grpc", "grpc-timeout": "2S" })).toEqual(["grpc", true, 2_000]);
+    expect(short({ "content-type": "application/grpc+json" })).toEqual(["grpc", false, undefined]);
+    expect(short({ "content-type": "application/grpc-web+proto" }, { stream: undefined })?.[0]).toBe("grpc-web");
+    const get = { method: "GET", url: "/x?connect=v1&encoding=json&message=%7B%7D" };
+    expect(short({}, get, AgentService.method.getAgent)).toEqual(["connect", false, undefined]);
+  });
+
+  test("what is out of the ordinary goes to Connect's own handlers", () => {
+    const grpc = { "content-type": "application/grpc" };
+    for (const [headers, more] of [
+      [{ ...grpc, "grpc-encoding": "gzip" }],
+      [{ ...grpc, "grpc-timeout": "11S" }],
+      [{ ...grpc, "grpc-timeout": "soon" }],
+      [{ ...grpc, "content-digest": "sha-256=:x:" }],
+      [{ "content-type": "application/grpc-web-text" }],
+      [{ "content-type": "application/json; charset=utf-8" }],
+      [{}, { method: "GET", url: "/x?encoding=json&message=%7B%7D" }],
+    ] as const)
+      expect([headers, short(headers, more)]).toEqual([headers, undefined]);
+    const http1 = request({}, grpc);
+    delete (http1 as { stream?: unknown }).stream;
+    expect(shortCall(handleTask, http1, 10_000)).toBeUndefined();
   });
 });

@@ -69,7 +69,7 @@ export function errorAnswer(contentType: string | undefined, error: ConnectError
 }
 
 /** A whole answer. */
-export type Answer = { status: number; header: Headers; body: Uint8Array };
+export type Answer = { status: number; header: Headers; body: Uint8Array; trailer?: Headers };
 
 const knownType = /^application\/(connect\+(json|proto)|grpc(-web(-text)?)?(\+(json|proto))?)$/i;
 const fallbackType = {

@@ -13,7 +13,8 @@ export type BodyLimits = {
   timeoutMs: number | undefined;
 };
 
-const prefixBytes = 5;
+/** Before the bytes of a message in an envelope: flags, and its length. */
+export const prefixBytes = 5;
 
 /**
  * A body that is one message, in a single chunk, or none if it is empty. It is read when it is asked for, by events: iterating
@@ -38,17 +39,27 @@ export function readWhole(request: RawRequest, limits: BodyLimits): AsyncIterabl
   return { [Symbol.asyncIterator]: () => iterator };
 }
 
-/** A body that is one message; see {@link readWhole}. */
-export function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
+/**
+ * A body that is one message, or an envelope with one; see {@link readWhole}. An envelope that announces more than is taken is refused before
+ * that comes.
+ */
+export function collect(
+  request: RawRequest,
+  { maxBytes: maxMessageBytes, timeoutMs }: BodyLimits,
+  isEnveloped = false,
+): Promise<Buffer> {
+  const maxBytes = maxMessageBytes + (isEnveloped ? prefixBytes : 0);
   // A canceled HTTP/2 request ends as one whose body is empty.
   if (request.aborted) return Promise.reject(senderLeft());
-  if (Number(request.headers["content-length"]) > maxBytes) return Promise.reject(tooLarge(maxBytes));
+  if (Number(request.headers["content-length"]) > maxBytes) return Promise.reject(tooLarge(maxMessageBytes));
   if (request.readableEnded) return Promise.resolve(Buffer.alloc(0));
   if (request.destroyed) return Promise.reject(senderLeft());
   return new Promise((resolve, reject) => {
     const held = gather(maxBytes);
     // Most bodies come in one piece, which needs no copy.
     let only: Buffer | undefined;
+    const announces = (bytes: Buffer) =>
+      isEnveloped && bytes.length >= prefixBytes && bytes.readUInt32BE(1) > maxMessageBytes;
     const release = () => {
       clearTimeout(timer);
       request.off("data", onData).off("end", onEnd).off("close", onLeave).off("error", onLeave);
@@ -61,11 +72,12 @@ export function collect(request: RawRequest, { maxBytes, timeoutMs }: BodyLimits
     const onData = (chunk: Buffer) => {
       if (only === undefined && held.length === 0 && chunk.length <= maxBytes) {
         only = chunk;
+        if (announces(chunk)) fail(tooLarge(maxMessageBytes));
         return;
       }
       if (only !== undefined) held.add(only);
       only = undefined;
-      if (!held.add(chunk)) fail(tooLarge(maxBytes));
+      if (!held.add(chunk) || announces(held.seen())) fail(tooLarge(maxMessageBytes));
     };
     const onLeave = () => fail(senderLeft());
     const onEnd = () => {
@@ -152,6 +164,8 @@ function gather(maxBytes: number) {
     },
     /** What the prefix announces. */
     messageBytes: () => buffer.readUInt32BE(1),
+    /** What is held, which stays. */
+    seen: () => buffer.subarray(0, length),
     take(): Buffer {
       const whole = buffer.subarray(0, length);
       buffer = Buffer.alloc(0);

@@ -212,7 +212,7 @@ async function serve(route: Route, request: FastifyRequest, reply: FastifyReply,
   reply.hijack();
   const call: Call = { request, isGated: false, isDecoded: false, isWronglyCompressed: false };
   try {
-    const short = route.short && shortCall(request.raw, limits.maxTimeoutMs);
+    const short = route.short && shortCall(handler.method as DescMethodUnary, request.raw, limits.maxTimeoutMs);
     if (route.short && short) await answerShortly(route.short, route.gate, short, call, reply, limits);
     else await answerCall(handler, call, reply, limits);
   } catch (error) {

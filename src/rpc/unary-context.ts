@@ -28,7 +28,7 @@ type AnyFn = Parameters<Interceptor>[0];
 /** What not every handler asks for is made when one does. */
 export abstract class UnaryContext implements HandlerContext, UnaryRequest {
   readonly stream = false;
-  readonly requestMethod = "POST";
+  readonly requestMethod: string;
   readonly protocolName: string;
   readonly method: DescMethodUnary;
   readonly service: DescService;
@@ -37,11 +37,12 @@ export abstract class UnaryContext implements HandlerContext, UnaryRequest {
   declare message: Message;
   #responseTrailer: Headers | undefined;
 
-  constructor(method: DescMethodUnary, values: ContextValues, protocolName: string) {
+  constructor(method: DescMethodUnary, values: ContextValues, protocolName: string, requestMethod = "POST") {
     this.method = method;
     this.service = method.parent;
     this.values = values;
     this.protocolName = protocolName;
+    this.requestMethod = requestMethod;
   }
 
   abstract get url(): string;

@@ -83,9 +83,11 @@ async function jobOf(app: App, peerId: string, assignment: Assignment): Promise<
   const cap = Number((grant && termsOf(grant).priceCapMicros) ?? Infinity);
   const now = app.clock.now();
   const rooms = await Promise.all([...new Set([orgId, fromOrgId])].map((of) => roomOfTask(db, of, taskId, now)));
+  // Who buys it pays a price, whatever the work costs whoever sells it.
+  const spenders = task.origin === "listing" ? rooms.slice(0, 1) : rooms;
   const most = {
     tokens: Math.min(assignment.maxTokens || Infinity, ...rooms.map(({ tokens }) => tokens)),
-    micros: Math.min(cap, came?.budget_micros ?? Infinity, ...rooms.map(({ micros }) => micros)),
+    micros: Math.min(cap, came?.budget_micros ?? Infinity, ...spenders.map(({ micros }) => micros)),
   };
   return { peer, task, fromOrgId, assignment, hops: gone + 1, most };
 }

@@ -207,7 +207,7 @@ describe.each(dialects)("%s", (dialect) => {
         `${dialect}, seed ${seed}: ${JSON.stringify(told)}, ${unheard.length} answers lost, ${proof.transfers} transfers, ${proof.liveReserves} live`,
       );
     },
-    operations > 10_000 ? 14_400_000 : 240_000,
+    operations > 10_000 ? 14_400_000 : 600_000,
   );
 });
 

@@ -7,8 +7,8 @@ import { patterns, play, violationsIn } from "../lab-fixtures/lab.ts";
 const seeds = process.env.FULL ? 100 : 10;
 /** As many as an organisation runs at once. */
 const atOnce = 2;
-/** However slow and uneven the machine is. */
-const wish = { agentCount: 5, faults: { drop: 0.05 }, timeoutS: 300, criteria: { maxDeviation: 10 } };
+/** However uneven the machine lets them work. */
+const wish = { agentCount: 5, faults: { drop: 0.05 }, criteria: { maxDeviation: 10 } };
 
 describe.each(dialects)("on %s, with a twentieth of all calls and messages lost", (dialect) => {
   test.each(patterns.map((pattern) => [PatternSchema.value[pattern]!.localName, pattern] as const))(

@@ -172,9 +172,9 @@ describe.each(dialects)("%s", (dialect) => {
       }
       await using server = await callersOf(kills);
       await comes(() => existsSync(join(folder, "done")));
-      const { organizations, ...others } = clientsAt(server.url, operatorKey);
-      const proof = await proofOf({ organizations, ...others });
-      const homeOrgId = (await organizations.getOrganization({})).organization!.orgId;
+      const operator = clientsAt(server.url, operatorKey);
+      const proof = await proofOf(operator);
+      const homeOrgId = (await operator.organizations.getOrganization({})).organization!.orgId;
       await server.kill();
       expect(proof.faults).toEqual([]);
       expect(proof).toMatchObject({ ok: true, sumMicros: 0n });

@@ -22,12 +22,12 @@ export type Answer = "new" | "known" | "refused" | "ended" | "again" | "reused";
 /** Whether an operation is in the books. */
 export const isWritten = (what: Answer): boolean => what === "new" || what === "known";
 
-/** The lines of a file, in their order; none if it is not there. */
+/** The whole lines of a file, in their order; none if it is not there. A kill may have cut the last one off. */
 export function readAnswers(file: string): { readonly n: number; readonly what: Answer }[] {
   if (!existsSync(file)) return [];
   return readFileSync(file, "utf8")
     .split("\n")
-    .filter((line) => line !== "")
+    .slice(0, -1)
     .map((line) => {
       const [n, what] = line.split(" ") as [string, Answer];
       return { n: Number(n), what };

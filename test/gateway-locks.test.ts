@@ -3,10 +3,12 @@
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { BudgetPeriod, BudgetScope } from "../gen/moltwire/bus/v1/budget_pb.ts";
+import { BillingPeriod } from "../gen/moltwire/exchange/v1/listing_pb.ts";
 import { persist } from "../src/bus/persist.ts";
 import { sql } from "../src/db/db.ts";
 import { openPostgres } from "../src/db/postgres.ts";
 import { markSettled } from "../src/federation/gateway/crossing-store.ts";
+import { type Answer, AttemptFault } from "../src/server.ts";
 import { httpEndpoint, stateOf, whenEnded } from "./bus-fixtures/bus.ts";
 import { httpAgent } from "./bus-fixtures/http-agent.ts";
 import { pullEndpoint } from "./bus-fixtures/instance.ts";
@@ -43,6 +45,14 @@ async function deadlocksIn(url: string): Promise<number> {
   } finally {
     await db.close();
   }
+}
+
+/** A connection of its own, in a transaction. */
+async function outside(url: string) {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query("begin");
+  return { client, [Symbol.asyncDispose]: () => client.end() };
 }
 
 describe.each(dialects)("%s", (dialect) => {
@@ -86,14 +96,6 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   describe.runIf(dialect === "postgres")("the end of what is open under a grant", () => {
-    /** A connection of its own, in a transaction. */
-    async function outside(url: string) {
-      const client = new pg.Client({ connectionString: url });
-      await client.connect();
-      await client.query("begin");
-      return { client, [Symbol.asyncDispose]: () => client.end() };
-    }
-
     test("does not wait for a task that another transaction holds", async () => {
       const at = await across(world, { agent: { endpoint: pullEndpoint } });
       const taskIds: string[] = [];
@@ -133,6 +135,138 @@ describe.each(dialects)("%s", (dialect) => {
       expect(await db.query.one(marked)).toEqual({ unsettled: 1 });
     });
   });
+
+  describe.runIf(dialect === "postgres")(
+    "a request for a listing that waits for one of its rows has none of those that come later",
+    () => {
+      /** In the order of `lock-order.ts`. */
+      const places = [
+        "budget",
+        "other budget",
+        "grant",
+        "use of the grant",
+        "cost",
+        "free requests",
+        "day",
+        "wallet",
+      ] as const;
+      type Place = (typeof places)[number];
+
+      test.each<[string, { pays: boolean; works: boolean }, { buying: Place[]; ending: Place[] }]>([
+        [
+          "one that is paid",
+          { pays: true, works: true },
+          {
+            buying: ["budget", "other budget", "grant", "use of the grant", "wallet"],
+            ending: ["budget", "other budget", "use of the grant", "cost", "day", "wallet"],
+          },
+        ],
+        [
+          "one that is not paid, since it fails",
+          { pays: true, works: false },
+          { buying: [], ending: ["budget", "other budget", "use of the grant", "cost", "day", "wallet"] },
+        ],
+        [
+          "a free one that fails",
+          { pays: false, works: false },
+          {
+            buying: ["budget", "other budget", "grant", "use of the grant", "free requests"],
+            ending: ["budget", "other budget", "use of the grant", "cost", "free requests", "day"],
+          },
+        ],
+      ])("%s", async (_, { pays, works }, { buying, ending }) => {
+        const fresh = await freshDatabase();
+        onTestFinished(() => fresh.drop());
+        const attempts: { readonly ends: (works: boolean) => void }[] = [];
+        const adapters = {
+          scripted: () =>
+            new Promise<Answer>((resolve, reject) => {
+              const ends = (does: boolean) =>
+                does
+                  ? resolve({ output: null, usage: { inputTokens: 3, outputTokens: 4, model: "m" } })
+                  : reject(new AttemptFault("ADAPTER_ERROR", "failed", "it broke"));
+              attempts.push({ ends });
+            }),
+        };
+        // Nothing else is done meanwhile: its clock stands still.
+        await using still = await start(dialect, { databaseUrl: fresh.url, clock: fakeClock(Date.now()), adapters });
+        // Or the server waits for what is under way when the test fails.
+        using _underWay = {
+          [Symbol.dispose]() {
+            for (const attempt of attempts) attempt.ends(false);
+          },
+        };
+        const endpoint = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
+        const free = { requests: 1_000, period: BillingPeriod.DAY };
+        const { seller, buyer, buy, listing } = await market(still, {
+          agent: { endpoint, breaker: { disabled: true } },
+          contract: { estimatedTokens: 5n },
+          offer: { pricing: { requestMicros: 10_000n, ...(!pays && { freeTier: free }) } },
+        });
+        for (const org of [seller, buyer]) await org.admin.budgets.setBudget({ ...total, limitTokens: 1_000_000n });
+        const [first, second] = [seller.orgId, buyer.orgId].toSorted();
+        const rows: Record<Place, [string, string]> = {
+          budget: ["budget_use where org_id = $1", first!],
+          "other budget": ["budget_use where org_id = $1", second!],
+          grant: ["federation_grant where org_id = $1", seller.orgId],
+          "use of the grant": ["federation_grant_usage where org_id = $1", seller.orgId],
+          cost: ["agent_cost where org_id = $1", seller.orgId],
+          "free requests": ["exchange_free_use where org_id = $1", buyer.orgId],
+          day: ["exchange_day where listing_id = $1", listing.listingId],
+          wallet: ["ledger_account where org_id = $1 and account_id = 'wallet'", buyer.orgId],
+        };
+        const lock = async ({ client }: { readonly client: pg.Client }, place: Place, how = ""): Promise<number> => {
+          const [where, id] = rows[place];
+          return (await client.query(`select 1 from ${where} for update ${how}`, [id])).rowCount!;
+        };
+        const waits = sql`select 1 as found from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+        const isWaiting = async () => (await still.server.app.db.query.one(waits)) !== undefined;
+        /** Does it while the rows of a place are another's. */
+        const heldUp = async (place: Place, act: () => Promise<void>) => {
+          await using holder = await outside(fresh.url);
+          expect([place, await lock(holder, place)]).toEqual([place, 1]);
+          const acting = act();
+          acting.catch(() => {});
+          await eventually(isWaiting).catch(() => {
+            throw new Error(`nothing waits for ${place}`);
+          });
+          await using looker = await outside(fresh.url);
+          const taken: string[] = [];
+          for (const later of places.slice(places.indexOf(place) + 1))
+            if ((await lock(looker, later, "skip locked")) < there.get(later)!) taken.push(later);
+          await looker.client.query("rollback");
+          await holder.client.query("rollback");
+          await acting;
+          expect([place, taken]).toEqual([place, []]);
+        };
+        const asked: string[] = [];
+        const ask = async () => {
+          asked.push((await buy({ returnImmediately: true })).taskId);
+          await eventually(() => attempts.length === asked.length);
+        };
+        const end = async () => {
+          attempts.at(-1)!.ends(works);
+          expect(stateOf(await whenEnded(buyer.admin, asked.at(-1)!))).toBe(works ? "COMPLETED" : "FAILED");
+        };
+        // So that all the rows are there.
+        await ask();
+        await end();
+        await using counter = await outside(fresh.url);
+        const there = new Map<Place, number>();
+        for (const place of places) there.set(place, await lock(counter, place));
+        await counter.client.query("rollback");
+        for (const place of buying) {
+          await heldUp(place, ask);
+          await end();
+        }
+        for (const place of ending) {
+          await ask();
+          await heldUp(place, end);
+        }
+        expect((await proofOf(still.operator)).faults).toEqual([]);
+      });
+    },
+  );
 
   // Last, since it stops the server.
   test("many at once in both directions, within one trace and without, wait for one another and never in a circle", async () => {

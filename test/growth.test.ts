@@ -1029,7 +1029,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   ],
   [
     "the latest result of a worker",
-    (db) => lastDelivery(db, org, "mkt_a", mine),
+    (db) => lastDelivery(db, { orgId: org, taskId: "mkt_a", number: 7 }, mine),
     /autoindex_marketplace_delivery_1 \(org_id=\? AND task_id=\?\)/,
   ],
   [

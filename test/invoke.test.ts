@@ -9,7 +9,7 @@ import { GrantState } from "../gen/moltwire/federation/v1/grant_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { freeUseKeptMs } from "../src/exchange/call/sweep.ts";
 import { type Adapter, type Assignment, AttemptFault } from "../src/server.ts";
-import { eventsOf, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
+import { eventsOf, nameOf, reasonOf, stateOf, value, whenEnded } from "./bus-fixtures/bus.ts";
 import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
 import { leave, type Market, market, walletOf } from "./exchange-fixtures/listing.ts";
 import { dialects, eventually, fakeClock, type Org, refusal, start, untilTaken, type World } from "./harness.ts";
@@ -314,6 +314,78 @@ describe.each(dialects)("%s", (dialect) => {
     expect((await refusal(asker.as.catalog.invokeListing({ listingId, agentId: idle.agentId }))).reason).toBe(
       "NOT_FOUND",
     );
+  });
+
+  test("a price counts in the budgets of credits of who buys, as tokens do: set aside at its most, spent as it is paid, released when nothing is", async () => {
+    const pricing = { requestMicros: credits(1), thousandTokensMicros: credits(2), maxTokens: 5_000n };
+    const { seller, worker, buyer, asker, buy } = await market(world, {
+      offer: { pricing },
+      agent: { endpoint: scripted },
+    });
+    await seller.admin.costs.setRates({
+      rates: [{ agentId: worker.agentId, inputPer1000TokensMicros: 70n, outputPer1000TokensMicros: 70n }],
+    });
+    const daily = { scope: BudgetScope.ORG, period: BudgetPeriod.DAY };
+    const own = { scope: BudgetScope.AGENT, subjectId: asker.agentId, period: BudgetPeriod.TOTAL };
+    await buyer.admin.budgets.setBudget({ ...daily, limitCreditsMicros: credits(14) });
+    await buyer.admin.budgets.setBudget({ ...own, limitCreditsMicros: credits(100) });
+    await seller.admin.budgets.setBudget({ ...daily, limitCreditsMicros: credits(1) });
+    const standing = async (
+      of: Org,
+      name: { scope: BudgetScope; period: BudgetPeriod; subjectId?: string } = daily,
+    ) => {
+      const { spentMicros, reservedMicros } = (await of.admin.budgets.getBudget(name)).budget!.credits!;
+      return [spentMicros, reservedMicros];
+    };
+    const first = held();
+    const { taskId, traceId } = await buy({ returnImmediately: true });
+    await first.begun;
+    expect(await standing(buyer)).toEqual([0n, credits(11)]);
+    expect(await standing(buyer, own)).toEqual([0n, credits(11)]);
+    const refused = await refusal(buy());
+    expect([refused.reason, refused.metadata.unit, refused.metadata.reserved]).toEqual([
+      ...["BUDGET_EXCEEDED", "credits_micros", String(credits(11))],
+    ]);
+    expect(await walletOf(buyer)).toEqual([credits(1_000), credits(11)]);
+    first.end({ inputTokens: 600, outputTokens: 400, model: "" });
+    const { receipt } = await whenEnded(buyer.admin, taskId);
+    expect(receipt!.amountMicros).toBe(credits(3));
+    for (const name of [daily, own]) expect(await standing(buyer, name)).toEqual([credits(3), 0n]);
+    // Who does the work counts what that costs.
+    expect(await standing(seller)).toEqual([70n, 0n]);
+    const told = (await eventsOf(buyer.admin, traceId)).filter(({ kind }) => kind === TraceEventKind.BUDGETED);
+    expect(told.map(({ details }) => details!.credits_micros)).toEqual([Number(credits(11)), Number(credits(3))]);
+    for (const aftermath of ["not-begun", "lost"] as const) {
+      work = async () => {
+        throw new AttemptFault("ADAPTER_ERROR", aftermath, "it broke");
+      };
+      expect((await buy()).receipt).toMatchObject({ state: ReceiptState.VOIDED, amountMicros: 0n });
+      expect(await standing(buyer)).toEqual([credits(3), 0n]);
+    }
+    await buyer.admin.budgets.setBudget({ ...daily, limitCreditsMicros: credits(13) });
+    expect((await refusal(buy())).reason).toBe("BUDGET_EXCEEDED");
+    expect(await walletOf(buyer)).toEqual([credits(997), 0n]);
+  });
+
+  test("of 30 at once the free ones pass a budget of credits, and of the others as many as it has room for", async () => {
+    const pricing = { requestMicros: credits(1), freeTier: { requests: 5, period: BillingPeriod.DAY } };
+    const { buyer, buy } = await market(world, { offer: { pricing } });
+    const daily = { scope: BudgetScope.ORG, period: BudgetPeriod.DAY };
+    await buyer.admin.budgets.setBudget({ ...daily, limitCreditsMicros: credits(3) });
+    const asked = Array.from({ length: 30 }, () =>
+      buy().then(
+        ({ receipt }) => nameOf(Charge, receipt!.charge),
+        async (error: unknown) => (await refusal(Promise.reject(error))).reason,
+      ),
+    );
+    const counts = Map.groupBy(await Promise.all(asked), (one) => one);
+    expect(Object.fromEntries([...counts].map(([one, all]) => [one, all.length]))).toEqual({
+      ...{ FREE: 5, PRICED: 3, BUDGET_EXCEEDED: 22 },
+    });
+    expect((await buyer.admin.budgets.getBudget(daily)).budget!.credits).toMatchObject({
+      ...{ spentMicros: credits(3), reservedMicros: 0n },
+    });
+    expect(await walletOf(buyer)).toEqual([credits(997), 0n]);
   });
 
   test.each(["buyer", "seller"] as const)(

@@ -15,15 +15,11 @@ import { expireReserves } from "../src/exchange/ledger/expire.ts";
 import { postTransfers } from "../src/exchange/ledger/post.ts";
 import { reserve, settle, voidReserve } from "../src/exchange/ledger/reserve.ts";
 import { readStanding } from "../src/exchange/ledger/store.ts";
-import type { Transfer, TransferRef, Wish } from "../src/exchange/ledger/transfer.ts";
-import { type Random, random } from "./crash/random.ts";
+import type { TransferRef, Wish } from "../src/exchange/ledger/transfer.ts";
 import { post, proofOf } from "./exchange-fixtures/ledger.ts";
 import { dialects, eventually, fakeClock, start, unique, type World } from "./harness.ts";
 
 const kind = TransactionKind.TRANSFER;
-/** LEDGER_FULL: a million operations; LEDGER_OPERATIONS: as many; LEDGER_SEED: others. */
-const { LEDGER_FULL, LEDGER_OPERATIONS } = process.env;
-const asked = LEDGER_OPERATIONS ? Number(LEDGER_OPERATIONS) : LEDGER_FULL ? 1_000_000 : undefined;
 
 const move = (transferId: string, from: Account, to: Account, amount: bigint): Wish => ({
   ...{ does: "move", transferId, kind, from, to, amount },
@@ -341,141 +337,4 @@ describe.each(dialects)("%s", (dialect) => {
     }
     expect((await proofOf(world.operator)).faults).toEqual([]);
   });
-
-  describe("random operations", () => {
-    const operations = asked ?? (dialect === "sqlite" ? 6_000 : 2_500);
-    test(
-      `${operations} of 64 callers at once, retries among them: nothing is made or lost, no floor is broken, and each id has one effect`,
-      async () => {
-        const seed = Number(process.env.LEDGER_SEED ?? 20_261_121);
-        const run = await randomRun(db, {
-          seed,
-          callers: 64,
-          operations,
-          issuance,
-          fees: feesOf(world.server.homeOrgId),
-        });
-        const proof = await proofOf(world.operator);
-        expect(proof.faults).toEqual([]);
-        expect(proof).toMatchObject({ ok: true, sumMicros: 0n });
-        const written = await db.query.all<{ step: number; n: number }>(
-          sql`select step, count(*) as n from ledger_transfer where org_id like ${`%${run.mark}%`} or transfer_id like ${`%${run.mark}%`} group by step order by step`,
-        );
-        const own = written.filter(({ step }) => step !== TransactionStep.EXPIRED).reduce((sum, { n }) => sum + n, 0);
-        expect(own).toBe(run.effects);
-        expect(run.told).toMatchObject({ retried: expect.any(Number) });
-        // Or the run has put nothing to the test.
-        for (const count of Object.values(run.told)) expect(count).toBeGreaterThan(operations / 500);
-        console.log(
-          `${dialect}, seed ${seed}: ${JSON.stringify(run.told)}, ${run.effects} transfers, ${proof.liveReserves} live`,
-        );
-      },
-      asked ? 7_200_000 : 120_000,
-    );
-  });
 });
-
-type Run = {
-  readonly seed: number;
-  readonly callers: number;
-  readonly operations: number;
-  readonly issuance: Account;
-  readonly fees: Account;
-};
-
-/** Callers that post, retry and race until so many operations are done. Time goes on by a millisecond with each. */
-async function randomRun(db: Db, { seed, callers, operations, issuance, fees }: Run) {
-  const mark = unique("r");
-  const orgs = Array.from({ length: 8 }, (_, n) => `org_${mark}_${n}`);
-  const wallets = orgs.flatMap((orgId) => [
-    walletOf(orgId),
-    agentWallet(orgId, "agt_1"),
-    agentWallet(orgId, "agt_2"),
-    escrowOf(orgId, "mkt_1"),
-  ]);
-  const told = { posted: 0, refused: 0, ended: 0, retried: 0, reused: 0, undone: 0 };
-  const reserves: TransferRef[] = [];
-  let [effects, done, ids] = [0, 0, 0];
-  /** What was written, for a while, to be repeated. */
-  const recent: { wishes: readonly Wish[]; result: readonly Transfer[] }[] = [];
-  const keep = <T>(list: T[], item: T, most: number): void => {
-    list.push(item);
-    if (list.length > most) list.splice(0, list.length - most);
-  };
-  const base = 1_000_000;
-
-  const nextId = () => `${mark}/${ids++}`;
-  const wish = (by: Random): Wish => {
-    const [from, to] = [by.pick(wallets), by.pick(wallets)];
-    const amount = BigInt(by.int(1, 50));
-    const roll = by.next();
-    // As much comes as goes to the fees, so that wallets stay poor and are refused; but for one that holds what no number does.
-    if (roll < 0.001) return move(nextId(), issuance, wallets[0]!, 2n ** 54n + amount);
-    if (roll < 0.08) return move(nextId(), issuance, to, amount);
-    if (roll < 0.16) return move(nextId(), from, fees, amount);
-    if (roll < 0.4 && reserves.length > 0) {
-      const of = by.pick(reserves);
-      return by.chance(0.6)
-        ? { does: "settle", transferId: nextId(), of, amount: BigInt(by.int(0, 20)) }
-        : { does: "void", transferId: nextId(), of };
-    }
-    if (from.orgId === to.orgId && from.accountId === to.accountId) return move(nextId(), from, fees, amount);
-    if (roll < 0.65) {
-      const timeout = by.chance(0.3) ? { timeoutMs: by.int(1, 400) } : {};
-      return { does: "reserve", transferId: nextId(), kind, from, to, amount: amount + 20n, ...timeout };
-    }
-    return move(nextId(), from, to, amount);
-  };
-
-  const caller = async (n: number) => {
-    const by = random(seed + n);
-    while (done < operations) {
-      const now = base + done++;
-      const again = recent.length > 0 && by.chance(0.12) ? by.pick(recent) : undefined;
-      if (again && by.chance(0.3)) {
-        const [first, ...rest] = again.wishes as [Wish, ...Wish[]];
-        if (!("amount" in first)) continue;
-        expect(await reasonOf(post(db, [{ ...first, amount: first.amount + 1n }, ...rest], now))).toBe(
-          "IDEMPOTENCY_KEY_REUSED",
-        );
-        told.reused++;
-        continue;
-      }
-      if (again) {
-        expect(await post(db, again.wishes, now)).toEqual(again.result);
-        told.retried++;
-        continue;
-      }
-      const undo =
-        recent.length > 0 && by.chance(0.03)
-          ? by.pick(recent).result.find(({ step, amount }) => step !== 2 && amount > 0n)
-          : undefined;
-      const wishes: readonly Wish[] = undo
-        ? [{ does: "reverse", transferId: nextId(), of: undo }]
-        : Array.from({ length: by.chance(0.25) ? by.int(2, 4) : 1 }, () => wish(by));
-      // Now and then twice at once, as a client does whose connection was lost.
-      const calls = Array.from({ length: by.chance(0.05) ? 2 : 1 }, () => post(db, wishes, now));
-      const ends = await Promise.allSettled(calls);
-      const results = ends.flatMap((end) => (end.status === "fulfilled" ? [end.value] : []));
-      for (const end of ends) if (end.status === "rejected") told[outcomeOf(end.reason)]++;
-      const [result] = results;
-      if (!result) continue;
-      for (const other of results) expect(other).toEqual(result);
-      effects += wishes.length;
-      told.posted++;
-      if (undo) told.undone++;
-      keep(recent, { wishes, result }, 500);
-      for (const { orgId, transferId, step } of result)
-        if (step === TransactionStep.RESERVED) keep(reserves, { orgId, transferId }, 200);
-    }
-  };
-  await Promise.all(Array.from({ length: callers }, (_, n) => caller(n)));
-  return { mark, effects, told };
-}
-
-function outcomeOf(error: unknown): "refused" | "ended" {
-  if (!(error instanceof Fault)) throw error;
-  if (["INSUFFICIENT_CREDITS", "QUOTA_EXCEEDED"].includes(error.reason)) return "refused";
-  if (error.reason === "FAILED_PRECONDITION") return "ended";
-  throw error;
-}

@@ -99,7 +99,7 @@ describe.each(dialects)("with many messages on %s", (dialect) => {
     const log = { orgId, logId: "agt_3" };
     const ref = { ...log, group: "g" };
     const agent = { org_id: orgId, agent_id: "agt_3" };
-    const walk = { newest: false, unreadOnly: false, from: 5, after: 500 };
+    const walk = { newest: false, unreadOnly: false, from: 5, after: 500, until: 1_000_000 };
     const page = { messages: 64, bytes: 262_144 };
     const statements: [string, (tx: never) => Promise<unknown>][] = [
       ["following", (tx) => readStretch(tx, log, 500, page)],

@@ -6,9 +6,10 @@ import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { MessageSchema } from "../gen/moltwire/relay/v1/message_pb.ts";
-import { type ConverseRequest, OpenSchema, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
-import { type Sql, sql } from "../src/db/db.ts";
+import { type ConverseRequest, MessageOrder, OpenSchema, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
+import { type Queryable, type Sql, sql } from "../src/db/db.ts";
 import { removeDroppedLogs } from "../src/relay/drop.ts";
+import { pageOfMessages } from "../src/relay/list.ts";
 import { inboxOf } from "../src/relay/message.ts";
 import { createTails } from "../src/relay/tail.ts";
 import { dialects, eventually, fakeClock, start, type World } from "./harness.ts";
@@ -92,6 +93,40 @@ describe.each(dialects)("on %s", (dialect) => {
     const done = await Promise.all(Array.from({ length: 4 }, () => to.as.relay.markRead({ read })));
     expect(done.reduce((sum, { marked }) => sum + marked, 0)).toBe(300);
   });
+
+  test.each([MessageOrder.UNSPECIFIED, MessageOrder.NEWEST])(
+    "a page that is read while a message comes has none behind the end that it tells (%i)",
+    async (order) => {
+      await using world = await start(dialect);
+      const { app } = world.server;
+      const org = await world.org();
+      const to = await org.agent();
+      await tell(org.admin, toAgent(to.agentId), 1);
+      const { query } = app.db;
+      let come = 1;
+      // It comes as soon as the end of the log is known.
+      const db: Queryable = Object.assign(Object.create(query) as Queryable, {
+        async one(asked: Sql) {
+          const row = await query.one(asked);
+          await tell(org.admin, toAgent(to.agentId), ++come);
+          return row;
+        },
+      });
+      const log = inboxOf(org.orgId, to.agentId);
+      const page = await pageOfMessages(
+        app,
+        db,
+        log,
+        [],
+        { order, pageSize: 0, pageToken: "" },
+        false,
+        app.clock.now(),
+      );
+      expect(come).toBeGreaterThan(1);
+      expect([page.lastSequence, page.messages.map(({ sequence }) => sequence)]).toEqual([1n, [1n]]);
+      expect((await to.as.relay.listInbox({})).lastSequence).toBe(BigInt(come));
+    },
+  );
 
   test("a conversation that ends in the middle of a page says how far it came", async () => {
     await using world = await start(dialect);

@@ -102,7 +102,7 @@ const hot: readonly (readonly [string, (tx: never) => Promise<unknown>])[] = [
   ["a place in a log", (tx) => takeSequence(tx, log, 1)],
   [
     "a page of messages",
-    (tx) => listMessages(tx, log, { newest: false, unreadOnly: false, from: 5, after: 500 }, page),
+    (tx) => listMessages(tx, log, { newest: false, unreadOnly: false, from: 5, after: 500, until: 900 }, page),
   ],
   ["a message", (tx) => findMessage(tx, org, "msg_a")],
   ["receipts", (tx) => markDelivered(tx, log, [1, 2, 3], 1)],

@@ -86,7 +86,7 @@ export async function concludeTask(tx: Tx, app: App, held: HeldTask, end: TaskEn
   const sides = asked ? [asked, work] : [work];
   const settled = new Map<Side, Step[]>();
   for (const side of sides.toSorted((a, b) => inLockOrder(a.task.org_id, b.task.org_id)))
-    settled.set(side, side.budgeted ? await settleBudgets(tx, app, side.task, side.end.endMs) : []);
+    settled.set(side, side.budgeted ? await settleBudgets(tx, app, side.task, side.end.endMs, paidBy(side)) : []);
   for (const side of sides) await tellEnd(tx, app, side, settled.get(side)!);
   if (work.counted) await countAttempt(tx, work.counted);
   await end.keep?.();
@@ -104,6 +104,10 @@ type Side = {
   readonly counted: CountedAttempt | undefined;
   readonly charged: Charged | undefined;
 };
+
+/** What the side that asked pays for a request that has a price. */
+const paidBy = ({ task, charged }: Side): number | undefined =>
+  charged && isAway(task) ? charged.call.amount_micros : undefined;
 
 /** The task, what hangs on it alone, and the circuit of its agent. */
 async function endSide(tx: Tx, app: App, { hold, task }: HeldTask, end: TaskEnd): Promise<Side | undefined> {

@@ -71,7 +71,8 @@ export async function pageOfMessages(
     unreadGoneSequence: BigInt(head.unread_gone),
   });
   for (let reads = 0; reads < maxReads; reads++) {
-    const walk = { newest, unreadOnly, from, after };
+    // What comes after the end was read is none of the page's, or a reader would find messages behind `last_sequence`.
+    const walk = { newest, unreadOnly, from, after, until: head.head };
     const found = await listMessages(db, log, walk, { messages: limits.pageMessages, bytes: limits.pageBytes });
     if (found.length === 0) return page(false);
     for (const row of found) {

@@ -11,6 +11,8 @@ export type Walk = {
   readonly from: number;
   /** Only what comes after this in the order of the list; undefined: from its beginning. */
   readonly after: number | undefined;
+  /** Nothing after this. */
+  readonly until: number;
 };
 
 /**
@@ -19,12 +21,12 @@ export type Walk = {
 export const listMessages = (
   db: Queryable,
   { orgId, logId }: LogRef,
-  { newest, unreadOnly, from, after }: Walk,
+  { newest, unreadOnly, from, after, until }: Walk,
   { messages, bytes }: { readonly messages: number; readonly bytes: number },
 ): Promise<WholeRow[]> => {
   const lowest = newest ? from : Math.max(from, after ?? 0);
   const own = sql`org_id = ${orgId} and log_id = ${logId}`;
-  const range = newest && after !== undefined ? sql`and sequence < ${after}` : sql``;
+  const range = newest && after !== undefined ? sql`and sequence < ${after}` : sql`and sequence <= ${until}`;
   const order = newest ? sql`sequence desc` : sql`sequence`;
   const walked = (columns: Sql, and: Sql) =>
     sql`select ${columns} from relay_message where ${own} and sequence > ${lowest} ${range} ${and} order by ${order} limit ${messages}`;

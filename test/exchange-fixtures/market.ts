@@ -4,7 +4,7 @@ import type { MarketplaceTask } from "../../gen/moltwire/exchange/v1/marketplace
 import { MarketplaceTaskState, ReviewVerdict } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import type { PostTaskRequestSchema } from "../../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
 import { json, nameOf, value } from "../bus-fixtures/bus.ts";
-import type { Clients, Org, OrgAgent } from "../harness.ts";
+import type { Clients, Org, OrgAgent, World } from "../harness.ts";
 import { credits } from "./ledger.ts";
 
 type TaskInit = Partial<Extract<MessageInitShape<typeof PostTaskRequestSchema>, { $typeName?: never }>>;
@@ -44,3 +44,18 @@ export async function agentWith(org: Org, count: number, init?: Parameters<Org["
 /** What a wallet can pay with: the key's own, or that of an account. */
 export const available = async (by: Clients, accountId = ""): Promise<bigint> =>
   (await by.billing.getBalance({ accountId })).balance!.availableMicros;
+
+/** The ids of the tasks that a list shows. */
+export const listed = async (
+  by: Clients,
+  request: Parameters<Clients["market"]["listTasks"]>[0] = {},
+): Promise<string[]> => (await by.market.listTasks(request)).tasks.map(({ taskId }) => taskId);
+
+/** What an organisation or agent was told of a task: event and cause, oldest first. */
+export async function eventsAbout(world: World, by: Clients, taskId: string) {
+  await world.settled();
+  const { events } = await by.events.listEvents({ pageSize: 250 });
+  return events
+    .filter(({ payload }) => payload?.task_id === taskId)
+    .map(({ type, payload }) => [type.replace("marketplace.task_", ""), payload!.cause]);
+}

@@ -17,7 +17,7 @@ export const patterns = [
   Pattern.TASK_AUCTION,
 ] as const;
 
-/** What to play; seconds and probabilities. */
+/** What to play; seconds and probabilities. The time is the longest there is unless told, for machines that are slow. */
 export type Wish = {
   readonly pattern: Pattern;
   readonly agentCount?: number;
@@ -28,7 +28,7 @@ export type Wish = {
 };
 
 export async function newScenario(as: Clients, wish: Wish): Promise<Scenario> {
-  const { pattern, agentCount = 5, seed, timeoutS = 30, faults = {}, criteria = {} } = wish;
+  const { pattern, agentCount = 5, seed, timeoutS = 300, faults = {}, criteria = {} } = wish;
   const { scenario } = await as.scenarios.createScenario({
     ...{ pattern, agentCount, faults, successCriteria: criteria, timeout: durationFromMs(timeoutS * 1_000) },
     ...(seed !== undefined && { seed }),

@@ -28,7 +28,7 @@ export type BudgetWish = TaskSubjects & {
   readonly contractId: string;
   readonly tokens: number;
   readonly createMs: number;
-  /** What it costs, where that follows another organisation's rates. */
+  /** What it costs, where that is a listing's price or follows another organisation's rates. */
   readonly micros?: number;
 };
 
@@ -133,8 +133,8 @@ export async function roomOfTask(db: Queryable, orgId: string, taskId: string, n
  */
 async function amountOf(db: Queryable, wish: BudgetWish, { model }: Budgets): Promise<Amount> {
   const { orgId, targetAgentId, tokens, createMs } = wish;
-  if (tokens === 0) return nothing;
   if (wish.micros !== undefined) return { tokens, micros: wish.micros };
+  if (tokens === 0) return nothing;
   const rate = await rateFor(db, orgId, targetAgentId, model, createMs);
   return { tokens, micros: costMicros(unknownUsage(tokens, model, rate), rate) };
 }

@@ -27,14 +27,22 @@ type Settlement = ReserveRow & { readonly used: Amount; readonly isNew: boolean 
 
 /**
  * Spends what all attempts of a task used, by what is stored of them, and releases the rest of its reserve; gives the step to write down, if
- * there was anything to do. An attempt of which nobody knows what it used counts with its estimate. In the transaction that ends the task, once.
+ * there was anything to do. An attempt of which nobody knows what it used counts with its estimate. `paidMicros`: the price that was paid for it, where it has one, which counts in place of
+ * what the work cost. In the transaction that ends the task, once.
  */
-export async function settleBudgets(tx: Tx, app: App, task: TaskSummaryRow, endMs: number): Promise<Step[]> {
+export async function settleBudgets(
+  tx: Tx,
+  app: App,
+  task: TaskSummaryRow,
+  endMs: number,
+  paidMicros?: number,
+): Promise<Step[]> {
   const { org_id: orgId, task_id: taskId } = task;
   const reserves = await takeReserves(tx, orgId, taskId);
   const { target_org_id: workOrgId } = task;
   const worked = await usedByModel(tx, workOrgId, taskId);
-  const total = sum(worked);
+  const all = sum(worked);
+  const total = { ...all, micros: paidMicros ?? all.micros };
   // With which models another organisation works is its own business.
   const byModel = workOrgId === orgId ? worked : [{ ...total, model: "" }];
   const settlements: Settlement[] = [

@@ -101,7 +101,9 @@ async function buy(
     await recordSteps(tx, app, span, [refusedStep(fault, now)]);
     throw asRefused(fault, trace);
   };
-  const unaffordable = await lookAtPrice(tx, { orgId, listingId, offer, now }, payer, req.maxPriceMicros);
+  const expectedMicros = mostOf((await peekTariff(tx, { orgId, listingId, offer, now })).prices);
+  const dear = tooDear(listingId, expectedMicros, req.maxPriceMicros);
+  const unaffordable = dear ?? (await lacks(tx, payer, expectedMicros, now));
   if (unaffordable) return refuse(unaffordable);
   const granted = await listingGrant(tx, app, listing, orgId, now);
   if (granted instanceof Fault) return refuse(granted);
@@ -110,7 +112,8 @@ async function buy(
     ...{ orgId, callerAgentId, origin: "listing" as const, grantId: grant.grant_id },
     ...{ contract: { contractId, version: contractVersion }, input, wantedAgentId },
   };
-  const order = { wish, targetOrgId, listingId, labels: req.labels, deadlineMs, trace, retryOfDeadLetterId: "" };
+  const priced = { listingId, priceMicros: Number(expectedMicros) };
+  const order = { wish, targetOrgId, ...priced, labels: req.labels, deadlineMs, trace, retryOfDeadLetterId: "" };
   const accepting = acceptAcross(app, order, given, turnOf(listing, contractId), count);
   const accepted = await accepting.catch(async (error: unknown) => {
     // What is kept of a refusal is why, and not a grant for what was refused.
@@ -120,7 +123,7 @@ async function buy(
   if (isNew) await auditListingGrant(tx, app, grant, given);
   const sale: Sale = {
     ...{ listing, offer, home: accepted.task, guest: accepted.work?.task, payer, now },
-    maxPriceMicros: req.maxPriceMicros,
+    ...{ maxPriceMicros: req.maxPriceMicros, expectedMicros },
   };
   return { accepted, receipt: await sell(tx, app, sale) };
 }
@@ -146,16 +149,8 @@ async function purchasable(db: Queryable, orgId: string, listingId: string, now:
   return row;
 }
 
-/** Why the request would be refused for its price as things stand. */
-async function lookAtPrice(
-  db: Queryable,
-  asked: Parameters<typeof peekTariff>[1],
-  payer: Account,
-  maxPriceMicros: bigint | undefined,
-): Promise<Fault | undefined> {
-  const required = mostOf((await peekTariff(db, asked)).prices);
-  const dear = tooDear(asked.listingId, required, maxPriceMicros);
-  if (dear || required === 0n) return dear;
-  const available = await availableOf(db, payer, asked.now);
+/** Why the request would be refused for its price as the wallet stands. */
+async function lacks(db: Queryable, payer: Account, required: bigint, now: number): Promise<Fault | undefined> {
+  const available = required > 0n ? await availableOf(db, payer, now) : 0n;
   return available < required ? toFault({ why: "insufficient", account: payer, available, required }) : undefined;
 }

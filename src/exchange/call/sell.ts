@@ -11,6 +11,7 @@ import type { Tx } from "../../db/db.ts";
 import { Fault } from "../../errors.ts";
 import type { Account } from "../ledger/account.ts";
 import { walletOf } from "../ledger/account.ts";
+import { Raced } from "../ledger/afford.ts";
 import { creditsText } from "../ledger/fault.ts";
 import { reserve } from "../ledger/reserve.ts";
 import { mostOf } from "../listing/price.ts";
@@ -29,6 +30,8 @@ export type Sale = {
   readonly payer: Account;
   /** Undefined: whatever it costs. */
   readonly maxPriceMicros: bigint | undefined;
+  /** What it was to cost at most when budgets were asked for that. */
+  readonly expectedMicros: bigint;
   readonly now: number;
 };
 
@@ -45,7 +48,7 @@ export function tooDear(listingId: string, micros: bigint, most: bigint | undefi
 
 /**
  * Fixes the price in the transaction in which the task was accepted, after everything else of it, and sets it aside: the accounts are locked last, as when it ends. Gives the receipt as it is
- * stored. Throws INSUFFICIENT_CREDITS, and FAILED_PRECONDITION when it costs more than whoever asks would pay.
+ * stored. Throws INSUFFICIENT_CREDITS, FAILED_PRECONDITION when it costs more than whoever asks would pay, and Raced when it costs more than was expected.
  */
 export async function sell(tx: Tx, app: App, sale: Sale): Promise<string> {
   const { listing, offer, home, guest, payer, now } = sale;
@@ -56,6 +59,7 @@ export async function sell(tx: Tx, app: App, sale: Sale): Promise<string> {
   const reserved = mostOf(prices);
   const dear = tooDear(listingId, reserved, sale.maxPriceMicros);
   if (dear) throw dear;
+  if (reserved > sale.expectedMicros) throw new Raced("another request has just used what would have covered this one");
   const call: CallRow = {
     ...{ org_id: orgId, task_id: home.task_id, listing_id: listingId, listing_version: listing.version },
     ...{ caller_org_id: home.org_id, payer_id: payer.accountId, charge, state: ReceiptState.RESERVED },

@@ -120,18 +120,17 @@ const openSaid = (app: Sealing, at: DeliveryRef, sealed: Uint8Array | null): Sai
 /** Whose results one sees; `agentId` empty: of all agents of the organisation. */
 export type OfWorker = { readonly orgId: string; readonly agentId: string };
 
-/** The latest result of a task, or of a worker of it; along the primary key, on which a task has at most 100. */
+/** The latest result of a task as it was read, or of a worker of it, and none that has come since; along the primary key, on which a task has at most 100. */
 export function lastDelivery(
   db: Queryable,
-  orgId: string,
-  taskId: string,
+  { orgId, taskId, number }: DeliveryRef,
   by: OfWorker | undefined,
 ): Promise<DeliveryRow | undefined> {
   const worker = by ? sql`and worker_org_id = ${by.orgId}` : sql``;
   const agent = by && by.agentId !== "" ? sql`and worker_agent_id = ${by.agentId}` : sql``;
   return db.one<DeliveryRow>(sql`
     select org_id, task_id, number, worker_org_id, worker_agent_id, result, deliver_ms, verdict, review_ms, said from marketplace_delivery
-    where org_id = ${orgId} and task_id = ${taskId} ${worker} ${agent} order by number desc limit 1`);
+    where org_id = ${orgId} and task_id = ${taskId} and number <= ${number} ${worker} ${agent} order by number desc limit 1`);
 }
 
 /** How many results of an agent for a task had this verdict. */

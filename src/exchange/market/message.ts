@@ -98,7 +98,8 @@ export type SeenDelivery = { readonly row: DeliveryRow; readonly isOpen: boolean
 export async function seenDelivery(db: Queryable, task: ShownRow, viewer: Viewer): Promise<SeenDelivery | undefined> {
   if (task.deliveries === 0) return undefined;
   const seesEach = viewer.isOperator || isCreator(viewer, task);
-  const row = await lastDelivery(db, task.org_id, task.task_id, seesEach ? undefined : viewer);
+  const latest = { orgId: task.org_id, taskId: task.task_id, number: task.deliveries };
+  const row = await lastDelivery(db, latest, seesEach ? undefined : viewer);
   return row && { row, isOpen: !viewer.isOperator || isTold(task, row, viewer) };
 }
 

@@ -42,6 +42,8 @@ export type AcrossOrder = TaskOrder & {
   readonly budgetLeftMicros?: number;
   /** The listing that is invoked, under the grant that the wish names; none: it is no listing's request. */
   readonly listingId?: string;
+  /** The most that a request for a listing costs, in micro-credits: it counts in the budgets of the side that asks, in place of what the work costs by the rates of the other. */
+  readonly priceMicros?: number;
 };
 
 /** The task of the organisation that asks, and the work that is to begin, unless it waits for an approval on the asking side. */
@@ -143,7 +145,7 @@ export async function acceptAcross(
   const draft = newTask(app, under, { orgId, keyId: caller.keyId, now }, contract.version, taskId, targetOrgId);
   const own = reserving(tx, app, draft, {
     ...budgetWish(draft, { contract, targetAgentId: "" }),
-    micros: weighed.price.micros,
+    micros: order.priceMicros ?? weighed.price.micros,
   });
   const { demand } = outward;
   let task: TaskRow;

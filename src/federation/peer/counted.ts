@@ -15,7 +15,11 @@ import { findDay, lockDay } from "../grant/usage-store.ts";
 export async function leftFor(db: Queryable, task: TaskSummaryRow, now: number): Promise<Amount> {
   const crossing = await crossingOf(db, task);
   const rooms: Amount[] = [];
-  for (const orgId of sidesOf(task, crossing)) rooms.push(await roomOfTask(db, orgId, task.task_id, now));
+  for (const orgId of sidesOf(task, crossing)) {
+    const room = await roomOfTask(db, orgId, task.task_id, now);
+    // Who buys it pays a price, whatever the work costs whoever sells it.
+    rooms.push(task.origin === "listing" && orgId !== task.org_id ? { ...room, micros: Infinity } : room);
+  }
   const { inputTokens, outputTokens, costMicros } = await usedInAll(db, task.org_id, task.task_id);
   const tokens = Math.min(...rooms.map((room) => room.tokens), await leftOfDay(db, crossing, now));
   const micros = Math.min(...rooms.map((room) => room.micros));

@@ -23,6 +23,10 @@ export const file_moltwire_bus_v1_budget: GenFile = /*@__PURE__*/
  * by the rates of CostService/SetRates; no money moves by a budget. They are reserved at the dearer price of the rate for the first agent of the task and
  * the model that it reported last, and spent as the attempts cost.
  *
+ * A request for a listing (CatalogService/InvokeListing) counts with its price where it is asked for, in place of what the work costs whoever does it: the most that it can cost is
+ * reserved, what the receipt says is spent, and nothing when it fails or its outcome is unknown. The price of a subscription's period and the reward of a marketplace task are no
+ * task's use, and count in no budget; wallets limit them.
+ *
  * @generated from message moltwire.bus.v1.Budget
  */
 export type Budget = Message<"moltwire.bus.v1.Budget"> & {
@@ -112,6 +116,10 @@ export type Budget = Message<"moltwire.bus.v1.Budget"> & {
  * accepted until there is room: not even what reserves nothing, which otherwise is accepted also when the limit is just reached. Credits here are cost
  * by the rates of CostService/SetRates; no money moves by a budget. They are reserved at the dearer price of the rate for the first agent of the task and
  * the model that it reported last, and spent as the attempts cost.
+ *
+ * A request for a listing (CatalogService/InvokeListing) counts with its price where it is asked for, in place of what the work costs whoever does it: the most that it can cost is
+ * reserved, what the receipt says is spent, and nothing when it fails or its outcome is unknown. The price of a subscription's period and the reward of a marketplace task are no
+ * task's use, and count in no budget; wallets limit them.
  *
  * @generated from message moltwire.bus.v1.Budget
  */

@@ -210,10 +210,6 @@ export class CursorExpired extends MoltwireError {
   get oldestSequence(): string | undefined {
     return this.about.oldest_sequence;
   }
-
-  get unreadGoneSequence(): string | undefined {
-    return this.about.unread_gone_sequence;
-  }
 }
 
 /**

@@ -150,6 +150,12 @@ describe.each(dialects)("messages on %s", (dialect) => {
     await tell(vendor.as, toAgent(vendor.agentId), "to myself");
     await tell(ann.as, toAgent(vendor.agentId), "to you");
     expect(said(await inbox(vendor))).toEqual(["to myself", "to you"]);
+    // As docs/how-to/policy.md says.
+    const cedarText = `permit (principal is Agent, action == Action::"send_message", resource is Agent) when { principal.org == resource.org };`;
+    await org.admin.policies.putPolicy({ policyId: "all-may-write", cedarText });
+    await tell(vendor.as, toAgent(ann.agentId), "permitted");
+    await org.admin.policies.deletePolicy({ policyId: "all-may-write" });
+    expect((await refusal(tell(vendor.as, toAgent(ann.agentId), 1))).reason).toBe("POLICY_DENIED");
   });
 
   test("an administrator sends for an agent it names, or for none", async () => {

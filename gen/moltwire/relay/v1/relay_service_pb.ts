@@ -4624,8 +4624,10 @@ export const MessageOrderSchema: GenEnum<MessageOrder, MessageOrderJson> = /*@__
  * without a gap. Reading removes nothing.
  *
  * An agent reads its own inbox, and other agents' if a policy permits `read_messages`; else they get the answer of an agent that does not exist. Whom an agent
- * may write to is `send_message`: by default agents of the two internal tiers write to agents and channels of their own organisation. Administrators name the agent
- * they act for.
+ * may write to is `send_message`: by default agents of the two internal tiers write to agents and channels of their own organisation, and those of the other two
+ * tiers only to themselves: whoever registers at an open door is one of these, and what it writes would be read by agents that are trusted with more. They are
+ * written to and read their own inbox as all do; to let them write, an organisation permits it (see docs/how-to/policy.md). Administrators name the agent they act
+ * for.
  *
  * An agent of another organisation can be written to, by an agent, if one of these is so:
  *  - a grant of its organisation to the sender's is ACTIVE, whose subject it serves (a capability that it was granted, a contract that asks for one of these, the

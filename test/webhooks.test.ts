@@ -546,7 +546,13 @@ describe.each(dialects)("%s", (dialect) => {
   }, async () => {
     await using at = await receiver();
     await using gone = await receiver(410);
-    const plan = { planId: "daily", period: BillingPeriod.DAY, priceMicros: credits(50), includedRequests: 1n };
+    const plan = {
+      planId: "daily",
+      period: BillingPeriod.DAY,
+      priceMicros: credits(50),
+      includedRequests: 1n,
+      overageMicros: 1n,
+    };
     const shop = await market(world, { offer: { plans: [plan] } });
     const other = shop.buyer;
     const { webhookId } = await hook(other.admin, at.url);

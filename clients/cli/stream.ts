@@ -120,7 +120,7 @@ async function* followed<I extends DescMessage, O extends DescMessage>(
   const typed = (cursor: string) => (after.scalar === ScalarType.STRING ? cursor : BigInt(cursor));
   const messages = follow(settings.url, "", async function* (cursor, signal) {
     // Where it begins is said once; after that it goes on.
-    const again = cursor !== "" && { [after.localName]: typed(cursor), fromStart: false };
+    const again = cursor !== "" && { [after.localName]: typed(cursor), fromStart: false, start: 0 };
     for await (const message of openStream(settings, method, one({ ...request, ...again }), { signal })) {
       const at = (message as Message & Record<string, unknown>)[told.localName];
       yield { cursor: String(at), message };

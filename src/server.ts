@@ -136,6 +136,8 @@ export type ServerOptions = Partial<Config> & {
   readonly routes?: (router: ConnectRouter) => void;
   /** The largest message taken, for tests. Default 4 MiB. */
   readonly readMaxBytes?: number;
+  /** How long one attempt to tell a webhook may take, for tests. Default 10 s. */
+  readonly webhookTimeoutMs?: number;
   /** The folder of the built console. Default: that of this package. */
   readonly consoleFolder?: string;
   /** How long a call waits for a connection to PostgreSQL before it is refused as OVERLOADED. Default 10 s. */
@@ -191,6 +193,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     limits,
     resolve,
     routes: moreRoutes,
+    webhookTimeoutMs,
     readMaxBytes = 4 * mib,
     consoleFolder,
     databaseWaitMs,
@@ -278,7 +281,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
   };
   const life = await beginLife(app, leaseMs);
   const dispatcher = createDispatcher(app);
-  const courier = createCourier(app);
+  const courier = createCourier(app, webhookTimeoutMs);
   const contactCourier = createContactCourier(app, resolve);
   const health = createHealthState(services.map(({ typeName }) => typeName));
 

@@ -11,18 +11,21 @@ import type { Clients } from "../clients/cli/connect.ts";
 import { fieldsOf, isGenerated } from "../clients/cli/generated.ts";
 import { exampleWords } from "../clients/cli/help.ts";
 import { readRequest } from "../clients/cli/request.ts";
+import { sql } from "../src/db/db.ts";
 import { services } from "../src/services.ts";
 import { commandsAt } from "./cli-process.ts";
-import { type OrgAgent, start, type World } from "./harness.ts";
+import { type Org, type OrgAgent, start, type World } from "./harness.ts";
+import { json as jsonPayload, toAgent } from "./relay-fixtures/relay.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "moltwire-cli-methods-"));
 let world: World;
+let org: Org;
 let agent: OrgAgent;
 let other: OrgAgent;
 let commands: ReturnType<typeof commandsAt>;
 beforeAll(async () => {
   world = await start();
-  const org = await world.org();
+  org = await world.org();
   [agent, other] = [await org.agent({ name: "ada" }), await org.agent({ name: "bob" })];
   commands = commandsAt(world.url, agent.key);
 });
@@ -150,6 +153,19 @@ describe("a command made from a descriptor", () => {
       { change: { kind: "CHANGE_KIND_SET", entry: { key: "one" } } },
       { change: { kind: "CHANGE_KIND_DELETED" } },
     ]);
+  });
+
+  test("says beside a feed what is gone of it", async () => {
+    const reader = await org.agent();
+    await world.server.app.db.tx((tx) =>
+      tx.run(sql`
+        insert into relay_log (org_id, log_id, head, floor, messages, bytes, unread_gone) values (${org.orgId}, ${reader.agentId}, 9, 9, 0, 0, 7)`),
+    );
+    await agent.as.relay.send({ ...toAgent(reader.agentId), payload: jsonPayload("kept") });
+    const theirs = commandsAt(world.url, reader.key);
+    const { code, stdout, stderr } = await theirs.moltwire(["relay", "subscribe", "--count", "1"]);
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/^.*unread gone sequence: "7"\n$/)]);
+    expect(stdout).toMatch(/^message .*"sequence":"10".*\n$/);
   });
 
   test("--watch asks again, and prints what has changed", async () => {

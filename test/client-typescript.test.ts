@@ -33,6 +33,7 @@ import { ErrorReason } from "../gen/moltwire/api/v1/error_reason_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { PeerGatewayService } from "../gen/moltwire/federation/v1/peer_gateway_service_pb.ts";
 import { QueueService } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
+import { sql } from "../src/db/db.ts";
 import { Fault, toConnectError } from "../src/errors.ts";
 import { createServer } from "../src/server.ts";
 import { services } from "../src/services.ts";
@@ -175,6 +176,18 @@ describe.each(dialects)("the client for TypeScript, of a server on %s", (dialect
     ]);
     const { event } = await first(mw.events.watch({ fromStart: true, types: ["message.*"] }));
     expect(event.type).toBe("message.received");
+  });
+
+  test("a subscription says what its inbox has let go of unread, and begins with what is kept", async () => {
+    const { org, agent, mw } = await agentOf();
+    await world.server.app.db.tx((tx) =>
+      tx.run(sql`
+        insert into relay_log (org_id, log_id, head, floor, messages, bytes, unread_gone) values (${org.orgId}, ${agent.agentId}, 9, 9, 0, 0, 7)`),
+    );
+    await mw.relay.send({ agentId: agent.agentId }, "kept");
+    const gone: bigint[] = [];
+    const { sequence } = await first(mw.relay.subscribe({}, { onUnreadGone: (at) => gone.push(at) }));
+    expect([sequence, gone]).toEqual([10n, [7n]]);
   });
 
   test("an answer that was lost on its way comes with the next attempt, and the command was carried out once", async () => {

@@ -18,7 +18,14 @@ import {
   removeSurplusDead,
   takeDead,
 } from "../src/relay/group-store.ts";
-import { logAges, oldestMessages, readStretch, removeThrough, takeSequence } from "../src/relay/log-store.ts";
+import {
+  findBegin,
+  logAges,
+  oldestMessages,
+  readStretch,
+  removeThrough,
+  takeSequence,
+} from "../src/relay/log-store.ts";
 import {
   findMessage,
   findSentAbroad,
@@ -28,6 +35,7 @@ import {
   markDelivered,
   markRead,
   markReadThrough,
+  newestOf,
 } from "../src/relay/message-store.ts";
 import { presencesOf } from "../src/relay/presence.ts";
 import { dueDeliveries, dueMessages } from "../src/relay/sweep.ts";
@@ -112,6 +120,8 @@ describe.each(dialects)("with many messages on %s", (dialect) => {
       ["a page, newest first", (tx) => listMessages(tx, log, { ...walk, newest: true }, page)],
       ["a page of what is not read", (tx) => listMessages(tx, log, { ...walk, unreadOnly: true }, page)],
       ["the first unread", (tx) => firstUnread(tx, log)],
+      ["where a stream begins", (tx) => findBegin(tx, log)],
+      ["the newest of some", (tx) => newestOf(tx, log, ["msg_1", "msg_2"])],
       ["a message sent abroad", (tx) => findSentAbroad(tx, orgId, "agt_3", "msg_77")],
       ["whether an agent wrote to another", (tx) => wroteTo(tx, agent, { ...agent, org_id: "org_b" }, "msg_77")],
       ["what strangers have unread", (tx) => countStrangers(tx, log, "org_b")],

@@ -305,9 +305,9 @@ describe.each(dialects)("conversations on %s", (dialect) => {
   });
   afterAll(() => world[Symbol.asyncDispose]());
 
-  test("two agents converse: each frame has its answer, each message comes once, in order", async () => {
+  test("two agents converse, one by gRPC: each frame has its answer, each message comes once, in order", async () => {
     const bob = await org.agent();
-    await using a = new Talk(ann.as, { start: Start.NOW });
+    await using a = new Talk(world.as(ann.key, "grpc"), { start: Start.NOW });
     await using b = new Talk(bob.as);
     expect(await a.answer("open")).toMatchObject({ case: "opened", value: { agentId: ann.agentId } });
     await b.answer("open");

@@ -4,8 +4,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { MessageState, PresenceStatus } from "../gen/moltwire/relay/v1/message_pb.ts";
 import { MessageOrder, Start } from "../gen/moltwire/relay/v1/relay_service_pb.ts";
-import { sql } from "../src/db/db.ts";
+import { type Queryable, type Sql, sql } from "../src/db/db.ts";
 import { removeDroppedLogs } from "../src/relay/drop.ts";
+import { type ListRequest, pageOfMessages } from "../src/relay/list.ts";
+import { inboxOf } from "../src/relay/message.ts";
 import { retentionWalk } from "../src/relay/sweep.ts";
 import {
   dialects,
@@ -18,7 +20,7 @@ import {
   unique,
   type World,
 } from "./harness.ts";
-import { bytes, json, says, Talk, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
+import { bytes, json, type SubscribeInit, says, Talk, tell, toAgent, toChannel } from "./relay-fixtures/relay.ts";
 
 const said = (messages: readonly { payload?: unknown }[]) => messages.map((message) => says(message as never));
 
@@ -148,6 +150,12 @@ describe.each(dialects)("messages on %s", (dialect) => {
     await tell(vendor.as, toAgent(vendor.agentId), "to myself");
     await tell(ann.as, toAgent(vendor.agentId), "to you");
     expect(said(await inbox(vendor))).toEqual(["to myself", "to you"]);
+    // As docs/how-to/policy.md says.
+    const cedarText = `permit (principal is Agent, action == Action::"send_message", resource is Agent) when { principal.org == resource.org };`;
+    await org.admin.policies.putPolicy({ policyId: "all-may-write", cedarText });
+    await tell(vendor.as, toAgent(ann.agentId), "permitted");
+    await org.admin.policies.deletePolicy({ policyId: "all-may-write" });
+    expect((await refusal(tell(vendor.as, toAgent(ann.agentId), 1))).reason).toBe("POLICY_DENIED");
   });
 
   test("an administrator sends for an agent it names, or for none", async () => {
@@ -371,7 +379,7 @@ describe.each(dialects)("what a log keeps on %s", (dialect) => {
     expect(oldestSequence).toBe(6n);
   });
 
-  test("who begins at the first unread message is told when one that was not read is gone, until it is marked as read", async () => {
+  test("who begins at the first unread message gets what there is and is told what is gone unread, until it says that it knows", async () => {
     const clock = fakeClock();
     await using world = await start(dialect, {
       ...{ clock, relayMaxMessages: 3, relayFullInbox: "drop-oldest", relayRetentionDays: 2 },
@@ -381,49 +389,97 @@ describe.each(dialects)("what a log keeps on %s", (dialect) => {
     const push = async (...all: number[]) => {
       for (const n of all) await tell(ann.as, toAgent(bob.agentId), n);
     };
-    const first = (start?: Start) => {
+    /** The first message of a stream: where it begins, and what it says is gone. */
+    const first = (from: SubscribeInit = {}) => {
       const leave = new AbortController();
-      const stream = bob.as.relay.subscribe({ ...(start && { start }) }, { signal: leave.signal });
+      const stream = bob.as.relay.subscribe(from, { signal: leave.signal });
       return stream[Symbol.asyncIterator]()
         .next()
         .finally(() => leave.abort())
-        .then(({ value }) => value!.sequence as bigint);
+        .then(({ value }) => [value!.sequence, value!.unreadGoneSequence]);
+    };
+    const opened = async (open: { sendOnly?: boolean }) => {
+      await using talk = new Talk(bob.as, open);
+      const answer = await talk.answer("open");
+      return answer.case === "opened" && [answer.value.sequence, answer.value.unreadGoneSequence];
     };
     const gone = async () => (await bob.as.relay.listInbox({ unreadOnly: true })).unreadGoneSequence;
-    const markRead = (throughSequence: bigint) =>
-      bob.as.relay.markRead({ read: { case: "throughSequence", value: throughSequence } });
+    const markRead = async (throughSequence: bigint) =>
+      (await bob.as.relay.markRead({ read: { case: "throughSequence", value: throughSequence } })).unreadGoneSequence;
+    const kept = async () => (await bob.as.relay.listInbox({})).messages;
+    const markIds = async (...sequences: number[]) => {
+      const messageIds = (await kept())
+        .filter(({ sequence }) => sequences.includes(Number(sequence)))
+        .map(({ messageId }) => messageId);
+      return (await bob.as.relay.markRead({ read: { case: "messages", value: { messageIds } } })).unreadGoneSequence;
+    };
     await push(1, 2, 3);
-    await markRead(2n);
+    expect(await markRead(2n)).toBe(0n);
     // What goes was read.
     await push(4, 5);
-    expect([await gone(), await first(), await first(Start.FIRST_UNREAD)]).toEqual([0n, 2n, 2n]);
+    expect([await gone(), await first()]).toEqual([0n, [2n, 0n]]);
     await push(6, 7);
     expect(await gone()).toBe(4n);
-    for (const start of [Start.UNSPECIFIED, Start.FIRST_UNREAD])
-      expect(await refusal(first(start))).toMatchObject({
-        ...{ code: "OutOfRange", reason: "CURSOR_EXPIRED" },
-        metadata: { oldest_sequence: "5", last_sequence: "7", unread_gone_sequence: "4" },
-      });
-    const opening = (async function* () {
-      yield { frame: { case: "open", value: {} } } as const;
-    })();
-    const opened = bob.as.relay.converse(opening)[Symbol.asyncIterator]().next();
-    expect((await refusal(opened)).reason).toBe("CURSOR_EXPIRED");
-    expect([await first(Start.OLDEST), await first(Start.NOW)]).toEqual([4n, 7n]);
-    await markRead(3n);
-    expect((await refusal(first())).reason).toBe("CURSOR_EXPIRED");
-    await markRead(4n);
-    expect([await gone(), await first()]).toEqual([0n, 4n]);
+    for (const from of [{}, { start: Start.FIRST_UNREAD }, {}]) expect(await first(from)).toEqual([4n, 4n]);
+    expect([await opened({}), await opened({ sendOnly: true })]).toEqual([
+      [4n, 4n],
+      [0n, 0n],
+    ]);
+    // Only who begins at the first unread one has to be told; a hole that is named stays one.
+    for (const [from, at] of [
+      [{ start: Start.OLDEST }, 4n],
+      [{ start: Start.NOW }, 7n],
+      [{ afterSequence: 4n }, 4n],
+    ] as const)
+      expect(await first(from)).toEqual([at, 0n]);
+    expect(await refusal(first({ afterSequence: 3n }))).toMatchObject({
+      ...{ code: "OutOfRange", reason: "CURSOR_EXPIRED" },
+      metadata: { oldest_sequence: "5", last_sequence: "7" },
+    });
+    expect([await markRead(3n), await first()]).toEqual([4n, [4n, 4n]]);
+    // Through what is gone, and nothing that is kept is marked.
+    expect([await markRead(4n), await gone(), await first()]).toEqual([4n, 0n, [4n, 0n]]);
+    expect((await kept()).map(({ state }) => state)).not.toContain(MessageState.READ);
+    // By ids it is known with a newer one before which nothing is unread.
+    await push(8);
+    expect([await gone(), await markIds(7), await gone(), await first()]).toEqual([5n, 5n, 5n, [5n, 5n]]);
+    expect([await markIds(6), await gone(), await first()]).toEqual([5n, 0n, [7n, 0n]]);
     // By their age too; what has expired by its own time is not missed.
     await tell(ann.as, toAgent(bob.agentId), "short", { ttl: durationFromMs(1_000) });
-    await markRead(7n);
+    await markRead(8n);
     clock.advance(2 * 86_400_000 + 1);
     await retentionWalk(world.server.app)();
-    expect([await gone(), (await bob.as.relay.listInbox({})).oldestSequence]).toEqual([0n, 9n]);
-    await push(9);
+    expect([await gone(), (await bob.as.relay.listInbox({})).oldestSequence]).toEqual([0n, 10n]);
+    await push(10);
     clock.advance(2 * 86_400_000 + 1);
     await retentionWalk(world.server.app)();
-    expect(await gone()).toBe(9n);
+    // Nothing is kept: it begins at the end, and says so all the same.
+    expect([await gone(), await first()]).toEqual([10n, [10n, 10n]]);
+  });
+
+  test("a list is told of what goes while it is read", async () => {
+    await using world = await start(dialect, { relayMaxMessages: 3, relayFullInbox: "drop-oldest" });
+    const org = await world.org();
+    const [ann, bob] = [await org.agent(), await org.agent()];
+    for (let n = 1; n <= 3; n++) await tell(ann.as, toAgent(bob.agentId), n);
+    const { app } = world.server;
+    /** Reads when two more messages have come, after it has looked at how the log stands. */
+    const overtaken = (req: Partial<ListRequest>) => {
+      let looks = 0;
+      const db: Queryable = {
+        ...app.db.query,
+        all: async <Row>(query: Sql) => {
+          if (looks++ === 0) for (const n of [4, 5]) await tell(ann.as, toAgent(bob.agentId), n);
+          return app.db.query.all<Row>(query);
+        },
+      };
+      const whole = { order: MessageOrder.UNSPECIFIED, pageSize: 50, pageToken: "", ...req };
+      return pageOfMessages(app, db, inboxOf(org.orgId, bob.agentId), [], whole, true, app.clock.now());
+    };
+    const page = await overtaken({});
+    expect(page.messages.map(({ sequence }) => sequence)).toEqual([3n, 4n, 5n]);
+    expect(page).toMatchObject({ oldestSequence: 3n, lastSequence: 3n, unreadGoneSequence: 2n });
+    await expect(overtaken({ afterSequence: 2n })).rejects.toMatchObject({ reason: "CURSOR_EXPIRED" });
   });
 
   test("messages go with their age; those with a time of their own are not told once it is over, and are removed", async () => {

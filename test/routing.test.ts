@@ -1,10 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { TraceEventKind } from "../gen/moltwire/bus/v1/trace_pb.ts";
+import { Visibility } from "../gen/moltwire/directory/v1/profile_pb.ts";
 import { contract, echoEndpoint, eventsOf, stateOf, submit, worker } from "./bus-fixtures/bus.ts";
 import { deadUrl, failing, httpAgent } from "./bus-fixtures/http-agent.ts";
 import { puller, serving } from "./bus-fixtures/instance.ts";
-import { type Clients, dialects, eventually, type Org, start, unique, type World } from "./harness.ts";
+import { type Clients, dialects, eventually, type Org, refusal, start, unique, type World } from "./harness.ts";
 
 type Verdict = {
   readonly agent_id: string;
@@ -51,6 +52,28 @@ describe.each(dialects)("%s", (dialect) => {
       change: { weight: 3 },
     });
     expect(countsOf(await targets(org, contractId, 6))).toEqual({ [heavy.agentId]: 3, [light.agentId]: 3 });
+  });
+
+  test("what an agent advertises brings it nothing: only what its organisation granted it is routed by, chosen, claimed or fallen back on", async () => {
+    const org = await world.org();
+    const [contractId, granted] = [await contract(org), unique("granted")];
+    const boaster = await org.agent({ capabilities: [granted], endpoint: echoEndpoint });
+    await boaster.as.directory.updateProfile({
+      change: { capabilities: [contractId], visibility: Visibility.PUBLIC },
+      updateMask: { paths: ["capabilities", "visibility"] },
+    });
+    const { matches } = await org.admin.directory.matchAgents({ needs: [contractId] });
+    expect(matches.map(({ profile }) => profile?.agentId)).toEqual([boaster.agentId]);
+    for (const targetAgentId of ["", boaster.agentId])
+      expect((await refusal(submit(org.admin, contractId, { targetAgentId }))).reason).toBe("NO_CAPABLE_AGENT");
+    const first = await contract(org, { fallbacks: [{ contractId }] });
+    expect((await refusal(submit(org.admin, first))).reason).toBe("NO_CAPABLE_AGENT");
+    await org.admin.agents.updateAgent({
+      agentId: boaster.agentId,
+      updateMask: { paths: ["capabilities"] },
+      change: { capabilities: [granted, contractId] },
+    });
+    expect((await submit(org.admin, contractId)).targetAgentId).toBe(boaster.agentId);
   });
 
   test("the most trusted tier has all tasks while it can do them, whatever the weights, and the next one those it cannot", async () => {

@@ -3,11 +3,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TrustTier } from "../gen/moltwire/bus/v1/agent_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
 import type { GetSlaResponse } from "../gen/moltwire/ops/v1/status_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { selfCheck } from "../src/ops/self-check.ts";
-import { value } from "./bus-fixtures/bus.ts";
+import { nameOf, value } from "./bus-fixtures/bus.ts";
 import { migratedDatabase } from "./engines.ts";
 import { dialects, fakeClock, refusal, start, unique, type World } from "./harness.ts";
 import { addContract } from "./rpc-fixtures/contract.ts";
@@ -18,14 +19,23 @@ describe.each(dialects)("%s", (dialect) => {
   describe("the status", () => {
     test("tells anybody version, uptime and encryption, and the operator alone engine and counts", async () => {
       const clock = fakeClock();
-      await using world = await start(dialect, { clock });
+      const rateLimitTiers = { [TrustTier.PUBLIC_VENDOR]: 60, [TrustTier.INTERNAL_TRUSTED]: 0 };
+      await using world = await start(dialect, { clock, rateLimit: 120, rateLimitTiers });
       clock.advance(90_000);
       const seen = await world.as(undefined).status.getStatus({});
       expect(seen).toMatchObject({ healthy: true, encryptionAtRest: false });
       expect([durationMs(seen.uptime!), seen.details]).toEqual([90_000, undefined]);
       const { admin } = await world.org();
       expect((await admin.status.getStatus({})).details).toBeUndefined();
-      expect((await world.operator.status.getStatus({})).details).toMatchObject({ engine: dialect, agents: 1n });
+      const { details } = await world.operator.status.getStatus({});
+      expect(details).toMatchObject({ engine: dialect, agents: 1n });
+      const limits = details!.rateLimits.map(({ trustTier, requestsPerMinute }) => [
+        nameOf(TrustTier, trustTier),
+        requestsPerMinute,
+      ]);
+      expect(Object.fromEntries(limits)).toEqual({
+        ...{ INTERNAL_TRUSTED: 0, INTERNAL_RESTRICTED: 120, EXTERNAL_PARTNER: 120, PUBLIC_VENDOR: 60 },
+      });
     });
   });
 
@@ -140,6 +150,40 @@ describe.each(dialects)("%s", (dialect) => {
       expect(begins.every((ms, index) => ms % (60 * minute) === 0 && ms === begins[0]! + index * 60 * minute)).toBe(
         true,
       );
+    });
+
+    test("counts a minute whose check failed, at its first write or at its last, as down", async () => {
+      const moved = fakeClock();
+      // The server's own checks never come: whichever of them met the fault, or came too late for it, would be chance.
+      const clock = { ...moved, after: () => ({ cancel() {} }) };
+      await using world = await start(dialect, { clock });
+      const { app } = world.server;
+      const check = selfCheck(app);
+      const refused =
+        dialect === "sqlite"
+          ? ([
+              sql`create trigger broken before update on self_check begin select raise(abort, 'the disk is full'); end`,
+              sql`drop trigger broken`,
+            ] as const)
+          : ([
+              sql`alter table self_check add constraint broken check (took_us < 0) not valid`,
+              sql`alter table self_check drop constraint broken`,
+            ] as const);
+      const away = [
+        sql`alter table self_check rename to self_check_away`,
+        sql`alter table self_check_away rename to self_check`,
+      ] as const;
+      for (const [fault, mend] of [away, refused]) {
+        moved.advance(minute);
+        await app.db.tx((tx) => tx.run(fault));
+        await expect(check()).rejects.toThrow();
+        await app.db.tx((tx) => tx.run(mend));
+      }
+      moved.advance(minute);
+      await check();
+      expect((await world.as(undefined).status.getSla({})).day).toMatchObject({ minutesUp: 2, minutesTotal: 4 });
+      const rows = await app.db.query.all(sql`select took_us >= 0 as up from self_check order by minute`);
+      expect(rows.map((row) => Boolean((row as { up: unknown }).up))).toEqual([true, false, true]);
     });
 
     test("counts the time in which the server was not running as down", async () => {

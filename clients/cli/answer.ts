@@ -95,3 +95,15 @@ export function lineOf<O extends DescMessage>(schema: O, message: MessageShape<O
   if (!said) return safeJson(json, 0);
   return `${paint("dim", label(said))}  ${safeJson(json[said.jsonName], 0)}`;
 }
+
+/** Where a feed is; see {@link asideOf}. */
+const places = new Set(["cursor", "sequence", "revision"]);
+
+/** What a message of a stream says beside its place when it tells nothing that happened, such as what is gone; undefined for nothing. */
+export function asideOf<O extends DescMessage>(schema: O, message: MessageShape<O>): string | undefined {
+  const json = toJson(schema, message) as JsonObject;
+  const said = schema.fields.find(
+    ({ oneof, name, jsonName }) => !oneof && !places.has(name) && json[jsonName] !== undefined,
+  );
+  return said && `${label(said)}: ${safeJson(json[said.jsonName], 0)}`;
+}

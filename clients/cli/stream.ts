@@ -15,13 +15,13 @@ import {
 } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import { access, Kind } from "../../gen/moltwire/api/v1/access_pb.ts";
-import { lineOf } from "./answer.ts";
+import { asideOf, lineOf } from "./answer.ts";
 import { run, wholeNumber, withServer } from "./command.ts";
 import { tellLater } from "./comments.ts";
 import { connectClients, openStream } from "./connect.ts";
 import { exitCodes } from "./exit-codes.ts";
 import { follow } from "./follow.ts";
-import { print, printJson } from "./output.ts";
+import { note, print, printJson } from "./output.ts";
 import { declareRequest, type RequestFields, readRequest } from "./request.ts";
 import { type ConnectionOptions, readSettings, type Settings, UsageError } from "./settings.ts";
 
@@ -56,7 +56,11 @@ async function perform<I extends DescMessage, O extends DescMessage>(
   try {
     for await (const message of messagesOf(settings, method, request)) {
       const line = lineOf(method.output, message);
-      if (line === undefined) continue;
+      if (line === undefined) {
+        const aside = asideOf(method.output, message);
+        if (aside) note(aside);
+        continue;
+      }
       if (options.json) printJson(toJson(method.output, message), 0);
       else print(line);
       seen += 1;
@@ -116,7 +120,7 @@ async function* followed<I extends DescMessage, O extends DescMessage>(
   const typed = (cursor: string) => (after.scalar === ScalarType.STRING ? cursor : BigInt(cursor));
   const messages = follow(settings.url, "", async function* (cursor, signal) {
     // Where it begins is said once; after that it goes on.
-    const again = cursor !== "" && { [after.localName]: typed(cursor), fromStart: false };
+    const again = cursor !== "" && { [after.localName]: typed(cursor), fromStart: false, start: 0 };
     for await (const message of openStream(settings, method, one({ ...request, ...again }), { signal })) {
       const at = (message as Message & Record<string, unknown>)[told.localName];
       yield { cursor: String(at), message };

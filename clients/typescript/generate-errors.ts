@@ -14,7 +14,7 @@ const numbers = new Set(
 const taken: Readonly<Record<string, string>> = { code: "agentCode", cause: "causedBy" };
 /** Values told that the comments of the services name, not those of the reason. */
 const more: Readonly<Record<string, readonly string[]>> = {
-  CURSOR_EXPIRED: ["oldest_revision", "oldest_sequence", "unread_gone_sequence"],
+  CURSOR_EXPIRED: ["oldest_revision", "oldest_sequence"],
   QUOTA_EXCEEDED: ["used"],
 };
 /** What is worked out of the values. */

@@ -50,7 +50,7 @@ export { type EntryPlace, type MemoryArea, memoryOf, type SetOptions } from "./m
 export { type Content, contentOf, jsonOf, jsonValue, payloadOf } from "./payload.ts";
 export { type QueueArea, queueOf, type SubmitJobOptions } from "./queue.ts";
 export * from "./reason-errors.ts";
-export { type Recipient, type RelayArea, relayOf, type SendOptions } from "./relay.ts";
+export { type Recipient, type RelayArea, relayOf, type SendOptions, type SubscribeOptions } from "./relay.ts";
 export type { ServeOptions } from "./serve.ts";
 export type { TraceApi } from "./trace.ts";
 export type { Handler, TaskInHand } from "./work.ts";

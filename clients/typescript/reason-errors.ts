@@ -90,7 +90,8 @@ export class ScopeRequired extends MoltwireError {
 }
 
 /**
- * Too many requests. Code RESOURCE_EXHAUSTED with google.rpc.RetryInfo and QuotaFailure. metadata: {"limit": "120", "window_ms": "60000"}
+ * Too many requests in 60 s: of an agent (each trust tier can have a limit of its own; MOLTWIRE_RATE_LIMIT_TIERS), of a key or a grant that has a limit, or of an address.
+ * Code RESOURCE_EXHAUSTED with google.rpc.RetryInfo and QuotaFailure. metadata: {"limit": "120", "window_ms": "60000"}
  */
 export class RateLimited extends MoltwireError {
   get limit(): number | undefined {
@@ -209,10 +210,6 @@ export class CursorExpired extends MoltwireError {
 
   get oldestSequence(): string | undefined {
     return this.about.oldest_sequence;
-  }
-
-  get unreadGoneSequence(): string | undefined {
-    return this.about.unread_gone_sequence;
   }
 }
 

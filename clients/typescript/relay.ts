@@ -23,6 +23,18 @@ export type SendOptions = Omit<Fields<typeof SendRequestSchema>, "to" | "payload
   readonly contentType?: string;
 };
 
+/** How a subscription is called, and who hears of what it cannot give. */
+export type SubscribeOptions = CallOptions & {
+  /**
+   * Called before the first message when the inbox has let go of messages that were not read, with the sequence of the newest of them; also at the next start, until
+   * `markRead` is called through it. Default: a warning on the console.
+   */
+  readonly onUnreadGone?: (sequence: bigint) => void;
+};
+
+const warn = (sequence: bigint): void =>
+  console.warn(`moltwire: messages that were not read are no longer kept, the newest of them ${sequence}`);
+
 type Helpers = {
   /** Sends a message. */
   send(to: Recipient, payload: Content, options?: SendOptions, call?: CallOptions): Promise<SendResponse>;
@@ -30,7 +42,7 @@ type Helpers = {
    * The messages of the inbox, or of a channel, as they come, over lost connections too. Each has its sequence, after which a later subscription can go on
    * (`afterSequence`). What a message says: `contentOf(message.payload)`.
    */
-  subscribe(request?: Fields<typeof SubscribeRequestSchema>, call?: CallOptions): AsyncGenerator<Message, void>;
+  subscribe(request?: Fields<typeof SubscribeRequestSchema>, call?: SubscribeOptions): AsyncGenerator<Message, void>;
 };
 
 export type RelayArea = Area<typeof RelayService, Helpers>;
@@ -61,11 +73,14 @@ export function relayOf(connection: Connection): RelayArea {
       const ttl = ttlMs === undefined ? {} : { ttl: durationFromMs(ttlMs) };
       return rpc.send({ ...more, ...ttl, to: address, payload: payloadOf(payload, contentType) }, call);
     },
-    subscribe: (request = {}, call = {}) =>
+    subscribe: (request = {}, { onUnreadGone = warn, ...call } = {}) =>
       told(
         (options) => rpc.subscribe(request, options),
         call,
-        ({ event }) => (event.case === "message" ? event.value : undefined),
+        ({ event, unreadGoneSequence }) => {
+          if (unreadGoneSequence > 0n) onUnreadGone(unreadGoneSequence);
+          return event.case === "message" ? event.value : undefined;
+        },
       ),
   });
 }

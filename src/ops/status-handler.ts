@@ -1,6 +1,7 @@
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { Role } from "../../gen/moltwire/api/v1/access_pb.ts";
+import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
 import type { StatusService } from "../../gen/moltwire/ops/v1/status_service_pb.ts";
 import type { App } from "../app.ts";
 import { type Queryable, sql } from "../db/db.ts";
@@ -24,6 +25,8 @@ export function statusHandler(app: App, startedMs: number): ServiceImpl<typeof S
     getSla: query(app, (_req, { db, now }) => readSla(db, now)),
   };
 }
+
+const tiers = Object.values(TrustTier).filter((tier) => typeof tier === "number" && tier !== TrustTier.UNSPECIFIED);
 
 const statusAndStats = (
   app: App,
@@ -51,6 +54,10 @@ const statusAndStats = (
           kind,
           days: retentionDays(app.config, kind),
           removed: BigInt(app.retention.removed(kind)),
+        })),
+        rateLimits: tiers.map((trustTier) => ({
+          trustTier,
+          requestsPerMinute: app.config.rateLimitTiers[trustTier] ?? app.config.rateLimit,
         })),
       },
     };

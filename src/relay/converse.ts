@@ -43,7 +43,9 @@ export const converse = (app: App, tails: Tails) =>
       const incoming = frames[Symbol.asyncIterator]();
       const { ref, open } = await firstFrame(incoming, signal);
       talk = await begin(app, tails, open, context, signal);
-      yield { ref, event: { case: "opened", value: { agentId: talk.agentId, sequence: BigInt(talk.position) } } };
+      const { agentId, position, follower } = talk;
+      const unreadGoneSequence = BigInt(follower?.unreadGone ?? 0);
+      yield { ref, event: { case: "opened", value: { agentId, sequence: BigInt(position), unreadGoneSequence } } };
       hear(app, talk, incoming, context, signal);
       yield* speak(app, talk, signal);
     } catch (error) {

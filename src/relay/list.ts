@@ -63,13 +63,18 @@ export async function pageOfMessages(
   let after = req.pageToken ? (app.cursors.decode(cursorScope, req.pageToken, "page_token")[0] as number) : undefined;
   const rows: WholeRow[] = [];
   let bytes = 0;
-  const page = (more: boolean): ListReply => ({
-    messages: rows.map((row) => toMessage(app, log, row, row.body)),
-    nextPageToken: more && after !== undefined ? app.cursors.encode(cursorScope, [after]) : "",
-    lastSequence: BigInt(head.head),
-    oldestSequence: BigInt(head.floor + 1),
-    unreadGoneSequence: BigInt(head.unread_gone),
-  });
+  const page = async (more: boolean): Promise<ListReply> => {
+    // Looked at after the messages were read: what went in between is missing among them. The end as it was before: what has come since is not among them either.
+    const { floor, unread_gone } = (await findHead(db, log)) ?? head;
+    if (given !== undefined) checkAfter(req.afterSequence!, { head: head.head, floor });
+    return {
+      messages: rows.map((row) => toMessage(app, log, row, row.body)),
+      nextPageToken: more && after !== undefined ? app.cursors.encode(cursorScope, [after]) : "",
+      lastSequence: BigInt(head.head),
+      oldestSequence: BigInt(floor + 1),
+      unreadGoneSequence: BigInt(unread_gone),
+    };
+  };
   for (let reads = 0; reads < maxReads; reads++) {
     // What comes after the end was read is none of the page's, or a reader would find messages behind `last_sequence`.
     const walk = { newest, unreadOnly, from, after, until: head.head };

@@ -20,6 +20,19 @@ const columns = sql`head, floor, messages, bytes, unread_gone`;
 export const findHead = (db: Queryable, { orgId, logId }: LogRef): Promise<Head | undefined> =>
   db.one<Head>(sql`select ${columns} from relay_log where org_id = ${orgId} and log_id = ${logId}`);
 
+/** A log's row with its first message that is not read; null: there is none. */
+export type Begin = Head & { readonly first_unread: number | null };
+
+export const emptyBegin: Begin = { ...emptyHead, first_unread: null };
+
+/** In one statement, by the primary key and the index of what is not read. */
+export const findBegin = (db: Queryable, { orgId, logId }: LogRef): Promise<Begin | undefined> =>
+  db.one<Begin>(sql`
+    select ${columns}, (
+        select m.sequence from relay_message m
+        where m.org_id = ${orgId} and m.log_id = ${logId} and m.unread = 1 order by m.sequence limit 1) as first_unread
+    from relay_log where org_id = ${orgId} and log_id = ${logId}`);
+
 /**
  * Takes the next sequence of a log, and counts the message. Holds the log until the transaction ends, so that sequences become readable in their order. Undefined:
  * there is no such log.

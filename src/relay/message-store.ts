@@ -116,6 +116,18 @@ export const markRead = (
     where org_id = ${orgId} and log_id = ${logId} and unread = 1 and sequence in (
       select sequence from relay_message where org_id = ${orgId} and message_id in (${join([...messageIds])}) and log_id || '' = ${logId})`);
 
+/** The newest of some messages of an inbox, by their ids; 0: none of them is in it. */
+export const newestOf = async (
+  db: Queryable,
+  { orgId, logId }: LogRef,
+  messageIds: readonly string[],
+): Promise<number> =>
+  (
+    await db.one<{ newest: number | null }>(sql`
+    select max(sequence) as newest from relay_message
+    where org_id = ${orgId} and message_id in (${join([...messageIds])}) and log_id || '' = ${logId}`)
+  )?.newest ?? 0;
+
 /** Marks the messages of an inbox up to a sequence as read, the oldest first, a bounded number; gives how many were not. */
 export const markReadThrough = (
   tx: Tx,

@@ -17,9 +17,8 @@ import type { Reader } from "../rpc/feed.ts";
 import type { Query } from "../rpc/query.ts";
 import { channelToRead, checkInbox, inboxAgentOf } from "./access.ts";
 import { logOf } from "./channel-store.ts";
-import { emptyHead, findHead, type Head } from "./log-store.ts";
+import { emptyBegin, findBegin, type Head } from "./log-store.ts";
 import { hasExpired, inboxOf, type Log, logTopic, type MessageRow } from "./message.ts";
-import { firstUnread } from "./message-store.ts";
 import { receiptsOf } from "./receipts.ts";
 import type { Tails, Told } from "./tail.ts";
 
@@ -42,6 +41,8 @@ export type Following = {
 export type Follower = {
   readonly topic: string;
   readonly position: number;
+  /** The newest message that was not read and is gone, where it begins at the first unread one; 0: there is none. */
+  readonly unreadGone: number;
   /** What follows a sequence, that may be told. With `asks` it is asked whether the log may be read also where nothing follows. */
   read(
     after: number,
@@ -69,7 +70,7 @@ export async function subscription(
   return {
     topics: [follower.topic],
     position: follower.position,
-    first: [checkpoint(follower.position, app.clock.now())],
+    first: [{ ...checkpoint(follower.position, app.clock.now()), unreadGoneSequence: BigInt(follower.unreadGone) }],
     cursor: String,
     checkpoint,
     close: follower.close,
@@ -111,13 +112,13 @@ async function logToRead(
   return { log, permit, own: false };
 }
 
-/** Follows a log. CURSOR_EXPIRED when it begins before what is kept or after its end. */
+/** Follows a log. CURSOR_EXPIRED when `afterSequence` lies before what is kept or after its end. */
 export async function follow(
   app: App,
   tails: Tails,
   { log, start, afterSequence, filter, permit }: Following,
 ): Promise<Follower> {
-  const position = await startOf(app.db.query, log, start, afterSequence);
+  const { position, unreadGone } = await beginOf(app.db.query, log, start, afterSequence);
   const fits = fitting(filter);
   const tail = tails.open(log);
   const closeSubscription = app.relayCounts.subscribed();
@@ -125,6 +126,7 @@ export async function follow(
   return {
     topic: logTopic(log.logId),
     position,
+    unreadGone,
     async read(after, asks = false) {
       const page = await tail.read(after);
       if (!page) {
@@ -148,18 +150,26 @@ export async function follow(
   };
 }
 
-async function startOf(db: Queryable, log: Log, start: Start, afterSequence: bigint | undefined): Promise<number> {
-  const head = (await findHead(db, log)) ?? emptyHead;
+/** Where a stream begins. What the log had lost of what was not read is found with it: what goes between two looks would be passed over in silence. */
+async function beginOf(
+  db: Queryable,
+  log: Log,
+  start: Start,
+  afterSequence: bigint | undefined,
+): Promise<Pick<Follower, "position" | "unreadGone">> {
+  const begin = (await findBegin(db, log)) ?? emptyBegin;
+  const at = (position: number) => ({ position, unreadGone: 0 });
   if (afterSequence !== undefined) {
     if (start !== Start.UNSPECIFIED) throw badField("start", "give either start or after_sequence");
-    return checkAfter(afterSequence, head);
+    return at(checkAfter(afterSequence, begin));
   }
-  if (start === Start.OLDEST) return head.floor;
+  if (start === Start.OLDEST) return at(begin.floor);
   if (start === Start.FIRST_UNREAD && log.channel) throw badField("start", "a channel does not know what is read");
-  if (start === Start.NOW || log.channel) return head.head;
-  if (head.unread_gone > 0) throw unreadGone(head);
-  const first = await firstUnread(db, log);
-  return first === undefined ? head.head : first - 1;
+  if (start === Start.NOW || log.channel) return at(begin.head);
+  return {
+    position: begin.first_unread === null ? begin.head : begin.first_unread - 1,
+    unreadGone: begin.unread_gone,
+  };
 }
 
 /** The sequence to go on after, if the log reaches to it and is kept from there on; CURSOR_EXPIRED otherwise. */
@@ -173,16 +183,6 @@ function cursorExpired(after: number | bigint, { floor, head }: Pick<Head, "head
     after < floor ? `messages after ${after} are no longer kept` : `the log ends at ${head}, before sequence ${after}`;
   const message = `${what}: the oldest sequence is ${floor + 1}; go on after ${floor} to ${head}`;
   return new Fault("CURSOR_EXPIRED", message, { oldest_sequence: String(floor + 1), last_sequence: String(head) });
-}
-
-/** The first message that is not read is no longer kept, and nobody has said yet that they know. */
-function unreadGone({ floor, head, unread_gone }: Head): Fault {
-  const message = `messages that were not read are no longer kept, the newest of them ${unread_gone}: mark them as read through ${unread_gone}, or begin with the oldest sequence, ${floor + 1}`;
-  return new Fault("CURSOR_EXPIRED", message, {
-    oldest_sequence: String(floor + 1),
-    last_sequence: String(head),
-    unread_gone_sequence: String(unread_gone),
-  });
 }
 
 /** Whether a message is one of those asked for. */

@@ -5,7 +5,7 @@ import { type DeliveryRow, deliveryColumns, insertAttempt } from "./delivery-sto
 import { sealResponse } from "./response.ts";
 import { lockWebhookUnlessTaken, type WebhookRef, type WebhookRow } from "./store.ts";
 
-/** How long one attempt may take, everything included. */
+/** How long one attempt may take, everything included, unless a test says otherwise. */
 export const attemptTimeoutMs = 10_000;
 /** How long a delivery is another's after its sender was lost: longer than an attempt, and its settling. */
 export const leaseMs = 20_000;

@@ -1,6 +1,6 @@
 /** The work outside the transactions: sends what is due to webhooks, fairly, until the server stops. Any number of replicas do so at once. */
 import type { App } from "../app.ts";
-import { claim, mostFor, type PendingRow, pendingWebhooks, releaseLeases } from "./claim.ts";
+import { attemptTimeoutMs, claim, mostFor, type PendingRow, pendingWebhooks, releaseLeases } from "./claim.ts";
 import type { DeliveryRow } from "./delivery-store.ts";
 import { sendTopic } from "./fan-out.ts";
 import { send } from "./send.ts";
@@ -37,7 +37,8 @@ export type Courier = {
   ended(): Promise<void>;
 };
 
-export function createCourier(app: App): Courier {
+/** @param timeoutMs how long one attempt may take. */
+export function createCourier(app: App, timeoutMs = attemptTimeoutMs): Courier {
   const metrics = webhookMetrics(app);
   const sending = new Set<Promise<void>>();
   /** Places taken, in all, by organisation and by webhook: by requests under way, and by claims that may find as many. Those of webhooks that fail once more. */
@@ -80,7 +81,7 @@ export function createCourier(app: App): Courier {
 
   const deliver = async (webhook: WebhookRow, row: DeliveryRow): Promise<void> => {
     try {
-      const sent = await send(app, webhook, row);
+      const sent = await send(app, webhook, row, timeoutMs);
       const settled = await app.db.tx((tx) => settle(tx, app, row, sent, app.clock.now()));
       metrics.attempt(row, sent, settled);
     } catch (error) {

@@ -2,11 +2,8 @@
 import { badField } from "../errors.ts";
 import type { EventType } from "../ops/outbox.ts";
 
-/** Announced in the contract, and emitted by areas as they are built. */
-type Announced = "message.received";
-
 /** A record, so that an event that is emitted and cannot be asked for does not compile. */
-const known: Readonly<Record<EventType | Announced, true>> = {
+const known: Readonly<Record<EventType, true>> = {
   "message.received": true,
   "job.completed": true,
   "job.failed": true,
@@ -26,7 +23,8 @@ const known: Readonly<Record<EventType | Announced, true>> = {
   "deadletter.created": true,
   "webhook.disabled": true,
 };
-const names = Object.keys(known);
+/** All that there are. */
+export const eventNames: readonly string[] = Object.keys(known);
 
 /** The event of TestWebhook: it goes to the one webhook, whatever that asks for. */
 export const testEventType = "webhook.test";
@@ -40,8 +38,8 @@ export const patternsOf = (type: string): readonly [string, string, string] => [
 export function checkPatterns(patterns: readonly string[], field: string): void {
   if (patterns.length === 0) throw badField(field, 'name at least one event, such as "task.*"; "*" stands for all');
   for (const [n, pattern] of patterns.entries()) {
-    if (!names.some((name) => patternsOf(name).includes(pattern)))
-      throw badField(`${field}[${n}]`, `there is no event ${pattern}; there are: ${names.join(", ")}`);
+    if (!eventNames.some((name) => patternsOf(name).includes(pattern)))
+      throw badField(`${field}[${n}]`, `there is no event ${pattern}; there are: ${eventNames.join(", ")}`);
   }
 }
 

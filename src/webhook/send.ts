@@ -3,7 +3,6 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import type { App } from "../app.ts";
 import { EgressError } from "../egress/error.ts";
 import { version } from "../version.ts";
-import { attemptTimeoutMs } from "./claim.ts";
 import type { DeliveryRow } from "./delivery-store.ts";
 import { openPayload } from "./payload.ts";
 import { keptResponseBytes } from "./response.ts";
@@ -39,11 +38,12 @@ export const bodyOf = (app: Pick<App, "vault">, row: DeliveryRow): string =>
     data: openPayload(app, row.org_id, row.event_id, row.payload),
   } satisfies JsonObject);
 
-/** Posts an event; 2xx is delivered, whatever becomes of the answer's body. */
+/** Posts an event, within `timeoutMs`; 2xx is delivered, whatever becomes of the answer's body. */
 export async function send(
   app: Pick<App, "vault" | "clock" | "webhookEgress" | "ending">,
   webhook: WebhookRow,
   row: DeliveryRow,
+  timeoutMs: number,
 ): Promise<Sent> {
   const atMs = row.attempt_ms ?? app.clock.now();
   const body = bodyOf(app, row);
@@ -60,7 +60,7 @@ export async function send(
       method: "POST",
       headers: { "content-type": "application/json", "user-agent": `moltwire/${version}`, ...signed },
       body,
-      timeoutMs: attemptTimeoutMs,
+      timeoutMs,
       signal: app.ending,
       maxResponseBytes: keptResponseBytes,
       onOverflow: "truncate",

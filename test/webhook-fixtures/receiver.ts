@@ -7,6 +7,7 @@ import { Webhook } from "standardwebhooks";
 import { vi } from "vitest";
 
 export type Received = {
+  readonly path: string;
   readonly id: string;
   /** Seconds. */
   readonly timestamp: number;
@@ -38,6 +39,7 @@ export async function receiver(how: number | Answer = 204, port = 0): Promise<Re
       return;
     }
     const one: Received = {
+      path: request.url ?? "",
       id: String(request.headers["webhook-id"]),
       timestamp: Number(request.headers["webhook-timestamp"]),
       signatures: String(request.headers["webhook-signature"]).split(" "),

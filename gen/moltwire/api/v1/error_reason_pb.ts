@@ -105,7 +105,8 @@ export const ErrorReason = {
   SCOPE_REQUIRED: 15,
 
   /**
-   * Too many requests. Code RESOURCE_EXHAUSTED with google.rpc.RetryInfo and QuotaFailure. metadata: {"limit": "120", "window_ms": "60000"}
+   * Too many requests in 60 s: of an agent (each trust tier can have a limit of its own; MOLTWIRE_RATE_LIMIT_TIERS), of a key or a grant that has a limit, or of an address.
+   * Code RESOURCE_EXHAUSTED with google.rpc.RetryInfo and QuotaFailure. metadata: {"limit": "120", "window_ms": "60000"}
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 16;
    */

@@ -10,13 +10,15 @@ import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/vali
 import type { Duration, DurationJson, Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
+import type { TrustTier, TrustTierJson } from "../../bus/v1/agent_pb.ts";
+import { file_moltwire_bus_v1_agent } from "../../bus/v1/agent_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file moltwire/ops/v1/status_service.proto.
  */
 export const file_moltwire_ops_v1_status_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgikQIKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDEi0KCXJldGVudGlvbhgKIAMoCzIaLm1vbHR3aXJlLm9wcy52MS5SZXRlbnRpb24iOAoJUmV0ZW50aW9uEgwKBGtpbmQYASABKAkSDAoEZGF5cxgCIAEoBRIPCgdyZW1vdmVkGAMgASgDIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3QiqQIKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBWhvdXJzGAYgAygLMhkubW9sdHdpcmUub3BzLnYxLlNsYVNsaWNlEicKBGRheXMYByADKAsyGS5tb2x0d2lyZS5vcHMudjEuU2xhU2xpY2UiZQoIU2xhU2xpY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKbWludXRlc191cBgCIAEoBRIVCg1taW51dGVzX3RvdGFsGAMgASgFIpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiRtb2x0d2lyZS9vcHMvdjEvc3RhdHVzX3NlcnZpY2UucHJvdG8SD21vbHR3aXJlLm9wcy52MSISChBHZXRTdGF0dXNSZXF1ZXN0ItcBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoHZGV0YWlscxgEIAEoCzIeLm1vbHR3aXJlLm9wcy52MS5TZXJ2ZXJEZXRhaWxzEikKBnVwdGltZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBiABKAgixgIKDVNlcnZlckRldGFpbHMSDgoGZW5naW5lGAEgASgJEhYKDnNjaGVtYV92ZXJzaW9uGAIgASgFEikKBnVwdGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIaChJlbmNyeXB0aW9uX2F0X3Jlc3QYBCABKAgSFQoNb3JnYW5pemF0aW9ucxgFIAEoAxIOCgZhZ2VudHMYBiABKAMSEQoJY29udHJhY3RzGAcgASgDEhIKCm9wZW5fdGFza3MYCCABKAMSFAoMb3Blbl9zdHJlYW1zGAkgASgDEi0KCXJldGVudGlvbhgKIAMoCzIaLm1vbHR3aXJlLm9wcy52MS5SZXRlbnRpb24SMwoLcmF0ZV9saW1pdHMYCyADKAsyHi5tb2x0d2lyZS5vcHMudjEuVGllclJhdGVMaW1pdCI4CglSZXRlbnRpb24SDAoEa2luZBgBIAEoCRIMCgRkYXlzGAIgASgFEg8KB3JlbW92ZWQYAyABKAMiXAoNVGllclJhdGVMaW1pdBIuCgp0cnVzdF90aWVyGAEgASgOMhoubW9sdHdpcmUuYnVzLnYxLlRydXN0VGllchIbChNyZXF1ZXN0c19wZXJfbWludXRlGAIgASgFIkUKD0dldFN0YXRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGQoIYWdlbnRfaWQYAiABKAlCB7pIBHICGEAiqQQKEEdldFN0YXRzUmVzcG9uc2USEAoIYWdlbnRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJlcXVlc3RzGAUgASgDEhMKC21lbW9yeV9rZXlzGAYgASgDEhoKEnNoYXJlZF9tZW1vcnlfa2V5cxgHIAEoAxIWCg5qb2JzX3N1Ym1pdHRlZBgIIAEoAxIXCg90YXNrc19zdWJtaXR0ZWQYCSABKAMSFgoOdGFza3NfcmVjZWl2ZWQYCiABKAMSHAoUY29sbGFib3JhdGlvbnNfZ2l2ZW4YCyABKAMSHwoXY29sbGFib3JhdGlvbnNfcmVjZWl2ZWQYDCABKAMSEgoKcmVwdXRhdGlvbhgNIAEoARIVCg1tZXNzYWdlc19zZW50GA4gASgDEhkKEW1lc3NhZ2VzX3JlY2VpdmVkGA8gASgDEhAKCHdlYmhvb2tzGBAgASgDEhEKCXNjaGVkdWxlcxgRIAEoAxIWCg5jcmVkaXRzX21pY3JvcxgSIAEoAxIgChhtYXJrZXRwbGFjZV90YXNrc19wb3N0ZWQYEyABKAMSIAoYbWFya2V0cGxhY2VfdGFza3Nfd29ya2VkGBQgASgDIg8KDUdldFNsYVJlcXVlc3QiqQIKDkdldFNsYVJlc3BvbnNlEhYKDnRhcmdldF9wZXJjZW50GAEgASgBEi4KCnNpbmNlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKA2RheRgDIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKAoEd2VlaxgEIAEoCzIaLm1vbHR3aXJlLm9wcy52MS5TbGFXaW5kb3cSKQoFbW9udGgYBSABKAsyGi5tb2x0d2lyZS5vcHMudjEuU2xhV2luZG93EigKBWhvdXJzGAYgAygLMhkubW9sdHdpcmUub3BzLnYxLlNsYVNsaWNlEicKBGRheXMYByADKAsyGS5tb2x0d2lyZS5vcHMudjEuU2xhU2xpY2UiZQoIU2xhU2xpY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKbWludXRlc191cBgCIAEoBRIVCg1taW51dGVzX3RvdGFsGAMgASgFIpgBCglTbGFXaW5kb3cSGwoOdXB0aW1lX3BlcmNlbnQYASABKAFIAIgBARIwCg1tZWFuX3Jlc3BvbnNlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCm1pbnV0ZXNfdXAYAyABKAUSFQoNbWludXRlc190b3RhbBgEIAEoBUIRCg9fdXB0aW1lX3BlcmNlbnQyzAIKDVN0YXR1c1NlcnZpY2USbAoJR2V0U3RhdHVzEiEubW9sdHdpcmUub3BzLnYxLkdldFN0YXR1c1JlcXVlc3QaIi5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHVzUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAhJoCghHZXRTdGF0cxIgLm1vbHR3aXJlLm9wcy52MS5HZXRTdGF0c1JlcXVlc3QaIS5tb2x0d2lyZS5vcHMudjEuR2V0U3RhdHNSZXNwb25zZSIXkAIBkt4YEAgCEgpzdGF0czpyZWFkGAISYwoGR2V0U2xhEh4ubW9sdHdpcmUub3BzLnYxLkdldFNsYVJlcXVlc3QaHy5tb2x0d2lyZS5vcHMudjEuR2V0U2xhUmVzcG9uc2UiGJACAZLeGBEIARILc3RhdHVzOnJlYWQYAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_bus_v1_agent]);
 
 /**
  * GetStatusRequest is the request of GetStatus.
@@ -221,6 +223,13 @@ export type ServerDetails = Message<"moltwire.ops.v1.ServerDetails"> & {
    * @generated from field: repeated moltwire.ops.v1.Retention retention = 10;
    */
   retention: Retention[];
+
+  /**
+   * How many requests an agent may make, for each trust tier: MOLTWIRE_RATE_LIMIT, where MOLTWIRE_RATE_LIMIT_TIERS names no other for the tier.
+   *
+   * @generated from field: repeated moltwire.ops.v1.TierRateLimit rate_limits = 11;
+   */
+  rateLimits: TierRateLimit[];
 };
 
 /**
@@ -298,6 +307,13 @@ export type ServerDetailsJson = {
    * @generated from field: repeated moltwire.ops.v1.Retention retention = 10;
    */
   retention?: RetentionJson[];
+
+  /**
+   * How many requests an agent may make, for each trust tier: MOLTWIRE_RATE_LIMIT, where MOLTWIRE_RATE_LIMIT_TIERS names no other for the tier.
+   *
+   * @generated from field: repeated moltwire.ops.v1.TierRateLimit rate_limits = 11;
+   */
+  rateLimits?: TierRateLimitJson[];
 };
 
 /**
@@ -371,6 +387,55 @@ export const RetentionSchema: GenMessage<Retention, {jsonType: RetentionJson}> =
   messageDesc(file_moltwire_ops_v1_status_service, 3);
 
 /**
+ * TierRateLimit is how many requests each agent of a trust tier may make.
+ *
+ * @generated from message moltwire.ops.v1.TierRateLimit
+ */
+export type TierRateLimit = Message<"moltwire.ops.v1.TierRateLimit"> & {
+  /**
+   * The tier.
+   *
+   * @generated from field: moltwire.bus.v1.TrustTier trust_tier = 1;
+   */
+  trustTier: TrustTier;
+
+  /**
+   * So many in any 60 s; one more is refused with RATE_LIMITED. 0: there is no limit.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute: number;
+};
+
+/**
+ * TierRateLimit is how many requests each agent of a trust tier may make.
+ *
+ * @generated from message moltwire.ops.v1.TierRateLimit
+ */
+export type TierRateLimitJson = {
+  /**
+   * The tier.
+   *
+   * @generated from field: moltwire.bus.v1.TrustTier trust_tier = 1;
+   */
+  trustTier?: TrustTierJson;
+
+  /**
+   * So many in any 60 s; one more is refused with RATE_LIMITED. 0: there is no limit.
+   *
+   * @generated from field: int32 requests_per_minute = 2;
+   */
+  requestsPerMinute?: number;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.TierRateLimit.
+ * Use `create(TierRateLimitSchema)` to create a new message.
+ */
+export const TierRateLimitSchema: GenMessage<TierRateLimit, {jsonType: TierRateLimitJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_status_service, 4);
+
+/**
  * GetStatsRequest is the request of GetStats.
  *
  * @generated from message moltwire.ops.v1.GetStatsRequest
@@ -417,7 +482,7 @@ export type GetStatsRequestJson = {
  * Use `create(GetStatsRequestSchema)` to create a new message.
  */
 export const GetStatsRequestSchema: GenMessage<GetStatsRequest, {jsonType: GetStatsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 4);
+  messageDesc(file_moltwire_ops_v1_status_service, 5);
 
 /**
  * GetStatsResponse is the response of GetStats.
@@ -718,7 +783,7 @@ export type GetStatsResponseJson = {
  * Use `create(GetStatsResponseSchema)` to create a new message.
  */
 export const GetStatsResponseSchema: GenMessage<GetStatsResponse, {jsonType: GetStatsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 5);
+  messageDesc(file_moltwire_ops_v1_status_service, 6);
 
 /**
  * GetSlaRequest is the request of GetSla.
@@ -741,7 +806,7 @@ export type GetSlaRequestJson = {
  * Use `create(GetSlaRequestSchema)` to create a new message.
  */
 export const GetSlaRequestSchema: GenMessage<GetSlaRequest, {jsonType: GetSlaRequestJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 6);
+  messageDesc(file_moltwire_ops_v1_status_service, 7);
 
 /**
  * GetSlaResponse is the response of GetSla.
@@ -860,7 +925,7 @@ export type GetSlaResponseJson = {
  * Use `create(GetSlaResponseSchema)` to create a new message.
  */
 export const GetSlaResponseSchema: GenMessage<GetSlaResponse, {jsonType: GetSlaResponseJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 7);
+  messageDesc(file_moltwire_ops_v1_status_service, 8);
 
 /**
  * SlaSlice is how the server did in an hour or on a day.
@@ -923,7 +988,7 @@ export type SlaSliceJson = {
  * Use `create(SlaSliceSchema)` to create a new message.
  */
 export const SlaSliceSchema: GenMessage<SlaSlice, {jsonType: SlaSliceJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 8);
+  messageDesc(file_moltwire_ops_v1_status_service, 9);
 
 /**
  * SlaWindow is how the server did in a span of time.
@@ -1000,7 +1065,7 @@ export type SlaWindowJson = {
  * Use `create(SlaWindowSchema)` to create a new message.
  */
 export const SlaWindowSchema: GenMessage<SlaWindow, {jsonType: SlaWindowJson}> = /*@__PURE__*/
-  messageDesc(file_moltwire_ops_v1_status_service, 9);
+  messageDesc(file_moltwire_ops_v1_status_service, 10);
 
 /**
  * StatusService tells how the server is.
@@ -1009,7 +1074,7 @@ export const SlaWindowSchema: GenMessage<SlaWindow, {jsonType: SlaWindowJson}> =
  */
 export const StatusService: GenService<{
   /**
-   * GetStatus answers version, health, uptime and whether data is encrypted to anybody, and engine and counts to the operator.
+   * GetStatus answers version, health, uptime and whether data is encrypted to anybody, and engine, counts and rate limits to the operator.
    *
    * @generated from rpc moltwire.ops.v1.StatusService.GetStatus
    */

@@ -43,7 +43,7 @@ describe.skipIf(!found)("deploy/nginx.conf", () => {
     const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((name) => `${name}_temp_path ${name};`);
     // What it listens on and passes to, and where it writes: everything else is as it is shipped.
     const adapted = shipped
-      .replace(/server moltwire-1:6658;\s+server moltwire-2:6658;\s+server moltwire-3:6658;/, () => {
+      .replaceAll(/server moltwire-1:6658;\s+server moltwire-2:6658;\s+server moltwire-3:6658;/g, () => {
         return `server 127.0.0.1:${new URL(world.url).port};`;
       })
       .replace(/listen 6658;\s+http2 on;/, listeners.join("\n"))
@@ -90,6 +90,7 @@ describe.skipIf(!found)("deploy/nginx.conf", () => {
     },
   );
 
+  // After calls by HTTP/1.1, whose connections nginx keeps: they are of no use to gRPC.
   test("carries a conversation in both directions, over gRPC", async () => {
     const { key, agentId } = await (await world.org()).agent();
     const { relay } = clientsAt(urls.two, key, "grpc");

@@ -2,11 +2,15 @@ import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
+import { AgentRuntimeService } from "../gen/moltwire/agent/v1/agent_runtime_service_pb.ts";
 import { methodName } from "../src/rpc/access.ts";
 import { services } from "../src/services.ts";
 
 const root = join(import.meta.dirname, "..");
-const methods = new Set(services.flatMap((service) => service.methods).map((method) => methodName(method)));
+/** Those of the server, and of agents that it calls. */
+const methods = new Set(
+  [...services, AgentRuntimeService].flatMap((service) => service.methods).map((method) => methodName(method)),
+);
 /** What is generated or built lies there too, where somebody made it. */
 const isMade = /\/dist\/|clients\/go\/gen\/|_pb2|reason[-_]errors|\/services\.(py|go)$|moltwire\/[a-z]+\/v1\//;
 const files = globSync("clients/**/*.{ts,tsx,py,go}", { cwd: root })

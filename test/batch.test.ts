@@ -202,13 +202,19 @@ describe.each(dialects)("batches on %s", (dialect) => {
     expect(errorOf(results[apart.length]!)?.metadata.field).toBe(`calls[${apart.length}].message.return_immediately`);
   });
 
-  test("each call counts as a request, and those beyond the limit are refused in their places and told when to come again", async () => {
-    await using tight = await start(dialect, { clock, rateLimit: 5 });
+  test("each call counts as a request, and those beyond the limit are refused in their places and told when to come again; the batch says how many are left", async () => {
+    await using tight = await start(dialect, { clock, rateLimit: 8 });
     const { as } = await (await tight.org()).agent();
-    const results = await execute(
-      as,
-      Array.from({ length: 8 }, (_, n) => call(setEntry, value(n))),
-    );
+    const executed = async (count: number) => {
+      let left: (string | null)[] = [];
+      const onHeader = (header: Headers) =>
+        void (left = ["ratelimit-limit", "ratelimit-remaining"].map((name) => header.get(name)));
+      const calls = Array.from({ length: count }, (_, n) => call(setEntry, value(n)));
+      return { results: (await as.batch.execute({ calls }, { onHeader })).results, left };
+    };
+    expect((await executed(3)).left).toEqual(["8", "5"]);
+    const { results, left } = await executed(8);
+    expect(left).toEqual(["8", "0"]);
     expect(reasons(results)).toEqual([...Array(5).fill("done"), ...Array(3).fill("RATE_LIMITED")]);
     const detail = errorOf(results[7]!)!.details.find(({ type }) => type === RetryInfoSchema.typeName)!;
     expect(fromBinary(RetryInfoSchema, detail.value).retryDelay?.seconds).toBe(60n);

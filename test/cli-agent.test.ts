@@ -62,6 +62,15 @@ describe("moltwire agent", () => {
     ]);
   });
 
+  test("register takes an agent that pulls its tasks, and refuses what is no endpoint", async () => {
+    const { code, stdout } = await moltwire(["agent", "register", "puller", "--endpoint", "pull"]);
+    expect([code, stdout]).toEqual([0, expect.stringMatching(/^ {2}endpoint +pull$/m)]);
+    const { agents } = await org.admin.agents.listAgents({ name: "puller" });
+    expect(agents[0]!.endpoint?.kind.case).toBe("pull");
+    const refused = await moltwire(["agent", "register", "other", "--endpoint", "push"]);
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining("push is no endpoint")]);
+  });
+
   test("register takes a whole request from standard input; flags go over it, and --json answers the response", async () => {
     const request = '{"name":"from-file","capabilities":["a"],"endpoint":{"echo":{}}}';
     const { code, stdout } = await moltwire(

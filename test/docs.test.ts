@@ -1,6 +1,6 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, globSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -11,6 +11,7 @@ import { accessOf, methodName } from "../src/rpc/access.ts";
 import { services } from "../src/services.ts";
 import { contract, json, value } from "./bus-fixtures/bus.ts";
 import { puller } from "./bus-fixtures/instance.ts";
+import { blocksOf } from "./docs-fixtures/pages.ts";
 import { start, type World } from "./harness.ts";
 
 const read = (file: string): string => readFileSync(new URL(`../${file}`, import.meta.url), "utf8");
@@ -77,7 +78,10 @@ describe("docs/migrating.md", () => {
   });
 
   test("shows calls that the server takes as they stand", async () => {
-    const [define] = /^call\(\).*$/m.exec(text)!;
+    const [block] = blocksIn("docs/migrating.md", "sh");
+    // The shell is given another server and a key.
+    expect(block).toMatch(/^export MOLTWIRE_URL=http:\/\/127\.0\.0\.1:6658 MOLTWIRE_API_KEY=mw_…\ncall\(\) \{.*\}\n$/);
+    const [, define] = block!.split("\n");
     const built = rows.filter(({ call }) => !call.startsWith("not built yet"));
     const shown = built.flatMap((row) => (row.is && line(row) ? [{ ...row, line: line(row)! }] : []));
     expect(shown.length).toBeGreaterThan(70);
@@ -97,40 +101,78 @@ describe("docs/migrating.md", () => {
 });
 
 /** The blocks of a page in a language. */
-const blocksOf = (file: string, language: string): string[] =>
-  [...read(file).matchAll(/^```(\w+)\n(.*?)^```/gms)].flatMap(([, kind, body]) => (kind === language ? [body!] : []));
+const blocksIn = (file: string, language: string): string[] =>
+  blocksOf(file).flatMap((block) => (block.language === language ? [block.body] : []));
 
 const pages = readdirSync(new URL("../docs/how-to", import.meta.url)).filter((name) => name !== "README.md");
+
+/** Blocks that no test of this file runs as they stand: which one does, or why none can. */
+const elsewhere: Readonly<Record<string, string>> = {
+  "docs/how-to/README.md sh": "here, before the blocks of every other page",
+  "docs/agents.md ts": "here",
+  "docs/agents.md python": "test/long/clients.test.ts",
+  "docs/agents.md go": "test/long/clients.test.ts",
+  "docs/migrating.md sh": "here, with each call of its tables",
+  "docs/concepts.md mermaid": "a picture",
+  "docs/quickstart.md sh": "test/quickstart.test.ts, and from packages test/long/package.test.ts",
+  "docs/quickstart.md ts": "the same",
+  "docs/quickstart.md js": "the same",
+  "docs/quickstart.md python": "test/long/package.test.ts",
+  "docs/quickstart.md go": "test/long/package.test.ts",
+  "clients/http/README.md sh": "test/http-files.test.ts runs each of its files",
+  "clients/typescript/README.md ts": "here",
+  "clients/python/README.md python": "a fragment: the contract and the entry that it speaks of are the reader's",
+  "clients/go/README.md go": "a fragment, like that",
+  "clients/templates/README.md plain": "needs plugins of other languages; its README says what was tried",
+  "deploy/README.md plain":
+    "needs Docker: test/long/package.test.ts runs the steps of the Dockerfile, test/long/nginx.test.ts the settings of nginx",
+  "README.md js":
+    "test/readme.test.ts runs the adapter; an agent by HTTP is that of the quickstart; the bridge of a payment provider needs one",
+  "README.md ts": "here",
+  "README.md plain":
+    "test/cli-readme.test.ts the screens of commands, test/demo.test.ts the demo; the others are starts of servers and of tests, and a map",
+  "CONTRIBUTING.md plain": "the commands of .ci/run",
+  "src/ops/AUDIT.md plain": "test/cli-audit.test.ts has its commands; a row of an export",
+  "src/ops/METRICS.md ts": "a fragment of the server",
+  "src/ops/METRICS.md yaml": "where Prometheus asks",
+};
 
 describe("docs", () => {
   const written = ["docs/agents.md", "docs/concepts.md", "docs/operations.md", "docs/security.md", "CHANGELOG.md"];
   const clients = ["python", "go", "templates", "conformance"].map((name) => `clients/${name}/README.md`);
   const all = [...written, ...clients, "docs/how-to/README.md", ...pages.map((name) => `docs/how-to/${name}`)];
-  const words = blocksOf("docs/how-to/README.md", "sh")[0]!;
-  const commands = all.filter((file) => file !== "docs/how-to/README.md" && blocksOf(file, "sh").length > 0);
+  const words = blocksIn("docs/how-to/README.md", "sh")[0]!;
+  const commands = all.filter((file) => file !== "docs/how-to/README.md" && blocksIn(file, "sh").length > 0);
+
+  test("every block of a page is run by a test, or cannot be run for a reason that stands here", () => {
+    const root = new URL("..", import.meta.url);
+    const found = globSync(["*.md", "{docs,deploy,clients,src}/**/*.md"], { cwd: root })
+      .filter((file) => !/node_modules|\/dist\//.test(file))
+      .flatMap((file) => blocksOf(file).map(({ language }) => `${file} ${language || "plain"}`));
+    const run = new Map([...commands.map((file) => [`${file} sh`, "above"] as const), ...Object.entries(elsewhere)]);
+    for (const block of new Set(found)) expect([...run.keys()], `${block} is run by no test`).toContain(block);
+    for (const block of run.keys()) expect(found).toContain(block);
+  });
 
   test.each(commands)(
     "%s shows calls that are done as they stand",
     async (file) => {
-      const shown = await shell(["set -eu", words, ...blocksOf(file, "sh")].join("\n"), world.url, world.operatorKey);
+      const shown = await shell(["set -eu", words, ...blocksIn(file, "sh")].join("\n"), world.url, world.operatorKey);
       expect(shown).not.toContain('"code":"');
       expect(shown.length).toBeGreaterThan(0);
     },
     maxMs,
   );
 
-  test(
-    "the agent in TypeScript does its task, and ends on SIGTERM",
-    async () => {
+  test.each(["docs/agents.md", "clients/typescript/README.md", "README.md"])(
+    "the agent in TypeScript of %s does its task, and ends on SIGTERM",
+    async (file) => {
       const org = await world.org();
       const contractId = await contract(org);
       const { key } = await puller(org, contractId);
       const folder = mkdtempSync(join(tmpdir(), "ten-lines-"));
       const client = new URL("../clients/typescript/index.ts", import.meta.url).href;
-      writeFileSync(
-        join(folder, "agent.mts"),
-        blocksOf("docs/agents.md", "ts")[0]!.replace("@moltwire/client", client),
-      );
+      writeFileSync(join(folder, "agent.mts"), blocksIn(file, "ts")[0]!.replace("@moltwire/client", client));
       const env = { PATH: process.env.PATH, MOLTWIRE_URL: world.url, MOLTWIRE_API_KEY: key };
       const child = spawn(process.execPath, [join(folder, "agent.mts")], { env, stdio: "inherit" });
       const ended = once(child, "exit");

@@ -28,7 +28,7 @@ const properties: readonly Field[] = [
   {
     name: "endpoint",
     as: "--endpoint <where>",
-    help: "where it takes tasks: http=URL, or echo for an agent in the server that answers its input",
+    help: "where it takes tasks: http=URL; pull for one that asks for them; echo for one in the server that answers its input",
     read: endpoint,
   },
   { name: "metadata", as: "--metadata <json>", help: "an object of your own: JSON, @file or -", read: json },
@@ -130,8 +130,8 @@ function endpointText(endpoint: Endpoint | undefined): string {
 }
 
 function endpoint(text: string, { label }: Reading): JsonObject {
-  if (text === "echo") return { echo: {} };
+  if (text === "echo" || text === "pull") return { [text]: {} };
   const url = /^(?:http=)?(https?:\/\/.+)$/.exec(text)?.[1];
   if (url !== undefined) return { http: { url } };
-  throw new UsageError(`${label} ${text} is no endpoint`, "write http=https://example.com/task, or echo");
+  throw new UsageError(`${label} ${text} is no endpoint`, "write http=https://example.com/task, pull or echo");
 }

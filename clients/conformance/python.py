@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -101,6 +102,8 @@ for message in mw.relay.Subscribe(relay.SubscribeRequest(after_sequence=0)):
     if len(heard) == 20:
         want("stream-resume", "kill the server")
     if len(heard) == 40:
+        want("stream-resume", "roll the servers")
+    if len(heard) == 60:
         break
 say(case="stream-resume", saw=heard)
 
@@ -117,4 +120,27 @@ last = None
 for step in mw.bus.WatchTask(bus.WatchTaskRequest(task_id=task.task_id)):
     last = step.WhichOneof("event")
 say(case="stream-end", saw=last)
+
+enough = threading.Event()
+
+
+def work(job: moltwire.JobInHand) -> object:
+    if job.attempt == 1:
+        raise RuntimeError("once more")
+    job.progress(0.5, "half")
+    while mw.queue.GetJob(queue.GetJobRequest(job_id=job.job_id)).job.progress.fraction != 0.5:
+        time.sleep(0.1)
+    enough.set()
+    return {"shouted": job.payload["text"].upper()}
+
+
+working = threading.Thread(target=lambda: mw.work(work, queues=["work"], lease=15, stop=enough), daemon=True)
+working.start()
+soon = Duration(nanos=10_000_000)
+backoff = job_pb2.Backoff(initial=soon, max=soon)
+spec = queue.NewJob(queue="work", payload=job_pb2.Payload(json=moltwire.json_value({"text": "hello"})), max_attempts=3, backoff=backoff)
+job_id = mw.queue.SubmitJob(queue.SubmitJobRequest(job=spec)).job.job_id
+working.join(120)
+job = mw.queue.GetJob(queue.GetJobRequest(job_id=job_id)).job
+say(case="work", saw={"result": moltwire.content_of(job.result), "attempts": job.attempts, "ended": not working.is_alive()})
 mw.close()

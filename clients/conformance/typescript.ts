@@ -1,5 +1,6 @@
 /** What every client does, by the one for TypeScript; see README.md. */
 import { createInterface } from "node:readline";
+import { setTimeout } from "node:timers/promises";
 import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
@@ -89,7 +90,8 @@ const heard: unknown[] = [];
 for await (const { payload } of mw.relay.subscribe({ afterSequence: 0n })) {
   heard.push(contentOf(payload));
   if (heard.length === 20) await want("stream-resume", "kill the server");
-  if (heard.length === 40) break;
+  if (heard.length === 40) await want("stream-resume", "roll the servers");
+  if (heard.length === 60) break;
 }
 print({ case: "stream-resume", saw: heard });
 
@@ -105,4 +107,22 @@ print({ case: "serve", saw: { output, reason, ended: true } });
 let last: string | undefined;
 for await (const { event } of mw.bus.watch(taskId)) last = event.case;
 print({ case: "stream-end", saw: last });
+
+const stopWork = new AbortController();
+const working = mw.queue.work(
+  async ({ jobId, attempt, payload, progress }) => {
+    if (attempt === 1) throw new Error("once more");
+    progress(0.5, "half");
+    const half = async () => (await mw.queue.getJob({ jobId })).job?.progress?.fraction === 0.5;
+    while (!(await half())) await setTimeout(100);
+    stopWork.abort();
+    return { shouted: (payload as { text: string }).text.toUpperCase() };
+  },
+  { queues: ["work"], leaseMs: 15_000, signal: stopWork.signal },
+);
+const backoff = { initial: { nanos: 10_000_000 }, max: { nanos: 10_000_000 } };
+const asked = await mw.queue.submit("work", { text: "hello" }, { maxAttempts: 3, backoff });
+await working;
+const { job: done } = await mw.queue.getJob({ jobId: asked.jobId });
+print({ case: "work", saw: { result: contentOf(done?.result), attempts: done?.attempts, ended: true } });
 process.exit(0);

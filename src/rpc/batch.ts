@@ -113,6 +113,7 @@ export function createBatch(app: App): Batch {
       const refusal = asConnectError(app, error, method, context.told().traceId, context.signal);
       return { ...failed(refusal), ...context.told() };
     });
+    tellLeast(context.responseHeader, batch.responseHeader);
     room.left -= sizeOf(result.outcome!);
     if (room.left >= 0 || result.outcome!.case === "error") return result;
     return { ...failed(noRoom(true)), ...context.told() };
@@ -246,6 +247,13 @@ function failed(error: Fault | ConnectError): Result {
     ),
   };
   return { outcome: { case: "error", value } };
+}
+
+/** The batch is answered with the headers of whatever of its calls' limits has least left, as a call is with those of its own. */
+function tellLeast(call: Headers, batch: Headers): void {
+  const left = call.get("ratelimit-remaining");
+  if (left === null || Number(left) >= Number(batch.get("ratelimit-remaining") ?? Number.POSITIVE_INFINITY)) return;
+  for (const name of ["ratelimit-limit", "ratelimit-remaining"]) batch.set(name, call.get(name)!);
 }
 
 /** A call that came in a batch: it has the caller, the connection and the deadline of the batch, and of its own what the batch says of it. */

@@ -33,7 +33,7 @@ export abstract class UnaryContext implements HandlerContext, UnaryRequest {
   readonly method: DescMethodUnary;
   readonly service: DescService;
   readonly values: ContextValues;
-  readonly responseHeader = new Headers();
+  readonly responseHeader: Headers = new Headers();
   declare message: Message;
   #responseTrailer: Headers | undefined;
 

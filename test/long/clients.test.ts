@@ -11,16 +11,18 @@ import { generateGo, goTools } from "../../scripts/clients/go.ts";
 import { generatePython, pythonTools } from "../../scripts/clients/python.ts";
 import { run } from "../../scripts/clients/tools.ts";
 import { Fault, toConnectError } from "../../src/errors.ts";
-import { serverProcess } from "../bus-fixtures/process.ts";
+import { type ServerProcess, serverProcess } from "../bus-fixtures/process.ts";
+import { balancerOf } from "../client-fixtures/balancer.ts";
 import { faultyServer } from "../client-fixtures/faulty.ts";
 import { wireTo } from "../client-fixtures/proxy.ts";
 import { freePort } from "../crash/server-process.ts";
+import { migratedDatabase, postgresUrl } from "../engines.ts";
 import { eventually } from "../harness.ts";
 
 const root = join(import.meta.dirname, "../..");
 const operatorKey = "kR7w2Qz9XvB4nT6mLp3sYf8hJd5gCa1e";
 /** Tools are fetched, code is generated and compiled, on a machine that does other things too. */
-const maxMs = 300_000;
+const maxMs = 900_000;
 
 type Case = { readonly case: string; readonly wants?: string; readonly saw: unknown };
 const cases = JSON.parse(readFileSync(join(root, "clients/conformance/cases.json"), "utf8")) as readonly Case[];
@@ -39,13 +41,20 @@ const faults: readonly (readonly [ConnectError, number])[] = [
   [fault("INTERNAL"), 1],
 ];
 
-/** A server with an agent that pulls, as a process of its own. */
+/** Two replicas behind a balancer, or one server where there is no PostgreSQL, as processes of their own; and an agent that pulls. */
 async function server() {
   const folder = mkdtempSync(join(tmpdir(), "moltwire-clients-"));
-  const args = ["--data", folder, "--port", String(await freePort()), "--rate-limit", "0", "--log-level", "silent"];
-  const start = () => serverProcess(join(root, "src/main.ts"), args, { MOLTWIRE_OPERATOR_KEY: operatorKey });
-  let running = await start();
-  const { url } = running;
+  const database = postgresUrl === undefined ? undefined : await migratedDatabase();
+  const where = database ? ["--database-url", database.url] : ["--data", folder];
+  const ports = await Promise.all(Array.from({ length: database ? 2 : 1 }, freePort));
+  const start = (port: number) => {
+    const args = [...where, "--port", String(port), "--rate-limit", "0", "--log-level", "silent"];
+    return serverProcess(join(root, "src/main.ts"), args, { MOLTWIRE_OPERATOR_KEY: operatorKey });
+  };
+  const replicas: ServerProcess[] = [];
+  for (const port of ports) replicas.push(await start(port));
+  const balancer = await balancerOf(ports);
+  const { url } = balancer;
   const { agents, contracts, keys, organizations } = connect({ url, apiKey: operatorKey });
   const { organization } = await organizations.createOrganization({ name: "clients" });
   const { orgId } = organization!;
@@ -60,12 +69,22 @@ async function server() {
     contractId,
     agentId,
     apiKey,
+    /** All of them at once, without a word. */
     async restart() {
-      await running.kill();
-      running = await start();
+      await Promise.all(replicas.map((replica) => replica.kill()));
+      for (const [n, port] of ports.entries()) replicas[n] = await start(port);
+    },
+    /** One after the other, as for an upgrade. */
+    async roll() {
+      for (const [n, port] of ports.entries()) {
+        expect(await replicas[n]!.stop()).toBe(0);
+        replicas[n] = await start(port);
+      }
     },
     async [Symbol.asyncDispose]() {
-      await running[Symbol.asyncDispose]();
+      for (const replica of replicas) await replica[Symbol.asyncDispose]();
+      await balancer[Symbol.asyncDispose]();
+      await database?.drop();
       rmSync(folder, { recursive: true });
     },
   };
@@ -108,6 +127,10 @@ async function conformance(program: readonly [string, ...string[]], env: Record<
     async "kill the server"(go) {
       await place.restart();
       await send(20, 40);
+      go();
+    },
+    async "roll the servers"(go) {
+      await Promise.all([place.roll(), send(40, 60)]);
       go();
     },
   };

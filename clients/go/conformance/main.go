@@ -152,6 +152,45 @@ func main() {
 	}
 	must(0, steps.Err())
 	print(object{"case": "stream-end", "saw": last})
+	print(object{"case": "work", "saw": work(ctx, mw)})
+}
+
+// work does one job, at the second attempt.
+func work(ctx context.Context, mw *moltwire.Moltwire) object {
+	working, stop := context.WithCancel(ctx)
+	job := func(id string) *queuev1.Job {
+		return must(mw.Queue.GetJob(ctx, &queuev1.GetJobRequest{JobId: id})).GetJob()
+	}
+	handler := func(_ context.Context, given *moltwire.Job) (any, error) {
+		if given.GetAttempts() == 1 {
+			return nil, errors.New("once more")
+		}
+		given.Progress(0.5, "half", nil)
+		for job(given.GetJobId()).GetProgress().GetFraction() != 0.5 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		stop()
+		var payload struct{ Text string }
+		err := given.Decode(&payload)
+		return object{"shouted": strings.ToUpper(payload.Text)}, err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- mw.Work(working, handler, moltwire.WorkOptions{Queues: []string{"work"}, Lease: 15 * time.Second})
+	}()
+	soon := durationpb.New(10 * time.Millisecond)
+	asked := &queuev1.NewJob{
+		Queue:       "work",
+		Payload:     &queuev1.Payload{Kind: &queuev1.Payload_Json{Json: must(moltwire.ValueOf(object{"text": "hello"}))}},
+		MaxAttempts: 3,
+		Backoff:     &queuev1.Backoff{Initial: soon, Max: soon},
+	}
+	id := must(mw.Queue.SubmitJob(ctx, &queuev1.SubmitJobRequest{Job: asked})).GetJob().GetJobId()
+	err := <-ended
+	done := job(id)
+	var result any
+	must(0, moltwire.Decode(done.GetResult().GetJson(), &result))
+	return object{"result": result, "attempts": done.GetAttempts(), "ended": err == nil}
 }
 
 // inbox reads it from the beginning; the server is killed in between.
@@ -160,15 +199,18 @@ func inbox(ctx context.Context, mw *moltwire.Moltwire) []any {
 	messages := must(mw.Relay.Subscribe(ctx, &relayv1.SubscribeRequest{AfterSequence: &from}))
 	defer func() { _ = messages.Close() }()
 	var heard []any
-	for len(heard) < 40 && messages.Receive() {
+	for len(heard) < 60 && messages.Receive() {
 		message := messages.Msg().GetMessage()
 		if message == nil {
 			continue
 		}
 		var payload any
 		must(0, moltwire.Decode(message.GetPayload().GetJson(), &payload))
-		if heard = append(heard, payload); len(heard) == 20 {
+		switch heard = append(heard, payload); len(heard) {
+		case 20:
 			want("stream-resume", "kill the server")
+		case 40:
+			want("stream-resume", "roll the servers")
 		}
 	}
 	must(0, messages.Err())

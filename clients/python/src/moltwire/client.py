@@ -12,6 +12,7 @@ from moltwire.errors import task_failure
 from moltwire.json_value import json_of, json_value
 from moltwire.serve import Handler, ServeOptions, serve_tasks
 from moltwire.services import Services
+from moltwire.work import JobHandler, WorkOptions, work_jobs
 
 _MAX_MESSAGE_BYTES = 16 << 20
 _OPTIONS = [
@@ -111,3 +112,7 @@ class Moltwire(Services):
         tried again. The options are those of `ServeOptions`.
         """
         serve_tasks(self.bus, handler, ServeOptions(**options))
+
+    def work(self, handler: JobHandler, **options: Any) -> None:
+        """Does the jobs of queues, as `serve` does tasks. The options are those of `WorkOptions`."""
+        work_jobs(self.queue, handler, WorkOptions(**options))

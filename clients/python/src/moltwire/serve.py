@@ -1,56 +1,23 @@
 """An agent by BusService/Serve: a stream that is kept open, and the tasks that come on it, each in a thread of its own."""
 
 import secrets
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from moltwire.calls import OnProblem, backoff
-from moltwire.errors import MoltwireError
+from moltwire.calls import OnProblem
 from moltwire.json_value import json_of, json_value
+from moltwire.lease import MAX_PROGRESS, Beating, Hand, failure_of, keep_open, on_terminate, until_answered
 
 if TYPE_CHECKING:
     from moltwire.bus.v1.bus_service_pb2 import ServeRequest, TaskDelivery
     from moltwire.bus.v1.bus_service_pb2_grpc import BusServiceStub
 
-_MAX_MESSAGE = 4_096
-_MAX_PROGRESS = 1_024
-_FIRST_WAIT = 0.1
-_LONGEST_WAIT = 5.0
-_LONGEST_OPEN_WAIT = 10.0
 _LOOK_EVERY = 0.5
-# What another try does not mend.
-_HOPELESS = {
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
-# What may pass: the same call again may be answered.
-_PASSING = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-
-
-class TaskError(Exception):
-    """The work failed, and whether another try may mend it. Whatever else a handler raises may be mended by another try."""
-
-    def __init__(self, message: str, *, retryable: bool) -> None:
-        super().__init__(message)
-        self.retryable = retryable
 
 
 @dataclass(frozen=True)
@@ -74,7 +41,7 @@ class TaskInHand:
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Tells how far the work is, from 0 to 1, with the next heartbeat."""
-        self._told["progress"] = {"fraction": min(1.0, max(0.0, fraction)), "message": message[:_MAX_PROGRESS]}
+        self._told["progress"] = {"fraction": min(1.0, max(0.0, fraction)), "message": message[:MAX_PROGRESS]}
 
     def usage(self, *, input_tokens: int = 0, output_tokens: int = 0, model: str = "") -> None:
         """Tells what the work consumed, with the answer."""
@@ -109,7 +76,7 @@ def serve_tasks(bus: "BusServiceStub", handler: Handler, options: ServeOptions) 
     instance = secrets.token_hex(16)
     request = ServeRequest(capacity=options.capacity, instance=instance, agent_id=options.agent_id)
     request.lease.FromTimedelta(timedelta(seconds=options.lease))
-    hand = _Hand(lambda delivery, given_up: _work_on(bus, handler, delivery, given_up, options.on_problem))
+    hand = Hand(lambda delivery, given_up: _work_on(bus, handler, delivery, given_up, options.on_problem))
     ended = threading.Event()
     stream = _Streams(bus, request, hand)
 
@@ -124,8 +91,8 @@ def serve_tasks(bus: "BusServiceStub", handler: Handler, options: ServeOptions) 
 
     threading.Thread(target=drain, name="moltwire-drain", daemon=True).start()
     try:
-        with _on_terminate(options.stop):
-            _keep_open(stream, options)
+        with on_terminate(options.stop):
+            keep_open(stream.read, options.stop, options.on_problem)
             hand.wait_until_empty()
     finally:
         ended.set()
@@ -133,23 +100,10 @@ def serve_tasks(bus: "BusServiceStub", handler: Handler, options: ServeOptions) 
         stream.hang_up()
 
 
-@contextmanager
-def _on_terminate(stop: threading.Event) -> Iterator[None]:
-    """Sets the event on SIGTERM, where that can be heard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class _Streams:
     """The stream of deliveries, and the one that asks for its end."""
 
-    def __init__(self, bus: "BusServiceStub", request: "ServeRequest", hand: "_Hand") -> None:
+    def __init__(self, bus: "BusServiceStub", request: "ServeRequest", hand: Hand) -> None:
         self._bus = bus
         self._request = request
         self._hand = hand
@@ -186,74 +140,10 @@ class _Streams:
             call.cancel()
 
 
-def _keep_open(stream: _Streams, options: ServeOptions) -> None:
-    """Reads until `stop`; raises what another try does not mend, and tells everything else."""
-    failures = 0
-
-    def heard() -> None:
-        nonlocal failures
-        failures = 0
-
-    while not options.stop.is_set():
-        try:
-            stream.read(heard)
-        except grpc.RpcError as error:
-            if options.stop.is_set():
-                return
-            # What no server told is a connection that broke, in whatever way it shows.
-            if isinstance(error, MoltwireError) and error.code() in _HOPELESS:
-                raise
-            options.on_problem(error)
-        options.stop.wait(backoff(failures, _FIRST_WAIT, _LONGEST_OPEN_WAIT))
-        failures += 1
-
-
-class _Hand:
-    """The pieces of work that are in hand, each by its id: begun, let go, waited for."""
-
-    def __init__(self, begin: Callable[["TaskDelivery", threading.Event], None]) -> None:
-        self._begin = begin
-        self._works: dict[str, tuple[threading.Thread, threading.Event]] = {}
-        self._changed = threading.Condition()
-
-    def take(self, id: str, delivery: "TaskDelivery") -> None:
-        """Begins it; what was begun under this id before is another's now."""
-        given_up = threading.Event()
-
-        def work() -> None:
-            try:
-                self._begin(delivery, given_up)
-            finally:
-                with self._changed:
-                    if self._works.get(id, (None, None))[1] is given_up:
-                        del self._works[id]
-                    self._changed.notify_all()
-
-        thread = threading.Thread(target=work, name=f"moltwire-{id}", daemon=True)
-        with self._changed:
-            if id in self._works:
-                self._works[id][1].set()
-            self._works[id] = (thread, given_up)
-        thread.start()
-
-    def let_go(self, id: str) -> None:
-        with self._changed:
-            if id in self._works:
-                self._works[id][1].set()
-
-    def let_all_go(self) -> None:
-        with self._changed:
-            for _, given_up in self._works.values():
-                given_up.set()
-
-    def wait_until_empty(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._works)
-
-
 def _work_on(bus: "BusServiceStub", handler: Handler, delivery: "TaskDelivery", given_up: threading.Event, on_problem: OnProblem) -> None:
     """Does one task under its lease. Never raises: what goes wrong is an answer to the server, or told to `on_problem`."""
-    from moltwire.bus.v1.bus_service_pb2 import RespondTaskRequest, TaskFailure
+    from moltwire.agent.v1.agent_runtime_pb2 import Progress
+    from moltwire.bus.v1.bus_service_pb2 import HeartbeatTaskRequest, RespondTaskRequest, TaskFailure
 
     given = delivery.task
     task = TaskInHand(
@@ -267,60 +157,27 @@ def _work_on(bus: "BusServiceStub", handler: Handler, delivery: "TaskDelivery", 
         traceparent=given.traceparent,
         given_up=given_up,
     )
-    done = threading.Event()
-    beating = threading.Thread(target=_beat, args=(bus, delivery, task, done, on_problem), name=f"moltwire-beat-{given.task_id}", daemon=True)
-    beating.start()
-    answer = RespondTaskRequest(task_id=given.task_id, lease_token=delivery.lease_token)
-    try:
-        try:
-            answer.output.CopyFrom(json_value(handler(task)))
-        except Exception as error:  # Whatever the handler raises is how the task went.
-            retryable = error.retryable if isinstance(error, TaskError) else True
-            answer.failure.CopyFrom(TaskFailure(message=(str(error) or type(error).__name__)[:_MAX_MESSAGE], retryable=retryable))
-        if "usage" in task._told:
-            for name, value in task._told["usage"].items():
-                setattr(answer.usage, name, value)
-        if not given_up.is_set():
-            _until_answered(bus, answer, f"{given.task_id}-{given.attempt}", given_up)
-    except Exception as error:
-        if not given_up.is_set():
-            on_problem(error)
-    finally:
-        done.set()
-        beating.join()
 
-
-def _beat(bus: "BusServiceStub", delivery: "TaskDelivery", task: TaskInHand, done: threading.Event, on_problem: OnProblem) -> None:
-    """A heartbeat in every third of the lease, until the work is answered or let go."""
-    from moltwire.agent.v1.agent_runtime_pb2 import Progress
-    from moltwire.bus.v1.bus_service_pb2 import HeartbeatTaskRequest
-
-    pace = delivery.lease.ToTimedelta().total_seconds() / 3
-    while not done.wait(pace) and not task.given_up.is_set():
+    def beat(timeout: float) -> bool:
         told = task._told.pop("progress", None)
         request = HeartbeatTaskRequest(task_id=task.task_id, lease_token=delivery.lease_token)
         if told:
             request.progress.CopyFrom(Progress(**told))
-        try:
-            if bus.HeartbeatTask(request, timeout=pace).cancel_requested:
-                task.given_up.set()
-        except grpc.RpcError as error:
-            # A lost heartbeat is made good by the next one; a lost lease is not.
-            if isinstance(error, MoltwireError) and error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                task.given_up.set()
-            elif not done.is_set():
-                on_problem(error)
+        return bus.HeartbeatTask(request, timeout=timeout).cancel_requested
 
-
-def _until_answered(bus: "BusServiceStub", answer: Any, key: str, given_up: threading.Event) -> None:
-    """Calls until the server has answered, whatever it says; the key makes it one answer. As long as the lease is there it is worth it."""
-    failures = 0
-    while not given_up.is_set():
-        try:
-            bus.RespondTask(answer, metadata=(("idempotency-key", key),))
-            return
-        except MoltwireError as error:
-            if error.code() not in _PASSING:
-                raise
-        given_up.wait(backoff(failures, _FIRST_WAIT, _LONGEST_WAIT))
-        failures += 1
+    answer = RespondTaskRequest(task_id=given.task_id, lease_token=delivery.lease_token)
+    key = (("idempotency-key", f"{given.task_id}-{given.attempt}"),)
+    try:
+        with Beating(given.task_id, delivery.lease.ToTimedelta().total_seconds(), beat, given_up, on_problem):
+            try:
+                answer.output.CopyFrom(json_value(handler(task)))
+            except Exception as error:  # Whatever the handler raises is how the task went.
+                message, retryable = failure_of(error)
+                answer.failure.CopyFrom(TaskFailure(message=message, retryable=retryable))
+            if "usage" in task._told:
+                for name, value in task._told["usage"].items():
+                    setattr(answer.usage, name, value)
+            until_answered(lambda: bus.RespondTask(answer, metadata=key), given_up)
+    except Exception as error:
+        if not given_up.is_set():
+            on_problem(error)

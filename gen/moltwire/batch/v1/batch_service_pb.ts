@@ -445,7 +445,8 @@ export const BatchService: GenService<{
    * Calls that may wait for others (`SubmitTask` without `return_immediately`, `ClaimJobs` and `PullMessages` with `wait`, tests of webhooks, calls of peers), what
    * answers with a secret that is told once, sessions of the console, streams and batches are refused in a batch, each in its place (INVALID_REQUEST); so are methods that there are not (UNIMPLEMENTED). When the answers come to
    * more than about 12 MiB together, those that there is no room for are PAYLOAD_TOO_LARGE; the metadata says whether the call was `carried_out`.
-   * The batch itself counts for the first of its calls, whichever that is. Of the headers that calls are answered with by themselves, those of limits are not told.
+   * The batch itself counts for the first of its calls, whichever that is. It is answered with `ratelimit-limit` and `ratelimit-remaining` of whatever of its calls' limits has
+   * least left; what is left of grants is not told.
    *
    * Errors of the batch itself: INVALID_REQUEST (no call, or more than 500; a key or a `traceparent` that is no header), RATE_LIMITED (the caller has no request left: nothing was carried out).
    *

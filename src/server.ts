@@ -97,6 +97,7 @@ import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { largestAnswerBytes } from "./rpc/page.ts";
+import { payloadInterceptor } from "./rpc/payloads.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { validateInterceptor, warmValidation } from "./rpc/validate.ts";
@@ -303,6 +304,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       errorsInterceptor(app),
       validateInterceptor(),
       itemsInterceptor(app.limiters),
+      payloadInterceptor(),
     ],
     readMaxBytes,
     writeMaxBytes: largestAnswerBytes,

@@ -58,11 +58,7 @@ function placeOf({ subject }: RevealPayloadRequest): Record<string, string> {
   return { webhook_id: subject.value.webhookId, event_id: subject.value.eventId };
 }
 
-async function read(
-  by: Readers,
-  { orgId, subject }: RevealPayloadRequest,
-  context: HandlerContext,
-): Promise<Revealed> {
+async function read(by: Readers, { orgId, subject }: RevealPayloadRequest, context: HandlerContext): Promise<Revealed> {
   switch (subject.case) {
     case "taskId": {
       const { task } = await by.tasks.getTask(create(GetTaskRequestSchema, { orgId, taskId: subject.value }), context);

@@ -11,6 +11,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, Raw, State, type Tone } from "../parts/show.tsx";
 import { agoText, countText, enumText, shortId, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -243,7 +244,9 @@ function Details({ jobId }: { jobId: string }) {
         )}
         <AsCommand call={callOf(getJob, { orgId, jobId })} />
       </Group>
-      <Raw schema={JobSchema} message={job} />
+      <Payload subject={{ case: "jobId", value: jobId }}>
+        {(shown) => <Raw schema={JobSchema} message={shown?.case === "job" ? shown.value : job} />}
+      </Payload>
     </Stack>
   );
 }

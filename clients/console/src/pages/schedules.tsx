@@ -9,6 +9,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, Raw, State } from "../parts/show.tsx";
 import { countText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -109,7 +110,9 @@ function Details({ schedule }: { schedule: Schedule }) {
         </Button>
         <AsCommand call={callOf(triggerSchedule, { orgId, scheduleId })} />
       </Group>
-      <Raw schema={ScheduleSchema} message={schedule} />
+      <Payload subject={{ case: "scheduleId", value: scheduleId }}>
+        {(shown) => <Raw schema={ScheduleSchema} message={shown?.case === "schedule" ? shown.value : schedule} />}
+      </Payload>
     </Stack>
   );
 }

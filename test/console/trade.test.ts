@@ -347,6 +347,13 @@ describe.skipIf(!executablePath)("in Chromium", () => {
         with recursive n (i) as (select ${current - 20 * 60} union all select i + 1 from n where i < ${current - 4 * 60})
         insert into self_check (minute, took_us) select i, 900 from n where i < ${current - 12 * 60} or i >= ${current - 10 * 60 - 30}`),
     );
+    await stage
+      .db()
+      .tx((tx) =>
+        tx.run(
+          sql`update setting set value = ${Buffer.from(String(current - 20 * 60))} where name = ${"self_check_since"}`,
+        ),
+      );
     await open("/sla");
     const bars = "ol[aria-label='The last 24 hours'] li";
     await page.waitForSelector(`${bars}.bad`);
@@ -386,13 +393,20 @@ describe.skipIf(!executablePath)("in Chromium", () => {
   });
 
   test("an agent is deleted once it was told what goes with it", async () => {
-    await stage.operator.agents.registerAgent({ name: "leaving" });
+    const { agentId } = (await stage.operator.agents.registerAgent({ name: "leaving" })).agent!;
+    for (let n = 0; n < 2; n++) await stage.operator.keys.createApiKey({ agentId });
+    await stage.operator.memory.setEntry({ agentId, write: { key: "k", value: jsonValue(1) } });
+    await stage.operator.relay.send({ to: { case: "toAgentId", value: agentId }, payload: jsonValue("hello") });
     await open("/agents");
     await page.click(row("leaving"));
     await page.click("[role=dialog] button:has-text('Delete…')");
-    await page.waitForSelector("[role=dialog] >> text=With it go its keys, its memory (0 keys)");
+    const facts = page.locator("[role=dialog]:has-text('With it go') dl");
+    await facts.waitFor();
+    expect(await facts.locator("dd").allTextContents()).toEqual(["2", "1, 1 entries", "0", "1", "0", "0"]);
+    // It was only asked.
+    expect((await stage.operator.agents.getAgent({ agentId })).agent!.name).toBe("leaving");
     await look("agent-delete");
-    await page.click("[role=dialog]:has-text('With it go') button:text-is('Delete')");
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
     await page.waitForSelector(row("leaving"), { state: "detached" });
     expect((await stage.operator.agents.listAgents({})).agents.map(({ name }) => name)).not.toContain("leaving");
   });

@@ -212,7 +212,7 @@ function Attempts({ attempts }: { attempts: readonly TaskAttempt[] }) {
                     {changed.map(([name, text]) => (
                       <div key={name} className="any">
                         <span className="dimmed">{name}: </span>
-                        {was[name] && <del className="dimmed">{was[name]}</del>} {text && <ins>{text}</ins>}
+                        {was[name] && <del className="dimmed">{was[name]}</del>} {before ? <ins>{text}</ins> : text}
                       </div>
                     ))}
                   </Table.Td>

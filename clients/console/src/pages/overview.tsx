@@ -114,7 +114,7 @@ export function Overview() {
   return (
     <>
       <Head title="Overview" call={callOf(AdminService.method.getOverview, { orgId })} />
-      <SimpleGrid cols={{ base: 2, md: 4 }} spacing="sm" mb="lg">
+      <SimpleGrid cols={{ base: 2, sm: 3 }} spacing="sm" mb="lg">
         {figures.map((figure) => (
           <FigureCard key={figure.label} {...figure} />
         ))}

@@ -132,7 +132,7 @@ function Details({ webhookId }: { webhookId: string }) {
                 <Table.Td>{delivery.eventType}</Table.Td>
                 <Table.Td visibleFrom="sm">{lastOf(delivery)}</Table.Td>
                 <Table.Td>{agoText(delivery.eventTime)}</Table.Td>
-                <Table.Td>
+                <Table.Td style={{ whiteSpace: "nowrap" }}>
                   <Button
                     size="compact-xs"
                     variant="default"

@@ -402,7 +402,7 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await page.click("[role=dialog] button:has-text('Delete…')");
     const facts = page.locator("[role=dialog]:has-text('With it go') dl");
     await facts.waitFor();
-    expect(await facts.locator("dd").allTextContents()).toEqual(["2", "1, 1 entries", "0", "1", "0", "0"]);
+    expect(await facts.locator("dd").allTextContents()).toEqual(["2", "1 (entries: 1)", "0", "1", "0", "0"]);
     // It was only asked.
     expect((await stage.operator.agents.getAgent({ agentId })).agent!.name).toBe("leaving");
     await look("agent-delete");

@@ -188,7 +188,7 @@ function Details({ agentId, onGone }: { agentId: string; onGone: () => void }) {
                 ["Keys", countText(going.revokedApiKeys)],
                 [
                   "Memories",
-                  `${countText(going.deletedMemories)}${did ? `, ${countText(did.memoryKeys + did.sharedMemoryKeys)} entries` : ""}`,
+                  `${countText(going.deletedMemories)}${did ? ` (entries: ${countText(did.memoryKeys + did.sharedMemoryKeys)})` : ""}`,
                 ],
                 ["Schedules", countText(going.deletedSchedules)],
                 ["Messages in its inbox", countText(going.deletedMessages)],

@@ -91,6 +91,7 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   /**
    * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
+   * For RevealPayload also its `reason`, as it was written, and of an entry `namespace` and `key`.
    *
    * @generated from field: map<string, string> resource = 8;
    */
@@ -192,6 +193,7 @@ export type AuditEventJson = {
   /**
    * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
+   * For RevealPayload also its `reason`, as it was written, and of an entry `namespace` and `key`.
    *
    * @generated from field: map<string, string> resource = 8;
    */

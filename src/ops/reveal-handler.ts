@@ -1,15 +1,30 @@
 /** RevealPayload: one thing with its payloads, as the method gives it that its own organisation reads it by, and a row in their audit log that tells so. */
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, type DescMessage, fromJson, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { type ApprovalService, GetApprovalRequestSchema } from "../../gen/moltwire/bus/v1/approval_service_pb.ts";
-import { type BusService, GetTaskRequestSchema } from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
+import {
+  type ApprovalService,
+  GetApprovalRequestSchema,
+  GetApprovalResponseSchema,
+} from "../../gen/moltwire/bus/v1/approval_service_pb.ts";
+import {
+  type BusService,
+  GetTaskRequestSchema,
+  GetTaskResponseSchema,
+} from "../../gen/moltwire/bus/v1/bus_service_pb.ts";
 import {
   type DeadLetterService,
   GetDeadLetterRequestSchema,
+  GetDeadLetterResponseSchema,
 } from "../../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
-import { GetEntryRequestSchema, type MemoryService } from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
+import {
+  GetEntryRequestSchema,
+  GetEntryResponseSchema,
+  type MemoryService,
+} from "../../gen/moltwire/memory/v1/memory_service_pb.ts";
 import {
   GetSharedEntryRequestSchema,
+  GetSharedEntryResponseSchema,
   type SharedMemoryService,
 } from "../../gen/moltwire/memory/v1/shared_memory_service_pb.ts";
 import type {
@@ -17,12 +32,29 @@ import type {
   RevealPayloadRequest,
   RevealPayloadResponseSchema,
 } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
-import { GetJobRequestSchema, type QueueService } from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
-import { GetScheduleRequestSchema, type ScheduleService } from "../../gen/moltwire/queue/v1/schedule_service_pb.ts";
-import { GetMessageRequestSchema, type RelayService } from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
-import { GetDeliveryRequestSchema, type WebhookService } from "../../gen/moltwire/webhook/v1/webhook_service_pb.ts";
+import {
+  GetJobRequestSchema,
+  GetJobResponseSchema,
+  type QueueService,
+} from "../../gen/moltwire/queue/v1/queue_service_pb.ts";
+import {
+  GetScheduleRequestSchema,
+  GetScheduleResponseSchema,
+  type ScheduleService,
+} from "../../gen/moltwire/queue/v1/schedule_service_pb.ts";
+import {
+  GetMessageRequestSchema,
+  GetMessageResponseSchema,
+  type RelayService,
+} from "../../gen/moltwire/relay/v1/relay_service_pb.ts";
+import {
+  GetDeliveryRequestSchema,
+  GetDeliveryResponseSchema,
+  type WebhookService,
+} from "../../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import type { App } from "../app.ts";
 import { runCommand } from "../rpc/command.ts";
+import { payloadsOf } from "../rpc/payloads.ts";
 
 /** What reads the things that have payloads. */
 export type Readers = {
@@ -38,13 +70,13 @@ export type Readers = {
 };
 
 type Reply = Exclude<MessageInitShape<typeof RevealPayloadResponseSchema>, { $typeName: string }>;
-type Revealed = NonNullable<Reply["revealed"]>;
+type Payloads = NonNullable<Reply["payloads"]>;
 
 export const revealHandler = (app: App, readers: Readers): Pick<ServiceImpl<typeof AdminService>, "revealPayload"> => ({
   async revealPayload(req, context) {
-    const revealed = await read(readers, req, context);
+    const payloads = await read(readers, req, context);
     const noted = { reason: req.reason, ...placeOf(req) };
-    return (await runCommand(app, req, context, async (): Promise<Reply> => ({ revealed }), noted)).reply;
+    return (await runCommand(app, req, context, async (): Promise<Reply> => ({ payloads }), noted)).reply;
   },
 });
 
@@ -58,53 +90,55 @@ function placeOf({ subject }: RevealPayloadRequest): Record<string, string> {
   return { webhook_id: subject.value.webhookId, event_id: subject.value.eventId };
 }
 
-async function read(by: Readers, { orgId, subject }: RevealPayloadRequest, context: HandlerContext): Promise<Revealed> {
+async function read(by: Readers, req: RevealPayloadRequest, context: HandlerContext): Promise<Payloads> {
+  const { orgId, subject } = req;
   switch (subject.case) {
     case "taskId": {
-      const { task } = await by.tasks.getTask(create(GetTaskRequestSchema, { orgId, taskId: subject.value }), context);
-      return { case: "task", value: task! };
+      const request = create(GetTaskRequestSchema, { orgId, taskId: subject.value });
+      return told(GetTaskResponseSchema, await by.tasks.getTask(request, context));
     }
     case "deadLetterId": {
       const request = create(GetDeadLetterRequestSchema, { orgId, deadLetterId: subject.value });
-      const { deadLetter } = await by.deadLetters.getDeadLetter(request, context);
-      return { case: "deadLetter", value: deadLetter! };
+      return told(GetDeadLetterResponseSchema, await by.deadLetters.getDeadLetter(request, context));
     }
     case "approvalId": {
       const request = create(GetApprovalRequestSchema, { orgId, approvalId: subject.value });
-      const { approval } = await by.approvals.getApproval(request, context);
-      return { case: "approval", value: approval! };
+      return told(GetApprovalResponseSchema, await by.approvals.getApproval(request, context));
     }
     case "jobId": {
-      const { job } = await by.queues.getJob(create(GetJobRequestSchema, { orgId, jobId: subject.value }), context);
-      return { case: "job", value: job! };
+      const request = create(GetJobRequestSchema, { orgId, jobId: subject.value });
+      return told(GetJobResponseSchema, await by.queues.getJob(request, context));
     }
     case "scheduleId": {
       const request = create(GetScheduleRequestSchema, { orgId, scheduleId: subject.value });
-      const { schedule } = await by.schedules.getSchedule(request, context);
-      return { case: "schedule", value: schedule! };
+      return told(GetScheduleResponseSchema, await by.schedules.getSchedule(request, context));
     }
     case "messageId": {
       const request = create(GetMessageRequestSchema, { orgId, messageId: subject.value });
-      const { message } = await by.relay.getMessage(request, context);
-      return { case: "message", value: message! };
+      return told(GetMessageResponseSchema, await by.relay.getMessage(request, context));
     }
     case "entry": {
       const { agentId, namespace, key } = subject.value;
       if (agentId) {
         const request = create(GetEntryRequestSchema, { orgId, agentId, namespace, key });
-        return { case: "entry", value: (await by.memory.getEntry(request, context)).entry! };
+        return told(GetEntryResponseSchema, await by.memory.getEntry(request, context));
       }
       const request = create(GetSharedEntryRequestSchema, { orgId, namespace, key });
-      return { case: "entry", value: (await by.sharedMemory.getSharedEntry(request, context)).sharedEntry!.entry! };
+      return told(GetSharedEntryResponseSchema, await by.sharedMemory.getSharedEntry(request, context));
     }
     case "delivery": {
       const { webhookId, eventId } = subject.value;
       const request = create(GetDeliveryRequestSchema, { orgId, webhookId, eventId });
-      const { delivery, body = "" } = await by.webhooks.getDelivery(request, context);
-      const responseBodies = (delivery?.attempts ?? []).map(({ responseBody = "" }) => responseBody);
-      return { case: "delivery", value: { body, responseBodies } };
+      return told(GetDeliveryResponseSchema, await by.webhooks.getDelivery(request, context));
     }
     default:
-      return { case: undefined };
+      return [];
   }
 }
+
+/** What an answer holds of payloads. */
+const told = <Desc extends DescMessage>(schema: Desc, answer: MessageInitShape<Desc>): Payloads =>
+  payloadsOf(schema, create(schema, answer) as MessageShape<Desc>).map(({ field, value }) => ({
+    field,
+    value: fromJson(ValueSchema, value),
+  }));

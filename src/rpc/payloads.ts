@@ -1,5 +1,15 @@
 /** Payloads of other organisations are kept from the operator in every answer, by what the protos mark; see `payload` in access.proto. */
-import { clearField, clone, type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
+import {
+  clearField,
+  clone,
+  type DescField,
+  type DescMessage,
+  getOption,
+  type JsonObject,
+  type JsonValue,
+  type Message,
+  toJson,
+} from "@bufbuild/protobuf";
 import type { Interceptor } from "@connectrpc/connect";
 import { payload, Role } from "../../gen/moltwire/api/v1/access_pb.ts";
 import { AdminService } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
@@ -51,6 +61,21 @@ function strip(schema: DescMessage, message: Message): void {
     else if (chosen.case === field.localName) clearField(message, field as never);
   }
   for (const field of within) for (const each of valuesOf(message, field)) strip(field.message!, each);
+}
+
+/** The payloads of a message that are set, in the order of its fields. */
+export function payloadsOf(
+  schema: DescMessage,
+  message: Message,
+): { readonly field: string; readonly value: JsonValue }[] {
+  const { payloads, within } = planOf(schema);
+  const json = toJson(schema, message) as JsonObject;
+  const own = payloads.flatMap((field) => {
+    const value = json[field.jsonName];
+    return value === undefined || value === "" ? [] : [{ field: field.name, value }];
+  });
+  const inner = within.flatMap((field) => valuesOf(message, field).flatMap((each) => payloadsOf(field.message!, each)));
+  return [...own, ...inner];
 }
 
 type Oneof = { readonly case: string | undefined; value?: unknown };

@@ -148,10 +148,7 @@ function Decision({ approvalId }: { approvalId: string }) {
         Input
       </Title>
       <Payload subject={{ case: "approvalId", value: approvalId }}>
-        {(shown) => {
-          const { input } = shown?.case === "approval" ? shown.value : approval;
-          return <Json value={input && toJson(ValueSchema, input)} />;
-        }}
+        <Json value={approval.input && toJson(ValueSchema, approval.input)} />
       </Payload>
       {approval.state === ApprovalState.PENDING && (
         <>

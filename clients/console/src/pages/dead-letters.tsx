@@ -19,7 +19,7 @@ import { WordAgent, WordChoice, WordText } from "../parts/filters.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
 import { usePages } from "../parts/pages.ts";
-import { Payload } from "../parts/reveal.tsx";
+import { Payload, payloadNamed } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, State, type Tone } from "../parts/show.tsx";
 import { agoText, countText, enumText, spanText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -176,8 +176,10 @@ function All({ request }: { request: Filter }) {
   );
 }
 
-const inputText = ({ envelope }: DeadLetter): string =>
-  JSON.stringify(envelope?.input ? toJson(ValueSchema, envelope.input) : null, null, 2);
+const inputOf = ({ envelope }: DeadLetter): JsonValue | undefined =>
+  envelope?.input && toJson(ValueSchema, envelope.input);
+
+const inputText = (input: JsonValue | undefined): string => JSON.stringify(input ?? null, null, 2);
 
 /** What each attempt was and came to: the first in full, of each that follows what was otherwise than in the one before. */
 function Attempts({ attempts }: { attempts: readonly TaskAttempt[] }) {
@@ -277,7 +279,7 @@ function Details({ deadLetterId }: { deadLetterId: string }) {
           <Textarea
             label="Input"
             description="As it was, or changed, for the retry"
-            value={edited ?? inputText(shown?.case === "deadLetter" ? shown.value : letter)}
+            value={edited ?? inputText(shown ? payloadNamed(shown, "input") : inputOf(letter))}
             onChange={(event) => setEdited(event.currentTarget.value)}
             error={fault}
             autosize

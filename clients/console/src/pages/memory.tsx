@@ -136,7 +136,7 @@ function Details({ agentId, namespace, entryKey, onGone }: DetailsProps) {
       {(error ?? value.error) && <Failure error={error ?? value.error} />}
       {isKept && (
         <Payload subject={{ case: "entry", value: { agentId, namespace: request.namespace, key: entryKey } }}>
-          {(shown) => shown?.case === "entry" && <ValueOf value={shown.value.value} />}
+          {null}
         </Payload>
       )}
       {value.data && <ValueOf value={value.data.entry?.value} />}

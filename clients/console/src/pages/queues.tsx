@@ -11,7 +11,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
-import { Payload } from "../parts/reveal.tsx";
+import { Payload, useIsKept } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, Raw, State, type Tone } from "../parts/show.tsx";
 import { agoText, countText, enumText, shortId, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -198,6 +198,7 @@ function Details({ jobId }: { jobId: string }) {
   const orgId = useOrg();
   const nameOf = useAgentNames();
   const readAgain = useReadAgain();
+  const isKept = useIsKept();
   const { data, error } = useQuery(getJob, { orgId, jobId });
   const onSuccess = async () => {
     await readAgain([getQueueStats, listJobs, listDeadJobs, getJob]);
@@ -244,9 +245,8 @@ function Details({ jobId }: { jobId: string }) {
         )}
         <AsCommand call={callOf(getJob, { orgId, jobId })} />
       </Group>
-      <Payload subject={{ case: "jobId", value: jobId }}>
-        {(shown) => <Raw schema={JobSchema} message={shown?.case === "job" ? shown.value : job} />}
-      </Payload>
+      {isKept && <Payload subject={{ case: "jobId", value: jobId }}>{null}</Payload>}
+      <Raw schema={JobSchema} message={job} />
     </Stack>
   );
 }

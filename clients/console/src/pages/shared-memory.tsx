@@ -188,9 +188,7 @@ function Details({ namespace, entryKey, onGone }: DetailsProps) {
       )}
       {(error ?? value.error) && <Failure error={error ?? value.error} />}
       {isKept && (
-        <Payload subject={{ case: "entry", value: { agentId: "", namespace, key: entryKey } }}>
-          {(shown) => shown?.case === "entry" && <ValueOf value={shown.value.value} />}
-        </Payload>
+        <Payload subject={{ case: "entry", value: { agentId: "", namespace, key: entryKey } }}>{null}</Payload>
       )}
       {value.data && <ValueOf value={value.data.sharedEntry?.entry?.value} />}
       <Group>

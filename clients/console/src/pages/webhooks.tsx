@@ -172,25 +172,15 @@ function Sent({ webhookId, eventId }: { webhookId: string; eventId: string }) {
         Sent, and answered
       </Title>
       <Payload subject={{ case: "delivery", value: { webhookId, eventId } }}>
-        {(shown) => {
-          const [body, answers] =
-            shown?.case === "delivery"
-              ? [shown.value.body, shown.value.responseBodies]
-              : [data.body, attempts.map(({ responseBody }) => responseBody)];
-          return (
-            <>
-              <Code text={body} />
-              {attempts.map(({ attempt, statusCode, error: why }, index) => (
-                <div key={attempt}>
-                  <Text size="sm">
-                    {attempt}: {statusCode || ""} {why}
-                  </Text>
-                  {answers[index] && <Code text={answers[index]} />}
-                </div>
-              ))}
-            </>
-          );
-        }}
+        <Code text={data.body} />
+        {attempts.map(({ attempt, statusCode, error: why, responseBody }) => (
+          <div key={attempt}>
+            <Text size="sm">
+              {attempt}: {statusCode || ""} {why}
+            </Text>
+            {responseBody && <Code text={responseBody} />}
+          </div>
+        ))}
       </Payload>
     </Stack>
   );

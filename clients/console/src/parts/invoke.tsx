@@ -70,10 +70,7 @@ function Came({ task }: { task: Task }) {
       {task.error && <Text size="sm">{task.error.message}</Text>}
       {isDone && (
         <Payload subject={{ case: "taskId", value: task.taskId }}>
-          {(shown) => {
-            const { output } = shown?.case === "task" ? shown.value : task;
-            return <Json value={output && (toJson(ValueSchema, output) as JsonValue)} />;
-          }}
+          <Json value={task.output && (toJson(ValueSchema, task.output) as JsonValue)} />
         </Payload>
       )}
     </Stack>

@@ -118,7 +118,7 @@ function Details({ messageId }: { messageId: string }) {
         ]}
       />
       <Payload subject={{ case: "messageId", value: messageId }}>
-        {(shown) => <Said message={shown?.case === "message" ? shown.value : message} />}
+        <Said message={message} />
       </Payload>
       <Group>
         {message.traceId && (

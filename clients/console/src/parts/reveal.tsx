@@ -1,19 +1,22 @@
-import { Stack, Text, TextInput } from "@mantine/core";
+import { type JsonValue, toJson } from "@bufbuild/protobuf";
+import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { Stack, Text, TextInput, Title } from "@mantine/core";
 import { type ReactNode, useState } from "react";
 import { Role } from "../../../../gen/moltwire/api/v1/access_pb.ts";
 import {
   AdminService,
+  type RevealedPayload,
   type RevealPayloadRequest,
-  type RevealPayloadResponse,
 } from "../../../../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { useOrg, useSession } from "../session.ts";
 import { Act } from "./act.tsx";
+import { Json } from "./show.tsx";
 
 const { revealPayload, listAuditEvents } = AdminService.method;
 const shortestReason = 3;
 
-/** What is shown of a thing: nothing more than its page has read, or it as a whole. */
-export type Shown = RevealPayloadResponse["revealed"] | undefined;
+/** What was revealed of a thing; undefined: its page has read it all. */
+type Shown = readonly RevealedPayload[] | undefined;
 
 /** The names of a thing, each kind in its own form. */
 export type Subject =
@@ -32,8 +35,8 @@ export function useIsKept(): boolean {
 
 type Props = {
   readonly subject: Subject;
-  /** Shows the payload: of what its page has read (undefined), or of what was revealed. */
-  readonly children: (shown: Shown) => ReactNode;
+  /** Shows what its page has read; as a function, what was revealed too. */
+  readonly children: ReactNode | ((shown: Shown) => ReactNode);
 };
 
 /** A payload; where it is kept from who looks, a button that shows it, for a reason that those whose it is can read. */
@@ -42,7 +45,10 @@ export function Payload({ subject, children }: Props) {
   const isKept = useIsKept();
   const [shown, show] = useState<Shown>();
   const [reason, setReason] = useState("");
-  if (!isKept || shown) return children(shown);
+  if (!isKept || shown) {
+    if (typeof children === "function") return children(shown);
+    return shown ? <Revealed payloads={shown} /> : children;
+  }
   return (
     <Stack gap="xs" align="flex-start">
       <Text size="sm" c="dimmed">
@@ -55,7 +61,7 @@ export function Payload({ subject, children }: Props) {
         method={revealPayload}
         request={reason.trim().length < shortestReason ? undefined : { orgId, reason: reason.trim(), subject }}
         again={[listAuditEvents]}
-        onDone={({ revealed }) => show(revealed)}
+        onDone={({ payloads }) => show(payloads)}
       >
         <TextInput
           label="Why"
@@ -68,3 +74,24 @@ export function Payload({ subject, children }: Props) {
     </Stack>
   );
 }
+
+/** The payload of a name, in JSON. */
+export const payloadNamed = (shown: readonly RevealedPayload[], name: string): JsonValue | undefined => {
+  const found = shown.find(({ field }) => field === name);
+  return found?.value && toJson(ValueSchema, found.value);
+};
+
+/** Each payload under its name. */
+const Revealed = ({ payloads }: { payloads: readonly RevealedPayload[] }) => (
+  <Stack gap="xs">
+    {payloads.length === 0 && <Text size="sm">There is nothing in it.</Text>}
+    {payloads.map(({ field, value }, index) => (
+      <div key={`${field} ${index}`}>
+        <Title order={3} size="h5" mb={4}>
+          {field.charAt(0).toUpperCase() + field.slice(1).replaceAll("_", " ")}
+        </Title>
+        <Json value={value && toJson(ValueSchema, value)} />
+      </div>
+    ))}
+  </Stack>
+);

@@ -22,19 +22,15 @@ export function TaskPayloads({ taskId }: { taskId: string }) {
       </Button>
     );
   if (error) return <Failure error={error} />;
+  const task = data?.task;
   return (
     <Payload subject={{ case: "taskId", value: taskId }}>
-      {(shown) => {
-        const task = shown?.case === "task" ? shown.value : data?.task;
-        return (
-          task && (
-            <Stack gap="xs">
-              <Part title="Input" value={task.input} />
-              {task.output && <Part title="Output" value={task.output} />}
-            </Stack>
-          )
-        );
-      }}
+      {task && (
+        <Stack gap="xs">
+          <Part title="Input" value={task.input} />
+          {task.output && <Part title="Output" value={task.output} />}
+        </Stack>
+      )}
     </Payload>
   );
 }

@@ -5,31 +5,17 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Timestamp, TimestampJson, Value, ValueJson } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Role, RoleJson } from "../../api/v1/access_pb.ts";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
-import type { Approval, ApprovalJson } from "../../bus/v1/approval_pb.ts";
-import { file_moltwire_bus_v1_approval } from "../../bus/v1/approval_pb.ts";
-import type { DeadLetter, DeadLetterJson } from "../../bus/v1/dead_letter_pb.ts";
-import { file_moltwire_bus_v1_dead_letter } from "../../bus/v1/dead_letter_pb.ts";
-import type { Task, TaskJson } from "../../bus/v1/task_pb.ts";
-import { file_moltwire_bus_v1_task } from "../../bus/v1/task_pb.ts";
-import type { Entry, EntryJson } from "../../memory/v1/memory_pb.ts";
-import { file_moltwire_memory_v1_memory } from "../../memory/v1/memory_pb.ts";
-import type { Job, JobJson } from "../../queue/v1/job_pb.ts";
-import { file_moltwire_queue_v1_job } from "../../queue/v1/job_pb.ts";
-import type { Schedule, ScheduleJson } from "../../queue/v1/schedule_pb.ts";
-import { file_moltwire_queue_v1_schedule } from "../../queue/v1/schedule_pb.ts";
-import type { Message as Message$1, MessageJson } from "../../relay/v1/message_pb.ts";
-import { file_moltwire_relay_v1_message } from "../../relay/v1/message_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file moltwire/ops/v1/admin_service.proto.
  */
 export const file_moltwire_ops_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImgKCUF1ZGl0SGVhZBIOCgZvcmdfaWQYASABKAkSDgoGbnVtYmVyGAIgASgDEgwKBGhhc2gYAyABKAkSLQoJc2VhbF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIuChNHZXRBdWRpdEhlYWRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJSChRHZXRBdWRpdEhlYWRSZXNwb25zZRIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIQCgh1bnNlYWxlZBgCIAEoBSJbChhFeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEiYKDGFmdGVyX251bWJlchgCIAEoA0IQukgNIgsY/////////w8oACJ8ChlFeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlEiwKBmV4cG9ydBgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV4cG9ydBIxCgxhdWRpdF9ldmVudHMYAiADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudCJhCgtBdWRpdEV4cG9ydBIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIUCgxhZnRlcl9udW1iZXIYAiABKAMSEgoKYWZ0ZXJfaGFzaBgDIAEoCSItChJHZXRPdmVydmlld1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAIvACChNHZXRPdmVydmlld1Jlc3BvbnNlEg4KBmFnZW50cxgBIAEoAxIVCg1vcGVuX2NpcmN1aXRzGAIgASgDEhkKEWNvbnRyYWN0X3ZlcnNpb25zGAMgASgDEhIKCm9wZW5fdGFza3MYBCABKAMSGQoRcGVuZGluZ19hcHByb3ZhbHMYBSABKAMSGQoRb3Blbl9kZWFkX2xldHRlcnMYBiABKAMSFAoMcGVuZGluZ19qb2JzGAcgASgDEhMKC2xlYXNlZF9qb2JzGAggASgDEhEKCWRlYWRfam9icxgJIAEoAxIsCgVob3VycxgKIAMoCzIdLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0hvdXISKgoEZGF5cxgLIAMoCzIcLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0RheRIaChJwZW5kaW5nX2RlbGl2ZXJpZXMYDCABKAMSGQoRZmFpbGVkX2RlbGl2ZXJpZXMYDSABKAMimQEKDE92ZXJ2aWV3SG91chIuCgpzdGFydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZ0cmFjZXMYAiABKAMSFAoMZmFpbGVkX3Rhc2tzGAMgASgDEg8KB2FsbG93ZWQYBCABKAMSDgoGZGVuaWVkGAUgASgDEhIKCmRlbGl2ZXJpZXMYBiABKAMiQAoLT3ZlcnZpZXdEYXkSDAoEZGF0ZRgBIAEoCRIOCgZ0b2tlbnMYAiABKAMSEwoLY29zdF9taWNyb3MYAyABKAMibgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIImUKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEjEKDGF1ZGl0X2V2ZW50cxgBIAMoCzIbLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKCAwoUUmV2ZWFsUGF5bG9hZFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKBnJlYXNvbhgCIAEoCUIKukgHcgUQAxj0AxIcCgd0YXNrX2lkGAMgASgJQgm6SAZyBBABGEBIABIjCg5kZWFkX2xldHRlcl9pZBgEIAEoCUIJukgGcgQQARhASAASIAoLYXBwcm92YWxfaWQYBSABKAlCCbpIBnIEEAEYQEgAEhsKBmpvYl9pZBgGIAEoCUIJukgGcgQQARhASAASIAoLc2NoZWR1bGVfaWQYByABKAlCCbpIBnIEEAEYQEgAEh8KCm1lc3NhZ2VfaWQYCCABKAlCCbpIBnIEEAEYQEgAEisKBWVudHJ5GAkgASgLMhoubW9sdHdpcmUub3BzLnYxLkVudHJ5TmFtZUgAEjEKCGRlbGl2ZXJ5GAogASgLMh0ubW9sdHdpcmUub3BzLnYxLkRlbGl2ZXJ5TmFtZUgAQhAKB3N1YmplY3QSBbpIAggBIlwKCUVudHJ5TmFtZRIZCghhZ2VudF9pZBgBIAEoCUIHukgEcgIYQBIbCgluYW1lc3BhY2UYAiABKAlCCLpIBXIDGIABEhcKA2tleRgDIAEoCUIKukgHcgUQARiAAiJKCgxEZWxpdmVyeU5hbWUSHQoKd2ViaG9va19pZBgBIAEoCUIJukgGcgQQARhAEhsKCGV2ZW50X2lkGAIgASgJQgm6SAZyBBABGEAilwMKFVJldmVhbFBheWxvYWRSZXNwb25zZRIlCgR0YXNrGAEgASgLMhUubW9sdHdpcmUuYnVzLnYxLlRhc2tIABIyCgtkZWFkX2xldHRlchgCIAEoCzIbLm1vbHR3aXJlLmJ1cy52MS5EZWFkTGV0dGVySAASLQoIYXBwcm92YWwYAyABKAsyGS5tb2x0d2lyZS5idXMudjEuQXBwcm92YWxIABIlCgNqb2IYBCABKAsyFi5tb2x0d2lyZS5xdWV1ZS52MS5Kb2JIABIvCghzY2hlZHVsZRgFIAEoCzIbLm1vbHR3aXJlLnF1ZXVlLnYxLlNjaGVkdWxlSAASLQoHbWVzc2FnZRgGIAEoCzIaLm1vbHR3aXJlLnJlbGF5LnYxLk1lc3NhZ2VIABIqCgVlbnRyeRgHIAEoCzIZLm1vbHR3aXJlLm1lbW9yeS52MS5FbnRyeUgAEjUKCGRlbGl2ZXJ5GAggASgLMiEubW9sdHdpcmUub3BzLnYxLlJldmVhbGVkRGVsaXZlcnlIAEIKCghyZXZlYWxlZCI5ChBSZXZlYWxlZERlbGl2ZXJ5EgwKBGJvZHkYASABKAkSFwoPcmVzcG9uc2VfYm9kaWVzGAIgAygJKlcKCUF1ZGl0S2luZBIaChZBVURJVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVVESVRfS0lORF9DSEFOR0UQARIXChNBVURJVF9LSU5EX0RFQ0lTSU9OEAIy/QQKDEFkbWluU2VydmljZRJ0CgtHZXRPdmVydmlldxIjLm1vbHR3aXJlLm9wcy52MS5HZXRPdmVydmlld1JlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuR2V0T3ZlcnZpZXdSZXNwb25zZSIakAIBkt4YEwgDEg1vdmVydmlldzpyZWFkGAISfQoPTGlzdEF1ZGl0RXZlbnRzEicubW9sdHdpcmUub3BzLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaKC5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2UiF5ACAZLeGBAIAxIKYXVkaXQ6cmVhZBgCEnQKDEdldEF1ZGl0SGVhZBIkLm1vbHR3aXJlLm9wcy52MS5HZXRBdWRpdEhlYWRSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLkdldEF1ZGl0SGVhZFJlc3BvbnNlIheQAgGS3hgQCAMSCmF1ZGl0OnJlYWQYAhKCAQoRRXhwb3J0QXVkaXRFdmVudHMSKS5tb2x0d2lyZS5vcHMudjEuRXhwb3J0QXVkaXRFdmVudHNSZXF1ZXN0GioubW9sdHdpcmUub3BzLnYxLkV4cG9ydEF1ZGl0RXZlbnRzUmVzcG9uc2UiFJLeGBAIAxIKYXVkaXQ6cmVhZBgFMAESfQoNUmV2ZWFsUGF5bG9hZBIlLm1vbHR3aXJlLm9wcy52MS5SZXZlYWxQYXlsb2FkUmVxdWVzdBomLm1vbHR3aXJlLm9wcy52MS5SZXZlYWxQYXlsb2FkUmVzcG9uc2UiHZLeGBkIBBIPcGF5bG9hZHM6cmV2ZWFsGAEgATABYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access, file_moltwire_bus_v1_approval, file_moltwire_bus_v1_dead_letter, file_moltwire_bus_v1_task, file_moltwire_memory_v1_memory, file_moltwire_queue_v1_job, file_moltwire_queue_v1_schedule, file_moltwire_relay_v1_message]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImgKCUF1ZGl0SGVhZBIOCgZvcmdfaWQYASABKAkSDgoGbnVtYmVyGAIgASgDEgwKBGhhc2gYAyABKAkSLQoJc2VhbF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIuChNHZXRBdWRpdEhlYWRSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQCJSChRHZXRBdWRpdEhlYWRSZXNwb25zZRIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIQCgh1bnNlYWxlZBgCIAEoBSJbChhFeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEiYKDGFmdGVyX251bWJlchgCIAEoA0IQukgNIgsY/////////w8oACJ8ChlFeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlEiwKBmV4cG9ydBgBIAEoCzIcLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV4cG9ydBIxCgxhdWRpdF9ldmVudHMYAiADKAsyGy5tb2x0d2lyZS5vcHMudjEuQXVkaXRFdmVudCJhCgtBdWRpdEV4cG9ydBIoCgRoZWFkGAEgASgLMhoubW9sdHdpcmUub3BzLnYxLkF1ZGl0SGVhZBIUCgxhZnRlcl9udW1iZXIYAiABKAMSEgoKYWZ0ZXJfaGFzaBgDIAEoCSItChJHZXRPdmVydmlld1JlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAIvACChNHZXRPdmVydmlld1Jlc3BvbnNlEg4KBmFnZW50cxgBIAEoAxIVCg1vcGVuX2NpcmN1aXRzGAIgASgDEhkKEWNvbnRyYWN0X3ZlcnNpb25zGAMgASgDEhIKCm9wZW5fdGFza3MYBCABKAMSGQoRcGVuZGluZ19hcHByb3ZhbHMYBSABKAMSGQoRb3Blbl9kZWFkX2xldHRlcnMYBiABKAMSFAoMcGVuZGluZ19qb2JzGAcgASgDEhMKC2xlYXNlZF9qb2JzGAggASgDEhEKCWRlYWRfam9icxgJIAEoAxIsCgVob3VycxgKIAMoCzIdLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0hvdXISKgoEZGF5cxgLIAMoCzIcLm1vbHR3aXJlLm9wcy52MS5PdmVydmlld0RheRIaChJwZW5kaW5nX2RlbGl2ZXJpZXMYDCABKAMSGQoRZmFpbGVkX2RlbGl2ZXJpZXMYDSABKAMimQEKDE92ZXJ2aWV3SG91chIuCgpzdGFydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZ0cmFjZXMYAiABKAMSFAoMZmFpbGVkX3Rhc2tzGAMgASgDEg8KB2FsbG93ZWQYBCABKAMSDgoGZGVuaWVkGAUgASgDEhIKCmRlbGl2ZXJpZXMYBiABKAMiQAoLT3ZlcnZpZXdEYXkSDAoEZGF0ZRgBIAEoCRIOCgZ0b2tlbnMYAiABKAMSEwoLY29zdF9taWNyb3MYAyABKAMibgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj6ASgAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIImUKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEjEKDGF1ZGl0X2V2ZW50cxgBIAMoCzIbLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKCAwoUUmV2ZWFsUGF5bG9hZFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAEhoKBnJlYXNvbhgCIAEoCUIKukgHcgUQAxj0AxIcCgd0YXNrX2lkGAMgASgJQgm6SAZyBBABGEBIABIjCg5kZWFkX2xldHRlcl9pZBgEIAEoCUIJukgGcgQQARhASAASIAoLYXBwcm92YWxfaWQYBSABKAlCCbpIBnIEEAEYQEgAEhsKBmpvYl9pZBgGIAEoCUIJukgGcgQQARhASAASIAoLc2NoZWR1bGVfaWQYByABKAlCCbpIBnIEEAEYQEgAEh8KCm1lc3NhZ2VfaWQYCCABKAlCCbpIBnIEEAEYQEgAEisKBWVudHJ5GAkgASgLMhoubW9sdHdpcmUub3BzLnYxLkVudHJ5TmFtZUgAEjEKCGRlbGl2ZXJ5GAogASgLMh0ubW9sdHdpcmUub3BzLnYxLkRlbGl2ZXJ5TmFtZUgAQhAKB3N1YmplY3QSBbpIAggBIlwKCUVudHJ5TmFtZRIZCghhZ2VudF9pZBgBIAEoCUIHukgEcgIYQBIbCgluYW1lc3BhY2UYAiABKAlCCLpIBXIDGIABEhcKA2tleRgDIAEoCUIKukgHcgUQARiAAiJKCgxEZWxpdmVyeU5hbWUSHQoKd2ViaG9va19pZBgBIAEoCUIJukgGcgQQARhAEhsKCGV2ZW50X2lkGAIgASgJQgm6SAZyBBABGEAiSwoVUmV2ZWFsUGF5bG9hZFJlc3BvbnNlEjIKCHBheWxvYWRzGAEgAygLMiAubW9sdHdpcmUub3BzLnYxLlJldmVhbGVkUGF5bG9hZCJHCg9SZXZlYWxlZFBheWxvYWQSDQoFZmllbGQYASABKAkSJQoFdmFsdWUYAiABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUqVwoJQXVkaXRLaW5kEhoKFkFVRElUX0tJTkRfVU5TUEVDSUZJRUQQABIVChFBVURJVF9LSU5EX0NIQU5HRRABEhcKE0FVRElUX0tJTkRfREVDSVNJT04QAjL9BAoMQWRtaW5TZXJ2aWNlEnQKC0dldE92ZXJ2aWV3EiMubW9sdHdpcmUub3BzLnYxLkdldE92ZXJ2aWV3UmVxdWVzdBokLm1vbHR3aXJlLm9wcy52MS5HZXRPdmVydmlld1Jlc3BvbnNlIhqQAgGS3hgTCAMSDW92ZXJ2aWV3OnJlYWQYAhJ9Cg9MaXN0QXVkaXRFdmVudHMSJy5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBooLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAISdAoMR2V0QXVkaXRIZWFkEiQubW9sdHdpcmUub3BzLnYxLkdldEF1ZGl0SGVhZFJlcXVlc3QaJS5tb2x0d2lyZS5vcHMudjEuR2V0QXVkaXRIZWFkUmVzcG9uc2UiF5ACAZLeGBAIAxIKYXVkaXQ6cmVhZBgCEoIBChFFeHBvcnRBdWRpdEV2ZW50cxIpLm1vbHR3aXJlLm9wcy52MS5FeHBvcnRBdWRpdEV2ZW50c1JlcXVlc3QaKi5tb2x0d2lyZS5vcHMudjEuRXhwb3J0QXVkaXRFdmVudHNSZXNwb25zZSIUkt4YEAgDEgphdWRpdDpyZWFkGAUwARJ9Cg1SZXZlYWxQYXlsb2FkEiUubW9sdHdpcmUub3BzLnYxLlJldmVhbFBheWxvYWRSZXF1ZXN0GiYubW9sdHdpcmUub3BzLnYxLlJldmVhbFBheWxvYWRSZXNwb25zZSIdkt4YGQgEEg9wYXlsb2FkczpyZXZlYWwYASABMAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * AuditEvent is one administrative act, or one decision. It can be read as soon as it is done, and is chained to the rows before it soon after, within seconds: then it
@@ -1373,144 +1359,31 @@ export const DeliveryNameSchema: GenMessage<DeliveryName, {jsonType: DeliveryNam
   messageDesc(file_moltwire_ops_v1_admin_service, 15);
 
 /**
- * RevealPayloadResponse is the response of RevealPayload: what was asked for, whole.
+ * RevealPayloadResponse is the response of RevealPayload.
  *
  * @generated from message moltwire.ops.v1.RevealPayloadResponse
  */
 export type RevealPayloadResponse = Message<"moltwire.ops.v1.RevealPayloadResponse"> & {
   /**
-   * What is shown.
+   * Every payload of what was asked for that is set. What else there is of it, the method tells that reads such a thing.
    *
-   * @generated from oneof moltwire.ops.v1.RevealPayloadResponse.revealed
+   * @generated from field: repeated moltwire.ops.v1.RevealedPayload payloads = 1;
    */
-  revealed: {
-    /**
-     * The task.
-     *
-     * @generated from field: moltwire.bus.v1.Task task = 1;
-     */
-    value: Task;
-    case: "task";
-  } | {
-    /**
-     * The dead letter.
-     *
-     * @generated from field: moltwire.bus.v1.DeadLetter dead_letter = 2;
-     */
-    value: DeadLetter;
-    case: "deadLetter";
-  } | {
-    /**
-     * The approval.
-     *
-     * @generated from field: moltwire.bus.v1.Approval approval = 3;
-     */
-    value: Approval;
-    case: "approval";
-  } | {
-    /**
-     * The job.
-     *
-     * @generated from field: moltwire.queue.v1.Job job = 4;
-     */
-    value: Job;
-    case: "job";
-  } | {
-    /**
-     * The schedule.
-     *
-     * @generated from field: moltwire.queue.v1.Schedule schedule = 5;
-     */
-    value: Schedule;
-    case: "schedule";
-  } | {
-    /**
-     * The message.
-     *
-     * @generated from field: moltwire.relay.v1.Message message = 6;
-     */
-    value: Message$1;
-    case: "message";
-  } | {
-    /**
-     * The entry.
-     *
-     * @generated from field: moltwire.memory.v1.Entry entry = 7;
-     */
-    value: Entry;
-    case: "entry";
-  } | {
-    /**
-     * The delivery.
-     *
-     * @generated from field: moltwire.ops.v1.RevealedDelivery delivery = 8;
-     */
-    value: RevealedDelivery;
-    case: "delivery";
-  } | { case: undefined; value?: undefined };
+  payloads: RevealedPayload[];
 };
 
 /**
- * RevealPayloadResponse is the response of RevealPayload: what was asked for, whole.
+ * RevealPayloadResponse is the response of RevealPayload.
  *
  * @generated from message moltwire.ops.v1.RevealPayloadResponse
  */
 export type RevealPayloadResponseJson = {
   /**
-   * The task.
+   * Every payload of what was asked for that is set. What else there is of it, the method tells that reads such a thing.
    *
-   * @generated from field: moltwire.bus.v1.Task task = 1;
+   * @generated from field: repeated moltwire.ops.v1.RevealedPayload payloads = 1;
    */
-  task?: TaskJson;
-
-  /**
-   * The dead letter.
-   *
-   * @generated from field: moltwire.bus.v1.DeadLetter dead_letter = 2;
-   */
-  deadLetter?: DeadLetterJson;
-
-  /**
-   * The approval.
-   *
-   * @generated from field: moltwire.bus.v1.Approval approval = 3;
-   */
-  approval?: ApprovalJson;
-
-  /**
-   * The job.
-   *
-   * @generated from field: moltwire.queue.v1.Job job = 4;
-   */
-  job?: JobJson;
-
-  /**
-   * The schedule.
-   *
-   * @generated from field: moltwire.queue.v1.Schedule schedule = 5;
-   */
-  schedule?: ScheduleJson;
-
-  /**
-   * The message.
-   *
-   * @generated from field: moltwire.relay.v1.Message message = 6;
-   */
-  message?: MessageJson;
-
-  /**
-   * The entry.
-   *
-   * @generated from field: moltwire.memory.v1.Entry entry = 7;
-   */
-  entry?: EntryJson;
-
-  /**
-   * The delivery.
-   *
-   * @generated from field: moltwire.ops.v1.RevealedDelivery delivery = 8;
-   */
-  delivery?: RevealedDeliveryJson;
+  payloads?: RevealedPayloadJson[];
 };
 
 /**
@@ -1521,52 +1394,52 @@ export const RevealPayloadResponseSchema: GenMessage<RevealPayloadResponse, {jso
   messageDesc(file_moltwire_ops_v1_admin_service, 16);
 
 /**
- * RevealedDelivery is what was sent to a webhook.
+ * RevealedPayload is one payload.
  *
- * @generated from message moltwire.ops.v1.RevealedDelivery
+ * @generated from message moltwire.ops.v1.RevealedPayload
  */
-export type RevealedDelivery = Message<"moltwire.ops.v1.RevealedDelivery"> & {
+export type RevealedPayload = Message<"moltwire.ops.v1.RevealedPayload"> & {
   /**
-   * The body, byte for byte the same in every attempt.
+   * The name of its field, such as `input`.
    *
-   * @generated from field: string body = 1;
+   * @generated from field: string field = 1;
    */
-  body: string;
+  field: string;
 
   /**
-   * How the body of each answer begins, of the attempts that ended, oldest first.
+   * What is in it, as its field is written in JSON; bytes are in base64.
    *
-   * @generated from field: repeated string response_bodies = 2;
+   * @generated from field: google.protobuf.Value value = 2;
    */
-  responseBodies: string[];
+  value?: Value | undefined;
 };
 
 /**
- * RevealedDelivery is what was sent to a webhook.
+ * RevealedPayload is one payload.
  *
- * @generated from message moltwire.ops.v1.RevealedDelivery
+ * @generated from message moltwire.ops.v1.RevealedPayload
  */
-export type RevealedDeliveryJson = {
+export type RevealedPayloadJson = {
   /**
-   * The body, byte for byte the same in every attempt.
+   * The name of its field, such as `input`.
    *
-   * @generated from field: string body = 1;
+   * @generated from field: string field = 1;
    */
-  body?: string;
+  field?: string;
 
   /**
-   * How the body of each answer begins, of the attempts that ended, oldest first.
+   * What is in it, as its field is written in JSON; bytes are in base64.
    *
-   * @generated from field: repeated string response_bodies = 2;
+   * @generated from field: google.protobuf.Value value = 2;
    */
-  responseBodies?: string[];
+  value?: ValueJson;
 };
 
 /**
- * Describes the message moltwire.ops.v1.RevealedDelivery.
- * Use `create(RevealedDeliverySchema)` to create a new message.
+ * Describes the message moltwire.ops.v1.RevealedPayload.
+ * Use `create(RevealedPayloadSchema)` to create a new message.
  */
-export const RevealedDeliverySchema: GenMessage<RevealedDelivery, {jsonType: RevealedDeliveryJson}> = /*@__PURE__*/
+export const RevealedPayloadSchema: GenMessage<RevealedPayload, {jsonType: RevealedPayloadJson}> = /*@__PURE__*/
   messageDesc(file_moltwire_ops_v1_admin_service, 17);
 
 /**
@@ -1692,7 +1565,7 @@ export const AdminService: GenService<{
     output: typeof ExportAuditEventsResponseSchema;
   },
   /**
-   * RevealPayload shows one thing of an organisation with its payloads, which every other answer keeps from the operator of another organisation (see `payload` in
+   * RevealPayload shows the payloads of one thing of an organisation, which every other answer keeps from the operator of another organisation (see `payload` in
    * api.v1). The reason is written into the audit log of the organisation that is looked into, with what was shown and never its payload, before it is answered.
    *
    * Errors: NOT_FOUND, as the method answers that reads such a thing.

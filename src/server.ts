@@ -99,6 +99,7 @@ import { createLimiters, itemsInterceptor } from "./rpc/limits.ts";
 import { mount } from "./rpc/mount.ts";
 import { callEnded, observeInterceptor } from "./rpc/observe.ts";
 import { largestAnswerBytes } from "./rpc/page.ts";
+import { payloadInterceptor } from "./rpc/payloads.ts";
 import { reflectionRoutes } from "./rpc/reflection.ts";
 import { answerUnknownPaths, refuse } from "./rpc/refuse.ts";
 import { sharedWindows } from "./rpc/shared-window.ts";
@@ -313,6 +314,7 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
       errorsInterceptor(app),
       validateInterceptor(),
       itemsInterceptor(app.limiters),
+      payloadInterceptor(),
     ],
     readMaxBytes,
     writeMaxBytes: largestAnswerBytes,

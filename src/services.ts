@@ -74,6 +74,7 @@ import { adminHandler } from "./ops/admin-handler.ts";
 import { backupHandler } from "./ops/backup-handler.ts";
 import { contactHandler } from "./ops/contact-handler.ts";
 import { eventHandler } from "./ops/event-handler.ts";
+import { revealHandler } from "./ops/reveal-handler.ts";
 import { statusHandler } from "./ops/status-handler.ts";
 import { vaultHandler } from "./ops/vault-handler.ts";
 import { queueHandler } from "./queue/handler.ts";
@@ -135,21 +136,31 @@ export function routes(app: App, dispatcher: Dispatcher, lab: Lab, batch: Batch)
     mounts.push((router) => router.service(service, built));
     for (const method of service.methods) if (!(method.localName in built)) unbuilt.add(method);
   };
-  serve(BusService, { ...taskHandler(app, dispatcher), ...serveHandler(app, dispatcher) });
+  const tasks = taskHandler(app, dispatcher);
+  const approvals = approvalHandler(app, dispatcher);
+  const deadLetters = deadLetterHandler(app, dispatcher);
+  const memory = memoryHandler(app);
+  const sharedMemory = sharedMemoryHandler(app);
+  const queues = queueHandler(app);
+  const schedules = scheduleHandler(app);
+  const relay = relayHandler(app);
+  const webhooks = webhookHandler(app);
+  const shown = { tasks, approvals, deadLetters, memory, sharedMemory, queues, schedules, relay, webhooks };
+  serve(BusService, { ...tasks, ...serveHandler(app, dispatcher) });
   serve(ContractService, contractHandler(app));
   serve(AgentService, agentHandler(app));
   serve(PolicyService, policyHandler(app));
-  serve(ApprovalService, approvalHandler(app, dispatcher));
+  serve(ApprovalService, approvals);
   serve(BudgetService, budgetHandler(app));
-  serve(DeadLetterService, deadLetterHandler(app, dispatcher));
+  serve(DeadLetterService, deadLetters);
   serve(TraceService, traceHandler(app));
   serve(CostService, costHandler(app));
-  serve(MemoryService, memoryHandler(app));
-  serve(SharedMemoryService, sharedMemoryHandler(app));
-  serve(QueueService, queueHandler(app));
-  serve(ScheduleService, scheduleHandler(app));
-  serve(RelayService, relayHandler(app));
-  serve(WebhookService, webhookHandler(app));
+  serve(MemoryService, memory);
+  serve(SharedMemoryService, sharedMemory);
+  serve(QueueService, queues);
+  serve(ScheduleService, schedules);
+  serve(RelayService, relay);
+  serve(WebhookService, webhooks);
   serve(DirectoryService, directoryHandler(app));
   serve(BillingService, billingHandler(app));
   serve(MarketplaceService, marketplaceHandler(app));
@@ -169,7 +180,7 @@ export function routes(app: App, dispatcher: Dispatcher, lab: Lab, batch: Batch)
   serve(ContactService, contactHandler(app));
   serve(EventService, eventHandler(app));
   serve(SessionService, sessionHandler(app));
-  serve(AdminService, adminHandler(app));
+  serve(AdminService, { ...adminHandler(app), ...revealHandler(app, shown) });
   serve(MaintenanceService, {
     ...vaultHandler(app, sealedTables),
     ...backupHandler(app),

@@ -96,6 +96,7 @@ import {
   costsByDay,
   countsNow,
   decisionsByHour,
+  deliveriesByHour,
   failuresByHour,
   queueLevels,
   tracesByHour,
@@ -294,7 +295,12 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
     "an overview: what there is",
     (db) => db.all(countsNow(org)),
-    /agent_namespace \(org_id=\?\)[\s\S]*agent_circuit_not_closed \(org_id=\?\)[\s\S]*contract_\w+ \(org_id=\?\)[\s\S]*task_state \(org_id=\? AND state<\?\)[\s\S]*approval_state \(org_id=\? AND state=\?\)[\s\S]*dead_letter_state \(org_id=\? AND state=\?\)/,
+    /agent_namespace \(org_id=\?\)[\s\S]*agent_circuit_not_closed \(org_id=\?\)[\s\S]*contract_\w+ \(org_id=\?\)[\s\S]*task_state \(org_id=\? AND state<\?\)[\s\S]*approval_state \(org_id=\? AND state=\?\)[\s\S]*dead_letter_state \(org_id=\? AND state=\?\)[\s\S]*webhook_delivery_state \(org_id=\? AND webhook_id=\? AND state=\?\)/,
+  ],
+  [
+    "an overview: deliveries",
+    (db) => db.all(deliveriesByHour(org, 1)),
+    /webhook_delivery_time \(org_id=\? AND webhook_id=\? AND event_ms>\?\)/,
   ],
   [
     "an overview: its queues",

@@ -364,7 +364,14 @@ describe.each(dialects)("%s", (dialect) => {
       const second = await own.admin.keys.createApiKey({ agentId: agent.agentId });
       const { end } = await openTail(agent.as);
       const bystander = await own.agent();
-      expect((await own.admin.agents.deleteAgent({ agentId: agent.agentId })).revokedApiKeys).toBe(2);
+      // Asked what would go, it tells that, removes nothing, and leaves no audit row.
+      const rows = async () => (await own.admin.admin.listAuditEvents({ pageSize: 250 })).auditEvents.length;
+      const before = await rows();
+      const asked = await own.admin.agents.deleteAgent({ agentId: agent.agentId, validateOnly: true });
+      expect(asked.revokedApiKeys).toBe(2);
+      expect((await own.admin.agents.getAgent({ agentId: agent.agentId })).agent?.agentId).toBe(agent.agentId);
+      expect(await rows()).toBe(before);
+      expect(await own.admin.agents.deleteAgent({ agentId: agent.agentId })).toEqual(asked);
       expect((await within(1_000, end)).reason).toBe("KEY_REVOKED");
       expect(await reasonOf(agent.as.agents.listAgents({}))).toBe("KEY_REVOKED");
       expect(await reasonOf(world.as(second.secret).agents.listAgents({}))).toBe("KEY_REVOKED");

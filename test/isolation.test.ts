@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { type DescMethod, fromJson } from "@bufbuild/protobuf";
+import { type DescMethod, fromJson, getOption } from "@bufbuild/protobuf";
 import { durationFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { access, Kind, Role } from "../gen/moltwire/api/v1/access_pb.ts";
 import { BusService } from "../gen/moltwire/bus/v1/bus_service_pb.ts";
 import { TraceService } from "../gen/moltwire/bus/v1/trace_service_pb.ts";
 import { Outcome } from "../gen/moltwire/directory/v1/collaboration_pb.ts";
@@ -207,6 +208,11 @@ const submit = (
 const isNew = (method: DescMethod, field: string): boolean =>
   (method.name === "RegisterContract" && field === "contract_id") ||
   (method.name === "PutPolicy" && field === "policy_id");
+
+const snakeCased = (value: object): Record<string, unknown> =>
+  Object.fromEntries(
+    Object.entries(value).map(([name, each]) => [name.replaceAll(/[A-Z]/g, (one) => `_${one.toLowerCase()}`), each]),
+  );
 
 /** An id of the same form that nothing has. */
 const randomLike = (id: string): string =>
@@ -583,6 +589,76 @@ describe.each(dialects)("%s", (dialect) => {
     const tasksOf = (events: readonly { taskId: string }[]) =>
       new Set(events.map(({ taskId }) => taskId).filter(Boolean));
     expect(tasksOf(seen.events).intersection(tasksOf(theirView.events)).size).toBe(0);
+  });
+
+  test("the operator reads all but payloads of an organisation it names; RevealPayload shows them, for a reason that its log tells", async () => {
+    const { admin, adminKey, orgId } = theirs.org;
+    const marks = ["value", " failed", " waits", " payload"].map((text) => canary + text);
+    const secrets = [...marks, Buffer.from(`${canary} value`).toString("base64")];
+    /** The methods that show a payload of theirs to who holds the key. */
+    const shownTo = async (key: string): Promise<string[]> => {
+      const shown: string[] = [];
+      for (const method of methods) {
+        const { kind } = getOption(method, access);
+        if (kind !== Kind.QUERY && kind !== Kind.FEED) continue;
+        const named = method.input.fields.flatMap(({ name, localName, oneof }) => {
+          const id = theirs.belongings[name] ?? (/^(from_start|include_values?)$/.test(name) ? true : undefined);
+          return id === undefined ? [] : [oneof ? [oneof.localName, { case: localName, value: id }] : [localName, id]];
+        });
+        const answer = await call(method, key, Object.fromEntries(named));
+        if (secrets.some((secret) => answer.readable.includes(secret))) shown.push(method.name);
+      }
+      return shown;
+    };
+    const openly = await shownTo(adminKey);
+    answers.length = 0; // they are theirs
+    expect(openly).toEqual(expect.arrayContaining(["GetTask", "WatchTask", "GetDeadLetter", "GetApproval", "GetJob"]));
+    expect(openly).toEqual(expect.arrayContaining(["GetSchedule", "GetMessage", "ListMessages", "GetEntry"]));
+    expect(openly).toEqual(expect.arrayContaining(["GetSharedEntry"]));
+    expect(await shownTo(world.operatorKey)).toEqual([]);
+    answers.length = 0; // what is no payload the operator may see
+
+    const { belongings: of } = theirs;
+    const subjects = {
+      taskId: of.task_id!,
+      deadLetterId: of.dead_letter_id!,
+      approvalId: of.approval_id!,
+      jobId: of.job_id!,
+      scheduleId: of.schedule_id!,
+      messageId: of.message_id!,
+      entry: { agentId: of.agent_id!, namespace: of.namespace!, key: of.key! },
+      delivery: { webhookId: of.webhook_id!, eventId: of.event_id! },
+    };
+    const method = methodNamed("RevealPayload");
+    const reason = "they asked: ticket 7";
+    for (const [name, value] of Object.entries(subjects)) {
+      const fields = { orgId, reason, subject: { case: name, value } };
+      const answer = await callRaw(world.url, method, minimalRequest(method.input, fields), {
+        authorization: `Bearer ${world.operatorKey}`,
+      });
+      const expected =
+        name === "delivery" ? "webhook.test" : /canary7f3a(value| failed| waits| payload)|Y2FuYXJ5N2YzYSB2YWx1ZQ==/;
+      expect([name, answer.readable]).toEqual([name, expect.stringMatching(expected)]);
+      const [row] = (await admin.admin.listAuditEvents({ pageSize: 1 })).auditEvents;
+      expect(row).toMatchObject({ method: nameOf(method), role: Role.OPERATOR, orgId });
+      expect(row!.resource).toMatchObject({
+        reason,
+        ...snakeCased(typeof value === "string" ? { [name]: value } : value),
+      });
+      expect(secrets.filter((secret) => JSON.stringify(row!.resource).includes(secret))).toEqual([]);
+    }
+    const shared = { agentId: "", namespace: of.namespace!, key: of.key! };
+    const { payloads } = await world.operator.admin.revealPayload({
+      orgId,
+      reason,
+      subject: { case: "entry", value: shared },
+    });
+    expect(payloads.map(({ field }) => field)).toEqual(["value"]);
+    // What is not there is not shown, and nothing is noted.
+    const before = (await admin.admin.listAuditEvents({ pageSize: 250 })).auditEvents.length;
+    const gone = world.operator.admin.revealPayload({ orgId, reason, subject: { case: "taskId", value: "tsk_none" } });
+    await expect(gone).rejects.toThrow(/task not found/);
+    expect((await admin.admin.listAuditEvents({ pageSize: 250 })).auditEvents).toHaveLength(before);
   });
 
   test("the operator acts in the organisation it names, and finds none that is not there", async () => {

@@ -592,6 +592,7 @@ describe.each(dialects)("%s", (dialect) => {
       "moltwire.ops.v1.MaintenanceService/RotateVault", // with the vault, as the next
       "moltwire.ops.v1.MaintenanceService/DropOrganizationKeys",
       "moltwire.ops.v1.MaintenanceService/Backup", // with the backups
+      "moltwire.ops.v1.AdminService/RevealPayload", // with the isolation: it is the operator's
       "moltwire.exchange.v1.BillingService/TopUp", // with the ledger: it is the operator's
       "moltwire.federation.v1.PeerService/AddPeer", // with the peers, as the next: they are the operator's
       "moltwire.federation.v1.PeerService/RemovePeer",

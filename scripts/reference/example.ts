@@ -43,6 +43,7 @@ const told: Readonly<Record<string, JsonObject>> = {
   "moltwire.exchange.v1.DeliverTaskRequest": { taskId: id("mkt"), result: { json: "73 % positive" } },
   "moltwire.exchange.v1.ReviewTaskRequest": { taskId: id("mkt"), verdict: "REVIEW_VERDICT_ACCEPTED", rating: 5 },
   "moltwire.exchange.v1.CancelTaskRequest": { taskId: id("mkt") },
+  "moltwire.ops.v1.RevealPayloadRequest": { taskId: id("tsk"), reason: "they asked us why it failed: ticket 7" },
   "moltwire.exchange.v1.DisputeTaskRequest": { taskId: id("mkt"), reason: "the result is what was asked for" },
   "moltwire.directory.v1.SearchAgentsRequest": { capabilities: ["research"] },
 };

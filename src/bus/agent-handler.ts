@@ -1,7 +1,13 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { TrustTier } from "../../gen/moltwire/bus/v1/agent_pb.ts";
-import type { AgentService } from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
+import type {
+  AgentService,
+  DeleteAgentRequest,
+  DeleteAgentResponseSchema,
+} from "../../gen/moltwire/bus/v1/agent_service_pb.ts";
 import type { App } from "../app.ts";
+import type { Tx } from "../db/db.ts";
 import { badField, Fault, notFound } from "../errors.ts";
 import { closeWallet } from "../exchange/ledger/wallet.ts";
 import { revokeAgentKeys } from "../federation/api-key-store.ts";
@@ -9,13 +15,13 @@ import { checkNamespace } from "../federation/namespace-store.ts";
 import { dropMemories } from "../memory/drop.ts";
 import { dropSchedules } from "../queue/schedule/drop.ts";
 import { dropAgent } from "../relay/drop.ts";
-import type { Caller } from "../rpc/caller.ts";
+import { type Caller, callerOf } from "../rpc/caller.ts";
 import { checkMetadata, checkRevision, maskedFields, unlessTaken } from "../rpc/change.ts";
-import { command } from "../rpc/command.ts";
+import { command, runCommand } from "../rpc/command.ts";
 import { keyTopic } from "../rpc/feed.ts";
 import { readPage } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
-import { seesWholeOrg } from "../rpc/scope.ts";
+import { orgOf, seesWholeOrg } from "../rpc/scope.ts";
 import { dropWebhooksOf } from "../webhook/store.ts";
 import { deleteSecret } from "./agent-secret-store.ts";
 import {
@@ -156,19 +162,45 @@ export const agentHandler = (app: App): ServiceImpl<typeof AgentService> => ({
     }),
   ),
 
-  deleteAgent: command(app, async (req, { tx, orgId, now }) => {
-    if ((await deleteAgent(tx, orgId, req.agentId)) === 0) throw notFound("agent", req.agentId);
-    await reviewWaiting(tx, orgId, req.agentId);
-    await deleteCircuit(tx, orgId, req.agentId);
-    await deleteSecret(tx, orgId, req.agentId);
-    const revoked = await revokeAgentKeys(tx, orgId, req.agentId, now);
-    for (const keyId of revoked) tx.ring(keyTopic(keyId));
-    const deletedMemories = await dropMemories(tx, orgId, req.agentId);
-    const deletedSchedules = await dropSchedules(tx, orgId, req.agentId);
-    const deletedMessages = BigInt(await dropAgent(tx, orgId, req.agentId));
-    const deletedWebhooks = await dropWebhooksOf(tx, orgId, req.agentId);
-    const returnedCreditsMicros = await closeWallet(tx, orgId, req.agentId, now);
-    const deleted = { deletedMemories, deletedSchedules, deletedMessages, deletedWebhooks };
-    return { revokedApiKeys: revoked.length, ...deleted, returnedCreditsMicros };
-  }),
+  deleteAgent: (req, context) =>
+    req.validateOnly
+      ? wouldGo(app, req, callerOf(context))
+      : runCommand(app, req, context, ({ agentId }, { tx, orgId, now }) => removeAgent(tx, orgId, agentId, now)).then(
+          ({ reply }) => reply,
+        ),
 });
+
+type Gone = MessageInitShape<typeof DeleteAgentResponseSchema>;
+
+/** Takes the agent away with all that is its own. */
+async function removeAgent(tx: Tx, orgId: string, agentId: string, now: number): Promise<Gone> {
+  if ((await deleteAgent(tx, orgId, agentId)) === 0) throw notFound("agent", agentId);
+  await reviewWaiting(tx, orgId, agentId);
+  await deleteCircuit(tx, orgId, agentId);
+  await deleteSecret(tx, orgId, agentId);
+  const revoked = await revokeAgentKeys(tx, orgId, agentId, now);
+  for (const keyId of revoked) tx.ring(keyTopic(keyId));
+  const deletedMemories = await dropMemories(tx, orgId, agentId);
+  const deletedSchedules = await dropSchedules(tx, orgId, agentId);
+  const deletedMessages = BigInt(await dropAgent(tx, orgId, agentId));
+  const deletedWebhooks = await dropWebhooksOf(tx, orgId, agentId);
+  const returnedCreditsMicros = await closeWallet(tx, orgId, agentId, now);
+  const deleted = { deletedMemories, deletedSchedules, deletedMessages, deletedWebhooks };
+  return { revokedApiKeys: revoked.length, ...deleted, returnedCreditsMicros };
+}
+
+/** Thrown to undo what was only tried. */
+const undone = new Error("tried, and undone");
+
+/** What would be gone: it is removed, counted, and all of that undone. */
+async function wouldGo(app: App, { orgId: named, agentId }: DeleteAgentRequest, caller: Caller): Promise<Gone> {
+  let gone: Gone = {};
+  const trying = app.db.tx(async (tx) => {
+    gone = await removeAgent(tx, await orgOf(tx, caller, named), agentId, app.clock.now());
+    throw undone;
+  });
+  await trying.catch((error: unknown) => {
+    if (error !== undone) throw error;
+  });
+  return gone;
+}

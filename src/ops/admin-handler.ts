@@ -13,7 +13,7 @@ import { readOverview } from "./overview-store.ts";
 
 const mostCounted = 10_000;
 
-export const adminHandler = (app: App): ServiceImpl<typeof AdminService> => ({
+export const adminHandler = (app: App): Omit<ServiceImpl<typeof AdminService>, "revealPayload"> => ({
   getOverview: query(app, (_req, { db, orgId, now }) => readOverview(db, orgId, now)),
 
   listAuditEvents: query(app, async (req, { db, orgId }) => {

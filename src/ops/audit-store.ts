@@ -59,6 +59,8 @@ export type Act = {
   readonly digest: string;
   readonly request: object;
   readonly reply: unknown;
+  /** What else is told of it, by names in snake case; never a payload. */
+  readonly noted?: Readonly<Record<string, string>>;
 };
 
 /** Writes who did what, in the transaction of the act. */
@@ -71,7 +73,7 @@ export const writeAudit = (tx: Tx, app: Pick<App, "ids">, act: Act): Promise<num
     role: act.caller.role,
     keyId: act.caller.keyId,
     agentId: act.caller.agentId,
-    resource: resourceOf(act),
+    resource: { ...resourceOf(act), ...act.noted },
     requestSha256: act.digest,
     traceId: act.trace.traceId,
   });

@@ -3,6 +3,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { PolicyVerdict } from "../../gen/moltwire/bus/v1/policy_pb.ts";
 import type { GetOverviewResponseSchema } from "../../gen/moltwire/ops/v1/admin_service_pb.ts";
+import { DeliveryState } from "../../gen/moltwire/webhook/v1/delivery_pb.ts";
 import { dayMs, dayStart, dayText } from "../bus/cost/day.ts";
 import { type Queryable, type Sql, sql } from "../db/db.ts";
 
@@ -14,6 +15,10 @@ const days = 30;
 /** How many rows of an organisation there are, up to the bound. */
 const upTo = (rows: Sql): Sql => sql`(select count(*) from (${rows} limit ${bound}) counted)`;
 
+/** Webhook by webhook, as their index goes. */
+const deliveriesIn = (orgId: string, state: DeliveryState): Sql => sql`
+  select 1 as one from webhook w cross join webhook_delivery d where w.org_id = ${orgId} and d.org_id = ${orgId} and d.webhook_id = w.webhook_id and d.state = ${state}`;
+
 /** Everything that is as it is now, in one statement. */
 export const countsNow = (orgId: string): Sql => sql`select
   ${upTo(sql`select 1 as one from agent where org_id = ${orgId}`)} as agents,
@@ -21,7 +26,9 @@ export const countsNow = (orgId: string): Sql => sql`select
   ${upTo(sql`select 1 as one from contract where org_id = ${orgId}`)} as contracts,
   ${upTo(sql`select 1 as one from task where org_id = ${orgId} and state < 4`)} as tasks,
   ${upTo(sql`select 1 as one from approval where org_id = ${orgId} and state = 1`)} as approvals,
-  ${upTo(sql`select 1 as one from dead_letter where org_id = ${orgId} and state = 1`)} as letters`;
+  ${upTo(sql`select 1 as one from dead_letter where org_id = ${orgId} and state = 1`)} as letters,
+  ${upTo(deliveriesIn(orgId, DeliveryState.PENDING))} as sending,
+  ${upTo(deliveriesIn(orgId, DeliveryState.FAILED))} as unsent`;
 
 /** Of all queues but the one that stands for the organisation. */
 export const queueLevels = (orgId: string): Sql => sql`
@@ -49,6 +56,12 @@ export const decisionsByHour = (orgId: string, verdict: PolicyVerdict, fromMs: n
     sql`select time_ms as at_ms from policy_decision where org_id = ${orgId} and verdict = ${verdict} and nth = 0 and time_ms >= ${fromMs} order by time_ms desc`,
   );
 
+export const deliveriesByHour = (orgId: string, fromMs: number): Sql =>
+  byHour(
+    sql`select d.event_ms as at_ms from webhook w cross join webhook_delivery d
+      where w.org_id = ${orgId} and d.org_id = ${orgId} and d.webhook_id = w.webhook_id and d.event_ms >= ${fromMs}`,
+  );
+
 export const costsByDay = (orgId: string, fromMs: number): Sql => sql`
   select day_ms, cast(sum(input_tokens + output_tokens) as bigint) as tokens, cast(sum(cost_micros) as bigint) as cost
   from (select day_ms, input_tokens, output_tokens, cost_micros from agent_cost where org_id = ${orgId} and day_ms >= ${fromMs} order by day_ms desc limit ${bound}) counted
@@ -61,6 +74,8 @@ type Now = {
   readonly tasks: number;
   readonly approvals: number;
   readonly letters: number;
+  readonly sending: number;
+  readonly unsent: number;
 };
 
 /** The overview of an organisation. */
@@ -77,6 +92,7 @@ export async function readOverview(
   const failures = await perHour(db, failuresByHour(orgId, fromMs));
   const allowed = await perHour(db, decisionsByHour(orgId, PolicyVerdict.ALLOW, fromMs));
   const denied = await perHour(db, decisionsByHour(orgId, PolicyVerdict.DENY, fromMs));
+  const deliveries = await perHour(db, deliveriesByHour(orgId, fromMs));
   const firstDay = dayStart(now) - (days - 1) * dayMs;
   const used = await db.all<{ day_ms: number; tokens: number | bigint; cost: number | bigint }>(
     costsByDay(orgId, firstDay),
@@ -92,12 +108,15 @@ export async function readOverview(
     pendingJobs: BigInt(levels.pending),
     leasedJobs: BigInt(levels.leased),
     deadJobs: BigInt(levels.failed),
+    pendingDeliveries: BigInt(counts.sending),
+    failedDeliveries: BigInt(counts.unsent),
     hours: Array.from({ length: hours }, (_, n) => ({
       startTime: timestampFromMs((firstHour + n) * hourMs),
       traces: traces(firstHour + n),
       failedTasks: failures(firstHour + n),
       allowed: allowed(firstHour + n),
       denied: denied(firstHour + n),
+      deliveries: deliveries(firstHour + n),
     })),
     days: Array.from({ length: days }, (_, n) => {
       const day = usedOn.get(firstDay + n * dayMs);

@@ -50,12 +50,13 @@ export const command =
 /** What of a call's context a command needs: frames of a conversation are commands with a context of their own. */
 export type CommandContext = Pick<HandlerContext, "method" | "values" | "requestHeader" | "responseHeader">;
 
-/** As {@link command}, for a handler that has more to do after the commit. */
+/** As {@link command}, for a handler that has more to do after the commit. `noted` stands in the audit row beside the ids. */
 export async function runCommand<Request extends object, Reply>(
   app: App,
   request: Request,
   context: CommandContext,
   body: (request: Request, command: Command) => Promise<Reply>,
+  noted: Readonly<Record<string, string>> = {},
 ): Promise<Done<Reply>> {
   const { method } = context;
   const caller = callerOf(context);
@@ -78,7 +79,7 @@ export async function runCommand<Request extends object, Reply>(
       }
       try {
         const reply = await body(request, { tx, caller, orgId, now, trace });
-        if (audited) await writeAudit(tx, app, { caller, orgId, now, trace, method, digest, request, reply });
+        if (audited) await writeAudit(tx, app, { caller, orgId, now, trace, method, digest, request, reply, noted });
         if (scope)
           await keepReply(
             tx,

@@ -18,6 +18,8 @@ export type Trade = {
   readonly sellerOrgId: string;
   readonly listingId: string;
   readonly ownListingId: string;
+  /** The administrator of the organisation that sells. */
+  readonly seller: Clients;
   /** A task of the marketplace that waits for its review. */
   readonly deliveredTaskId: string;
   readonly scenarioId: string;
@@ -49,8 +51,8 @@ export async function seedTrade(url: string, operatorKey: string, planner: Clien
   const { scenario } = await operator.scenarios.createScenario({
     ...{ pattern: Pattern.PUB_SUB_FANOUT, agentCount: 3, seed: 7n, name: "fanout for three" },
   });
-  const { sellerOrgId, listingId, ownListingId } = sold;
-  return { sellerOrgId, listingId, ownListingId, deliveredTaskId, scenarioId: scenario!.scenarioId };
+  const { seller, sellerOrgId, listingId, ownListingId } = sold;
+  return { seller, sellerOrgId, listingId, ownListingId, deliveredTaskId, scenarioId: scenario!.scenarioId };
 }
 
 /** What agents remember. */

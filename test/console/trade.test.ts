@@ -5,6 +5,7 @@ import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ApprovalState } from "../../gen/moltwire/bus/v1/approval_pb.ts";
 import { DeadLetterState } from "../../gen/moltwire/bus/v1/dead_letter_pb.ts";
 import { MarketplaceTaskState } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { GrantState } from "../../gen/moltwire/federation/v1/grant_pb.ts";
@@ -256,6 +257,158 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     expect(deadLetters.map(({ state, resolveNote }) => [state, resolveNote])).toEqual([
       [DeadLetterState.RESOLVED, "nobody listens there"],
     ]);
+  });
+
+  test("what another organisation's jobs hold is kept from the operator, who reveals it for a reason that stands in their audit log", async () => {
+    const { seller, sellerOrgId } = stage.trade;
+    const job = { queue: "kitchen", payload: jsonValue("a secret recipe") };
+    const { jobId } = (await seller.queues.submitJob({ job })).job!;
+    await open(`/queues?org=${sellerOrgId}&queue=kitchen&job=${jobId}`);
+    await page.waitForSelector("[role=dialog] >> text=kept from the operator");
+    expect(await page.textContent("body")).not.toContain("secret recipe");
+    await page.click("[role=dialog] button:has-text('Reveal…')");
+    expect(await page.isDisabled("[role=dialog] form button[type=submit]")).toBe(true);
+    await page.getByLabel("Why").fill("they asked: ticket 7");
+    await look("reveal");
+    await confirm("Reveal");
+    await page.waitForSelector("[role=dialog] >> text=a secret recipe");
+    await look("revealed");
+    const [row] = (await seller.admin.listAuditEvents({ pageSize: 1 })).auditEvents;
+    expect(row!.method).toBe("moltwire.ops.v1.AdminService/RevealPayload");
+    expect(row!.resource).toEqual({ job_id: jobId, org_id: sellerOrgId, reason: "they asked: ticket 7" });
+    // Of a task, from its trace.
+    const { traceId } = (await seller.bus.listTasks({ contractId: "translate/any", pageSize: 1 })).tasks[0]!;
+    await open(`/traces/${traceId}?org=${sellerOrgId}`);
+    await page.click("main ul.feed li button:has-text('COMPLETED')");
+    await page.click("[role=dialog] button:has-text('Reveal…')");
+    await page.getByLabel("Why").fill("they asked: ticket 8");
+    await confirm("Reveal");
+    await page.waitForSelector("[role=dialog] h3:has-text('Output')");
+    await look("revealed-task");
+  });
+
+  test("work is published from the catalog, and another organisation's is invoked for its price", async () => {
+    await open("/catalog");
+    await page.click("main button:has-text('Publish…')");
+    await page.getByLabel("Title").fill("Composed on demand");
+    await page.getByLabel("What it does").fill("It composes.");
+    await page.getByRole("combobox", { name: "Contract" }).fill("research/comp");
+    await page.click("[role=option]:has-text('research/compose')");
+    await page.locator("[role=dialog]").getByLabel("Category").fill("Not one");
+    await page.waitForSelector("text=such as language-tools");
+    await page.locator("[role=dialog]").getByLabel("Category").fill("writing");
+    await page.getByLabel("Credits for a request").fill("2.5");
+    await page.getByLabel("An example").fill('{"topic":"the moon"}');
+    await look("publish");
+    await confirm("Publish");
+    await page.waitForSelector("[role=dialog] h3:has-text('Composed on demand')");
+    const { listings } = await stage.operator.catalog.searchListings({ text: "Composed", mine: true });
+    expect(listings.map(({ offer }) => [offer!.contractId, offer!.pricing!.requestMicros])).toEqual([
+      ["research/compose", 2_500_000n],
+    ]);
+
+    await open(`/catalog?listing=${stage.trade.listingId}`);
+    await page.click("[role=dialog] button:has-text('Invoke…')");
+    await page.getByLabel("Input").fill("{");
+    await page.waitForSelector("text=this is no JSON");
+    await page.getByLabel("Input").fill('{"text":"a blue moon"}');
+    await confirm("Invoke");
+    await page.waitForSelector("[role=dialog] [role=status] >> text=completed");
+    await page.waitForSelector("[role=dialog] [role=status] >> text=a blue moon");
+    await look("invoked");
+  });
+
+  test("on the overview an approval is given beside what counts, and its task runs", async () => {
+    await stage.operator.approvals
+      .listApprovals({ state: ApprovalState.PENDING })
+      .then(({ approvals }) =>
+        Promise.all(approvals.map(({ approvalId, digest }) => stage.operator.approvals.deny({ approvalId, digest }))),
+      );
+    await open("/");
+    const { task } = await stage.planner.bus.submitTask({ contractId: "payments/transfer" });
+    const waiting = "section[aria-label='Approvals that wait']";
+    await page.waitForSelector(`${waiting} >> text=payments/transfer`);
+    for (const label of ["Tasks under way", "Errors in 24 h", "Decisions in 24 h", "Tokens today", "Credits today"])
+      await page.waitForSelector(`main .mantine-Card-root:has-text("${label}") svg.spark`);
+    for (const label of ["Deliveries in 24 h", "Jobs that wait", "Approvals that wait", "Agents"])
+      await page.waitForSelector(`main .mantine-Card-root:has-text("${label}")`);
+    await look("overview");
+    await page.click(`${waiting} button:has-text('Approve')`);
+    await page.waitForSelector(waiting, { state: "detached" });
+    const ended = async () => (await stage.planner.bus.getTask({ taskId: task!.taskId })).task!.endTime !== undefined;
+    await eventually(ended, 60_000);
+  });
+
+  test("an hour in which the server did not write is a bar of its own, and the rest of the day is whole", async () => {
+    const current = Math.floor(Date.now() / 60_000);
+    // From 20 hours ago to 4; an hour and a half of it is missing.
+    await stage.db().tx((tx) =>
+      tx.run(sql`
+        with recursive n (i) as (select ${current - 20 * 60} union all select i + 1 from n where i < ${current - 4 * 60})
+        insert into self_check (minute, took_us) select i, 900 from n where i < ${current - 12 * 60} or i >= ${current - 10 * 60 - 30}`),
+    );
+    await stage
+      .db()
+      .tx((tx) =>
+        tx.run(
+          sql`update setting set value = ${Buffer.from(String(current - 20 * 60))} where name = ${"self_check_since"}`,
+        ),
+      );
+    await open("/sla");
+    const bars = "ol[aria-label='The last 24 hours'] li";
+    await page.waitForSelector(`${bars}.bad`);
+    expect(await page.locator(bars).count()).toBeGreaterThan(19);
+    expect(await page.locator(`${bars}.good`).count()).toBeGreaterThan(12);
+    await page.waitForSelector("table[aria-label=Uptime] >> text=60 min");
+    await look("sla");
+  });
+
+  test("a dead letter tells what each attempt was, and is tried again with another input", async () => {
+    await open("/dead-letters?state=0&contract=web/fetch");
+    await page.click(row("web/fetch"));
+    await page.waitForSelector("[role=dialog] table[aria-label=Attempts] >> text=Reason:");
+    await page.locator("[role=dialog]").getByLabel("Input").fill('{"to":"elsewhere"}');
+    await look("dead-letter");
+    await page.click("[role=dialog] button:has-text('Retry')");
+    await page.waitForSelector("[role=dialog] >> text=Tried again as tsk_");
+    const said = await page.textContent("[role=dialog] [role=status]");
+    const taskId = /tsk_[0-9a-f]+/.exec(said!)![0];
+    expect((await stage.operator.bus.getTask({ taskId })).task!.input).toEqual(
+      fromJson(ValueSchema, { to: "elsewhere" }),
+    );
+  });
+
+  test("of a delivery the console shows what was sent, and sends it again", async () => {
+    await open("/webhooks");
+    await page.click(row("127.0.0.1:9"));
+    await page.click("[role=dialog] button:has-text('Send a test')");
+    const delivery = "[role=dialog] table[aria-label=Deliveries] tr:has-text('webhook.test')";
+    await page.waitForSelector(delivery);
+    await page.click(`${delivery} button:has-text('Sent')`);
+    await page.waitForSelector("[role=dialog] pre >> text=webhook.test");
+    await look("delivery");
+    const answered = page.waitForResponse((answer) => answer.url().endsWith("/ReplayDelivery"));
+    await page.click(`${delivery} button:has-text('Replay')`);
+    expect((await answered).status()).toBe(200);
+  });
+
+  test("an agent is deleted once it was told what goes with it", async () => {
+    const { agentId } = (await stage.operator.agents.registerAgent({ name: "leaving" })).agent!;
+    for (let n = 0; n < 2; n++) await stage.operator.keys.createApiKey({ agentId });
+    await stage.operator.memory.setEntry({ agentId, write: { key: "k", value: jsonValue(1) } });
+    await stage.operator.relay.send({ to: { case: "toAgentId", value: agentId }, payload: jsonValue("hello") });
+    await open("/agents");
+    await page.click(row("leaving"));
+    await page.click("[role=dialog] button:has-text('Delete…')");
+    const facts = page.locator("[role=dialog]:has-text('With it go') dl");
+    await facts.waitFor();
+    expect(await facts.locator("dd").allTextContents()).toEqual(["2", "1 (entries: 1)", "0", "1", "0", "0"]);
+    // It was only asked.
+    expect((await stage.operator.agents.getAgent({ agentId })).agent!.name).toBe("leaving");
+    await look("agent-delete");
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.waitForSelector(row("leaving"), { state: "detached" });
+    expect((await stage.operator.agents.listAgents({})).agents.map(({ name }) => name)).not.toContain("leaving");
   });
 
   test("of 100,000 traces those that were scrolled past are no part of the page, but of the file; a filter finds the one", async () => {

@@ -74,6 +74,7 @@ const fillings: Readonly<Record<string, unknown>> = {
   envelope: { payload: new Uint8Array(1), keyId: "none", signature: new Uint8Array(64) },
   pattern: 2,
   agent_count: 2,
+  "RevealPayloadRequest.subject": { case: "taskId", value: "none" },
   "RedriveJobRequest.subject": { case: "jobId", value: "none" },
 };
 

@@ -11,7 +11,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { Empty, Facts, Head, Mono, Raw, State, type Tone } from "../parts/show.tsx";
-import { agoText, countText, enumText, timeText } from "../parts/text.ts";
+import { agoText, countText, creditsText, enumText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
 
 const { listAgents, getAgent, updateAgent, deleteAgent } = AgentService.method;
@@ -105,6 +105,10 @@ function Details({ agentId, onGone }: { agentId: string; onGone: () => void }) {
   const refresh = async () => {
     await readAgain([listAgents, getAgent]);
   };
+  // Nothing is removed by it.
+  const wish = { orgId, agentId, validateOnly: true };
+  const preview = useQuery(deleteAgent, wish, { enabled: asking, gcTime: 0 });
+  const going = preview.data;
   const update = useMutation(updateAgent, { onSuccess: refresh });
   const remove = useMutation(deleteAgent, {
     onSuccess: async () => {
@@ -176,12 +180,26 @@ function Details({ agentId, onGone }: { agentId: string; onGone: () => void }) {
       <Raw schema={AgentSchema} message={agent} />
       <Modal opened={asking} onClose={ask.close} title={`Delete ${agent.name}?`}>
         <Stack>
-          <Text size="sm">
-            With it go its keys, its memory
-            {did && ` (${countText(did.memoryKeys + did.sharedMemoryKeys)} keys)`}, its schedules, its inbox and its
-            webhooks. Tasks and traces stay. This cannot be undone.
-          </Text>
+          <Text size="sm">With it go:</Text>
+          {preview.error && <Failure error={preview.error} />}
+          {going && (
+            <Facts
+              facts={[
+                ["Keys", countText(going.revokedApiKeys)],
+                [
+                  "Memories",
+                  `${countText(going.deletedMemories)}${did ? ` (entries: ${countText(did.memoryKeys + did.sharedMemoryKeys)})` : ""}`,
+                ],
+                ["Schedules", countText(going.deletedSchedules)],
+                ["Messages in its inbox", countText(going.deletedMessages)],
+                ["Webhooks", countText(going.deletedWebhooks)],
+                ["Credits that go back", creditsText(going.returnedCreditsMicros)],
+              ]}
+            />
+          )}
+          <Text size="sm">Tasks and traces stay. This cannot be undone.</Text>
           <Group justify="flex-end">
+            <AsCommand cli={`npx moltwire agent delete ${agentId}`} call={callOf(deleteAgent, { orgId, agentId })} />
             <Button variant="default" onClick={ask.close}>
               Keep it
             </Button>

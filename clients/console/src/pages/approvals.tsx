@@ -4,7 +4,7 @@ import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-que
 import { Anchor, Button, Drawer, Group, Select, Stack, Textarea, Title } from "@mantine/core";
 import { Link } from "@tanstack/react-router";
 import { useState } from "react";
-import { type Approval, ApprovalState } from "../../../../gen/moltwire/bus/v1/approval_pb.ts";
+import { type Approval, ApprovalSchema, ApprovalState } from "../../../../gen/moltwire/bus/v1/approval_pb.ts";
 import { ApprovalService } from "../../../../gen/moltwire/bus/v1/approval_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
@@ -13,6 +13,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Json, Mono, State, type Tone } from "../parts/show.tsx";
 import { agoText, countText, creditsText, enumText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -73,6 +74,7 @@ export function Approvals() {
       </Head>
       <List
         label="Approvals"
+        schema={ApprovalSchema}
         rows={approvals.data?.pages.flatMap((page) => page.approvals) ?? []}
         columns={columns}
         keyOf={({ approvalId }) => approvalId}
@@ -145,7 +147,9 @@ function Decision({ approvalId }: { approvalId: string }) {
       <Title order={3} size="h5">
         Input
       </Title>
-      <Json value={approval.input && toJson(ValueSchema, approval.input)} />
+      <Payload subject={{ case: "approvalId", value: approvalId }}>
+        <Json value={approval.input && toJson(ValueSchema, approval.input)} />
+      </Payload>
       {approval.state === ApprovalState.PENDING && (
         <>
           <Textarea

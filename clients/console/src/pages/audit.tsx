@@ -35,6 +35,7 @@ export function Audit() {
       <Head title="Audit" call={callOf(listAuditEvents, { orgId })} onRefresh={() => void acts.refetch()} />
       <List
         label="Audit"
+        schema={AuditEventSchema}
         rows={acts.data?.pages.flatMap((page) => page.auditEvents) ?? []}
         columns={columns}
         keyOf={({ auditId }) => auditId}

@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useMutation } from "@connectrpc/connect-query";
 import { Button, Drawer, NumberInput, Progress, Select, Stack, Text, TextInput } from "@mantine/core";
 import { type FormEvent, useState } from "react";
-import { type Budget, BudgetPeriod, BudgetScope } from "../../../../gen/moltwire/bus/v1/budget_pb.ts";
+import { type Budget, BudgetPeriod, BudgetSchema, BudgetScope } from "../../../../gen/moltwire/bus/v1/budget_pb.ts";
 import { BudgetService } from "../../../../gen/moltwire/bus/v1/budget_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
@@ -88,6 +88,7 @@ export function Budgets() {
       </Head>
       <List
         label="Budgets"
+        schema={BudgetSchema}
         rows={budgets.data?.pages.flatMap((page) => page.budgets) ?? []}
         columns={columns}
         keyOf={({ scope, subjectId, period }) => `${scope} ${subjectId} ${period}`}

@@ -9,6 +9,7 @@ import { type Column, List } from "../parts/list.tsx";
 import { ListingDetails } from "../parts/listing.tsx";
 import { listingStateOf, priceText, ratingText } from "../parts/offer.tsx";
 import { usePages } from "../parts/pages.ts";
+import { Publish } from "../parts/publish.tsx";
 import { Empty, Head } from "../parts/show.tsx";
 import { agoText, choicesOf, countText, enumWord, optionsText } from "../parts/text.ts";
 import { useOrg, useSession } from "../session.ts";
@@ -60,6 +61,7 @@ export function Catalog() {
           choices={choicesOf(ListingOrder, "Best first").filter(({ value }) => value !== String(ListingOrder.BEST))}
         />
         <WordSwitch word="own" label="This organisation's own" />
+        <Publish onDone={open} />
       </Head>
       <List
         label="Listings"

@@ -1,7 +1,7 @@
 import { useInfiniteQuery } from "@connectrpc/connect-query";
 import { Drawer, Stack, Text } from "@mantine/core";
 import { useState } from "react";
-import { type Contact, ContactService } from "../../../../gen/moltwire/ops/v1/contact_service_pb.ts";
+import { type Contact, ContactSchema, ContactService } from "../../../../gen/moltwire/ops/v1/contact_service_pb.ts";
 import { callOf } from "../parts/command.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { Empty, Facts, Head, Mono } from "../parts/show.tsx";
@@ -27,6 +27,7 @@ export function Contacts() {
       <Head title="Contacts" call={callOf(listContacts, {})} onRefresh={() => void contacts.refetch()} />
       <List
         label="Contacts"
+        schema={ContactSchema}
         rows={contacts.data?.pages.flatMap((page) => page.contacts) ?? []}
         columns={columns}
         keyOf={({ contactId }) => contactId}

@@ -1,6 +1,6 @@
 import { useInfiniteQuery, useQuery } from "@connectrpc/connect-query";
 import { Card, SimpleGrid, Text } from "@mantine/core";
-import type { AgentDayCosts } from "../../../../gen/moltwire/bus/v1/cost_pb.ts";
+import { type AgentDayCosts, AgentDayCostsSchema } from "../../../../gen/moltwire/bus/v1/cost_pb.ts";
 import { CostService } from "../../../../gen/moltwire/bus/v1/cost_service_pb.ts";
 import { AdminService } from "../../../../gen/moltwire/ops/v1/admin_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
@@ -60,6 +60,7 @@ export function Costs() {
       </SimpleGrid>
       <List
         label="Costs by agent and day"
+        schema={AgentDayCostsSchema}
         rows={costs.data?.pages.flatMap((page) => page.agentCosts) ?? []}
         columns={columns}
         keyOf={({ agentId, date }) => `${date} ${agentId}`}

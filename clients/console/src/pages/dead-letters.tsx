@@ -1,5 +1,5 @@
 import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
-import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { timestampMs, ValueSchema } from "@bufbuild/protobuf/wkt";
 import { createClient } from "@connectrpc/connect";
 import { useMutation, useQuery, useTransport } from "@connectrpc/connect-query";
 import { Anchor, Button, Drawer, Group, Select, Stack, Table, Text, Textarea, TextInput, Title } from "@mantine/core";
@@ -8,6 +8,7 @@ import { useRef, useState } from "react";
 import { ErrorReason } from "../../../../gen/moltwire/api/v1/error_reason_pb.ts";
 import { type DeadLetter, DeadLetterSchema, DeadLetterState } from "../../../../gen/moltwire/bus/v1/dead_letter_pb.ts";
 import { DeadLetterService } from "../../../../gen/moltwire/bus/v1/dead_letter_service_pb.ts";
+import type { TaskAttempt } from "../../../../gen/moltwire/bus/v1/task_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
 import { useReadAgain } from "../parts/again.ts";
@@ -18,8 +19,9 @@ import { WordAgent, WordChoice, WordText } from "../parts/filters.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
 import { usePages } from "../parts/pages.ts";
+import { Payload, payloadNamed } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, State, type Tone } from "../parts/show.tsx";
-import { agoText, enumText, timeText } from "../parts/text.ts";
+import { agoText, countText, enumText, spanText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
 
 const { listDeadLetters, getDeadLetter, resolveDeadLetter, retryDeadLetter } = DeadLetterService.method;
@@ -174,6 +176,58 @@ function All({ request }: { request: Filter }) {
   );
 }
 
+const inputOf = ({ envelope }: DeadLetter): JsonValue | undefined =>
+  envelope?.input && toJson(ValueSchema, envelope.input);
+
+const inputText = (input: JsonValue | undefined): string => JSON.stringify(input ?? null, null, 2);
+
+/** What each attempt was and came to: the first in full, of each that follows what was otherwise than in the one before. */
+function Attempts({ attempts }: { attempts: readonly TaskAttempt[] }) {
+  const nameOf = useAgentNames();
+  const factsOf = ({ agentId, contractId, contractVersion, error, startTime, endTime, usage }: TaskAttempt) => ({
+    Agent: nameOf(agentId),
+    Contract: `${contractId} ${contractVersion}`,
+    Reason: reasonName(error?.reason),
+    Message: error?.message ?? "",
+    Took: startTime && endTime ? spanText(timestampMs(endTime) - timestampMs(startTime)) : "",
+    Tokens: usage ? `${countText(usage.inputTokens)} read, ${countText(usage.outputTokens)} written` : "",
+  });
+  return (
+    <>
+      <Title order={3} size="h5">
+        Attempts
+      </Title>
+      <Table.ScrollContainer minWidth={280}>
+        <Table aria-label="Attempts">
+          <Table.Tbody>
+            {attempts.map((attempt, index) => {
+              const before = attempts[index - 1];
+              const was: Readonly<Record<string, string>> = before ? factsOf(before) : {};
+              const changed = Object.entries(factsOf(attempt)).filter(([name, text]) => text !== (was[name] ?? ""));
+              return (
+                <Table.Tr key={attempt.attempt}>
+                  <Table.Th scope="row" style={{ verticalAlign: "top" }}>
+                    {attempt.attempt}
+                  </Table.Th>
+                  <Table.Td>
+                    {changed.length === 0 && <Text size="sm">as before</Text>}
+                    {changed.map(([name, text]) => (
+                      <div key={name} className="any">
+                        <span className="dimmed">{name}: </span>
+                        {was[name] && <del className="dimmed">{was[name]}</del>} {before ? <ins>{text}</ins> : text}
+                      </div>
+                    ))}
+                  </Table.Td>
+                </Table.Tr>
+              );
+            })}
+          </Table.Tbody>
+        </Table>
+      </Table.ScrollContainer>
+    </>
+  );
+}
+
 /** One dead letter: why, each attempt, and a retry with its input as it was or changed. */
 function Details({ deadLetterId }: { deadLetterId: string }) {
   const orgId = useOrg();
@@ -190,8 +244,6 @@ function Details({ deadLetterId }: { deadLetterId: string }) {
   const resolve = useMutation(resolveDeadLetter, { onSuccess });
   const letter = data?.deadLetter;
   if (!letter) return error ? <Failure error={error} /> : null;
-  const input = letter.envelope?.input;
-  const text = edited ?? JSON.stringify(input ? toJson(ValueSchema, input) : null, null, 2);
   const tryAgain = () => {
     try {
       setFault("");
@@ -221,42 +273,22 @@ function Details({ deadLetterId }: { deadLetterId: string }) {
           ],
         ]}
       />
-      <Title order={3} size="h5">
-        Attempts
-      </Title>
-      <Table.ScrollContainer minWidth={280}>
-        <Table aria-label="Attempts">
-          <Table.Thead>
-            <Table.Tr>
-              <Table.Th>No.</Table.Th>
-              <Table.Th>Agent</Table.Th>
-              <Table.Th>Why it failed</Table.Th>
-            </Table.Tr>
-          </Table.Thead>
-          <Table.Tbody>
-            {letter.attempts.map(({ attempt, agentId, error: why }) => (
-              <Table.Tr key={attempt}>
-                <Table.Td>{attempt}</Table.Td>
-                <Table.Td>{nameOf(agentId)}</Table.Td>
-                <Table.Td>
-                  {reasonName(why?.reason)} {why?.message}
-                </Table.Td>
-              </Table.Tr>
-            ))}
-          </Table.Tbody>
-        </Table>
-      </Table.ScrollContainer>
-      <Textarea
-        label="Input"
-        description="As it was, or changed, for the retry"
-        value={text}
-        onChange={(event) => setEdited(event.currentTarget.value)}
-        error={fault}
-        autosize
-        minRows={3}
-        maxRows={16}
-        classNames={{ input: "mono" }}
-      />
+      <Attempts attempts={letter.attempts} />
+      <Payload subject={{ case: "deadLetterId", value: deadLetterId }}>
+        {(shown) => (
+          <Textarea
+            label="Input"
+            description="As it was, or changed, for the retry"
+            value={edited ?? inputText(shown ? payloadNamed(shown, "input") : inputOf(letter))}
+            onChange={(event) => setEdited(event.currentTarget.value)}
+            error={fault}
+            autosize
+            minRows={3}
+            maxRows={16}
+            classNames={{ input: "mono" }}
+          />
+        )}
+      </Payload>
       {(retry.error ?? resolve.error) && <Failure error={retry.error ?? resolve.error} />}
       {retry.data && (
         <Text size="sm" role="status">

@@ -3,7 +3,7 @@ import { Button, Drawer, Group, Modal, Stack, Text, TextInput } from "@mantine/c
 import { useDisclosure } from "@mantine/hooks";
 import { type FormEvent, useState } from "react";
 import { Role } from "../../../../gen/moltwire/api/v1/access_pb.ts";
-import type { ApiKey } from "../../../../gen/moltwire/federation/v1/api_key_pb.ts";
+import { type ApiKey, ApiKeySchema } from "../../../../gen/moltwire/federation/v1/api_key_pb.ts";
 import { ApiKeyService } from "../../../../gen/moltwire/federation/v1/api_key_service_pb.ts";
 import { useReadAgain } from "../parts/again.ts";
 import { AsCommand, Command, callOf } from "../parts/command.tsx";
@@ -55,6 +55,7 @@ export function Keys() {
       </Head>
       <List
         label="Keys"
+        schema={ApiKeySchema}
         rows={keys.data?.pages.flatMap((page) => page.apiKeys) ?? []}
         columns={columns}
         keyOf={({ keyId }) => keyId}

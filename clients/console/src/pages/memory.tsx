@@ -15,6 +15,7 @@ import { List } from "../parts/list.tsx";
 import { Changes, changesKept, entryColumns, entryFacts, orders, ValueOf } from "../parts/memory.tsx";
 import { useAgents } from "../parts/names.ts";
 import { usePages } from "../parts/pages.ts";
+import { Payload, useIsKept } from "../parts/reveal.tsx";
 import { Empty, Facts, Head } from "../parts/show.tsx";
 import { useOrg } from "../session.ts";
 
@@ -123,6 +124,7 @@ type DetailsProps = {
 function Details({ agentId, namespace, entryKey, onGone }: DetailsProps) {
   const orgId = useOrg();
   const [isShown, show] = useState(false);
+  const isKept = useIsKept();
   const request = { orgId, agentId, namespace, key: entryKey };
   // Lists tell all but the value; the value is read when it is wanted.
   const { data, error } = useQuery(listEntries, { orgId, agentId, namespace, prefix: entryKey, pageSize: 1 });
@@ -132,9 +134,14 @@ function Details({ agentId, namespace, entryKey, onGone }: DetailsProps) {
     <Stack>
       {entry && <Facts facts={entryFacts(entry)} />}
       {(error ?? value.error) && <Failure error={error ?? value.error} />}
+      {isKept && (
+        <Payload subject={{ case: "entry", value: { agentId, namespace: request.namespace, key: entryKey } }}>
+          {null}
+        </Payload>
+      )}
       {value.data && <ValueOf value={value.data.entry?.value} />}
       <Group>
-        {!isShown && (
+        {!isShown && !isKept && (
           <Button variant="default" onClick={() => show(true)}>
             Show its value
           </Button>

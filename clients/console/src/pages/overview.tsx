@@ -10,6 +10,7 @@ import { Failure } from "../parts/failure.tsx";
 import { Feed } from "../parts/feed.tsx";
 import { Empty, Facts, Head, Spark, State, type Tone } from "../parts/show.tsx";
 import { countText, creditsText, durationText } from "../parts/text.ts";
+import { Waiting } from "../parts/waiting.tsx";
 import { useOrg, useSession } from "../session.ts";
 
 type Figure = {
@@ -38,15 +39,22 @@ export function Overview() {
   const denied = ofHours(({ denied }) => denied);
   const allowed = ofHours(({ allowed }) => allowed);
   const failed = ofHours(({ failedTasks }) => failedTasks);
+  const deliveries = ofHours(({ deliveries }) => deliveries);
   const today = data.days.at(-1);
   const alarm = (count: bigint, tone: Tone): { tone?: Tone } => (count > 0n ? { tone } : {});
   const figures: readonly Figure[] = [
-    { label: "Traces in 24 h", value: countText(sum(traces)), to: "/traces", spark: traces },
     {
       label: "Tasks under way",
       value: countText(data.openTasks),
       to: "/traces",
-      hint: `${countText(sum(failed))} failed in 24 h`,
+      hint: `${countText(sum(traces))} traces in 24 h`,
+      spark: traces,
+    },
+    {
+      label: "Errors in 24 h",
+      value: countText(sum(failed)),
+      to: "/dead-letters",
+      hint: `${countText(data.openDeadLetters)} dead letters are open`,
       spark: failed,
       tone: "bad",
     },
@@ -62,8 +70,15 @@ export function Overview() {
       label: "Tokens today",
       value: countText(today?.tokens ?? 0n),
       to: "/costs",
-      hint: `${creditsText(today?.costMicros ?? 0n)} credits`,
+      hint: "by day, for 30 days",
       spark: data.days.map(({ tokens }) => Number(tokens)),
+    },
+    {
+      label: "Credits today",
+      value: creditsText(today?.costMicros ?? 0n),
+      to: "/costs",
+      hint: "by day, for 30 days",
+      spark: data.days.map(({ costMicros }) => Number(costMicros)),
     },
     {
       label: "Approvals that wait",
@@ -72,10 +87,11 @@ export function Overview() {
       ...alarm(data.pendingApprovals, "wait"),
     },
     {
-      label: "Dead letters",
-      value: countText(data.openDeadLetters),
-      to: "/dead-letters",
-      ...alarm(data.openDeadLetters, "bad"),
+      label: "Deliveries in 24 h",
+      value: countText(sum(deliveries)),
+      to: "/webhooks",
+      hint: `${countText(data.pendingDeliveries)} under way, ${countText(data.failedDeliveries)} given up`,
+      spark: deliveries,
     },
     {
       label: "Jobs that wait",
@@ -98,7 +114,7 @@ export function Overview() {
   return (
     <>
       <Head title="Overview" call={callOf(AdminService.method.getOverview, { orgId })} />
-      <SimpleGrid cols={{ base: 2, md: 4 }} spacing="sm" mb="lg">
+      <SimpleGrid cols={{ base: 2, sm: 3 }} spacing="sm" mb="lg">
         {figures.map((figure) => (
           <FigureCard key={figure.label} {...figure} />
         ))}
@@ -120,6 +136,7 @@ export function Overview() {
           )}
         </Stack>
         <Stack gap="xs">
+          <Waiting />
           <Title order={2} size="h4">
             Server
           </Title>

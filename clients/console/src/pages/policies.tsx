@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Button, Drawer, Group, Stack, Switch, Text, Textarea, TextInput } from "@mantine/core";
 import { useState } from "react";
-import { type Policy, PolicyEffect, PolicyOrigin } from "../../../../gen/moltwire/bus/v1/policy_pb.ts";
+import { type Policy, PolicyEffect, PolicyOrigin, PolicySchema } from "../../../../gen/moltwire/bus/v1/policy_pb.ts";
 import { PolicyService } from "../../../../gen/moltwire/bus/v1/policy_service_pb.ts";
 import { useWord } from "../parts/address.ts";
 import { useReadAgain } from "../parts/again.ts";
@@ -54,6 +54,7 @@ export function Policies() {
       </Head>
       <List
         label="Policies"
+        schema={PolicySchema}
         rows={policies.data?.pages.flatMap((page) => page.policies) ?? []}
         columns={columns}
         keyOf={({ policyId }) => policyId}

@@ -11,6 +11,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload, useIsKept } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, Raw, State, type Tone } from "../parts/show.tsx";
 import { agoText, countText, enumText, shortId, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -197,6 +198,7 @@ function Details({ jobId }: { jobId: string }) {
   const orgId = useOrg();
   const nameOf = useAgentNames();
   const readAgain = useReadAgain();
+  const isKept = useIsKept();
   const { data, error } = useQuery(getJob, { orgId, jobId });
   const onSuccess = async () => {
     await readAgain([getQueueStats, listJobs, listDeadJobs, getJob]);
@@ -243,6 +245,7 @@ function Details({ jobId }: { jobId: string }) {
         )}
         <AsCommand call={callOf(getJob, { orgId, jobId })} />
       </Group>
+      {isKept && <Payload subject={{ case: "jobId", value: jobId }}>{null}</Payload>}
       <Raw schema={JobSchema} message={job} />
     </Stack>
   );

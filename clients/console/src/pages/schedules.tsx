@@ -9,6 +9,7 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload, useIsKept } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, Raw, State } from "../parts/show.tsx";
 import { countText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -74,6 +75,7 @@ function Details({ schedule }: { schedule: Schedule }) {
   const orgId = useOrg();
   const nameOf = useAgentNames();
   const readAgain = useReadAgain();
+  const isKept = useIsKept();
   const { scheduleId, settings } = schedule;
   const trigger = useMutation(triggerSchedule, {
     onSuccess: () => readAgain([listSchedules]),
@@ -109,6 +111,7 @@ function Details({ schedule }: { schedule: Schedule }) {
         </Button>
         <AsCommand call={callOf(triggerSchedule, { orgId, scheduleId })} />
       </Group>
+      {isKept && <Payload subject={{ case: "scheduleId", value: scheduleId }}>{null}</Payload>}
       <Raw schema={ScheduleSchema} message={schedule} />
     </Stack>
   );

@@ -21,6 +21,7 @@ import { type Column, List } from "../parts/list.tsx";
 import { Changes, changesKept, entryColumns, entryFacts, orders, ValueOf } from "../parts/memory.tsx";
 import { useAgentNames } from "../parts/names.ts";
 import { usePages } from "../parts/pages.ts";
+import { Payload, useIsKept } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, State } from "../parts/show.tsx";
 import { agoText, countText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
@@ -168,6 +169,7 @@ function Details({ namespace, entryKey, onGone }: DetailsProps) {
   const orgId = useOrg();
   const nameOf = useAgentNames();
   const [isShown, show] = useState(false);
+  const isKept = useIsKept();
   const request = { orgId, namespace, key: entryKey };
   // Lists tell all but the value; the value is read when it is wanted.
   const { data, error } = useQuery(listSharedEntries, { orgId, namespace, prefix: entryKey, pageSize: 1 });
@@ -185,9 +187,12 @@ function Details({ namespace, entryKey, onGone }: DetailsProps) {
         />
       )}
       {(error ?? value.error) && <Failure error={error ?? value.error} />}
+      {isKept && (
+        <Payload subject={{ case: "entry", value: { agentId: "", namespace, key: entryKey } }}>{null}</Payload>
+      )}
       {value.data && <ValueOf value={value.data.sharedEntry?.entry?.value} />}
       <Group>
-        {!isShown && (
+        {!isShown && !isKept && (
           <Button variant="default" onClick={() => show(true)}>
             Show its value
           </Button>

@@ -13,6 +13,7 @@ import { Failure } from "../parts/failure.tsx";
 import { lanesOf } from "../parts/lanes.ts";
 import { useAgentNames } from "../parts/names.ts";
 import { Facts, Head, Json, Mono, State } from "../parts/show.tsx";
+import { TaskPayloads } from "../parts/task-payloads.tsx";
 import { countText, creditsText, spanText, timeText } from "../parts/text.ts";
 import { Waterfall } from "../parts/waterfall.tsx";
 import { useOrg } from "../session.ts";
@@ -138,6 +139,7 @@ export function TracePage() {
               ]}
             />
             <Json value={step.details ?? {}} />
+            {step.taskId && <TaskPayloads key={step.taskId} taskId={step.taskId} />}
           </Stack>
         )}
       </Drawer>

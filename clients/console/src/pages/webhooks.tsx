@@ -1,7 +1,8 @@
 import { useInfiniteQuery, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Button, Drawer, Group, Stack, Table, Text, Title } from "@mantine/core";
+import { useState } from "react";
 import { type Delivery, DeliveryState } from "../../../../gen/moltwire/webhook/v1/delivery_pb.ts";
-import { DisableReason, type Webhook } from "../../../../gen/moltwire/webhook/v1/webhook_pb.ts";
+import { DisableReason, type Webhook, WebhookSchema } from "../../../../gen/moltwire/webhook/v1/webhook_pb.ts";
 import { WebhookService } from "../../../../gen/moltwire/webhook/v1/webhook_service_pb.ts";
 import { useRefresh } from "../live/use-live.ts";
 import { useWord } from "../parts/address.ts";
@@ -10,11 +11,12 @@ import { AsCommand, callOf } from "../parts/command.tsx";
 import { Failure } from "../parts/failure.tsx";
 import { type Column, List } from "../parts/list.tsx";
 import { useAgentNames } from "../parts/names.ts";
+import { Payload } from "../parts/reveal.tsx";
 import { Empty, Facts, Head, Mono, State, type Tone } from "../parts/show.tsx";
 import { agoText, enumText, timeText } from "../parts/text.ts";
 import { useOrg } from "../session.ts";
 
-const { listWebhooks, getWebhook, listDeliveries, replayDelivery, testWebhook } = WebhookService.method;
+const { listWebhooks, getWebhook, listDeliveries, getDelivery, replayDelivery, testWebhook } = WebhookService.method;
 
 const stateOf = ({ disabled, failingSinceTime }: Webhook) => {
   if (disabled) return <State tone="off">disabled</State>;
@@ -51,6 +53,7 @@ export function Webhooks() {
       <Head title="Webhooks" call={callOf(listWebhooks, { orgId })} onRefresh={() => void webhooks.refetch()} />
       <List
         label="Webhooks"
+        schema={WebhookSchema}
         rows={webhooks.data?.pages.flatMap((page) => page.webhooks) ?? []}
         columns={columns}
         keyOf={({ webhookId }) => webhookId}
@@ -81,6 +84,7 @@ function Details({ webhookId }: { webhookId: string }) {
   const nameOf = useAgentNames();
   const readAgain = useReadAgain();
   const { data, error } = useQuery(getWebhook, { orgId, webhookId });
+  const [sent, see] = useState("");
   const deliveries = useQuery(listDeliveries, { orgId, webhookId, pageSize: 50 });
   const onSuccess = () => readAgain([listDeliveries]);
   const replay = useMutation(replayDelivery, { onSuccess });
@@ -128,7 +132,16 @@ function Details({ webhookId }: { webhookId: string }) {
                 <Table.Td>{delivery.eventType}</Table.Td>
                 <Table.Td visibleFrom="sm">{lastOf(delivery)}</Table.Td>
                 <Table.Td>{agoText(delivery.eventTime)}</Table.Td>
-                <Table.Td>
+                <Table.Td style={{ whiteSpace: "nowrap" }}>
+                  <Button
+                    size="compact-xs"
+                    variant="default"
+                    mr={4}
+                    aria-expanded={sent === delivery.eventId}
+                    onClick={() => see(sent === delivery.eventId ? "" : delivery.eventId)}
+                  >
+                    Sent
+                  </Button>
                   <Button
                     size="compact-xs"
                     variant="default"
@@ -142,6 +155,40 @@ function Details({ webhookId }: { webhookId: string }) {
           </Table.Tbody>
         </Table>
       </Table.ScrollContainer>
+      {sent && <Sent key={sent} webhookId={webhookId} eventId={sent} />}
     </Stack>
   );
 }
+
+/** The body of a delivery, and what the endpoint answered to each attempt. */
+function Sent({ webhookId, eventId }: { webhookId: string; eventId: string }) {
+  const orgId = useOrg();
+  const { data, error } = useQuery(getDelivery, { orgId, webhookId, eventId });
+  if (!data) return error ? <Failure error={error} /> : null;
+  const attempts = data.delivery?.attempts ?? [];
+  return (
+    <Stack gap="xs">
+      <Title order={3} size="h5">
+        Sent, and answered
+      </Title>
+      <Payload subject={{ case: "delivery", value: { webhookId, eventId } }}>
+        <Code text={data.body} />
+        {attempts.map(({ attempt, statusCode, error: why, responseBody }) => (
+          <div key={attempt}>
+            <Text size="sm">
+              {attempt}: {statusCode || ""} {why}
+            </Text>
+            {responseBody && <Code text={responseBody} />}
+          </div>
+        ))}
+      </Payload>
+    </Stack>
+  );
+}
+
+const Code = ({ text }: { text: string }) => (
+  // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable by keyboard
+  <pre className="json" tabIndex={0}>
+    {text}
+  </pre>
+);

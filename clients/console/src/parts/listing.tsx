@@ -18,6 +18,7 @@ import { useOrg } from "../session.ts";
 import { Act } from "./act.tsx";
 import { AsCommand, callOf } from "./command.tsx";
 import { Failure } from "./failure.tsx";
+import { Invoke } from "./invoke.tsx";
 import { type Column, List } from "./list.tsx";
 import { listingStateOf, planText, priceText, ratingText } from "./offer.tsx";
 import { usePages } from "./pages.ts";
@@ -73,6 +74,7 @@ export function ListingDetails({ listingId }: { listingId: string }) {
             again={[searchListings, getListing]}
           />
         )}
+        {!isOwn && listing.state === ListingState.PUBLISHED && <Invoke listing={listing} />}
         {!isOwn && <Rate listingId={listingId} />}
         <AsCommand cli={`npx moltwire listing get ${listingId}`} call={callOf(getListing, { listingId })} />
       </Group>

@@ -13,6 +13,7 @@ import { Failure } from "./failure.tsx";
 import { type Column, List } from "./list.tsx";
 import { useAgentNames } from "./names.ts";
 import type { Pages } from "./pages.ts";
+import { Payload } from "./reveal.tsx";
 import { Facts, Json, Mono, State, type Tone } from "./show.tsx";
 import { agoText, bytesText, enumText, timeText } from "./text.ts";
 
@@ -83,7 +84,6 @@ function Details({ messageId }: { messageId: string }) {
   const { data, error } = useQuery(getMessage, { orgId, messageId });
   const message = data?.message;
   if (!message) return error ? <Failure error={error} /> : null;
-  const { payload } = message;
   return (
     <Stack>
       <Facts
@@ -117,13 +117,9 @@ function Details({ messageId }: { messageId: string }) {
           ["Bytes", bytesText(message.sizeBytes)],
         ]}
       />
-      {payload?.kind.case === "json" ? (
-        <Json value={toJson(ValueSchema, payload.kind.value) as JsonValue} />
-      ) : (
-        <Text size="sm">
-          {bytesText(payload?.kind.value?.length ?? 0)} {payload?.contentType}
-        </Text>
-      )}
+      <Payload subject={{ case: "messageId", value: messageId }}>
+        <Said message={message} />
+      </Payload>
       <Group>
         {message.traceId && (
           <Anchor component={Link} to={`/traces/${message.traceId}`} size="sm">
@@ -135,3 +131,12 @@ function Details({ messageId }: { messageId: string }) {
     </Stack>
   );
 }
+
+const Said = ({ message: { payload } }: { message: Message }) =>
+  payload?.kind.case === "json" ? (
+    <Json value={toJson(ValueSchema, payload.kind.value) as JsonValue} />
+  ) : (
+    <Text size="sm">
+      {bytesText(payload?.kind.value?.length ?? 0)} {payload?.contentType}
+    </Text>
+  );

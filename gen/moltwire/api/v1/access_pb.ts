@@ -6,7 +6,7 @@
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { MethodOptions } from "@bufbuild/protobuf/wkt";
+import type { FieldOptions, MethodOptions } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/api/v1/access.proto.
  */
 export const file_moltwire_api_v1_access: GenFile = /*@__PURE__*/
-  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEinwEKBkFjY2VzcxIjCgRyb2xlGAEgASgOMhUubW9sdHdpcmUuYXBpLnYxLlJvbGUSDQoFc2NvcGUYAiABKAkSIwoEa2luZBgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5LaW5kEg8KB2F1ZGl0ZWQYBCABKAgSDQoFaXRlbXMYBSABKAkSDQoFYWxvbmUYBiABKAgSDQoFd2FpdHMYByABKAkqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9QVUJMSUMQARIOCgpST0xFX0FHRU5UEAISDAoIUk9MRV9PUkcQAxIRCg1ST0xFX09QRVJBVE9SEAQqhwEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfQ09NTUFORBABEg4KCktJTkRfUVVFUlkQAhINCglLSU5EX0ZFRUQQAxIVChFLSU5EX0NPTlZFUlNBVElPThAEEhEKDUtJTkRfRE9XTkxPQUQQBRIOCgpLSU5EX0JBVENIEAY6UQoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY4osDIAEoCzIXLm1vbHR3aXJlLmFwaS52MS5BY2Nlc3NSBmFjY2Vzc2IGcHJvdG8z", [file_google_protobuf_descriptor]);
+  fileDesc("Chxtb2x0d2lyZS9hcGkvdjEvYWNjZXNzLnByb3RvEg9tb2x0d2lyZS5hcGkudjEinwEKBkFjY2VzcxIjCgRyb2xlGAEgASgOMhUubW9sdHdpcmUuYXBpLnYxLlJvbGUSDQoFc2NvcGUYAiABKAkSIwoEa2luZBgDIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5LaW5kEg8KB2F1ZGl0ZWQYBCABKAgSDQoFaXRlbXMYBSABKAkSDQoFYWxvbmUYBiABKAgSDQoFd2FpdHMYByABKAkqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9QVUJMSUMQARIOCgpST0xFX0FHRU5UEAISDAoIUk9MRV9PUkcQAxIRCg1ST0xFX09QRVJBVE9SEAQqhwEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfQ09NTUFORBABEg4KCktJTkRfUVVFUlkQAhINCglLSU5EX0ZFRUQQAxIVChFLSU5EX0NPTlZFUlNBVElPThAEEhEKDUtJTkRfRE9XTkxPQUQQBRIOCgpLSU5EX0JBVENIEAY6UQoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY4osDIAEoCzIXLm1vbHR3aXJlLmFwaS52MS5BY2Nlc3NSBmFjY2Vzczo5CgdwYXlsb2FkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjjiwMgASgIUgdwYXlsb2FkYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * Access is what a method declares about itself. Every method of moltwire declares it.
@@ -141,7 +141,7 @@ export const AccessSchema: GenMessage<Access, {jsonType: AccessJson}> = /*@__PUR
 
 /**
  * Role is who a key speaks for. A higher role may do what a lower one may, inside its own organisation
- * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it).
+ * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it), where it is shown no payloads: see `payload`.
  *
  * @generated from enum moltwire.api.v1.Role
  */
@@ -184,7 +184,7 @@ export const Role = {
 
 /**
  * Role is who a key speaks for. A higher role may do what a lower one may, inside its own organisation
- * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it).
+ * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it), where it is shown no payloads: see `payload`.
  *
  * @generated from enum moltwire.api.v1.Role
  */
@@ -192,7 +192,7 @@ export type Role = (typeof Role)[keyof typeof Role] | UnknownEnum;
 
 /**
  * Role is who a key speaks for. A higher role may do what a lower one may, inside its own organisation
- * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it).
+ * (naming the agent it acts for); OPERATOR may do so in every organisation (naming it), where it is shown no payloads: see `payload`.
  *
  * @generated from enum moltwire.api.v1.Role
  */
@@ -287,4 +287,13 @@ export const KindSchema: GenEnum<Kind, KindJson> = /*@__PURE__*/
  */
 export const access: GenExtension<MethodOptions, Access> = /*@__PURE__*/
   extDesc(file_moltwire_api_v1_access, 0);
+
+/**
+ * Whether the field holds what agents and organisations give each other to work on. To the operator who looks at another organisation than its own it is not set (a
+ * text empty) in every answer, of whatever method; AdminService/RevealPayload shows it, for a reason that is written into that organisation's audit log.
+ *
+ * @generated from extension: bool payload = 50659;
+ */
+export const payload: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
+  extDesc(file_moltwire_api_v1_access, 1);
 

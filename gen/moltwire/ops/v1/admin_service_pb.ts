@@ -5,8 +5,8 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Timestamp, TimestampJson, Value, ValueJson } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Role, RoleJson } from "../../api/v1/access_pb.ts";
 import { file_moltwire_api_v1_access } from "../../api/v1/access_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file moltwire/ops/v1/admin_service.proto.
  */
 export const file_moltwire_ops_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpABCglBdWRpdEhlYWQSDgoGb3JnX2lkGAEgASgJEg4KBm51bWJlchgCIAEoAxIMCgRoYXNoGAMgASgJEi0KCXNlYWxfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZ29uZV9udW1iZXIYBSABKAMSEQoJZ29uZV9oYXNoGAYgASgJIi4KE0dldEF1ZGl0SGVhZFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAIlIKFEdldEF1ZGl0SGVhZFJlc3BvbnNlEigKBGhlYWQYASABKAsyGi5tb2x0d2lyZS5vcHMudjEuQXVkaXRIZWFkEhAKCHVuc2VhbGVkGAIgASgFIlsKGEV4cG9ydEF1ZGl0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASJgoMYWZ0ZXJfbnVtYmVyGAIgASgDQhC6SA0iCxj/////////DygAInwKGUV4cG9ydEF1ZGl0RXZlbnRzUmVzcG9uc2USLAoGZXhwb3J0GAEgASgLMhwubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXhwb3J0EjEKDGF1ZGl0X2V2ZW50cxgCIAMoCzIbLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50ImEKC0F1ZGl0RXhwb3J0EigKBGhlYWQYASABKAsyGi5tb2x0d2lyZS5vcHMudjEuQXVkaXRIZWFkEhQKDGFmdGVyX251bWJlchgCIAEoAxISCgphZnRlcl9oYXNoGAMgASgJIi0KEkdldE92ZXJ2aWV3UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEAiuQIKE0dldE92ZXJ2aWV3UmVzcG9uc2USDgoGYWdlbnRzGAEgASgDEhUKDW9wZW5fY2lyY3VpdHMYAiABKAMSGQoRY29udHJhY3RfdmVyc2lvbnMYAyABKAMSEgoKb3Blbl90YXNrcxgEIAEoAxIZChFwZW5kaW5nX2FwcHJvdmFscxgFIAEoAxIZChFvcGVuX2RlYWRfbGV0dGVycxgGIAEoAxIUCgxwZW5kaW5nX2pvYnMYByABKAMSEwoLbGVhc2VkX2pvYnMYCCABKAMSEQoJZGVhZF9qb2JzGAkgASgDEiwKBWhvdXJzGAogAygLMh0ubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3SG91chIqCgRkYXlzGAsgAygLMhwubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3RGF5IoUBCgxPdmVydmlld0hvdXISLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdHJhY2VzGAIgASgDEhQKDGZhaWxlZF90YXNrcxgDIAEoAxIPCgdhbGxvd2VkGAQgASgDEg4KBmRlbmllZBgFIAEoAyJACgtPdmVydmlld0RheRIMCgRkYXRlGAEgASgJEg4KBnRva2VucxgCIAEoAxITCgtjb3N0X21pY3JvcxgDIAEoAyJuChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiZQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USMQoMYXVkaXRfZXZlbnRzGAEgAygLMhsubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKlcKCUF1ZGl0S2luZBIaChZBVURJVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVVESVRfS0lORF9DSEFOR0UQARIXChNBVURJVF9LSU5EX0RFQ0lTSU9OEAIy/gMKDEFkbWluU2VydmljZRJ0CgtHZXRPdmVydmlldxIjLm1vbHR3aXJlLm9wcy52MS5HZXRPdmVydmlld1JlcXVlc3QaJC5tb2x0d2lyZS5vcHMudjEuR2V0T3ZlcnZpZXdSZXNwb25zZSIakAIBkt4YEwgDEg1vdmVydmlldzpyZWFkGAISfQoPTGlzdEF1ZGl0RXZlbnRzEicubW9sdHdpcmUub3BzLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaKC5tb2x0d2lyZS5vcHMudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2UiF5ACAZLeGBAIAxIKYXVkaXQ6cmVhZBgCEnQKDEdldEF1ZGl0SGVhZBIkLm1vbHR3aXJlLm9wcy52MS5HZXRBdWRpdEhlYWRSZXF1ZXN0GiUubW9sdHdpcmUub3BzLnYxLkdldEF1ZGl0SGVhZFJlc3BvbnNlIheQAgGS3hgQCAMSCmF1ZGl0OnJlYWQYAhKCAQoRRXhwb3J0QXVkaXRFdmVudHMSKS5tb2x0d2lyZS5vcHMudjEuRXhwb3J0QXVkaXRFdmVudHNSZXF1ZXN0GioubW9sdHdpcmUub3BzLnYxLkV4cG9ydEF1ZGl0RXZlbnRzUmVzcG9uc2UiFJLeGBAIAxIKYXVkaXQ6cmVhZBgFMAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
+  fileDesc("CiNtb2x0d2lyZS9vcHMvdjEvYWRtaW5fc2VydmljZS5wcm90bxIPbW9sdHdpcmUub3BzLnYxIo8DCgpBdWRpdEV2ZW50EhAKCGF1ZGl0X2lkGAEgASgJEg4KBm9yZ19pZBgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBCABKAkSIwoEcm9sZRgFIAEoDjIVLm1vbHR3aXJlLmFwaS52MS5Sb2xlEg4KBmtleV9pZBgGIAEoCRIQCghhZ2VudF9pZBgHIAEoCRI7CghyZXNvdXJjZRgIIAMoCzIpLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50LlJlc291cmNlRW50cnkSFgoOcmVxdWVzdF9zaGEyNTYYCSABKAkSEAoIdHJhY2VfaWQYCiABKAkSKAoEa2luZBgLIAEoDjIaLm1vbHR3aXJlLm9wcy52MS5BdWRpdEtpbmQSDgoGbnVtYmVyGAwgASgDEgwKBGhhc2gYDSABKAkaLwoNUmVzb3VyY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpABCglBdWRpdEhlYWQSDgoGb3JnX2lkGAEgASgJEg4KBm51bWJlchgCIAEoAxIMCgRoYXNoGAMgASgJEi0KCXNlYWxfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZ29uZV9udW1iZXIYBSABKAMSEQoJZ29uZV9oYXNoGAYgASgJIi4KE0dldEF1ZGl0SGVhZFJlcXVlc3QSFwoGb3JnX2lkGAEgASgJQge6SARyAhhAIlIKFEdldEF1ZGl0SGVhZFJlc3BvbnNlEigKBGhlYWQYASABKAsyGi5tb2x0d2lyZS5vcHMudjEuQXVkaXRIZWFkEhAKCHVuc2VhbGVkGAIgASgFIlsKGEV4cG9ydEF1ZGl0RXZlbnRzUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASJgoMYWZ0ZXJfbnVtYmVyGAIgASgDQhC6SA0iCxj/////////DygAInwKGUV4cG9ydEF1ZGl0RXZlbnRzUmVzcG9uc2USLAoGZXhwb3J0GAEgASgLMhwubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXhwb3J0EjEKDGF1ZGl0X2V2ZW50cxgCIAMoCzIbLm1vbHR3aXJlLm9wcy52MS5BdWRpdEV2ZW50ImEKC0F1ZGl0RXhwb3J0EigKBGhlYWQYASABKAsyGi5tb2x0d2lyZS5vcHMudjEuQXVkaXRIZWFkEhQKDGFmdGVyX251bWJlchgCIAEoAxISCgphZnRlcl9oYXNoGAMgASgJIi0KEkdldE92ZXJ2aWV3UmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEAi8AIKE0dldE92ZXJ2aWV3UmVzcG9uc2USDgoGYWdlbnRzGAEgASgDEhUKDW9wZW5fY2lyY3VpdHMYAiABKAMSGQoRY29udHJhY3RfdmVyc2lvbnMYAyABKAMSEgoKb3Blbl90YXNrcxgEIAEoAxIZChFwZW5kaW5nX2FwcHJvdmFscxgFIAEoAxIZChFvcGVuX2RlYWRfbGV0dGVycxgGIAEoAxIUCgxwZW5kaW5nX2pvYnMYByABKAMSEwoLbGVhc2VkX2pvYnMYCCABKAMSEQoJZGVhZF9qb2JzGAkgASgDEiwKBWhvdXJzGAogAygLMh0ubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3SG91chIqCgRkYXlzGAsgAygLMhwubW9sdHdpcmUub3BzLnYxLk92ZXJ2aWV3RGF5EhoKEnBlbmRpbmdfZGVsaXZlcmllcxgMIAEoAxIZChFmYWlsZWRfZGVsaXZlcmllcxgNIAEoAyKZAQoMT3ZlcnZpZXdIb3VyEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnRyYWNlcxgCIAEoAxIUCgxmYWlsZWRfdGFza3MYAyABKAMSDwoHYWxsb3dlZBgEIAEoAxIOCgZkZW5pZWQYBSABKAMSEgoKZGVsaXZlcmllcxgGIAEoAyJACgtPdmVydmlld0RheRIMCgRkYXRlGAEgASgJEg4KBnRva2VucxgCIAEoAxITCgtjb3N0X21pY3JvcxgDIAEoAyJuChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhcKBm9yZ19pZBgBIAEoCUIHukgEcgIYQBIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPoBKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAgiZQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USMQoMYXVkaXRfZXZlbnRzGAEgAygLMhsubW9sdHdpcmUub3BzLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoIDChRSZXZlYWxQYXlsb2FkUmVxdWVzdBIXCgZvcmdfaWQYASABKAlCB7pIBHICGEASGgoGcmVhc29uGAIgASgJQgq6SAdyBRADGPQDEhwKB3Rhc2tfaWQYAyABKAlCCbpIBnIEEAEYQEgAEiMKDmRlYWRfbGV0dGVyX2lkGAQgASgJQgm6SAZyBBABGEBIABIgCgthcHByb3ZhbF9pZBgFIAEoCUIJukgGcgQQARhASAASGwoGam9iX2lkGAYgASgJQgm6SAZyBBABGEBIABIgCgtzY2hlZHVsZV9pZBgHIAEoCUIJukgGcgQQARhASAASHwoKbWVzc2FnZV9pZBgIIAEoCUIJukgGcgQQARhASAASKwoFZW50cnkYCSABKAsyGi5tb2x0d2lyZS5vcHMudjEuRW50cnlOYW1lSAASMQoIZGVsaXZlcnkYCiABKAsyHS5tb2x0d2lyZS5vcHMudjEuRGVsaXZlcnlOYW1lSABCEAoHc3ViamVjdBIFukgCCAEiXAoJRW50cnlOYW1lEhkKCGFnZW50X2lkGAEgASgJQge6SARyAhhAEhsKCW5hbWVzcGFjZRgCIAEoCUIIukgFcgMYgAESFwoDa2V5GAMgASgJQgq6SAdyBRABGIACIkoKDERlbGl2ZXJ5TmFtZRIdCgp3ZWJob29rX2lkGAEgASgJQgm6SAZyBBABGEASGwoIZXZlbnRfaWQYAiABKAlCCbpIBnIEEAEYQCJLChVSZXZlYWxQYXlsb2FkUmVzcG9uc2USMgoIcGF5bG9hZHMYASADKAsyIC5tb2x0d2lyZS5vcHMudjEuUmV2ZWFsZWRQYXlsb2FkIkcKD1JldmVhbGVkUGF5bG9hZBINCgVmaWVsZBgBIAEoCRIlCgV2YWx1ZRgCIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZSpXCglBdWRpdEtpbmQSGgoWQVVESVRfS0lORF9VTlNQRUNJRklFRBAAEhUKEUFVRElUX0tJTkRfQ0hBTkdFEAESFwoTQVVESVRfS0lORF9ERUNJU0lPThACMv0ECgxBZG1pblNlcnZpY2USdAoLR2V0T3ZlcnZpZXcSIy5tb2x0d2lyZS5vcHMudjEuR2V0T3ZlcnZpZXdSZXF1ZXN0GiQubW9sdHdpcmUub3BzLnYxLkdldE92ZXJ2aWV3UmVzcG9uc2UiGpACAZLeGBMIAxINb3ZlcnZpZXc6cmVhZBgCEn0KD0xpc3RBdWRpdEV2ZW50cxInLm1vbHR3aXJlLm9wcy52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GigubW9sdHdpcmUub3BzLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIheQAgGS3hgQCAMSCmF1ZGl0OnJlYWQYAhJ0CgxHZXRBdWRpdEhlYWQSJC5tb2x0d2lyZS5vcHMudjEuR2V0QXVkaXRIZWFkUmVxdWVzdBolLm1vbHR3aXJlLm9wcy52MS5HZXRBdWRpdEhlYWRSZXNwb25zZSIXkAIBkt4YEAgDEgphdWRpdDpyZWFkGAISggEKEUV4cG9ydEF1ZGl0RXZlbnRzEikubW9sdHdpcmUub3BzLnYxLkV4cG9ydEF1ZGl0RXZlbnRzUmVxdWVzdBoqLm1vbHR3aXJlLm9wcy52MS5FeHBvcnRBdWRpdEV2ZW50c1Jlc3BvbnNlIhSS3hgQCAMSCmF1ZGl0OnJlYWQYBTABEn0KDVJldmVhbFBheWxvYWQSJS5tb2x0d2lyZS5vcHMudjEuUmV2ZWFsUGF5bG9hZFJlcXVlc3QaJi5tb2x0d2lyZS5vcHMudjEuUmV2ZWFsUGF5bG9hZFJlc3BvbnNlIh2S3hgZCAQSD3BheWxvYWRzOnJldmVhbBgBIAEwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp, file_moltwire_api_v1_access]);
 
 /**
  * AuditEvent is one administrative act, or one decision. It can be read as soon as it is done, and is chained to the rows before it soon after, within seconds: then it
@@ -77,6 +77,7 @@ export type AuditEvent = Message<"moltwire.ops.v1.AuditEvent"> & {
   /**
    * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
+   * For RevealPayload also its `reason`, as it was written, and of an entry `namespace` and `key`.
    *
    * @generated from field: map<string, string> resource = 8;
    */
@@ -178,6 +179,7 @@ export type AuditEventJson = {
   /**
    * What it was done to: the ids named in the request and made by it, or the organisation's where there are none. For a decision: `direction` ("out" or "in"), `verdict` (as PolicyVerdict names it; "UNSPECIFIED"
    * where the grant's terms left nothing to ask policies), `other_org_id`, `reason` if it was refused, and ids of what it was about, such as `grant_id` and `task_id`.
+   * For RevealPayload also its `reason`, as it was written, and of an entry `namespace` and `key`.
    *
    * @generated from field: map<string, string> resource = 8;
    */
@@ -695,6 +697,20 @@ export type GetOverviewResponse = Message<"moltwire.ops.v1.GetOverviewResponse">
    * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
    */
   days: OverviewDay[];
+
+  /**
+   * Deliveries to webhooks that are under way or will be tried.
+   *
+   * @generated from field: int64 pending_deliveries = 12;
+   */
+  pendingDeliveries: bigint;
+
+  /**
+   * Those that were given up and are kept.
+   *
+   * @generated from field: int64 failed_deliveries = 13;
+   */
+  failedDeliveries: bigint;
 };
 
 /**
@@ -779,6 +795,20 @@ export type GetOverviewResponseJson = {
    * @generated from field: repeated moltwire.ops.v1.OverviewDay days = 11;
    */
   days?: OverviewDayJson[];
+
+  /**
+   * Deliveries to webhooks that are under way or will be tried.
+   *
+   * @generated from field: int64 pending_deliveries = 12;
+   */
+  pendingDeliveries?: string;
+
+  /**
+   * Those that were given up and are kept.
+   *
+   * @generated from field: int64 failed_deliveries = 13;
+   */
+  failedDeliveries?: string;
 };
 
 /**
@@ -828,6 +858,13 @@ export type OverviewHour = Message<"moltwire.ops.v1.OverviewHour"> & {
    * @generated from field: int64 denied = 5;
    */
   denied: bigint;
+
+  /**
+   * Events that were to be delivered to webhooks, of any 10,000 deliveries.
+   *
+   * @generated from field: int64 deliveries = 6;
+   */
+  deliveries: bigint;
 };
 
 /**
@@ -870,6 +907,13 @@ export type OverviewHourJson = {
    * @generated from field: int64 denied = 5;
    */
   denied?: string;
+
+  /**
+   * Events that were to be delivered to webhooks, of any 10,000 deliveries.
+   *
+   * @generated from field: int64 deliveries = 6;
+   */
+  deliveries?: string;
 };
 
 /**
@@ -1055,6 +1099,378 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse, 
   messageDesc(file_moltwire_ops_v1_admin_service, 12);
 
 /**
+ * RevealPayloadRequest is the request of RevealPayload.
+ *
+ * @generated from message moltwire.ops.v1.RevealPayloadRequest
+ */
+export type RevealPayloadRequest = Message<"moltwire.ops.v1.RevealPayloadRequest"> & {
+  /**
+   * The organisation. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId: string;
+
+  /**
+   * Why, for those whose it is: from 3 to 500 characters. It stands in their audit log as it is written here, not encrypted and for ever.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * What to show.
+   *
+   * @generated from oneof moltwire.ops.v1.RevealPayloadRequest.subject
+   */
+  subject: {
+    /**
+     * A task, with its input and output.
+     *
+     * @generated from field: string task_id = 3;
+     */
+    value: string;
+    case: "taskId";
+  } | {
+    /**
+     * A dead letter, with the input.
+     *
+     * @generated from field: string dead_letter_id = 4;
+     */
+    value: string;
+    case: "deadLetterId";
+  } | {
+    /**
+     * An approval, with the input.
+     *
+     * @generated from field: string approval_id = 5;
+     */
+    value: string;
+    case: "approvalId";
+  } | {
+    /**
+     * A job, with its payload, its result and where it can go on.
+     *
+     * @generated from field: string job_id = 6;
+     */
+    value: string;
+    case: "jobId";
+  } | {
+    /**
+     * A schedule, with the payload of its jobs.
+     *
+     * @generated from field: string schedule_id = 7;
+     */
+    value: string;
+    case: "scheduleId";
+  } | {
+    /**
+     * A message, with what it says.
+     *
+     * @generated from field: string message_id = 8;
+     */
+    value: string;
+    case: "messageId";
+  } | {
+    /**
+     * An entry of an agent's memory, or of a shared namespace, with its value.
+     *
+     * @generated from field: moltwire.ops.v1.EntryName entry = 9;
+     */
+    value: EntryName;
+    case: "entry";
+  } | {
+    /**
+     * What was sent to a webhook, and what it answered.
+     *
+     * @generated from field: moltwire.ops.v1.DeliveryName delivery = 10;
+     */
+    value: DeliveryName;
+    case: "delivery";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * RevealPayloadRequest is the request of RevealPayload.
+ *
+ * @generated from message moltwire.ops.v1.RevealPayloadRequest
+ */
+export type RevealPayloadRequestJson = {
+  /**
+   * The organisation. Default: the caller's own.
+   *
+   * @generated from field: string org_id = 1;
+   */
+  orgId?: string;
+
+  /**
+   * Why, for those whose it is: from 3 to 500 characters. It stands in their audit log as it is written here, not encrypted and for ever.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason?: string;
+
+  /**
+   * A task, with its input and output.
+   *
+   * @generated from field: string task_id = 3;
+   */
+  taskId?: string;
+
+  /**
+   * A dead letter, with the input.
+   *
+   * @generated from field: string dead_letter_id = 4;
+   */
+  deadLetterId?: string;
+
+  /**
+   * An approval, with the input.
+   *
+   * @generated from field: string approval_id = 5;
+   */
+  approvalId?: string;
+
+  /**
+   * A job, with its payload, its result and where it can go on.
+   *
+   * @generated from field: string job_id = 6;
+   */
+  jobId?: string;
+
+  /**
+   * A schedule, with the payload of its jobs.
+   *
+   * @generated from field: string schedule_id = 7;
+   */
+  scheduleId?: string;
+
+  /**
+   * A message, with what it says.
+   *
+   * @generated from field: string message_id = 8;
+   */
+  messageId?: string;
+
+  /**
+   * An entry of an agent's memory, or of a shared namespace, with its value.
+   *
+   * @generated from field: moltwire.ops.v1.EntryName entry = 9;
+   */
+  entry?: EntryNameJson;
+
+  /**
+   * What was sent to a webhook, and what it answered.
+   *
+   * @generated from field: moltwire.ops.v1.DeliveryName delivery = 10;
+   */
+  delivery?: DeliveryNameJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.RevealPayloadRequest.
+ * Use `create(RevealPayloadRequestSchema)` to create a new message.
+ */
+export const RevealPayloadRequestSchema: GenMessage<RevealPayloadRequest, {jsonType: RevealPayloadRequestJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 13);
+
+/**
+ * EntryName names an entry.
+ *
+ * @generated from message moltwire.ops.v1.EntryName
+ */
+export type EntryName = Message<"moltwire.ops.v1.EntryName"> & {
+  /**
+   * Whose memory. Empty: a shared namespace.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId: string;
+
+  /**
+   * The namespace. Default: `default`, of an agent's memory.
+   *
+   * @generated from field: string namespace = 2;
+   */
+  namespace: string;
+
+  /**
+   * The key.
+   *
+   * @generated from field: string key = 3;
+   */
+  key: string;
+};
+
+/**
+ * EntryName names an entry.
+ *
+ * @generated from message moltwire.ops.v1.EntryName
+ */
+export type EntryNameJson = {
+  /**
+   * Whose memory. Empty: a shared namespace.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId?: string;
+
+  /**
+   * The namespace. Default: `default`, of an agent's memory.
+   *
+   * @generated from field: string namespace = 2;
+   */
+  namespace?: string;
+
+  /**
+   * The key.
+   *
+   * @generated from field: string key = 3;
+   */
+  key?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.EntryName.
+ * Use `create(EntryNameSchema)` to create a new message.
+ */
+export const EntryNameSchema: GenMessage<EntryName, {jsonType: EntryNameJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 14);
+
+/**
+ * DeliveryName names a delivery.
+ *
+ * @generated from message moltwire.ops.v1.DeliveryName
+ */
+export type DeliveryName = Message<"moltwire.ops.v1.DeliveryName"> & {
+  /**
+   * The webhook.
+   *
+   * @generated from field: string webhook_id = 1;
+   */
+  webhookId: string;
+
+  /**
+   * The event.
+   *
+   * @generated from field: string event_id = 2;
+   */
+  eventId: string;
+};
+
+/**
+ * DeliveryName names a delivery.
+ *
+ * @generated from message moltwire.ops.v1.DeliveryName
+ */
+export type DeliveryNameJson = {
+  /**
+   * The webhook.
+   *
+   * @generated from field: string webhook_id = 1;
+   */
+  webhookId?: string;
+
+  /**
+   * The event.
+   *
+   * @generated from field: string event_id = 2;
+   */
+  eventId?: string;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.DeliveryName.
+ * Use `create(DeliveryNameSchema)` to create a new message.
+ */
+export const DeliveryNameSchema: GenMessage<DeliveryName, {jsonType: DeliveryNameJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 15);
+
+/**
+ * RevealPayloadResponse is the response of RevealPayload.
+ *
+ * @generated from message moltwire.ops.v1.RevealPayloadResponse
+ */
+export type RevealPayloadResponse = Message<"moltwire.ops.v1.RevealPayloadResponse"> & {
+  /**
+   * Every payload of what was asked for that is set. What else there is of it, the method tells that reads such a thing.
+   *
+   * @generated from field: repeated moltwire.ops.v1.RevealedPayload payloads = 1;
+   */
+  payloads: RevealedPayload[];
+};
+
+/**
+ * RevealPayloadResponse is the response of RevealPayload.
+ *
+ * @generated from message moltwire.ops.v1.RevealPayloadResponse
+ */
+export type RevealPayloadResponseJson = {
+  /**
+   * Every payload of what was asked for that is set. What else there is of it, the method tells that reads such a thing.
+   *
+   * @generated from field: repeated moltwire.ops.v1.RevealedPayload payloads = 1;
+   */
+  payloads?: RevealedPayloadJson[];
+};
+
+/**
+ * Describes the message moltwire.ops.v1.RevealPayloadResponse.
+ * Use `create(RevealPayloadResponseSchema)` to create a new message.
+ */
+export const RevealPayloadResponseSchema: GenMessage<RevealPayloadResponse, {jsonType: RevealPayloadResponseJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 16);
+
+/**
+ * RevealedPayload is one payload.
+ *
+ * @generated from message moltwire.ops.v1.RevealedPayload
+ */
+export type RevealedPayload = Message<"moltwire.ops.v1.RevealedPayload"> & {
+  /**
+   * The name of its field, such as `input`.
+   *
+   * @generated from field: string field = 1;
+   */
+  field: string;
+
+  /**
+   * What is in it, as its field is written in JSON; bytes are in base64.
+   *
+   * @generated from field: google.protobuf.Value value = 2;
+   */
+  value?: Value | undefined;
+};
+
+/**
+ * RevealedPayload is one payload.
+ *
+ * @generated from message moltwire.ops.v1.RevealedPayload
+ */
+export type RevealedPayloadJson = {
+  /**
+   * The name of its field, such as `input`.
+   *
+   * @generated from field: string field = 1;
+   */
+  field?: string;
+
+  /**
+   * What is in it, as its field is written in JSON; bytes are in base64.
+   *
+   * @generated from field: google.protobuf.Value value = 2;
+   */
+  value?: ValueJson;
+};
+
+/**
+ * Describes the message moltwire.ops.v1.RevealedPayload.
+ * Use `create(RevealedPayloadSchema)` to create a new message.
+ */
+export const RevealedPayloadSchema: GenMessage<RevealedPayload, {jsonType: RevealedPayloadJson}> = /*@__PURE__*/
+  messageDesc(file_moltwire_ops_v1_admin_service, 17);
+
+/**
  * AuditKind is why a row was written.
  *
  * @generated from enum moltwire.ops.v1.AuditKind
@@ -1177,6 +1593,19 @@ export const AdminService: GenService<{
     methodKind: "server_streaming";
     input: typeof ExportAuditEventsRequestSchema;
     output: typeof ExportAuditEventsResponseSchema;
+  },
+  /**
+   * RevealPayload shows the payloads of one thing of an organisation, which every other answer keeps from the operator of another organisation (see `payload` in
+   * api.v1). The reason is written into the audit log of the organisation that is looked into, with what was shown and never its payload, before it is answered.
+   *
+   * Errors: NOT_FOUND, as the method answers that reads such a thing.
+   *
+   * @generated from rpc moltwire.ops.v1.AdminService.RevealPayload
+   */
+  revealPayload: {
+    methodKind: "unary";
+    input: typeof RevealPayloadRequestSchema;
+    output: typeof RevealPayloadResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_moltwire_ops_v1_admin_service, 0);

@@ -19,6 +19,9 @@ function version(): readonly number[] | undefined {
   }
 }
 
+/** A machine does other things too. */
+const maxMs = 300_000;
+
 const found = version();
 if (!found) console.warn("deploy/nginx.conf is not tried: there is no nginx here");
 const [major = 0, minor = 0, patch = 0] = found ?? [];
@@ -59,8 +62,8 @@ describe.skipIf(!found)("deploy/nginx.conf", () => {
     await eventually(async () => {
       expect(nginx.exitCode).toBeNull();
       return (await fetch(`${urls.one}/`).catch(() => undefined))?.ok;
-    }, 60_000);
-  });
+    }, maxMs);
+  }, maxMs);
   afterAll(async () => {
     if (nginx?.exitCode === null) {
       const exited = once(nginx, "exit");

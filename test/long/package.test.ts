@@ -19,7 +19,7 @@ const running: { kill(): void }[] = [];
 afterAll(() => {
   for (const each of running) each.kill();
   rmSync(folder, { recursive: true, force: true });
-});
+}, maxMs);
 
 /** Starts a process of its own group, and waits for a line of its standard error. */
 async function begin(command: string, args: readonly string[], options: SpawnOptions, ready: RegExp) {

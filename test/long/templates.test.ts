@@ -9,7 +9,7 @@ import { start } from "../harness.ts";
 /** Plugins and libraries are fetched, code is generated and compiled. */
 const maxMs = 900_000;
 const folder = mkdtempSync(join(tmpdir(), "moltwire-templates-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => rmSync(folder, { recursive: true, force: true }), maxMs);
 
 /** The first of these programs that is not on this machine. */
 const lacking = (...programs: readonly string[]) =>

@@ -77,6 +77,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
   const onAway = () => {
     hangUp();
     for (const refuse of waiting) refuse(new LostError("the database is away"));
+    waiting.clear();
   };
   const ear = await openChecked(address, (connect) => openPostgresBells(connect, { bells, heartbeatMs, onAway }));
   const openPool = (settings: Record<string, string | number>): pg.Pool => {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { type ClientHttp2Session, constants } from "node:http2";
+import { brotliDecompressSync, gunzipSync } from "node:zlib";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
 import {
   Code,
@@ -466,6 +467,24 @@ describe("the short way", () => {
     expect(short({ "content-type": "application/grpc-web+proto" }, { stream: undefined })?.[0]).toBe("grpc-web");
     const get = { method: "GET", url: "/x?connect=v1&encoding=json&message=%7B%7D" };
     expect(short({}, get, AgentService.method.getAgent)).toEqual(["connect", false, undefined]);
+  });
+
+  test.each([
+    ["gzip", gunzipSync],
+    ["br", brotliDecompressSync],
+  ] as const)("a long answer comes packed by %s for who asks for that, whatever its length", async (name, unpack) => {
+    for (const length of [2_000, 40_000]) {
+      const body = Buffer.from(JSON.stringify({ task: { taskId: "x", input: "y".repeat(length) } }));
+      const path = `${prefix}/HandleTask`;
+      const json = { ":path": path, "content-type": "application/json", "accept-encoding": name };
+      const plain = await request2(session, json, body);
+      expect([plain.status, plain.headers["content-encoding"]]).toEqual([200, name]);
+      expect(JSON.parse(unpack(plain.body).toString())).toEqual({ output: "y".repeat(length) });
+      const grpc = { ":path": path, "content-type": "application/grpc+json", "grpc-accept-encoding": name };
+      const enveloped = await request2(session, grpc, envelope(body));
+      expect([enveloped.grpcStatus, enveloped.headers["grpc-encoding"], enveloped.body[0]]).toEqual(["0", name, 1]);
+      expect(unpack(enveloped.body.subarray(5))).toEqual(unpack(plain.body));
+    }
   });
 
   test("what is out of the ordinary goes to Connect's own handlers", () => {

@@ -88,7 +88,7 @@ async function answersUnimplemented(url: string, key: string, path: string, kind
       "content-type": stream ? "application/connect+json" : "application/json",
     },
     body: stream ? Buffer.concat([Buffer.from([0, 0, 0, 0, 2]), Buffer.from("{}")]) : "{}",
-    signal: AbortSignal.timeout(1_000),
+    signal: AbortSignal.timeout(60_000),
   });
   if (!stream) return (await response.text()).includes('"UNIMPLEMENTED"');
   const reader = response.body!.getReader();

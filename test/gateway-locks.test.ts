@@ -33,6 +33,8 @@ const total = { scope: BudgetScope.ORG, period: BudgetPeriod.TOTAL };
 const rounds = 5;
 const atOnce = 20;
 const buysAtOnce = 4;
+/** For a machine that is ten times slower than it should be. */
+const patientMs = 600_000;
 
 /** How many deadlocks the engine has broken up in a database to which no connection is open any more: an open one may not have told of its own yet. */
 async function deadlocksIn(url: string): Promise<number> {
@@ -174,151 +176,159 @@ describe.each(dialects)("%s", (dialect) => {
             ending: ["budget", "other budget", "use of the grant", "cost", "free requests", "day"],
           },
         ],
-      ])("%s", async (_, { pays, works }, { buying, ending }) => {
-        const fresh = await freshDatabase();
-        onTestFinished(() => fresh.drop());
-        const attempts: { readonly ends: (works: boolean) => void }[] = [];
-        const adapters = {
-          scripted: () =>
-            new Promise<Answer>((resolve, reject) => {
-              const ends = (does: boolean) =>
-                does
-                  ? resolve({ output: null, usage: { inputTokens: 3, outputTokens: 4, model: "m" } })
-                  : reject(new AttemptFault("ADAPTER_ERROR", "failed", "it broke"));
-              attempts.push({ ends });
-            }),
-        };
-        // Nothing else is done meanwhile: its clock stands still.
-        await using still = await start(dialect, { databaseUrl: fresh.url, clock: fakeClock(Date.now()), adapters });
-        // Or the server waits for what is under way when the test fails.
-        using _underWay = {
-          [Symbol.dispose]() {
-            for (const attempt of attempts) attempt.ends(false);
-          },
-        };
-        const endpoint = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
-        const free = { requests: 1_000, period: BillingPeriod.DAY };
-        const { seller, buyer, buy, listing } = await market(still, {
-          agent: { endpoint, breaker: { disabled: true } },
-          contract: { estimatedTokens: 5n },
-          offer: { pricing: { requestMicros: 10_000n, ...(!pays && { freeTier: free }) } },
-        });
-        for (const org of [seller, buyer]) await org.admin.budgets.setBudget({ ...total, limitTokens: 1_000_000n });
-        const [first, second] = [seller.orgId, buyer.orgId].toSorted();
-        const rows: Record<Place, [string, string]> = {
-          budget: ["budget_use where org_id = $1", first!],
-          "other budget": ["budget_use where org_id = $1", second!],
-          grant: ["federation_grant where org_id = $1", seller.orgId],
-          "use of the grant": ["federation_grant_usage where org_id = $1", seller.orgId],
-          cost: ["agent_cost where org_id = $1", seller.orgId],
-          "free requests": ["exchange_free_use where org_id = $1", buyer.orgId],
-          day: ["exchange_day where listing_id = $1", listing.listingId],
-          wallet: ["ledger_account where org_id = $1 and account_id = 'wallet'", buyer.orgId],
-        };
-        const lock = async ({ client }: { readonly client: pg.Client }, place: Place, how = ""): Promise<number> => {
-          const [where, id] = rows[place];
-          return (await client.query(`select 1 from ${where} for update ${how}`, [id])).rowCount!;
-        };
-        const waits = sql`select 1 as found from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
-        const isWaiting = async () => (await still.server.app.db.query.one(waits)) !== undefined;
-        /** Does it while the rows of a place are another's. */
-        const heldUp = async (place: Place, act: () => Promise<void>) => {
-          await using holder = await outside(fresh.url);
-          expect([place, await lock(holder, place)]).toEqual([place, 1]);
-          const acting = act();
-          acting.catch(() => {});
-          await eventually(isWaiting).catch(() => {
-            throw new Error(`nothing waits for ${place}`);
+      ])(
+        "%s",
+        async (_, { pays, works }, { buying, ending }) => {
+          const fresh = await freshDatabase();
+          onTestFinished(() => fresh.drop());
+          const attempts: { readonly ends: (works: boolean) => void }[] = [];
+          const adapters = {
+            scripted: () =>
+              new Promise<Answer>((resolve, reject) => {
+                const ends = (does: boolean) =>
+                  does
+                    ? resolve({ output: null, usage: { inputTokens: 3, outputTokens: 4, model: "m" } })
+                    : reject(new AttemptFault("ADAPTER_ERROR", "failed", "it broke"));
+                attempts.push({ ends });
+              }),
+          };
+          // Nothing else is done meanwhile: its clock stands still.
+          await using still = await start(dialect, { databaseUrl: fresh.url, clock: fakeClock(Date.now()), adapters });
+          // Or the server waits for what is under way when the test fails.
+          using _underWay = {
+            [Symbol.dispose]() {
+              for (const attempt of attempts) attempt.ends(false);
+            },
+          };
+          const endpoint = { kind: { case: "custom", value: { adapter: "scripted", config: {} } } } as const;
+          const free = { requests: 1_000, period: BillingPeriod.DAY };
+          const { seller, buyer, buy, listing } = await market(still, {
+            agent: { endpoint, breaker: { disabled: true } },
+            contract: { estimatedTokens: 5n },
+            offer: { pricing: { requestMicros: 10_000n, ...(!pays && { freeTier: free }) } },
           });
-          await using looker = await outside(fresh.url);
-          const taken: string[] = [];
-          for (const later of places.slice(places.indexOf(place) + 1))
-            if ((await lock(looker, later, "skip locked")) < there.get(later)!) taken.push(later);
-          await looker.client.query("rollback");
-          await holder.client.query("rollback");
-          await acting;
-          expect([place, taken]).toEqual([place, []]);
-        };
-        const asked: string[] = [];
-        const ask = async () => {
-          asked.push((await buy({ returnImmediately: true })).taskId);
-          await eventually(() => attempts.length === asked.length);
-        };
-        const end = async () => {
-          attempts.at(-1)!.ends(works);
-          expect(stateOf(await whenEnded(buyer.admin, asked.at(-1)!))).toBe(works ? "COMPLETED" : "FAILED");
-        };
-        // So that all the rows are there.
-        await ask();
-        await end();
-        await using counter = await outside(fresh.url);
-        const there = new Map<Place, number>();
-        for (const place of places) there.set(place, await lock(counter, place));
-        await counter.client.query("rollback");
-        for (const place of buying) {
-          await heldUp(place, ask);
-          await end();
-        }
-        for (const place of ending) {
+          for (const org of [seller, buyer]) await org.admin.budgets.setBudget({ ...total, limitTokens: 1_000_000n });
+          const [first, second] = [seller.orgId, buyer.orgId].toSorted();
+          const rows: Record<Place, [string, string]> = {
+            budget: ["budget_use where org_id = $1", first!],
+            "other budget": ["budget_use where org_id = $1", second!],
+            grant: ["federation_grant where org_id = $1", seller.orgId],
+            "use of the grant": ["federation_grant_usage where org_id = $1", seller.orgId],
+            cost: ["agent_cost where org_id = $1", seller.orgId],
+            "free requests": ["exchange_free_use where org_id = $1", buyer.orgId],
+            day: ["exchange_day where listing_id = $1", listing.listingId],
+            wallet: ["ledger_account where org_id = $1 and account_id = 'wallet'", buyer.orgId],
+          };
+          const lock = async ({ client }: { readonly client: pg.Client }, place: Place, how = ""): Promise<number> => {
+            const [where, id] = rows[place];
+            return (await client.query(`select 1 from ${where} for update ${how}`, [id])).rowCount!;
+          };
+          const waits = sql`select 1 as found from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+          const isWaiting = async () => (await still.server.app.db.query.one(waits)) !== undefined;
+          /** Does it while the rows of a place are another's. */
+          const heldUp = async (place: Place, act: () => Promise<void>) => {
+            await using holder = await outside(fresh.url);
+            expect([place, await lock(holder, place)]).toEqual([place, 1]);
+            const acting = act();
+            acting.catch(() => {});
+            await eventually(isWaiting).catch(() => {
+              throw new Error(`nothing waits for ${place}`);
+            });
+            await using looker = await outside(fresh.url);
+            const taken: string[] = [];
+            for (const later of places.slice(places.indexOf(place) + 1))
+              if ((await lock(looker, later, "skip locked")) < there.get(later)!) taken.push(later);
+            await looker.client.query("rollback");
+            await holder.client.query("rollback");
+            await acting;
+            expect([place, taken]).toEqual([place, []]);
+          };
+          const asked: string[] = [];
+          const ask = async () => {
+            asked.push((await buy({ returnImmediately: true })).taskId);
+            await eventually(() => attempts.length === asked.length);
+          };
+          const end = async () => {
+            attempts.at(-1)!.ends(works);
+            expect(stateOf(await whenEnded(buyer.admin, asked.at(-1)!))).toBe(works ? "COMPLETED" : "FAILED");
+          };
+          // So that all the rows are there.
           await ask();
-          await heldUp(place, end);
-        }
-        expect((await proofOf(still.operator)).faults).toEqual([]);
-      });
+          await end();
+          await using counter = await outside(fresh.url);
+          const there = new Map<Place, number>();
+          for (const place of places) there.set(place, await lock(counter, place));
+          await counter.client.query("rollback");
+          for (const place of buying) {
+            await heldUp(place, ask);
+            await end();
+          }
+          for (const place of ending) {
+            await ask();
+            await heldUp(place, end);
+          }
+          expect((await proofOf(still.operator)).faults).toEqual([]);
+        },
+        patientMs,
+      );
     },
   );
 
   // Last, since it stops the server.
-  test("many at once in both directions, within one trace and without, wait for one another and never in a circle", async () => {
-    await using agent = await httpAgent(asTold);
-    const [one, other] = [await world.org(), await world.org()];
-    const init = { contract: { estimatedTokens: 40n }, agent: { endpoint: httpEndpoint(agent.url) } };
-    const ways = [
-      await across(world, { ...init, doing: one, asking: other }),
-      await across(world, { ...init, doing: other, asking: one }),
-    ];
-    const limitTokens = 1_000_000n;
-    for (const org of [one, other]) await org.admin.budgets.setBudget({ ...total, limitTokens });
-    // And each buys of the other, which pays at the end.
-    const price = 3_000n;
-    const endpoint = httpEndpoint(agent.url);
-    const sale = { agent: { endpoint }, offer: { pricing: { requestMicros: price } } };
-    const sales = [
-      await market(world, { ...sale, seller: one, buyer: other }),
-      await market(world, { ...sale, seller: other, buyer: one }),
-    ];
-    const wish = { input: { usage: { inputTokens: 20, outputTokens: 10 } } };
-    // Asked for once, though it may be asked again when the server had no room.
-    const once = (traceId: string) => ({
-      headers: { traceparent: `00-${traceId}-${"b".repeat(16)}-00`, "idempotency-key": unique("ask") },
-    });
-    const buys = async ({ buy }: Market, traceId: string): Promise<string> => {
-      const options = once(traceId);
-      return stateOf(await untilTaken(() => buy(wish, options)));
-    };
-    const goes = async ({ go }: Across, traceId: string): Promise<string> => {
-      const options = once(traceId);
-      return stateOf(await untilTaken(() => go(wish, options)));
-    };
-    for (let round = 0; round < rounds; round++) {
-      const traceOf = (n: number) => (n % 2 === 0 ? round : round * 1_000 + n + 1_000).toString(16).padStart(32, "a");
-      const states = await Promise.all(
-        Array.from({ length: atOnce }, (_, n) => [
-          ...ways.map((at) => goes(at, traceOf(n))),
-          ...(n < buysAtOnce ? sales.map((at) => buys(at, traceOf(n))) : []),
-        ]).flat(),
-      );
-      expect(states).toEqual(states.map(() => "COMPLETED"));
-    }
-    const standing = async (org: Org) => (await org.admin.budgets.getBudget(total)).budget!.tokens;
-    const spent = BigInt(2 * rounds * (atOnce + buysAtOnce) * 30);
-    // In each count what it asked for and what it did.
-    for (const org of [one, other]) expect(await standing(org)).toMatchObject({ spent, reserved: 0n });
-    // As much was bought in one direction as in the other, so that only the fees are gone.
-    const fees = BigInt(rounds * buysAtOnce) * (price / 10n);
-    for (const org of [one, other]) expect(await walletOf(org)).toEqual([1_000_000_000n - fees, 0n]);
-    expect((await proofOf(world.operator)).faults).toEqual([]);
-    await world.server.close();
-    if (database) expect(await deadlocksIn(database.url)).toBe(0);
-  });
+  test(
+    "many at once in both directions, within one trace and without, wait for one another and never in a circle",
+    async () => {
+      await using agent = await httpAgent(asTold);
+      const [one, other] = [await world.org(), await world.org()];
+      const init = { contract: { estimatedTokens: 40n }, agent: { endpoint: httpEndpoint(agent.url) } };
+      const ways = [
+        await across(world, { ...init, doing: one, asking: other }),
+        await across(world, { ...init, doing: other, asking: one }),
+      ];
+      const limitTokens = 1_000_000n;
+      for (const org of [one, other]) await org.admin.budgets.setBudget({ ...total, limitTokens });
+      // And each buys of the other, which pays at the end.
+      const price = 3_000n;
+      const endpoint = httpEndpoint(agent.url);
+      const sale = { agent: { endpoint }, offer: { pricing: { requestMicros: price } } };
+      const sales = [
+        await market(world, { ...sale, seller: one, buyer: other }),
+        await market(world, { ...sale, seller: other, buyer: one }),
+      ];
+      const wish = { input: { usage: { inputTokens: 20, outputTokens: 10 } } };
+      // Asked for once, though it may be asked again when the server had no room.
+      const once = (traceId: string) => ({
+        headers: { traceparent: `00-${traceId}-${"b".repeat(16)}-00`, "idempotency-key": unique("ask") },
+      });
+      const buys = async ({ buy }: Market, traceId: string): Promise<string> => {
+        const options = once(traceId);
+        return stateOf(await untilTaken(() => buy(wish, options)));
+      };
+      const goes = async ({ go }: Across, traceId: string): Promise<string> => {
+        const options = once(traceId);
+        return stateOf(await untilTaken(() => go(wish, options)));
+      };
+      for (let round = 0; round < rounds; round++) {
+        const traceOf = (n: number) => (n % 2 === 0 ? round : round * 1_000 + n + 1_000).toString(16).padStart(32, "a");
+        const states = await Promise.all(
+          Array.from({ length: atOnce }, (_, n) => [
+            ...ways.map((at) => goes(at, traceOf(n))),
+            ...(n < buysAtOnce ? sales.map((at) => buys(at, traceOf(n))) : []),
+          ]).flat(),
+        );
+        expect(states).toEqual(states.map(() => "COMPLETED"));
+      }
+      const standing = async (org: Org) => (await org.admin.budgets.getBudget(total)).budget!.tokens;
+      const spent = BigInt(2 * rounds * (atOnce + buysAtOnce) * 30);
+      // In each count what it asked for and what it did.
+      for (const org of [one, other]) expect(await standing(org)).toMatchObject({ spent, reserved: 0n });
+      // As much was bought in one direction as in the other, so that only the fees are gone.
+      const fees = BigInt(rounds * buysAtOnce) * (price / 10n);
+      for (const org of [one, other]) expect(await walletOf(org)).toEqual([1_000_000_000n - fees, 0n]);
+      expect((await proofOf(world.operator)).faults).toEqual([]);
+      await world.server.close();
+      if (database) expect(await deadlocksIn(database.url)).toBe(0);
+    },
+    patientMs,
+  );
 });

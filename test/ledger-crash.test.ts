@@ -101,7 +101,7 @@ describe.each(dialects)("%s", (dialect) => {
         await server.kill();
       }
     },
-    full ? 900_000 : 120_000,
+    full ? 900_000 : 600_000,
   );
 
   const prices = full ? 20_000 : 300;
@@ -141,7 +141,7 @@ describe.each(dialects)("%s", (dialect) => {
       // Or a kill came between no two.
       expect(halfway).toBeGreaterThanOrEqual(BigInt(between));
     },
-    full ? 900_000 : 120_000,
+    full ? 900_000 : 600_000,
   );
 
   const operations = Number(LEDGER_OPERATIONS ?? (full ? 1_000_000 : dialect === "sqlite" ? 6_000 : 2_500));

@@ -1,7 +1,7 @@
 /** The events of a run: a log with a gapless sequence, whose head is in the scenario. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { ScenarioEventKind, ScenarioEventSchema } from "../../gen/moltwire/lab/v1/scenario_pb.ts";
+import type { ScenarioEventKind, ScenarioEventSchema, ScenarioState } from "../../gen/moltwire/lab/v1/scenario_pb.ts";
 import { join, type Queryable, sql, type Tx } from "../db/db.ts";
 import type { RunRef } from "./store.ts";
 
@@ -27,16 +27,18 @@ export type EventRow = {
 /** Rung when something of the scenario has changed. */
 export const scenarioTopic = (scenarioId: string): string => `scenario:${scenarioId}`;
 
-/** Writes events of a run, unless there is a later run; the scenario's row is what takes its writers one after another. */
+/** Writes events of a run, unless there is a later run; the scenario's row is what takes its writers one after another. `during`: only in that state, so that nothing follows the end. */
 export async function appendEvents(
   tx: Tx,
   { orgId, scenarioId, run }: RunRef,
   events: readonly NewEvent[],
+  during?: ScenarioState,
 ): Promise<void> {
   if (events.length === 0) return;
   const head = await tx.one<{ last_sequence: number }>(sql`
     update lab_scenario set last_sequence = last_sequence + ${events.length}
-    where org_id = ${orgId} and scenario_id = ${scenarioId} and run = ${run} returning last_sequence`);
+    where org_id = ${orgId} and scenario_id = ${scenarioId} and run = ${run} ${during === undefined ? sql`` : sql`and state = ${during}`}
+    returning last_sequence`);
   if (!head) return;
   const first = head.last_sequence - events.length + 1;
   const rows = events.map(

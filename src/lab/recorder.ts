@@ -1,5 +1,5 @@
 /** Writes what is told of a run, some of it at once, so that a run of many agents is not one transaction for each word. */
-import type { ScenarioEventKind } from "../../gen/moltwire/lab/v1/scenario_pb.ts";
+import { type ScenarioEventKind, ScenarioState } from "../../gen/moltwire/lab/v1/scenario_pb.ts";
 import type { App } from "../app.ts";
 import { appendEvents, type NewEvent } from "./event-store.ts";
 import type { RunRef } from "./store.ts";
@@ -25,7 +25,7 @@ export function recorder(app: Pick<App, "db" | "clock" | "log">, ref: RunRef): R
     const events = waiting;
     waiting = [];
     writing = writing
-      .then(() => app.db.tx((tx) => appendEvents(tx, ref, events)))
+      .then(() => app.db.tx((tx) => appendEvents(tx, ref, events, ScenarioState.RUNNING)))
       .catch((error: unknown) =>
         app.log.warn({ err: error, scenario_id: ref.scenarioId }, "events of a run were not written"),
       );

@@ -96,12 +96,12 @@ describe.each(dialects)("%s", (dialect) => {
 
     // Cursors: one at the last event that is gone has missed nothing.
     for (const call of [
-      eventsOf(admin, page.nextPageToken),
-      first(admin.events.watchEvents({ afterCursor: firstCursor })),
-      first(admin.traces.tailTraces({ afterCursor: steps[0]!.cursor })),
-      first(admin.bus.watchTask({ taskId: old[0]!.taskId, afterCursor: steps[0]!.cursor })),
+      () => eventsOf(admin, page.nextPageToken),
+      () => first(admin.events.watchEvents({ afterCursor: firstCursor })),
+      () => first(admin.traces.tailTraces({ afterCursor: steps[0]!.cursor })),
+      () => first(admin.bus.watchTask({ taskId: old[0]!.taskId, afterCursor: steps[0]!.cursor })),
     ]) {
-      const { reason, code } = await refusal(call);
+      const { reason, code } = await refusal(call());
       expect([reason, code]).toEqual(["CURSOR_EXPIRED", "OutOfRange"]);
     }
     const { metadata } = await refusal(first(admin.events.watchEvents({ afterCursor: firstCursor })));

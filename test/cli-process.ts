@@ -81,7 +81,7 @@ export function commandsIn(folder: string, operatorKey: string) {
 }
 
 /** These hand their output to other programs. */
-const withPrograms = ["server", "demo", "restore"];
+const withPrograms = ["server", "demo", "restore", "migrate"];
 let host: ChildProcess | undefined;
 let isHostBusy = false;
 

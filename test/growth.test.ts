@@ -1036,7 +1036,7 @@ test.each<[string, (db: Queryable) => Promise<unknown>, RegExp]>([
   [
     "the latest result of a worker",
     (db) => lastDelivery(db, { orgId: org, taskId: "mkt_a", number: 7 }, mine),
-    /autoindex_marketplace_delivery_1 \(org_id=\? AND task_id=\?\)/,
+    /autoindex_marketplace_delivery_1 \(org_id=\? AND task_id=\? AND number<\?\)/,
   ],
   [
     "how many results of a worker were rejected",

@@ -477,7 +477,7 @@ describe.each(dialects)("what a log keeps on %s", (dialect) => {
       return pageOfMessages(app, db, inboxOf(org.orgId, bob.agentId), [], whole, true, app.clock.now());
     };
     const page = await overtaken({});
-    expect(page.messages.map(({ sequence }) => sequence)).toEqual([3n, 4n, 5n]);
+    expect(page.messages.map(({ sequence }) => sequence)).toEqual([3n]);
     expect(page).toMatchObject({ oldestSequence: 3n, lastSequence: 3n, unreadGoneSequence: 2n });
     await expect(overtaken({ afterSequence: 2n })).rejects.toMatchObject({ reason: "CURSOR_EXPIRED" });
   });

@@ -7,7 +7,13 @@ import { backoffMs, pause } from "./time.ts";
 import { typedError } from "./typed-errors.ts";
 
 /** The reasons whose documentation says to try again, without saying when. */
-const again: ReadonlySet<string> = new Set(["STILL_RUNNING", "SHUTTING_DOWN", "OUTCOME_UNKNOWN", "OVERLOADED", "STORAGE_UNAVAILABLE"]);
+const again: ReadonlySet<string> = new Set([
+  "STILL_RUNNING",
+  "SHUTTING_DOWN",
+  "OUTCOME_UNKNOWN",
+  "OVERLOADED",
+  "STORAGE_UNAVAILABLE",
+]);
 const firstWaitMs = 100;
 const longestWaitMs = 5_000;
 

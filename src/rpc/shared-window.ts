@@ -1,4 +1,5 @@
 /** A limit of requests that all replicas share, by allotments: see allotment.ts. */
+import { AsyncLocalStorage } from "node:async_hooks";
 import type { Clock } from "../clock.ts";
 import { OverloadedError } from "../db/db.ts";
 import { type Allotted, allot, type Spent, windowMs } from "./allotment.ts";
@@ -55,6 +56,8 @@ export function sharedWindow(usual: number, store: BookStore, clock: Clock, serv
   const now = neverBack(clock);
   const off: Allowance = { limit: 0, remaining: 0, retryAfterMs: 0, allowed: true };
   let made = 0;
+  /** A transaction may begin to ask, and ends while the book is read: none of the asking belongs to it. */
+  const outside = AsyncLocalStorage.snapshot();
 
   function knownOf(id: string, at: number): Known {
     const known: Known = ids.get(id) ?? {
@@ -181,7 +184,7 @@ export function sharedWindow(usual: number, store: BookStore, clock: Clock, serv
       forget(at);
       const known = knownOf(id, at);
       const taken = takeNow(known, at, count, limit);
-      return taken ?? inTurn(known, () => takeFromBook(id, known, count, before, limit));
+      return taken ?? outside(() => inTurn(known, () => takeFromBook(id, known, count, before, limit)));
     },
     async giveBack(all = false) {
       const at = now();

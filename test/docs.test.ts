@@ -114,6 +114,8 @@ const elsewhere: Readonly<Record<string, string>> = {
   "docs/agents.md go": "test/long/clients.test.ts",
   "docs/migrating.md sh": "here, with each call of its tables",
   "docs/concepts.md mermaid": "a picture",
+  "docs/operations.md plain":
+    "needs a PostgreSQL of the reader's: test/migrate.test.ts migrates from and to one of its own",
   "docs/quickstart.md sh": "test/quickstart.test.ts, and from packages test/long/package.test.ts",
   "docs/quickstart.md ts": "the same",
   "docs/quickstart.md js": "the same",

@@ -35,7 +35,12 @@ export async function beginLife({ db, clock, serverId }: Needs, leaseMs = defaul
   let patientUntilMs = 0;
   return {
     async beat() {
-      const kept = await db.tx((tx) => extendLease(tx, lease, clock.now(), leaseMs));
+      const kept = await db
+        .tx((tx) => extendLease(tx, lease, clock.now(), leaseMs))
+        .catch((error: unknown) => {
+          patientUntilMs = clock.now() + leaseMs; // the others may not have got through either
+          throw error;
+        });
       if (!kept) {
         lease = await take();
         patientUntilMs = clock.now() + leaseMs;

@@ -2,6 +2,7 @@
 import type { X509Certificate } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { type FastifyError, fastify } from "fastify";
@@ -424,12 +425,14 @@ export async function createServer(options: ServerOptions = {}): Promise<Server>
     await Promise.all([...work, ...(certificates ? [certificates] : [])].map((job) => job.stop()));
     await app.keyUse.flush();
     await app.activity.flush();
-    await shared
-      ?.giveBack(true)
-      .catch((error: unknown) => log.warn({ err: error }, "allotted requests were not given back"));
     await following;
     await keyring?.close();
     await life.end().catch((error: unknown) => log.warn({ err: error }, "the lease was not given back: it runs out"));
+    // What is not given back in time counts for 5 s more.
+    const givenBack = shared
+      ?.giveBack(true)
+      .catch((error: unknown) => log.warn({ err: error }, "allotted requests were not given back"));
+    await Promise.race([givenBack, setTimeout(1_000, undefined, { ref: false })]);
     await egress.close();
     await webhookEgress.close();
     await db.close();

@@ -316,7 +316,7 @@ describe.each(dialects)("%s", (dialect) => {
       for (let kill = 0; kill < 2; kill++) {
         await eventually(
           async () => (await available(as, agentId).catch(() => 0n)) >= credits(10 * (kill + 1)),
-          100_000,
+          240_000,
         );
         await server.kill();
         server = await serverProcess(program, [options]);
@@ -340,5 +340,5 @@ describe.each(dialects)("%s", (dialect) => {
     } finally {
       await server.kill();
     }
-  });
+  }, 600_000);
 });

@@ -62,7 +62,7 @@ const whenBack = (call: () => Promise<unknown>): Promise<true> =>
     call().then(
       () => true as const,
       (error) => {
-        expect(error).toBeInstanceOf(UnavailableError);
+        expect([UnavailableError, OverloadedError].some((kind) => error instanceof kind)).toBe(true);
         return false as const;
       },
     ),
@@ -85,11 +85,11 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
 
   test("a migration, and the wait for another starter's, may take longer than a statement", async () => {
     await using at = await setUp();
-    const [one, two] = [await at.open({ statementTimeoutMs: 50 }), await at.open({ statementTimeoutMs: 50 })];
-    const slow = [{ version: 1, file: "0001-slow.sql", text: "create table t (id text); select pg_sleep(0.2)" }];
+    const [one, two] = [await at.open({ statementTimeoutMs: 2_000 }), await at.open({ statementTimeoutMs: 2_000 })];
+    const slow = [{ version: 1, file: "0001-slow.sql", text: "create table t (id text); select pg_sleep(3)" }];
     await Promise.all([migrate(one, slow), migrate(two, slow)]);
     expect(await ids(one)).toEqual([]);
-    await expect(one.query.all(sql`select pg_sleep(0.2)`)).rejects.toThrow(/statement timeout/);
+    await expect(one.query.all(sql`select pg_sleep(60)`)).rejects.toThrow(/statement timeout/);
   });
 
   test("a ring reaches the bells of other processes after the commit, and many rings take few notifications", async () => {
@@ -269,7 +269,7 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
       await seen(at.admin, "active", "select pg_sleep(60)%");
       await wire.refuse();
       await expect(underWay).rejects.toThrow(UnavailableError);
-      for (const call of [add(db, "lost"), ids(db)]) await expect(call).rejects.toThrow(UnavailableError);
+      await Promise.all([add(db, "lost"), ids(db)].map((call) => expect(call).rejects.toThrow(UnavailableError)));
       await wire.mend();
       expect(await bell.wait(60_000, signal)).toBe(true);
       await whenBack(() => add(db, "d"));
@@ -296,7 +296,7 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
       wire.silence();
       silent.resolve();
       await expect(committing).rejects.toThrow(OutcomeUnknownError);
-      for (const call of [add(db, "lost"), ids(db)]) await expect(call).rejects.toThrow(UnavailableError);
+      await Promise.all([add(db, "lost"), ids(db)].map((call) => expect(call).rejects.toThrow(UnavailableError)));
       await wire.mend();
       await whenBack(() => add(db, "after"));
       expect(await ids(db)).toEqual(["after"]);
@@ -335,7 +335,7 @@ describe.skipIf(!postgresUrl)("PostgreSQL", () => {
     await expect(waiting).rejects.toThrow(OverloadedError);
     await expect(waiting).rejects.toThrow(/lock timeout/);
     await at.admin.query("commit");
-    const hasty = await at.open({ statementTimeoutMs: 50 });
+    const hasty = await at.open({ statementTimeoutMs: 1_000 });
     await expect(hasty.query.all(sql`select pg_sleep(60)`)).rejects.toThrow(OverloadedError);
     expect(await db.tx((tx) => tx.all(sql`update t set n = n + 1 returning n`))).toEqual([{ n: 2 }]);
   });

@@ -375,26 +375,27 @@ describe.each(dialects)("%s", (dialect) => {
   });
 
   test("who says nothing, or does not come to an end, is given up in time; what was answered by then counts", async () => {
-    const timeoutMs = 1_000;
+    const timeoutMs = 5_000;
     await using impatient = await start(dialect, { clock, webhookTimeoutMs: timeoutMs });
     const home = await impatient.org();
     const happenThere = await eventSource(home);
-    const agent = await home.agent();
     const endless = (status: number) => (response: ServerResponse) =>
       void response.writeHead(status, { "content-length": "9" }).write("begun");
-    for (const [how, attempt, state] of [
-      [() => {}, { statusCode: 0, error: expect.stringMatching(/took too long/) }, "PENDING"],
-      [endless(500), { statusCode: 500, error: expect.stringMatching(/took too long/) }, "PENDING"],
-      [endless(200), { statusCode: 200, error: "" }, "DELIVERED"],
-    ] as const) {
+    const givenUp = async (how: (response: ServerResponse) => void, attempt: object, state: string) => {
+      const agent = await home.agent();
       await using at = await receiver(how);
       const { webhookId } = await hook(agent.as, at.url, { eventTypes: ["task.completed"] });
       await happenThere(agent.as);
       const [delivery] = await deliveriesWhen(agent.as, webhookId, ([one]) => one?.attempts.length === 1);
       expect([stateOf(delivery), delivery!.attempts[0]]).toEqual([state, expect.objectContaining(attempt)]);
       expect(durationMs(delivery!.attempts[0]!.duration!)).toBeGreaterThan(timeoutMs - 50);
-      await agent.as.webhooks.deleteWebhook({ webhookId });
-    }
+    };
+    const tooLong = expect.stringMatching(/took too long/) as string;
+    await Promise.all([
+      givenUp(() => {}, { statusCode: 0, error: tooLong }, "PENDING"),
+      givenUp(endless(500), { statusCode: 500, error: tooLong }, "PENDING"),
+      givenUp(endless(200), { statusCode: 200, error: "" }, "DELIVERED"),
+    ]);
     // Nobody waits so long in a test.
     expect(attemptTimeoutMs).toBe(10 * second);
   });

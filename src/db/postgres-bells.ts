@@ -22,6 +22,8 @@ export type BellsOptions = {
   /** A connection that a network has dropped in silence is found out by asking: how often, and how long the answer may take. */
   readonly heartbeatMs: number;
   readonly onAway: () => void;
+  /** The connection was lost and there is a new one. */
+  readonly onBack: () => void;
 };
 
 export type PostgresBells = {
@@ -43,7 +45,7 @@ export type PostgresBells = {
  */
 export async function openPostgresBells(
   config: pg.ClientConfig,
-  { bells, heartbeatMs, onAway }: BellsOptions,
+  { bells, heartbeatMs, onAway, onBack }: BellsOptions,
 ): Promise<PostgresBells> {
   const stopping = new AbortController();
   const pending = new Set<string>();
@@ -82,6 +84,7 @@ export async function openPostgresBells(
         await connect();
         away = false;
         if (stopping.signal.aborted) return hangUp();
+        onBack();
         bells.ringAll();
         return schedule();
       } catch (error) {

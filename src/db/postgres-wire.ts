@@ -67,7 +67,10 @@ export function prepared(q: Sql): pg.QueryConfig {
 
 /** An answer of the server after which the connection goes on; all else ends it. */
 export const isAnswer = (error: unknown): error is pg.DatabaseError =>
-  error instanceof pg.DatabaseError && error.severity === "ERROR";
+  error instanceof pg.DatabaseError && !endsConnection.test(error.code ?? "");
+
+/** By the code, for the severity is in the server's language: a shutdown or crash, of the connection, the login, the database, too many connections, an idle transaction. */
+const endsConnection = /^(57P|08|28|3D|53300|25P0[345])/;
 
 /** Lost a race with another transaction (serialization failure, deadlock): the same body may well succeed. */
 export const isContention = (error: unknown): boolean =>

@@ -71,6 +71,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
   const { heartbeatMs = 5_000, maxQueue = 10_000, maxWaitMs = 10_000 } = options;
   const bells = new Bells();
   const connections = new Set<pg.PoolClient>();
+  const idle = new Set<pg.PoolClient>();
   const waiting = new Set<(error: Error) => void>();
   const hangUp = () => connections.forEach(destroy);
   // Whoever waits for an answer of a server that is gone, or for a connection to it, would wait long.
@@ -79,7 +80,11 @@ export async function openPostgres(address: string, options: PostgresOptions = {
     for (const refuse of waiting) refuse(new LostError("the database is away"));
     waiting.clear();
   };
-  const ear = await openChecked(address, (connect) => openPostgresBells(connect, { bells, heartbeatMs, onAway }));
+  // The network that dropped one connection in silence may have dropped the others, and each would be found out only by waiting for it.
+  const onBack = () => idle.forEach(destroy);
+  const ear = await openChecked(address, (connect) =>
+    openPostgresBells(connect, { bells, heartbeatMs, onAway, onBack }),
+  );
   const openPool = (settings: Record<string, string | number>): pg.Pool => {
     const { connect } = readTarget(address, { ...settings, statement_timeout: statementTimeoutMs });
     const limits = { max: maxConnections, idleTimeoutMillis: 60_000, connectionTimeoutMillis: maxWaitMs };
@@ -94,7 +99,14 @@ export async function openPostgres(address: string, options: PostgresOptions = {
     pool.on("connect", (client) => {
       client.on("error", () => {});
       connections.add(client);
-      client.once("end", () => connections.delete(client));
+      client.once("end", () => {
+        connections.delete(client);
+        idle.delete(client);
+      });
+    });
+    pool.on("acquire", (client) => idle.delete(client));
+    pool.on("release", (error, client) => {
+      if (!error) idle.add(client);
     });
     pool.on("error", () => {});
     return pool;
@@ -130,6 +142,7 @@ export async function openPostgres(address: string, options: PostgresOptions = {
         if (isTooSlow(error)) throw new OverloadedError(reasonOf(error), { cause: error });
         if (error instanceof LostError && (attempt >= limit || closing || ear.isAway()))
           throw new UnavailableError(`the database is away: ${reasonOf(error.cause)}`, { cause: error });
+        if (attempt >= limit && isContention(error)) throw new OverloadedError(reasonOf(error), { cause: error });
         if (attempt >= limit || !mayTryAgain(error)) throw error;
         await sleep(Math.random() * 2 ** Math.min(attempt, maxAttempts));
       }
@@ -162,10 +175,16 @@ export async function openPostgres(address: string, options: PostgresOptions = {
       await begin(client);
       const own = postgresTx(client, dialect);
       const value = await runBody(client, own, body);
-      await commit(client);
+      const tell = () => {
+        bells.ring(own.state.topics);
+        ear.notify(own.state.topics);
+      };
+      await commit(client).catch((error: unknown) => {
+        if (error instanceof OutcomeUnknownError) tell(); // a ring for nothing does no harm
+        throw error;
+      });
       broken = false;
-      bells.ring(own.state.topics);
-      ear.notify(own.state.topics);
+      tell();
       own.state.tellCommitted();
       return value;
     } catch (error) {

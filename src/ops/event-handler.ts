@@ -28,6 +28,8 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
       cursor: cursors.encode(at),
       item: { case: "checkpoint", value: timestampFromMs(nowMs) },
     });
+    // Retention may overtake who reads what is old.
+    let isBehind = true;
     return {
       topics: [eventsTopic(orgId)],
       position,
@@ -36,6 +38,8 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
       checkpoint,
       async read(after: LogPosition, limit: number) {
         const rows = await readEvents(app.db.query, orgId, after, limit);
+        if (isBehind) checkKept(after, await logFloor(app.db.query, orgId, log), cursors.encode);
+        isBehind = rows.length === limit;
         const messages = rows.filter(wanted).map((row): MessageInitShape<typeof WatchEventsResponseSchema> => {
           const cursor = cursors.encode(row);
           return { cursor, item: { case: "event", value: toEvent(app, row, cursor) } };

@@ -61,14 +61,15 @@ export function openSqliteTarget(folderName: string, source: string, steps: read
         note.run(BigInt(done), table.name);
       }),
       async finish(counters) {
+        // While it is still a migration's that goes on: they take long.
+        verify(target);
+        target.exec("analyze");
         target.transaction(() => {
           setCounters(target, counters);
           renewCursorSecret(target);
           target.prepare<[bigint]>("delete from schema_version where version = ?").run(BigInt(unfinishedVersion));
           target.exec(`drop table ${progressTable}`);
         })();
-        verify(target);
-        target.exec("analyze");
         // Into the file itself, which is then put on disk as a whole before it gets its name.
         target.pragma("journal_mode = delete");
         target.close();

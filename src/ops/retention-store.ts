@@ -51,6 +51,16 @@ export type Removed = { readonly rows: number; readonly more: boolean; readonly 
 const those = ({ dialect }: Tx, table: Sql, walk: Sql, upToLast: Sql): Sql =>
   dialect.name === "sqlite" ? upToLast : sql`ctid = any (array(select ctid from ${table} where ${walk}))`;
 
+/**
+ * The same of a log, and none after the last, whoever else has removed some meanwhile: what comes next may not be old, and no floor would tell of it. A
+ * condition on the few that were limited is no reason to look for others.
+ */
+const thoseInLog = ({ dialect }: Tx, table: Sql, walk: Sql, { xid, seq }: LogPosition): Sql =>
+  dialect.name === "sqlite"
+    ? sql`xid = 0 and seq <= ${seq}`
+    : sql`ctid = any (array(
+        select w.ctid from (select ctid, xid, seq from ${table} where ${walk}) w where (w.xid, w.seq) <= (${xid}, ${seq})))`;
+
 /** The beginning of the log of events, as far as it is old; the rest of the log is not looked at. */
 export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Promise<Removed> {
   const found = await oldestEvents(tx, orgId);
@@ -60,7 +70,7 @@ export async function removeEvents(tx: Tx, orgId: string, beforeMs: number): Pro
   if (!last) return { rows: 0, more: false };
   const walk = sql`org_id = ${orgId} and ${settled(tx.dialect)} order by xid, seq limit ${old.length}`;
   const rows = await tx.run(
-    sql`delete from outbox where org_id = ${orgId} and ${those(tx, sql`outbox`, walk, sql`xid = 0 and seq <= ${last.seq}`)}`,
+    sql`delete from outbox where org_id = ${orgId} and ${thoseInLog(tx, sql`outbox`, walk, last)}`,
   );
   await raiseFloor(tx, orgId, "events", last);
   return { rows, more: old.length === retentionBatch };
@@ -157,7 +167,7 @@ export async function removeTraces(tx: Tx, orgId: string, beforeMs: number, afte
         const ofTrace = sql`org_id = ${orgId} and trace_id = ${trace_id}`;
         const walk = sql`${ofTrace} order by xid, seq limit ${found.length}`;
         rows += await tx.run(
-          sql`delete from trace_event where ${ofTrace} and ${those(tx, sql`trace_event`, walk, sql`xid = 0 and seq <= ${last.seq}`)}`,
+          sql`delete from trace_event where ${ofTrace} and ${thoseInLog(tx, sql`trace_event`, walk, last)}`,
         );
         if (!floor || isBefore(floor, last)) floor = last;
       }

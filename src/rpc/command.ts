@@ -2,7 +2,15 @@ import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/prot
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { App } from "../app.ts";
-import { type Body, type Db, OutcomeUnknownError, type Tx, UnavailableError } from "../db/db.ts";
+import {
+  type Body,
+  ClosedError,
+  type Db,
+  OutcomeUnknownError,
+  OverloadedError,
+  type Tx,
+  UnavailableError,
+} from "../db/db.ts";
 import { Refused } from "../errors.ts";
 import { writeAudit } from "../ops/audit-store.ts";
 import { accessOf, methodName } from "./access.ts";
@@ -110,8 +118,10 @@ async function knownOutcome<T>(db: Db, body: Body<T>): Promise<T> {
     try {
       return await db.tx(body);
     } catch (error) {
+      // That nothing was done holds for this try only.
+      const undone = [UnavailableError, OverloadedError, ClosedError].some((kind) => error instanceof kind);
       if (error instanceof OutcomeUnknownError) unknown = error;
-      else throw error instanceof UnavailableError && unknown ? unknown : error;
+      else throw undone && unknown ? unknown : error;
       if (attempt === maxCommits) throw error;
     }
   }

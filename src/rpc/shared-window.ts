@@ -42,6 +42,9 @@ type Known = {
     | undefined;
   /** Who asks for an allotment now; one after another. */
   asking: Promise<unknown>;
+  /** How often asking has failed, and how the last time. */
+  failures: number;
+  failure: unknown;
   lastUseMs: number;
 };
 
@@ -68,6 +71,8 @@ export function sharedWindow(usual: number, store: BookStore, clock: Clock, serv
       want: 1,
       refused: undefined,
       asking: Promise.resolve(),
+      failures: 0,
+      failure: undefined,
       lastUseMs: at,
     };
     known.lastUseMs = at;
@@ -170,9 +175,19 @@ export function sharedWindow(usual: number, store: BookStore, clock: Clock, serv
     if (isSwapped) known.unsettled = [];
   }
 
-  /** One after another for an id, so that all find what the first was allotted. */
+  /** One after another for an id, so that all find what the first was allotted; who waited for one that failed fails with it, and does not wait as long again. */
   function inTurn<T>(known: Known, work: () => Promise<T>): Promise<T> {
-    const turn = known.asking.then(work);
+    const { failures } = known;
+    const turn = known.asking.then(async () => {
+      if (known.failures !== failures) throw known.failure;
+      try {
+        return await work();
+      } catch (error) {
+        known.failures++;
+        known.failure = error;
+        throw error;
+      }
+    });
     known.asking = turn.catch(() => {});
     return turn;
   }

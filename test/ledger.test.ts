@@ -156,8 +156,10 @@ describe.each(dialects)("%s", (dialect) => {
       ),
     ).toBe("FAILED_PRECONDITION");
     clock.advance(1_000);
-    await expireReserves(world.server.app);
-    expect(await left()).toEqual([]);
+    await eventually(async () => {
+      await expireReserves(world.server.app);
+      return (await left()).length === 0;
+    });
     expect(await standing(idle)).toEqual([10n, 0n]);
     expect((await proofOf(world.operator)).faults).toEqual([]);
   });

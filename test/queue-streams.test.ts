@@ -317,7 +317,18 @@ describe.each(dialects)("WatchJobs on %s", (dialect) => {
     await sweepOldJobs(kept.server.app);
     expect((await as.queues.listDeadJobs({ queue })).jobs).toHaveLength(1);
     clock.advance(86_400_001);
-    await sweepOldJobs(kept.server.app);
+    // The server's own sweep may be at some of it, which another passes over.
+    const isGone = (call: Promise<unknown>) =>
+      call.then(
+        () => false,
+        () => true,
+      );
+    await eventually(async () => {
+      await sweepOldJobs(kept.server.app);
+      const told = changes(by, 1, { afterCursor: cursor });
+      const read = results.slice(0, 3).map(({ job }) => as.queues.getJob({ jobId: job!.jobId }));
+      return (await Promise.all([told, ...read].map(isGone))).every(Boolean);
+    });
     for (const { job } of results.slice(0, 3))
       expect((await refusal(as.queues.getJob({ jobId: job!.jobId }))).reason).toBe("NOT_FOUND");
     expect((await statsOf(as, queue))!).toMatchObject({ pending: 1n, failed: 0n, leased: 0n });

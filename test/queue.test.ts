@@ -5,7 +5,17 @@ import { JobState } from "../gen/moltwire/queue/v1/job_pb.ts";
 import { Conflict } from "../gen/moltwire/queue/v1/queue_service_pb.ts";
 import { sql } from "../src/db/db.ts";
 import { sweepOldJobs } from "../src/queue/sweep.ts";
-import { dialects, fakeClock, type Org, type OrgAgent, refusal, start, unique, type World } from "./harness.ts";
+import {
+  dialects,
+  eventually,
+  fakeClock,
+  type Org,
+  type OrgAgent,
+  refusal,
+  start,
+  unique,
+  type World,
+} from "./harness.ts";
 import { bytes, claim, get, json, jsonOf, leaseOf, stateOf, statsOf, submit, swept } from "./queue-fixtures/jobs.ts";
 
 const ms = durationFromMs;
@@ -284,9 +294,12 @@ describe.each(dialects)("a queue on %s", (dialect) => {
       await sweepOldJobs(app);
       // The hour was over before it was empty: now it goes with its last job.
       clock.advance(8 * 24 * 3_600_000);
-      await sweepOldJobs(app);
+      // The server's own sweep may be at some of it, which another passes over.
+      await eventually(async () => {
+        await sweepOldJobs(app);
+        return (await as.queues.getQueueStats({ queue: spare })).queues.length === 0;
+      });
       await submit(as, { queue: "two" });
-      expect((await as.queues.getQueueStats({ queue: spare })).queues).toEqual([]);
       expect(await statsOf(as, "one")).toMatchObject({ pending: 2n });
     });
 

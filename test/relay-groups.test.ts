@@ -227,8 +227,11 @@ describe.each(dialects)("consumer groups on %s", (dialect) => {
     await nack(one, channel, await pull(one, channel));
     await one.as.relay.redriveMessages({ channel, group, sequences: [1n] });
     clock.advance(86_400_001);
-    await retentionWalk(brief.server.app)();
-    expect((await one.as.relay.listDeadMessages({ channel })).deadMessages).toEqual([]);
+    // The server's own walk may be at it, which another passes over.
+    await eventually(async () => {
+      await retentionWalk(brief.server.app)();
+      return (await one.as.relay.listDeadMessages({ channel })).deadMessages.length === 0;
+    });
     // The one that was redriven is lost when it is to be handed out.
     const group1 = async () => (await one.as.relay.listConsumerGroups({ channel })).groups[0];
     expect(await group1()).toMatchObject({ deadLost: 2n, lost: 0n, outstanding: 1 });

@@ -447,12 +447,18 @@ describe.each(dialects)("what a log keeps on %s", (dialect) => {
     // By their age too; what has expired by its own time is not missed.
     await tell(ann.as, toAgent(bob.agentId), "short", { ttl: durationFromMs(1_000) });
     await markRead(8n);
+    // The server's own walk may be at it, which another passes over.
+    const walked = (through: bigint) =>
+      eventually(async () => {
+        await retentionWalk(world.server.app)();
+        return (await bob.as.relay.listInbox({})).oldestSequence > through;
+      });
     clock.advance(2 * 86_400_000 + 1);
-    await retentionWalk(world.server.app)();
+    await walked(9n);
     expect([await gone(), (await bob.as.relay.listInbox({})).oldestSequence]).toEqual([0n, 10n]);
     await push(10);
     clock.advance(2 * 86_400_000 + 1);
-    await retentionWalk(world.server.app)();
+    await walked(10n);
     // Nothing is kept: it begins at the end, and says so all the same.
     expect([await gone(), await first()]).toEqual([10n, [10n, 10n]]);
   });

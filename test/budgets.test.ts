@@ -320,12 +320,13 @@ describe.each(dialects)("%s", (dialect) => {
     await use(org.admin, contractId, { inputTokens: 1, model: "m" });
     agent.handle = silent;
     await begin(org.admin, contractId);
+    const held = await agent.call(1);
     const { budget } = await org.admin.budgets.getBudget(of);
     expect([budget!.tokens, microsOf(budget!)]).toEqual([undefined, [1, 500]]);
     const said = await refusal(begin(org.admin, contractId));
     expect(said.metadata).toMatchObject({ unit: "credits_micros", limit: "600", spent: "1", reserved: "500" });
     await begin(org.admin, free.contractId);
-    (await agent.call(1)).answer({ output: null, usage: { inputTokens: 10, outputTokens: 10, model: "m" } });
+    held.answer({ output: null, usage: { inputTokens: 10, outputTokens: 10, model: "m" } });
     await eventually(async () => microsOf((await org.admin.budgets.getBudget(of)).budget!)[0] === 7);
   });
 

@@ -11,8 +11,8 @@ import { generateGo, goTools } from "../../scripts/clients/go.ts";
 import { generatePython, pythonTools } from "../../scripts/clients/python.ts";
 import { run } from "../../scripts/clients/tools.ts";
 import { Fault, toConnectError } from "../../src/errors.ts";
+import { balancer } from "../balancer.ts";
 import { type ServerProcess, serverProcess } from "../bus-fixtures/process.ts";
-import { balancerOf } from "../client-fixtures/balancer.ts";
 import { faultyServer } from "../client-fixtures/faulty.ts";
 import { wireTo } from "../client-fixtures/proxy.ts";
 import { freePort } from "../crash/server-process.ts";
@@ -53,8 +53,8 @@ async function server() {
   };
   const replicas: ServerProcess[] = [];
   for (const port of ports) replicas.push(await start(port));
-  const balancer = await balancerOf(ports);
-  const { url } = balancer;
+  const front = await balancer(() => ports.map((port) => `http://127.0.0.1:${port}`));
+  const { url } = front;
   const { agents, contracts, keys, organizations } = connect({ url, apiKey: operatorKey });
   const { organization } = await organizations.createOrganization({ name: "clients" });
   const { orgId } = organization!;
@@ -83,7 +83,7 @@ async function server() {
     },
     async [Symbol.asyncDispose]() {
       for (const replica of replicas) await replica[Symbol.asyncDispose]();
-      await balancer[Symbol.asyncDispose]();
+      await front[Symbol.asyncDispose]();
       await database?.drop();
       rmSync(folder, { recursive: true });
     },

@@ -14,9 +14,11 @@ import {
   accept,
   agentWith,
   available,
+  closeBalanced,
   eventsAbout,
   get,
   listed,
+  openMarket,
   post,
   reject,
   result,
@@ -49,17 +51,9 @@ describe.each(dialects)("%s", (dialect) => {
   let [home, away]: Org[] = [];
   let [creator, worker]: OrgAgent[] = [];
   beforeAll(async () => {
-    world = await start(dialect, { clock });
-    [home, away] = [await world.org(), await world.org()];
-    creator = await agentWith(home, 500);
-    worker = await away.agent();
+    ({ world, home, away, creator, worker } = await openMarket(dialect, clock));
   });
-  afterAll(async () => {
-    // Whatever happened above: the books balance.
-    const proof = await proofOf(world.operator);
-    await world[Symbol.asyncDispose]();
-    expect([proof.faults, proof.sumMicros]).toEqual([[], 0n]);
-  });
+  afterAll(() => closeBalanced(world));
 
   /** Goes on until time has been written down. */
   const settledAs = (taskId: string, state: State) =>

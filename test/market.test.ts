@@ -8,31 +8,23 @@ import { TaskSide } from "../gen/moltwire/exchange/v1/marketplace_service_pb.ts"
 import { sql } from "../src/db/db.ts";
 import { walkLength } from "../src/exchange/market/list-store.ts";
 import { findTask, insertTask } from "../src/exchange/market/store.ts";
-import { credits, proofOf } from "./exchange-fixtures/ledger.ts";
+import { credits } from "./exchange-fixtures/ledger.ts";
 import {
   accept,
   agentWith,
   available,
+  closeBalanced,
   eventsAbout,
   get,
   listed,
+  openMarket,
   post,
   reject,
   result,
   resultOf,
   work,
 } from "./exchange-fixtures/market.ts";
-import {
-  type Clients,
-  dialects,
-  fakeClock,
-  type Org,
-  type OrgAgent,
-  refusal,
-  start,
-  unique,
-  type World,
-} from "./harness.ts";
+import { type Clients, dialects, fakeClock, type Org, type OrgAgent, refusal, unique, type World } from "./harness.ts";
 
 const hour = 3_600_000;
 const day = 24 * hour;
@@ -43,17 +35,9 @@ describe.each(dialects)("%s", (dialect) => {
   let [home, away]: Org[] = [];
   let [creator, worker]: OrgAgent[] = [];
   beforeAll(async () => {
-    world = await start(dialect, { clock });
-    [home, away] = [await world.org(), await world.org()];
-    creator = await agentWith(home, 500);
-    worker = await away.agent();
+    ({ world, home, away, creator, worker } = await openMarket(dialect, clock));
   });
-  afterAll(async () => {
-    // Whatever happened above: the books balance.
-    const proof = await proofOf(world.operator);
-    await world[Symbol.asyncDispose]();
-    expect([proof.faults, proof.sumMicros]).toEqual([[], 0n]);
-  });
+  afterAll(() => closeBalanced(world));
 
   const eventsOf = (by: Clients, taskId: string) => eventsAbout(world, by, taskId);
 

@@ -1,13 +1,29 @@
 /** What tests of the marketplace do again and again. */
 import type { JsonValue, MessageInitShape } from "@bufbuild/protobuf";
+import { expect } from "vitest";
 import type { MarketplaceTask } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import { MarketplaceTaskState, ReviewVerdict } from "../../gen/moltwire/exchange/v1/marketplace_pb.ts";
 import type { PostTaskRequestSchema } from "../../gen/moltwire/exchange/v1/marketplace_service_pb.ts";
+import type { Clock } from "../../src/clock.ts";
 import { json, nameOf, value } from "../bus-fixtures/bus.ts";
-import type { Clients, Org, OrgAgent, World } from "../harness.ts";
-import { credits } from "./ledger.ts";
+import { type Clients, type Org, type OrgAgent, start, type World } from "../harness.ts";
+import { credits, proofOf } from "./ledger.ts";
 
 type TaskInit = Partial<Extract<MessageInitShape<typeof PostTaskRequestSchema>, { $typeName?: never }>>;
+
+/** Two organisations, an agent of one that can pay, and one of the other that can work. */
+export async function openMarket(dialect: "sqlite" | "postgres", clock: Clock) {
+  const world = await start(dialect, { clock });
+  const [home, away] = [await world.org(), await world.org()];
+  return { world, home, away, creator: await agentWith(home, 500), worker: await away.agent() };
+}
+
+/** Whatever happened: the books balance. */
+export async function closeBalanced(world: World): Promise<void> {
+  const proof = await proofOf(world.operator);
+  await world[Symbol.asyncDispose]();
+  expect([proof.faults, proof.sumMicros]).toEqual([[], 0n]);
+}
 
 /** Offers a task for 5 credits, unless told otherwise. */
 export const post = async (by: Clients, init: TaskInit = {}): Promise<MarketplaceTask> =>

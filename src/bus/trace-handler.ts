@@ -9,7 +9,7 @@ import type {
 import type { App } from "../app.ts";
 import type { LogPosition } from "../db/log.ts";
 import { notFound } from "../errors.ts";
-import { checkKept, isBefore, logFloor } from "../ops/log-floor.ts";
+import { checkKept, followKept, logFloor } from "../ops/log-floor.ts";
 import type { Caller } from "../rpc/caller.ts";
 import { feed } from "../rpc/feed.ts";
 import { logCursors, logStart } from "../rpc/log-position.ts";
@@ -74,8 +74,7 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
       cursor: cursors.encode(at),
       event: { case: "checkpoint", value: timestampFromMs(nowMs) },
     });
-    // Retention may overtake who reads what is old; who begins with old traces that go on, behind whose steps others have gone, knows that.
-    let isBehind = !isBefore(position, floor);
+    const checkStretch = followKept(app.db.query, orgId, traceLog, { position, floor, encode: cursors.encode });
     return {
       topics: [tracesTopic(orgId)],
       position,
@@ -84,8 +83,7 @@ export const traceHandler = (app: App): ServiceImpl<typeof TraceService> => ({
       checkpoint,
       async read(after: LogPosition, limit: number) {
         const rows = await readSteps(app.db.query, orgId, after, limit);
-        if (isBehind) checkKept(after, await logFloor(app.db.query, orgId, traceLog), cursors.encode);
-        isBehind = rows.length === limit && !isBefore(after, floor);
+        await checkStretch(after, rows.length === limit);
         const messages = rows.filter(wanted).map((row): TailMessage => {
           const cursor = cursors.encode(row);
           return { cursor, event: { case: "traceEvent", value: fromEventRow(app, row, cursor, viewerOf(caller)) } };

@@ -10,7 +10,7 @@ import { logCursors, logStart } from "../rpc/log-position.ts";
 import { defaultPageSize } from "../rpc/page.ts";
 import { query } from "../rpc/query.ts";
 import { seesWholeOrg } from "../rpc/scope.ts";
-import { checkKept, logFloor } from "./log-floor.ts";
+import { checkKept, followKept, logFloor } from "./log-floor.ts";
 import { type EventRow, eventsTopic, lastEvent, readEvents, readEventsBack, toEvent } from "./outbox.ts";
 import { concerns } from "./visible.ts";
 
@@ -28,8 +28,7 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
       cursor: cursors.encode(at),
       item: { case: "checkpoint", value: timestampFromMs(nowMs) },
     });
-    // Retention may overtake who reads what is old.
-    let isBehind = true;
+    const checkStretch = followKept(app.db.query, orgId, log, { position, floor, encode: cursors.encode });
     return {
       topics: [eventsTopic(orgId)],
       position,
@@ -38,8 +37,7 @@ export const eventHandler = (app: App): ServiceImpl<typeof EventService> => ({
       checkpoint,
       async read(after: LogPosition, limit: number) {
         const rows = await readEvents(app.db.query, orgId, after, limit);
-        if (isBehind) checkKept(after, await logFloor(app.db.query, orgId, log), cursors.encode);
-        isBehind = rows.length === limit;
+        await checkStretch(after, rows.length === limit);
         const messages = rows.filter(wanted).map((row): MessageInitShape<typeof WatchEventsResponseSchema> => {
           const cursor = cursors.encode(row);
           return { cursor, item: { case: "event", value: toEvent(app, row, cursor) } };

@@ -29,3 +29,20 @@ export function checkKept(position: LogPosition, floor: LogPosition, encode: (at
       oldest_cursor: encode(floor),
     });
 }
+
+/**
+ * For who follows a log from a position: to be called with each stretch that was read, after it was. Throws as {@link checkKept} when retention has overtaken the reader, which it can
+ * only do to one that has more to read than a stretch. Who begins before the floor, with what goes on from there, knows that others have gone.
+ */
+export function followKept(
+  db: Queryable,
+  orgId: string,
+  log: KeptLog,
+  { position, floor, encode }: { position: LogPosition; floor: LogPosition; encode: (at: LogPosition) => string },
+): (after: LogPosition, isFull: boolean) => Promise<void> {
+  let isBehind = !isBefore(position, floor);
+  return async (after, isFull) => {
+    if (isBehind) checkKept(after, await logFloor(db, orgId, log), encode);
+    isBehind = isFull && !isBefore(after, floor);
+  };
+}
